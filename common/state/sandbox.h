@@ -1,0 +1,87 @@
+/* A sandbox on disk: STATE/sandboxes/NAME (docs/protocol.md, "Sandboxes"). */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "common/state/paths.h"
+
+#define BG_SANDBOX_NAME_MAX 63
+
+struct bg_secret_use {
+    char *name;               /* environment variable and name in the store */
+    char **hosts;             /* where it may go: exact or "*.suffix" */
+    size_t host_count;
+    char placeholder[96];     /* "BELLGLASS_SECRET_" and 64 hex digits */
+};
+
+struct bg_sandbox {
+    char id[32];    /* "sbx_" and 20 of [0-9a-z]; unique for ever */
+    char *name;     /* [a-z0-9][a-z0-9._-]{0,62} */
+    char *dir;      /* STATE/sandboxes/NAME */
+    uint64_t created_ms;
+    char *image_name, *image_digest;
+    unsigned cpus;
+    uint64_t memory_bytes;
+    bool ephemeral; /* removed when it stops (run without --name) */
+    char **env;     /* "K=V" */
+    size_t env_count;
+    char **allow;   /* "HOST" or "HOST:PORT" */
+    size_t allow_count;
+    char *upstream_ca; /* absolute path, or NULL */
+    struct bg_secret_use *secrets;
+    size_t secret_count;
+};
+
+enum bg_sandbox_state {
+    BG_SANDBOX_STOPPED,
+    BG_SANDBOX_STARTING,
+    BG_SANDBOX_RUNNING,
+    BG_SANDBOX_STOPPING,
+    BG_SANDBOX_CRASHED, /* its launcher is gone without a word; seen by the free lock */
+};
+
+/* True for names that a sandbox may have. */
+bool bg_sandbox_name_ok(const char *name);
+
+/* Makes a new sandbox's folder and sandbox.json from the fields above (id, dir, created_ms and the
+ * placeholders are filled in; name NULL: one is made up, "amber-otter-41"). Atomic: two callers
+ * with one name, one wins. Errors: -EEXIST name in use; -EINVAL bad name; errno of the calls. */
+int bg_sandbox_create(const struct bg_paths *paths, struct bg_sandbox *sandbox, struct bg_err *err)
+    BG_MUST_CHECK;
+
+/* Reads sandbox.json. Errors: -ENOENT unknown (text points to ls); -EUCLEAN damaged. */
+int bg_sandbox_load(const struct bg_paths *paths, const char *name, struct bg_sandbox *ret,
+                    struct bg_err *err) BG_MUST_CHECK;
+void bg_sandbox_done(struct bg_sandbox *sandbox);
+
+/* Names of all sandboxes, sorted: heap array of heap strings, the caller's, NULL-terminated. */
+int bg_sandbox_names(const struct bg_paths *paths, char ***ret_names, struct bg_err *err)
+    BG_MUST_CHECK;
+
+/* What state.json and the lock say. ret_launcher_pid (may be NULL): 0 unless it runs. */
+int bg_sandbox_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state *ret,
+                     int *ret_launcher_pid, struct bg_err *err) BG_MUST_CHECK;
+const char *bg_sandbox_state_name(enum bg_sandbox_state state); /* "stopped" ... */
+
+/* Writes state.json; only the holder of the lock does. */
+int bg_sandbox_set_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state state,
+                         const char *reason, struct bg_err *err) BG_MUST_CHECK;
+
+/* Takes DIR/lock (flock, exclusive, not blocking); the fd is the lock, inherited by whoever keeps
+ * it open. Errors: -EBUSY someone holds it. */
+int bg_sandbox_lock(const struct bg_sandbox *sandbox, int *ret_fd, struct bg_err *err)
+    BG_MUST_CHECK;
+
+/* Removes the folder of a stopped sandbox whose lock the caller holds. */
+int bg_sandbox_remove(const struct bg_sandbox *sandbox, struct bg_err *err) BG_MUST_CHECK;
+
+/* Connects to the control socket of a running sandbox (RUNTIME/ID.sock), whatever the length of
+ * its path. Errors: -ENOTCONN it is not running (text says how to start it). */
+int bg_sandbox_connect(const struct bg_paths *paths, const struct bg_sandbox *sandbox, int *ret_fd,
+                       struct bg_err *err) BG_MUST_CHECK;
+
+/* Binds and listens on it, mode 0600, replacing a dead one. For the supervisor. */
+int bg_sandbox_listen(const struct bg_paths *paths, const struct bg_sandbox *sandbox, int *ret_fd,
+                      struct bg_err *err) BG_MUST_CHECK;

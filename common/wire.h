@@ -1,0 +1,215 @@
+/* What host and guest say to each other on a vsock connection (docs/protocol.md, "Streams"): the
+ * header that opens a stream, the reply to it, and the frames of session, exec and copy streams.
+ * Pure: bytes in, values out; both sides are hostile to this code. All integers little endian. */
+#pragma once
+
+#include <stdint.h>
+
+#include "common/bytes.h"
+#include "common/err.h"
+#include "common/limits.h"
+
+/* Where each side listens. Ports below 1024 need CAP_NET_BIND_SERVICE in the guest. */
+#define BG_VSOCK_HOST_CID 2u
+#define BG_VSOCK_GUEST_CID 3u    /* the same in every guest: each has a private device */
+#define BG_VSOCK_AGENT_PORT 700u /* agent listens: streams opened by the host */
+#define BG_VSOCK_EGRESS_PORT 701u /* host listens: egress connects by the guest */
+
+#define BG_WIRE_MAGIC 0x534c4742u       /* "BGLS" */
+#define BG_WIRE_REPLY_MAGIC 0x524c4742u /* "BGLR" */
+#define BG_WIRE_VERSION 1u
+
+enum bg_stream_kind {
+    BG_STREAM_SESSION = 1,  /* host -> guest, one at a time */
+    BG_STREAM_EXEC = 2,     /* host -> guest */
+    BG_STREAM_COPY = 3,     /* host -> guest */
+    BG_STREAM_FUSE = 4,     /* host -> guest */
+    BG_STREAM_FORWARD = 5,  /* host -> guest: TCP to a port inside */
+    BG_STREAM_BENCH = 6,    /* host -> guest: echo, sink, source */
+    BG_STREAM_CONNECT = 16, /* guest -> host: egress */
+};
+
+#define BG_STREAM_HEADER_SIZE 36u
+
+struct bg_stream_header {
+    uint16_t kind;      /* enum bg_stream_kind, checked */
+    uint32_t id;        /* not 0; unique among the opener's streams since its boot or fork */
+    uint8_t resume[16]; /* all zero: the stream does not survive a reconnect */
+    uint32_t body_size; /* bytes that follow, <= BG_STREAM_BODY_MAX */
+};
+
+/* Parses exactly BG_STREAM_HEADER_SIZE untrusted bytes. Errors: -EPROTO magic, version, kind, flags
+ * or size is off. */
+int bg_stream_header_parse(const uint8_t *bytes, size_t size, struct bg_stream_header *ret,
+                           struct bg_err *err) BG_MUST_CHECK;
+
+/* Writes BG_STREAM_HEADER_SIZE bytes. */
+void bg_stream_header_emit(const struct bg_stream_header *header,
+                           uint8_t out[BG_STREAM_HEADER_SIZE]);
+
+/* The reply that the accepting side sends before anything else. */
+#define BG_REPLY_HEADER_SIZE 12u
+
+struct bg_reply_header {
+    int32_t status;     /* 0 or negative Linux errno */
+    uint32_t body_size; /* <= BG_REPLY_TEXT_MAX: the error's text, or what the kind defines */
+};
+
+/* Parses exactly BG_REPLY_HEADER_SIZE untrusted bytes. Errors: -EPROTO. */
+int bg_reply_header_parse(const uint8_t *bytes, size_t size, struct bg_reply_header *ret,
+                          struct bg_err *err) BG_MUST_CHECK;
+void bg_reply_header_emit(const struct bg_reply_header *reply, uint8_t out[BG_REPLY_HEADER_SIZE]);
+
+/* Frames of session, exec and copy streams: u8 type, 3 zero bytes, u32 payload size, payload. */
+#define BG_FRAME_HEADER_SIZE 8u
+
+enum bg_frame_type {
+    /* exec, host -> guest */
+    BG_FRAME_STDIN = 1,     /* bytes, within the window */
+    BG_FRAME_STDIN_EOF = 2, /* empty */
+    BG_FRAME_RESIZE = 3,    /* u16 rows, u16 columns */
+    BG_FRAME_SIGNAL = 4,    /* u32 Linux signal number, 1..64 */
+    /* exec, guest -> host */
+    BG_FRAME_STDOUT = 16,
+    BG_FRAME_STDERR = 17,
+    BG_FRAME_WINDOW = 18, /* u32: more stdin bytes may be sent */
+    BG_FRAME_EXIT = 19,   /* u32 how (enum bg_exit_how), u32 status or signal; last frame */
+    /* copy, both ways */
+    BG_FRAME_DATA = 32, /* tar bytes */
+    BG_FRAME_END = 33,  /* i32 status, then text; last frame of its sender */
+    /* session, host -> guest */
+    BG_FRAME_IDENTITY = 48,
+    BG_FRAME_PING = 49,     /* u64 sequence number */
+    BG_FRAME_SHUTDOWN = 50, /* empty: sync, end all processes, power off */
+    BG_FRAME_PREPARE = 51,  /* empty: a snapshot follows; answered by PREPARED */
+    /* session, guest -> host */
+    BG_FRAME_HELLO = 64,    /* u32 protocol version, text32 agent version */
+    BG_FRAME_READY = 65,    /* i32 status, then text: the identity is in force (or why not) */
+    BG_FRAME_PONG = 66,     /* u64 sequence number */
+    BG_FRAME_LOG = 67,      /* text for the sandbox's log */
+    BG_FRAME_PREPARED = 68, /* empty */
+};
+
+enum bg_exit_how { BG_EXIT_STATUS = 0, BG_EXIT_SIGNAL = 1 };
+
+struct bg_frame_header {
+    uint8_t type;  /* not checked against the enum: that is the stream's own rule */
+    uint32_t size; /* <= BG_FRAME_SIZE_MAX, or size_max given to parse */
+};
+
+/* Parses exactly BG_FRAME_HEADER_SIZE untrusted bytes. Errors: -EPROTO padding set or size above
+ * size_max. */
+int bg_frame_header_parse(const uint8_t *bytes, size_t size, uint32_t size_max,
+                          struct bg_frame_header *ret, struct bg_err *err) BG_MUST_CHECK;
+void bg_frame_header_emit(uint8_t type, uint32_t size, uint8_t out[BG_FRAME_HEADER_SIZE]);
+
+/* An IDENTITY frame may be as large as a header body: the CA and the environment are in it. */
+#define BG_IDENTITY_SIZE_MAX BG_STREAM_BODY_MAX
+
+/* Exec request (body of a BG_STREAM_EXEC header). */
+#define BG_EXEC_TTY 1u       /* a pty; stdout carries all output */
+#define BG_EXEC_CLEAR_ENV 2u /* nothing but PATH and the request's own env */
+
+struct bg_exec_request {
+    uint32_t flags;
+    uint16_t rows, columns;         /* of the pty; 0: 24 x 80 */
+    char user[BG_NAME_MAX + 1];     /* "": the image's default user */
+    char cwd[BG_PATH_MAX];          /* "": the user's home */
+    uint32_t argc, envc;            /* argc >= 1 */
+    const uint8_t *strings;         /* borrowed from the body: argc + envc blobs, checked */
+    size_t strings_size;
+};
+
+/* Parses the body of an exec request; ret->strings borrows from bytes. Every string is without NUL
+ * and within the body; walk them with bg_reader_blob32le. Errors: -EPROTO malformed; -E2BIG too
+ * many strings. */
+int bg_exec_request_parse(const uint8_t *bytes, size_t size, struct bg_exec_request *ret,
+                          struct bg_err *err) BG_MUST_CHECK;
+
+/* Copy request (body of a BG_STREAM_COPY header). The tar's entries are `root` and `root/...`,
+ * where root is the given name; see docs/protocol.md for where it lands. */
+enum bg_copy_direction { BG_COPY_INTO_GUEST = 0, BG_COPY_OUT_OF_GUEST = 1 };
+#define BG_COPY_UNPACK 1u /* into the guest: entries go below path as they are named */
+
+struct bg_copy_request {
+    uint8_t direction; /* enum bg_copy_direction, checked */
+    uint32_t flags;
+    char user[BG_NAME_MAX + 1];
+    char path[BG_PATH_MAX]; /* in the guest; relative: to the user's home */
+    char root[BG_NAME_MAX + 1]; /* name of the top entry in the tar; one component */
+};
+
+int bg_copy_request_parse(const uint8_t *bytes, size_t size, struct bg_copy_request *ret,
+                          struct bg_err *err) BG_MUST_CHECK;
+/* Errors of the emitters: w fails if the request does not fit. */
+void bg_copy_request_emit(const struct bg_copy_request *request, struct bg_writer *w);
+
+/* Identity (payload of BG_FRAME_IDENTITY): what makes a fork itself. */
+#define BG_IDENTITY_GOLDEN 1u /* the guest is about to become the golden snapshot */
+
+struct bg_identity {
+    uint32_t flags;
+    uint64_t realtime_ns;           /* CLOCK_REALTIME to set */
+    uint8_t entropy[64];            /* credited, then the generator is reseeded */
+    uint8_t machine_id[16];
+    char hostname[64 + 1];
+    char sandbox_id[64 + 1];
+    const uint8_t *ca_pem;          /* borrowed; trusted by the guest's TLS clients; may be empty */
+    size_t ca_pem_size;
+    uint32_t envc;                  /* environment of every exec: "K=V" */
+    const uint8_t *env;             /* borrowed: envc blobs, checked, without NUL */
+    size_t env_size;
+};
+
+int bg_identity_parse(const uint8_t *bytes, size_t size, struct bg_identity *ret,
+                      struct bg_err *err) BG_MUST_CHECK;
+void bg_identity_emit(const struct bg_identity *identity, struct bg_writer *w);
+
+/* Egress request (body of a BG_STREAM_CONNECT header). */
+enum bg_connect_form {
+    BG_CONNECT_NAME = 1,    /* the guest looked host up and dialled its synthetic address */
+    BG_CONNECT_ADDRESS = 2, /* the guest dialled this address literal */
+};
+
+struct bg_connect_request {
+    uint8_t form; /* enum bg_connect_form, checked */
+    uint16_t port; /* not 0 */
+    char host[BG_NAME_MAX + 1]; /* 1..255 bytes, no NUL; otherwise unchecked */
+};
+
+int bg_connect_request_parse(const uint8_t *bytes, size_t size, struct bg_connect_request *ret,
+                             struct bg_err *err) BG_MUST_CHECK;
+void bg_connect_request_emit(const struct bg_connect_request *request, struct bg_writer *w);
+
+/* Bench request (body of a BG_STREAM_BENCH header): what the agent does with the bytes. */
+enum bg_bench_mode {
+    BG_BENCH_ECHO = 0,   /* sends back what it gets */
+    BG_BENCH_SINK = 1,   /* reads `bytes` bytes, then sends one byte and closes */
+    BG_BENCH_SOURCE = 2, /* sends `bytes` zero bytes and closes */
+};
+
+struct bg_bench_request {
+    uint8_t mode; /* checked */
+    uint64_t bytes;
+};
+
+int bg_bench_request_parse(const uint8_t *bytes, size_t size, struct bg_bench_request *ret,
+                           struct bg_err *err) BG_MUST_CHECK;
+void bg_bench_request_emit(const struct bg_bench_request *request, struct bg_writer *w);
+
+/* Forward request (body of a BG_STREAM_FORWARD header): u16 port on the guest's loopback. */
+int bg_forward_request_parse(const uint8_t *bytes, size_t size, uint16_t *ret_port,
+                             struct bg_err *err) BG_MUST_CHECK;
+
+/* FUSE request (body of a BG_STREAM_FUSE header): which folder to serve, as whom. */
+#define BG_FUSE_READ_ONLY 1u
+#define BG_FUSE_AS_ROOT 2u /* host writes are made as the guest's root, not its default user */
+
+struct bg_fuse_request {
+    uint32_t flags;
+    char path[BG_PATH_MAX]; /* absolute, in the guest */
+};
+
+int bg_fuse_request_parse(const uint8_t *bytes, size_t size, struct bg_fuse_request *ret,
+                          struct bg_err *err) BG_MUST_CHECK;
+void bg_fuse_request_emit(const struct bg_fuse_request *request, struct bg_writer *w);
