@@ -21,6 +21,14 @@ struct bg_image {
     json_t *manifest;     /* the whole of it, for inspect */
 };
 
+/* True for names that an image may be tagged with: [a-z0-9][a-z0-9._-]{0,62}. */
+bool bg_image_name_ok(const char *name);
+
+/* The digest that a tag, full digest or unique prefix stands for, without looking at the image's
+ * files. *ret_tagged: name is a tag. Errors: as bg_image_find. */
+int bg_image_resolve(const struct bg_paths *paths, const char *name, char ret_digest[65],
+                     bool *ret_tagged, struct bg_err *err) BG_MUST_CHECK;
+
 /* Finds an image by tag, full digest or a unique digest prefix of 6 and more digits, and checks its
  * manifest and the sizes of its files. Errors: -ENOENT unknown (the text says how to build or list
  * images); -EUCLEAN damaged (names the file and the way out); -EINVAL ambiguous prefix or not a
