@@ -20,3 +20,8 @@
 
 /* State files. */
 #define BG_MANIFEST_MAX (1024 * 1024) /* any JSON file of ours; refused as damaged */
+
+/* Sandboxes. */
+#define BG_SANDBOX_CPUS_MAX   64                 /* refused when asked for */
+#define BG_SANDBOX_MEMORY_MIN (128ull << 20)     /* a guest with less does not boot; refused */
+#define BG_SANDBOX_MEMORY_MAX (1024ull << 30)    /* refused */

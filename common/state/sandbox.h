@@ -10,24 +10,24 @@
 #define BG_SANDBOX_NAME_MAX 63
 
 struct bg_secret_use {
-    char *name;               /* environment variable and name in the store */
-    char **hosts;             /* where it may go: exact or "*.suffix" */
+    char *name;   /* environment variable and name in the store */
+    char **hosts; /* where it may go: exact or "*.suffix" */
     size_t host_count;
-    char placeholder[96];     /* "BELLGLASS_SECRET_" and 64 hex digits */
+    char placeholder[96]; /* "BELLGLASS_SECRET_" and 64 hex digits */
 };
 
 struct bg_sandbox {
-    char id[32];    /* "sbx_" and 20 of [0-9a-z]; unique for ever */
-    char *name;     /* [a-z0-9][a-z0-9._-]{0,62} */
-    char *dir;      /* STATE/sandboxes/NAME */
+    char id[32]; /* "sbx_" and 20 of [0-9a-z]; unique for ever */
+    char *name;  /* [a-z0-9][a-z0-9._-]{0,62} */
+    char *dir;   /* STATE/sandboxes/NAME */
     uint64_t created_ms;
     char *image_name, *image_digest;
     unsigned cpus;
     uint64_t memory_bytes;
     bool ephemeral; /* removed when it stops (run without --name) */
-    char **env;     /* "K=V" */
+    char **env;     /* "K=V"; need not be UTF-8 */
     size_t env_count;
-    char **allow;   /* "HOST" or "HOST:PORT" */
+    char **allow; /* "HOST" or "HOST:PORT" */
     size_t allow_count;
     char *upstream_ca; /* absolute path, or NULL */
     struct bg_secret_use *secrets;
@@ -45,34 +45,48 @@ enum bg_sandbox_state {
 /* True for names that a sandbox may have. */
 bool bg_sandbox_name_ok(const char *name);
 
-/* Makes a new sandbox's folder and sandbox.json from the fields above (id, dir, created_ms and the
- * placeholders are filled in; name NULL: one is made up, "amber-otter-41"). Atomic: two callers
- * with one name, one wins. Errors: -EEXIST name in use; -EINVAL bad name; errno of the calls. */
-int bg_sandbox_create(const struct bg_paths *paths, struct bg_sandbox *sandbox, struct bg_err *err)
-    BG_MUST_CHECK;
+/* Makes a new sandbox's folder (0700; as root 0711) and sandbox.json from the fields above (id,
+ * dir, created_ms and the placeholders are filled in; name NULL: one is made up, "amber-otter-41").
+ * Atomic: two callers with one name, one wins. Errors: -EEXIST name in use; -EINVAL bad name; errno
+ * of the calls. */
+int bg_sandbox_create(const struct bg_paths *paths, struct bg_sandbox *sandbox,
+                      struct bg_err *err) BG_MUST_CHECK;
 
 /* Reads sandbox.json. Errors: -ENOENT unknown (text points to ls); -EUCLEAN damaged. */
 int bg_sandbox_load(const struct bg_paths *paths, const char *name, struct bg_sandbox *ret,
                     struct bg_err *err) BG_MUST_CHECK;
 void bg_sandbox_done(struct bg_sandbox *sandbox);
 
+/* Finds the folder only: name and dir are set, the rest is zero. For one that is damaged, to remove
+ * it. Errors: -ENOENT. */
+int bg_sandbox_locate(const struct bg_paths *paths, const char *name, struct bg_sandbox *ret,
+                      struct bg_err *err) BG_MUST_CHECK;
+
 /* Names of all sandboxes, sorted: heap array of heap strings, the caller's, NULL-terminated. */
-int bg_sandbox_names(const struct bg_paths *paths, char ***ret_names, struct bg_err *err)
-    BG_MUST_CHECK;
+int bg_sandbox_names(const struct bg_paths *paths, char ***ret_names,
+                     struct bg_err *err) BG_MUST_CHECK;
+void bg_sandbox_names_free(char **names);
+
+/* Takes away what create or remove left when it was killed; both are over in less than the minute
+ * that must have passed. ret_count may be NULL. */
+int bg_sandbox_sweep(const struct bg_paths *paths, size_t *ret_count,
+                     struct bg_err *err) BG_MUST_CHECK;
 
 /* What state.json and the lock say. ret_launcher_pid (may be NULL): 0 unless it runs. */
 int bg_sandbox_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state *ret,
                      int *ret_launcher_pid, struct bg_err *err) BG_MUST_CHECK;
 const char *bg_sandbox_state_name(enum bg_sandbox_state state); /* "stopped" ... */
 
-/* Writes state.json; only the holder of the lock does. */
+/* Writes state.json; only the holder of the lock does. The caller's pid is noted as the launcher's
+ * unless the state is stopped or crashed. reason may be NULL. */
 int bg_sandbox_set_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state state,
                          const char *reason, struct bg_err *err) BG_MUST_CHECK;
 
-/* Takes DIR/lock (flock, exclusive, not blocking); the fd is the lock, inherited by whoever keeps
- * it open. Errors: -EBUSY someone holds it. */
-int bg_sandbox_lock(const struct bg_sandbox *sandbox, int *ret_fd, struct bg_err *err)
-    BG_MUST_CHECK;
+/* Takes DIR/lock (an open file description lock, exclusive, not blocking); the fd is the lock,
+ * shared with whoever inherits it. Errors: -EBUSY someone holds it; -ENOENT the sandbox was
+ * removed. */
+int bg_sandbox_lock(const struct bg_sandbox *sandbox, int *ret_fd,
+                    struct bg_err *err) BG_MUST_CHECK;
 
 /* Removes the folder of a stopped sandbox whose lock the caller holds. */
 int bg_sandbox_remove(const struct bg_sandbox *sandbox, struct bg_err *err) BG_MUST_CHECK;
@@ -85,3 +99,6 @@ int bg_sandbox_connect(const struct bg_paths *paths, const struct bg_sandbox *sa
 /* Binds and listens on it, mode 0600, replacing a dead one. For the supervisor. */
 int bg_sandbox_listen(const struct bg_paths *paths, const struct bg_sandbox *sandbox, int *ret_fd,
                       struct bg_err *err) BG_MUST_CHECK;
+
+/* Removes the control socket of a sandbox that does not run. */
+void bg_sandbox_unlisten(const struct bg_paths *paths, const struct bg_sandbox *sandbox);

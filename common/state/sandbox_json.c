@@ -1,0 +1,260 @@
+#include "common/state/sandbox_json.h"
+
+#include <string.h>
+
+#include <jansson.h>
+
+#include "common/io.h"
+#include "common/limits.h"
+
+static bool id_ok(const char *id)
+{
+    return strncmp(id, "sbx_", 4) == 0 && strlen(id) == 24 &&
+           strspn(id + 4, SANDBOX_ID_CHARS) == 20;
+}
+
+static bool hex_ok(const char *text, size_t size)
+{
+    return strlen(text) == size && strspn(text, "0123456789abcdef") == size;
+}
+
+/* Text as JSON: a string, or {"hex": "..."} for what is not UTF-8. */
+static json_t *text_to_json(const char *text)
+{
+    json_t *string = json_string(text);
+    if (string)
+        return string;
+    BG_AUTOFREE char *hex = malloc(2 * strlen(text) + 1);
+    if (!hex)
+        return NULL;
+    bg_hex(text, strlen(text), hex);
+    return json_pack("{s:s}", "hex", hex);
+}
+
+static int hex_digit(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Heap, the caller's. Errors: -EINVAL neither form; -ENOMEM. */
+static int text_from_json(const json_t *json, char **ret)
+{
+    if (json_is_string(json)) {
+        *ret = strdup(json_string_value(json));
+        return *ret ? 0 : -ENOMEM;
+    }
+    const char *hex = json_string_value(json_object_get(json, "hex"));
+    if (!hex || json_object_size(json) != 1 || strlen(hex) % 2 != 0)
+        return -EINVAL;
+    BG_AUTOFREE char *text = malloc(strlen(hex) / 2 + 1);
+    if (!text)
+        return -ENOMEM;
+    size_t used = 0;
+    for (; hex[0] != '\0'; hex += 2) {
+        int high = hex_digit(hex[0]), low = hex_digit(hex[1]);
+        if (high < 0 || low < 0 || high + low == 0)
+            return -EINVAL;
+        text[used++] = (char)(high << 4 | low);
+    }
+    text[used] = '\0';
+    *ret = BG_TAKE(text);
+    return 0;
+}
+
+/* A new array of texts; NULL when memory is out. */
+static json_t *texts_to_json(char *const *texts, size_t count)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; array && i < count; i++)
+        if (json_array_append_new(array, text_to_json(texts[i])) < 0) {
+            json_decref(array);
+            return NULL;
+        }
+    return array;
+}
+
+static void texts_free(char **texts, size_t count)
+{
+    for (size_t i = 0; texts && i < count; i++)
+        free(texts[i]);
+    free(texts);
+}
+
+static int texts_from_json(const json_t *array, char ***ret, size_t *ret_count)
+{
+    if (!json_is_array(array))
+        return -EINVAL;
+    size_t count = json_array_size(array);
+    char **texts = calloc(count + 1, sizeof *texts);
+    if (!texts)
+        return -ENOMEM;
+    for (size_t i = 0; i < count; i++) {
+        int r = text_from_json(json_array_get(array, i), &texts[i]);
+        if (r < 0) {
+            texts_free(texts, i);
+            return r;
+        }
+    }
+    *ret = texts;
+    *ret_count = count;
+    return 0;
+}
+
+static json_t *secrets_to_json(const struct bg_sandbox *s)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; array && i < s->secret_count; i++) {
+        const struct bg_secret_use *use = &s->secrets[i];
+        json_t *entry =
+            json_pack("{s:s, s:o, s:s}", "name", use->name, "hosts",
+                      texts_to_json(use->hosts, use->host_count), "placeholder", use->placeholder);
+        if (json_array_append_new(array, entry) < 0) {
+            json_decref(array);
+            return NULL;
+        }
+    }
+    return array;
+}
+
+static int secret_from_json(json_t *json, struct bg_secret_use *ret)
+{
+    const char *name, *placeholder;
+    json_t *hosts;
+    if (json_unpack(json, "{s:s, s:o, s:s !}", "name", &name, "hosts", &hosts, "placeholder",
+                    &placeholder) < 0)
+        return -EINVAL;
+    size_t prefix = strlen(SANDBOX_PLACEHOLDER_PREFIX);
+    if (name[0] == '\0' || strncmp(placeholder, SANDBOX_PLACEHOLDER_PREFIX, prefix) != 0 ||
+        !hex_ok(placeholder + prefix, 64))
+        return -EINVAL;
+    memcpy(ret->placeholder, placeholder, prefix + 64 + 1);
+    ret->name = strdup(name);
+    if (!ret->name)
+        return -ENOMEM;
+    return texts_from_json(hosts, &ret->hosts, &ret->host_count);
+}
+
+static int secrets_from_json(json_t *array, struct bg_sandbox *s)
+{
+    if (!json_is_array(array))
+        return -EINVAL;
+    s->secrets = calloc(json_array_size(array) + 1, sizeof *s->secrets);
+    if (!s->secrets)
+        return -ENOMEM;
+    for (size_t i = 0; i < json_array_size(array); i++) {
+        s->secret_count++; /* first, so that bg_sandbox_done frees a half-read one */
+        int r = secret_from_json(json_array_get(array, i), &s->secrets[i]);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static json_t *to_json(const struct bg_sandbox *s)
+{
+    return json_pack(
+        "{s:i, s:s, s:s, s:I, s:{s:s, s:s}, s:I, s:I, s:b, s:o, s:{s:o, s:o}, s:o}", "version", 1,
+        "id", s->id, "name", s->name, "created_ms", (json_int_t)s->created_ms, "image", "name",
+        s->image_name, "digest", s->image_digest, "cpus", (json_int_t)s->cpus, "memory_bytes",
+        (json_int_t)s->memory_bytes, "ephemeral", s->ephemeral, "env",
+        texts_to_json(s->env, s->env_count), "network", "allow",
+        texts_to_json(s->allow, s->allow_count), "upstream_ca",
+        s->upstream_ca ? text_to_json(s->upstream_ca) : json_null(), "secrets", secrets_to_json(s));
+}
+
+static bool env_ok(char *const *env, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (env[i][0] == '=' || !strchr(env[i], '='))
+            return false;
+    return true;
+}
+
+/* Fills *s but its dir. Errors: -EINVAL (text says what), -ENOMEM. s may be half-filled then. */
+static int from_json(json_t *json, const char *name, struct bg_sandbox *s, struct bg_err *err)
+{
+    json_error_t why;
+    int version, ephemeral;
+    const char *id, *own_name, *image_name, *image_digest;
+    json_int_t created_ms, cpus, memory_bytes;
+    json_t *env, *allow, *upstream_ca, *secrets;
+    if (json_unpack_ex(json, &why, 0,
+                       "{s:i, s:s, s:s, s:I, s:{s:s, s:s !}, s:I, s:I, s:b, s:o, s:{s:o, s:o !}, "
+                       "s:o !}",
+                       "version", &version, "id", &id, "name", &own_name, "created_ms", &created_ms,
+                       "image", "name", &image_name, "digest", &image_digest, "cpus", &cpus,
+                       "memory_bytes", &memory_bytes, "ephemeral", &ephemeral, "env", &env,
+                       "network", "allow", &allow, "upstream_ca", &upstream_ca, "secrets",
+                       &secrets) < 0)
+        return bg_err_set(err, -EINVAL, "%s", why.text);
+    if (version != 1)
+        return bg_err_set(err, -EINVAL, "version %d: this bellglass knows 1", version);
+    if (!id_ok(id) || strcmp(own_name, name) != 0 || created_ms < 0 || !hex_ok(image_digest, 64))
+        return bg_err_set(err, -EINVAL, "id, name, created_ms or image digest is off");
+    if (cpus < 1 || cpus > BG_SANDBOX_CPUS_MAX ||
+        memory_bytes < (json_int_t)BG_SANDBOX_MEMORY_MIN ||
+        memory_bytes > (json_int_t)BG_SANDBOX_MEMORY_MAX)
+        return bg_err_set(err, -EINVAL, "cpus or memory_bytes is out of range");
+    memcpy(s->id, id, strlen(id) + 1);
+    s->created_ms = (uint64_t)created_ms;
+    s->cpus = (unsigned)cpus;
+    s->memory_bytes = (uint64_t)memory_bytes;
+    s->ephemeral = ephemeral;
+    s->name = strdup(own_name);
+    s->image_name = strdup(image_name);
+    s->image_digest = strdup(image_digest);
+    int r = s->name && s->image_name && s->image_digest ? 0 : -ENOMEM;
+    if (r == 0)
+        r = texts_from_json(env, &s->env, &s->env_count);
+    if (r == 0 && !env_ok(s->env, s->env_count))
+        r = -EINVAL;
+    if (r == 0)
+        r = texts_from_json(allow, &s->allow, &s->allow_count);
+    if (r == 0 && !json_is_null(upstream_ca))
+        r = text_from_json(upstream_ca, &s->upstream_ca);
+    if (r == 0)
+        r = secrets_from_json(secrets, s);
+    return r < 0 ? bg_err_set(err, r, r == -ENOMEM ? "out of memory" : "env, network or secrets")
+                 : 0;
+}
+
+int sandbox_json_parse(const char *text, size_t size, const char *name, struct bg_sandbox *ret,
+                       struct bg_err *err)
+{
+    json_error_t why;
+    json_auto_t *json = json_loadb(text, size, JSON_REJECT_DUPLICATES, &why);
+    if (!json)
+        return bg_err_set(err, -EINVAL, "line %d: %s", why.line, why.text);
+    struct bg_sandbox s = {0};
+    int r = from_json(json, name, &s, err);
+    if (r < 0) {
+        bg_sandbox_done(&s);
+        return r;
+    }
+    *ret = s;
+    return 0;
+}
+
+char *sandbox_json_emit(const struct bg_sandbox *sandbox)
+{
+    json_auto_t *json = to_json(sandbox);
+    return json ? json_dumps(json, JSON_COMPACT) : NULL;
+}
+
+void bg_sandbox_done(struct bg_sandbox *sandbox)
+{
+    struct bg_sandbox *s = sandbox;
+    free(s->name);
+    free(s->dir);
+    free(s->image_name);
+    free(s->image_digest);
+    texts_free(s->env, s->env_count);
+    texts_free(s->allow, s->allow_count);
+    free(s->upstream_ca);
+    for (size_t i = 0; i < s->secret_count; i++) {
+        free(s->secrets[i].name);
+        texts_free(s->secrets[i].hosts, s->secrets[i].host_count);
+    }
+    free(s->secrets);
+    *s = (struct bg_sandbox){0};
+}

@@ -1,0 +1,498 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/io.h"
+#include "common/state/sandbox.h"
+#include "common/state/sandbox_json.h"
+
+#define DIGEST "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+
+struct fixture {
+    char home[64];
+    struct bg_paths paths;
+};
+
+static int setup(void **state)
+{
+    struct fixture *f = calloc(1, sizeof *f);
+    (void)snprintf(f->home, sizeof f->home, "/tmp/bg-test-XXXXXX");
+    assert_non_null(mkdtemp(f->home));
+    assert_int_equal(setenv("BELLGLASS_HOME", f->home, 1), 0);
+    struct bg_err err;
+    assert_int_equal(bg_paths_init(&f->paths, &err), 0);
+    *state = f;
+    return 0;
+}
+
+static void remove_all(const char *path)
+{
+    DIR *dir = opendir(path);
+    assert_non_null(dir);
+    for (const struct dirent *e; (e = readdir(dir));) {
+        char below[1024];
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+            continue;
+        (void)snprintf(below, sizeof below, "%s/%s", path, e->d_name);
+        struct stat st;
+        assert_int_equal(lstat(below, &st), 0);
+        if (S_ISDIR(st.st_mode))
+            remove_all(below);
+        else
+            assert_int_equal(unlink(below), 0);
+    }
+    (void)closedir(dir);
+    assert_int_equal(rmdir(path), 0);
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    bg_paths_done(&f->paths);
+    remove_all(f->home);
+    free(f);
+    return 0;
+}
+
+/* A sandbox as a command would ask for it; end with bg_sandbox_done. */
+static struct bg_sandbox wanted(const char *name)
+{
+    struct bg_sandbox s = {.cpus = 2, .memory_bytes = 512u << 20, .ephemeral = true};
+    s.name = name ? strdup(name) : NULL;
+    s.image_name = strdup("debian");
+    s.image_digest = strdup(DIGEST);
+    s.env = calloc(2, sizeof *s.env);
+    s.env[0] = strdup("A=1=2");
+    s.env[1] = strdup("B=\xff\xfe z");
+    s.env_count = 2;
+    s.allow = calloc(1, sizeof *s.allow);
+    s.allow[0] = strdup("*.example.org:443");
+    s.allow_count = 1;
+    s.upstream_ca = strdup("/etc/\xc3\xa4/ca.pem");
+    s.secrets = calloc(1, sizeof *s.secrets);
+    s.secrets[0].name = strdup("TOKEN");
+    s.secrets[0].hosts = calloc(2, sizeof *s.secrets[0].hosts);
+    s.secrets[0].hosts[0] = strdup("api.example.org");
+    s.secrets[0].hosts[1] = strdup("*.example.net");
+    s.secrets[0].host_count = 2;
+    s.secret_count = 1;
+    return s;
+}
+
+static size_t entries(const char *dir)
+{
+    DIR *d = opendir(dir);
+    assert_non_null(d);
+    size_t count = 0;
+    for (const struct dirent *e; (e = readdir(d));)
+        count += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+    (void)closedir(d);
+    return count;
+}
+
+static void accepts_only_plain_names(void **state)
+{
+    (void)state;
+    static const char *const good[] = {"a", "0", "web-1", "a.b_c", "amber-otter-41"};
+    static const char *const bad[] = {"",    ".",   "..",  "-a",       "_a",  ".new-x", "A",
+                                      "a/b", "a b", "a\n", "\xc3\xa4", "a:b", "../a"};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++)
+        assert_true(bg_sandbox_name_ok(good[i]));
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_false(bg_sandbox_name_ok(bad[i]));
+    char longest[BG_SANDBOX_NAME_MAX + 2];
+    memset(longest, 'a', sizeof longest);
+    longest[BG_SANDBOX_NAME_MAX] = '\0';
+    assert_true(bg_sandbox_name_ok(longest));
+    longest[BG_SANDBOX_NAME_MAX] = 'a';
+    longest[BG_SANDBOX_NAME_MAX + 1] = '\0';
+    assert_false(bg_sandbox_name_ok(longest));
+}
+
+static void loads_what_it_created(void **state)
+{
+    struct fixture *f = *state;
+    struct bg_err err;
+    struct bg_sandbox s = wanted("web"), back;
+    assert_int_equal(bg_sandbox_create(&f->paths, &s, &err), 0);
+    assert_int_equal(bg_sandbox_load(&f->paths, "web", &back, &err), 0);
+    assert_string_equal(back.id, s.id);
+    assert_string_equal(back.name, "web");
+    assert_string_equal(back.dir, s.dir);
+    assert_true(back.created_ms == s.created_ms && back.created_ms > 0);
+    assert_string_equal(back.image_name, "debian");
+    assert_string_equal(back.image_digest, DIGEST);
+    assert_int_equal(back.cpus, 2);
+    assert_true(back.memory_bytes == 512u << 20);
+    assert_true(back.ephemeral);
+    assert_int_equal(back.env_count, 2);
+    assert_string_equal(back.env[0], "A=1=2");
+    assert_string_equal(back.env[1], "B=\xff\xfe z");
+    assert_int_equal(back.allow_count, 1);
+    assert_string_equal(back.allow[0], "*.example.org:443");
+    assert_string_equal(back.upstream_ca, "/etc/\xc3\xa4/ca.pem");
+    assert_int_equal(back.secret_count, 1);
+    assert_string_equal(back.secrets[0].name, "TOKEN");
+    assert_int_equal(back.secrets[0].host_count, 2);
+    assert_string_equal(back.secrets[0].hosts[1], "*.example.net");
+    assert_string_equal(back.secrets[0].placeholder, s.secrets[0].placeholder);
+    assert_int_equal(strlen(back.secrets[0].placeholder), 17 + 64);
+    struct stat st;
+    assert_int_equal(stat(s.dir, &st), 0);
+    assert_int_equal(st.st_mode & 0777, geteuid() == 0 ? 0711 : 0700);
+    bg_sandbox_done(&s);
+    bg_sandbox_done(&back);
+}
+
+static void a_name_is_taken_once(void **state)
+{
+    struct fixture *f = *state;
+    struct bg_err err;
+    struct bg_sandbox a = wanted("web"), b = wanted("web");
+    assert_int_equal(bg_sandbox_create(&f->paths, &a, &err), 0);
+    assert_int_equal(bg_sandbox_create(&f->paths, &b, &err), -EEXIST);
+    assert_non_null(strstr(err.text, "name in use: 'web'"));
+    char base[256];
+    (void)snprintf(base, sizeof base, "%s/sandboxes", f->paths.state);
+    assert_int_equal(entries(base), 1);
+    bg_sandbox_done(&a);
+    bg_sandbox_done(&b);
+}
+
+static void of_racing_creators_one_wins(void **state)
+{
+    struct fixture *f = *state;
+    pid_t children[8];
+    int gate[2];
+    assert_int_equal(pipe(gate), 0);
+    for (size_t i = 0; i < 8; i++) {
+        children[i] = fork();
+        assert_true(children[i] >= 0);
+        if (children[i] == 0) {
+            (void)close(gate[1]);
+            char byte;
+            if (read(gate[0], &byte, 1) < 0)
+                _exit(3);
+            struct bg_sandbox s = wanted("race");
+            struct bg_err err;
+            int r = bg_sandbox_create(&f->paths, &s, &err);
+            bg_sandbox_done(&s);
+            _exit(r == 0 ? 0 : r == -EEXIST ? 1 : 2);
+        }
+    }
+    (void)close(gate[0]);
+    (void)close(gate[1]); /* the end of file lets all of them go at once */
+    int won = 0, lost = 0;
+    for (size_t i = 0; i < 8; i++) {
+        int status;
+        assert_int_equal(waitpid(children[i], &status, 0), children[i]);
+        assert_true(WIFEXITED(status));
+        won += WEXITSTATUS(status) == 0;
+        lost += WEXITSTATUS(status) == 1;
+    }
+    assert_int_equal(won, 1);
+    assert_int_equal(lost, 7);
+}
+
+static void makes_up_names(void **state)
+{
+    struct fixture *f = *state;
+    struct bg_err err;
+    for (int i = 0; i < 20; i++) {
+        struct bg_sandbox s = wanted(NULL);
+        assert_int_equal(bg_sandbox_create(&f->paths, &s, &err), 0);
+        assert_true(bg_sandbox_name_ok(s.name));
+        bg_sandbox_done(&s);
+    }
+    char **names;
+    assert_int_equal(bg_sandbox_names(&f->paths, &names, &err), 0);
+    size_t count = 0;
+    for (; names[count]; count++)
+        assert_true(count == 0 || strcmp(names[count - 1], names[count]) < 0);
+    assert_int_equal(count, 20);
+    bg_sandbox_names_free(names);
+}
+
+static void refuses_impossible_names(void **state)
+{
+    struct fixture *f = *state;
+    struct bg_err err;
+    struct bg_sandbox s = wanted("../x"), back;
+    assert_int_equal(bg_sandbox_create(&f->paths, &s, &err), -EINVAL);
+    assert_int_equal(bg_sandbox_load(&f->paths, "../x", &back, &err), -ENOENT);
+    assert_int_equal(bg_sandbox_load(&f->paths, "nobody", &back, &err), -ENOENT);
+    assert_non_null(strstr(err.text, "no sandbox 'nobody': see bellglass ls"));
+    bg_sandbox_done(&s);
+}
+
+static void refuses_damaged_config(void **state)
+{
+    (void)state;
+    struct bg_err err;
+    struct bg_sandbox s = wanted("web"), back;
+    memcpy(s.id, "sbx_0123456789abcdefghij", 25);
+    memcpy(s.secrets[0].placeholder, SANDBOX_PLACEHOLDER_PREFIX DIGEST, 17 + 65);
+    BG_AUTOFREE char *text = sandbox_json_emit(&s);
+    assert_non_null(text);
+    assert_int_equal(sandbox_json_parse(text, strlen(text), "web", &back, &err), 0);
+    bg_sandbox_done(&back);
+    assert_int_equal(sandbox_json_parse(text, strlen(text), "other", &back, &err), -EINVAL);
+    for (size_t cut = 0; cut < strlen(text); cut++)
+        assert_int_equal(sandbox_json_parse(text, cut, "web", &back, &err), -EINVAL);
+    static const char *const edits[][2] = {
+        {"\"version\":1", "\"version\":2"},
+        {"\"version\":1", "\"version\":1,\"extra\":0"},
+        {"sbx_0", "sbx_Z"},
+        {"sbx_0", "sby_0"},
+        {"\"name\":\"web\"", "\"name\":\"wob\""},
+        {"\"digest\":\"0", "\"digest\":\"x"},
+        {"\"digest\":\"0", "\"digest\":\""},
+        {"\"cpus\":2", "\"cpus\":0"},
+        {"\"cpus\":2", "\"cpus\":65"},
+        {"\"cpus\":2", "\"cpus\":\"2\""},
+        {"\"memory_bytes\":", "\"memory_bytes\":-"},
+        {"\"memory_bytes\":536870912", "\"memory_bytes\":1"},
+        {"\"ephemeral\":true", "\"ephemeral\":1"},
+        {"\"A=1=2\"", "\"=A\""},
+        {"\"A=1=2\"", "\"A\""},
+        {"\"A=1=2\"", "7"},
+        {"{\"hex\":\"423d", "{\"hex\":\"423"},
+        {"{\"hex\":\"423d", "{\"hex\":\"420023d"},
+        {"{\"hex\":\"423d", "{\"hex\":\"42zz"},
+        {"{\"hex\":\"423d", "{\"more\":1,\"hex\":\"423d"},
+        {"\"allow\":[", "\"allow\":[3,"},
+        {"\"network\":{", "\"network\":{\"deny\":[],"},
+        {"\"upstream_ca\":\"", "\"upstream_ca\":5,\"x\":\""},
+        {"\"secrets\":[", "\"secrets\":[0,"},
+        {"BELLGLASS_SECRET_0", "BELLGLASS_SECRET_"},
+        {"BELLGLASS_SECRET_0", "BELLGLASS_SECRET_00"},
+        {"BELLGLASS_SECRET_0", "BELLGLASS_SECRET_g"},
+        {"\"TOKEN\"", "\"\""},
+    };
+    for (size_t i = 0; i < sizeof edits / sizeof *edits; i++) {
+        const char *at = strstr(text, edits[i][0]);
+        assert_non_null(at);
+        BG_AUTOFREE char *edited = NULL;
+        assert_true(asprintf(&edited, "%.*s%s%s", (int)(at - text), text, edits[i][1],
+                             at + strlen(edits[i][0])) > 0);
+        if (sandbox_json_parse(edited, strlen(edited), "web", &back, &err) != -EINVAL)
+            fail_msg("accepted: %s", edited);
+    }
+    bg_sandbox_done(&s);
+}
+
+static void names_a_damaged_sandbox(void **state)
+{
+    struct fixture *f = *state;
+    struct bg_err err;
+    struct bg_sandbox s = wanted("web"), back;
+    assert_int_equal(bg_sandbox_create(&f->paths, &s, &err), 0);
+    BG_AUTOFREE char *path = NULL;
+    assert_true(asprintf(&path, "%s/sandbox.json", s.dir) > 0);
+    assert_int_equal(truncate(path, 10), 0);
+    assert_int_equal(bg_sandbox_load(&f->paths, "web", &back, &err), -EUCLEAN);
+    assert_int_equal(err.code, -EUCLEAN);
+    assert_non_null(strstr(err.text, "sandbox 'web' is damaged: sandbox.json: "));
+    assert_non_null(strstr(err.text, "bellglass rm -f web"));
+    assert_int_equal(bg_sandbox_locate(&f->paths, "web", &back, &err), 0);
+    assert_int_equal(bg_sandbox_remove(&back, &err), 0);
+    bg_sandbox_done(&back);
+    assert_int_equal(bg_sandbox_locate(&f->paths, "web", &back, &err), -ENOENT);
+    bg_sandbox_done(&s);
+}
+
+static enum bg_sandbox_state state_of(const struct bg_sandbox *s, int *ret_pid)
+{
+    enum bg_sandbox_state state;
+    struct bg_err err;
+    assert_int_equal(bg_sandbox_state(s, &state, ret_pid, &err), 0);
+    return state;
+}
+
+static void the_lock_decides_what_runs(void **state)
+{
+    struct fixture *f = *state;
+    struct bg_err err;
+    struct bg_sandbox s = wanted("web");
+    int pid, lock, other;
+    assert_int_equal(bg_sandbox_create(&f->paths, &s, &err), 0);
+    assert_int_equal(state_of(&s, &pid), BG_SANDBOX_STOPPED);
+    assert_int_equal(bg_sandbox_lock(&s, &lock, &err), 0);
+    assert_int_equal(state_of(&s, &pid), BG_SANDBOX_STARTING);
+    assert_int_equal(bg_sandbox_lock(&s, &other, &err), -EBUSY);
+    assert_int_equal(bg_sandbox_set_state(&s, BG_SANDBOX_RUNNING, "all \"well\" \xff", &err), 0);
+    assert_int_equal(state_of(&s, &pid), BG_SANDBOX_RUNNING);
+    assert_int_equal(pid, getpid());
+    (void)close(lock);
+    assert_int_equal(state_of(&s, &pid), BG_SANDBOX_CRASHED);
+    assert_int_equal(pid, 0);
+    assert_int_equal(bg_sandbox_lock(&s, &lock, &err), 0);
+    assert_int_equal(bg_sandbox_set_state(&s, BG_SANDBOX_STOPPED, NULL, &err), 0);
+    (void)close(lock);
+    assert_int_equal(state_of(&s, &pid), BG_SANDBOX_STOPPED);
+    BG_AUTOFREE char *path = NULL;
+    assert_true(asprintf(&path, "%s/state.json", s.dir) > 0);
+    assert_int_equal(truncate(path, 5), 0);
+    assert_int_equal(state_of(&s, &pid), BG_SANDBOX_CRASHED);
+    bg_sandbox_done(&s);
+}
+
+static void the_lock_lives_with_its_inheritors(void **state)
+{
+    struct fixture *f = *state;
+    struct bg_err err;
+    struct bg_sandbox s = wanted("web");
+    int lock, other, gate[2];
+    assert_int_equal(bg_sandbox_create(&f->paths, &s, &err), 0);
+    assert_int_equal(bg_sandbox_lock(&s, &lock, &err), 0);
+    assert_int_equal(pipe(gate), 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        (void)close(gate[1]);
+        char byte;
+        _exit(read(gate[0], &byte, 1) == 0 ? 0 : 1);
+    }
+    (void)close(gate[0]);
+    (void)close(lock);
+    assert_int_equal(bg_sandbox_lock(&s, &other, &err), -EBUSY);
+    (void)close(gate[1]);
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    assert_int_equal(bg_sandbox_lock(&s, &other, &err), 0);
+    (void)close(other);
+    bg_sandbox_done(&s);
+}
+
+static void a_removed_sandbox_cannot_be_locked(void **state)
+{
+    struct fixture *f = *state;
+    struct bg_err err;
+    struct bg_sandbox s = wanted("web");
+    int lock, other;
+    assert_int_equal(bg_sandbox_create(&f->paths, &s, &err), 0);
+    BG_AUTOFREE char *below = NULL;
+    assert_true(asprintf(&below, "%s/deep", s.dir) > 0);
+    assert_int_equal(mkdir(below, 0700), 0);
+    assert_int_equal(bg_sandbox_lock(&s, &lock, &err), 0);
+    assert_int_equal(bg_sandbox_remove(&s, &err), 0);
+    assert_int_equal(access(s.dir, F_OK), -1);
+    assert_int_equal(bg_sandbox_lock(&s, &other, &err), -ENOENT);
+    enum bg_sandbox_state now;
+    assert_int_equal(bg_sandbox_state(&s, &now, NULL, &err), -ENOENT);
+    (void)close(lock);
+    char base[256];
+    (void)snprintf(base, sizeof base, "%s/sandboxes", f->paths.state);
+    assert_int_equal(entries(base), 0);
+    bg_sandbox_done(&s);
+}
+
+static void sweeps_old_leftovers_only(void **state)
+{
+    struct fixture *f = *state;
+    struct bg_err err;
+    size_t count;
+    assert_int_equal(bg_sandbox_sweep(&f->paths, &count, &err), 0);
+    char base[256], path[512];
+    (void)snprintf(base, sizeof base, "%s/sandboxes", f->paths.state);
+    static const char *const names[] = {".new-sbx_a", ".old-b", ".new-fresh"};
+    struct timespec old[2] = {{.tv_sec = time(NULL) - 3600}, {.tv_sec = time(NULL) - 3600}};
+    for (size_t i = 0; i < 3; i++) {
+        (void)snprintf(path, sizeof path, "%s/%s", base, names[i]);
+        assert_int_equal(mkdir(path, 0700), 0);
+        if (i < 2)
+            assert_int_equal(utimensat(AT_FDCWD, path, old, 0), 0);
+    }
+    assert_int_equal(bg_sandbox_sweep(&f->paths, &count, &err), 0);
+    assert_int_equal(count, 2);
+    assert_int_equal(entries(base), 1);
+    char **list;
+    assert_int_equal(bg_sandbox_names(&f->paths, &list, &err), 0);
+    assert_null(list[0]);
+    bg_sandbox_names_free(list);
+}
+
+static void talks_over_its_socket(const struct bg_paths *paths)
+{
+    struct bg_err err;
+    struct bg_sandbox s = wanted("web");
+    int listener, client;
+    assert_int_equal(bg_sandbox_create(paths, &s, &err), 0);
+    assert_int_equal(bg_sandbox_connect(paths, &s, &client, &err), -ENOTCONN);
+    assert_non_null(strstr(err.text, "bellglass start web"));
+    for (int i = 0; i < 2; i++) { /* the second time over the dead one */
+        assert_int_equal(bg_sandbox_listen(paths, &s, &listener, &err), 0);
+        assert_int_equal(bg_sandbox_connect(paths, &s, &client, &err), 0);
+        int served = accept(listener, NULL, NULL);
+        assert_true(served >= 0);
+        assert_int_equal(bg_write_full(served, "x", 1), 0);
+        char byte;
+        assert_int_equal(bg_read_full(client, &byte, 1), 0);
+        BG_AUTOFREE char *path = NULL;
+        assert_true(asprintf(&path, "%s/%s.sock", paths->runtime, s.id) > 0);
+        struct stat st;
+        assert_int_equal(stat(path, &st), 0);
+        assert_int_equal(st.st_mode & 0777, 0600);
+        (void)close(served);
+        (void)close(client);
+        (void)close(listener);
+        assert_int_equal(bg_sandbox_connect(paths, &s, &client, &err), -ENOTCONN);
+    }
+    bg_sandbox_unlisten(paths, &s);
+    assert_int_equal(entries(paths->runtime), 0);
+    bg_sandbox_done(&s);
+}
+
+static void connects(void **state)
+{
+    struct fixture *f = *state;
+    talks_over_its_socket(&f->paths);
+}
+
+static void connects_below_a_long_path(void **state)
+{
+    struct fixture *f = *state;
+    char part[121], home[256];
+    memset(part, 'x', sizeof part - 1);
+    part[sizeof part - 1] = '\0';
+    (void)snprintf(home, sizeof home, "%s/%s", f->home, part);
+    assert_int_equal(setenv("BELLGLASS_HOME", home, 1), 0);
+    struct bg_paths paths;
+    struct bg_err err;
+    assert_int_equal(bg_paths_init(&paths, &err), 0);
+    talks_over_its_socket(&paths);
+    bg_paths_done(&paths);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(accepts_only_plain_names),
+        cmocka_unit_test_setup_teardown(loads_what_it_created, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_name_is_taken_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(of_racing_creators_one_wins, setup, teardown),
+        cmocka_unit_test_setup_teardown(makes_up_names, setup, teardown),
+        cmocka_unit_test_setup_teardown(refuses_impossible_names, setup, teardown),
+        cmocka_unit_test(refuses_damaged_config),
+        cmocka_unit_test_setup_teardown(names_a_damaged_sandbox, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_lock_decides_what_runs, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_lock_lives_with_its_inheritors, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_removed_sandbox_cannot_be_locked, setup, teardown),
+        cmocka_unit_test_setup_teardown(sweeps_old_leftovers_only, setup, teardown),
+        cmocka_unit_test_setup_teardown(connects, setup, teardown),
+        cmocka_unit_test_setup_teardown(connects_below_a_long_path, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
