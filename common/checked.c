@@ -36,14 +36,14 @@ int bg_parse_u64(const char *text, uint64_t min, uint64_t max, uint64_t *ret)
 
 int bg_parse_bytes(const char *text, uint64_t min, uint64_t max, uint64_t *ret)
 {
-    static const char suffixes[] = "KMGT";
+    static const char suffixes[4] = {'K', 'M', 'G', 'T'}; /* no NUL: memchr must not find one */
     uint64_t value;
     const char *rest;
     int r = parse_digits(text, &value, &rest);
     if (r < 0)
         return r;
     if (*rest != '\0') {
-        const char *s = strchr(suffixes, *rest & ~0x20);
+        const char *s = memchr(suffixes, *rest & ~0x20, sizeof suffixes);
         if (!s || rest[1] != '\0')
             return -EINVAL;
         uint64_t factor = 1024;
