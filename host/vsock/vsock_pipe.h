@@ -1,0 +1,35 @@
+/* vsock_pipe: carries bytes between one vsock connection and one fd, both ways, each way with its
+ * own end of file, until both are over. Reads the fd only when the guest has room, and takes from
+ * the guest at most BG_VSOCK_BUFFER_MAX bytes that the fd does not take. Loop thread only. */
+#pragma once
+
+#include "host/vsock/vsock.h"
+
+struct vsock_pipe;
+
+struct vsock_pipe_opts {
+    struct vsock_conn *conn; /* taken on success; accepted or from vsock_connect(), open or not */
+    /* Taken on success; becomes non-blocking. A stream socket, or one end of a pipe (then the other
+     * direction is closed from the start). */
+    int fd;
+    const uint8_t *to_guest; /* bytes to send to the guest before the fd's; borrowed for the call */
+    size_t to_guest_size;
+    /* Bytes that the guest has sent already, for the fd before those to come; borrowed for the
+     * call. Their credit is the caller's: vsock_consumed() has been or is called by the caller
+     * before. */
+    const uint8_t *to_fd;
+    size_t to_fd_size;
+    /* Both ways are over, conn and fd are gone; pipe is invalid from here on. to_guest_bytes,
+     * from_guest_bytes: what has been carried. Last callback; may come after the device's
+     * on_closed. */
+    void (*on_end)(void *owner, uint64_t to_guest_bytes, uint64_t from_guest_bytes);
+    void *owner;
+};
+
+/* Errors: -ENOMEM; -EPERM fd cannot be polled (a regular file). */
+int vsock_pipe_start(uv_loop_t *loop, const struct vsock_pipe_opts *opts,
+                     struct vsock_pipe **ret_pipe, struct bg_err *err) BG_MUST_CHECK;
+
+/* Ends it now: resets the connection, closes the fd, drops what is on its way; on_end follows.
+ * More than once is fine until on_end. */
+void vsock_pipe_stop(struct vsock_pipe *pipe);
