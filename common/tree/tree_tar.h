@@ -1,6 +1,9 @@
 /* Trees as tar streams (pax), for `bellglass cp` on both sides: packs a file or folder, unpacks a
  * stream that the other, hostile side made. Blocking; for a process or thread of its own.
  *
+ * The process must be in the C locale (never call setlocale): libarchive would convert names that
+ * are not ASCII; in the C locale it cannot, and marks them in the stream as bytes.
+ *
  * Kept: names (any bytes), contents, permission bits, mtimes in ns, symlinks, hard links within the
  * tree, sizes above 8 GiB. Not kept: owners, set-id bits, devices, FIFOs, sockets, xattrs.
  *
