@@ -41,5 +41,5 @@ static inline int bg_take_fd(int *fd)
     return taken;
 }
 
-#define BG_MUST_CHECK __attribute__((warn_unused_result))
+#define BG_MUST_CHECK                      __attribute__((warn_unused_result))
 #define BG_PRINTF(format_index, first_arg) __attribute__((format(printf, format_index, first_arg)))

@@ -2,21 +2,29 @@
 #pragma once
 
 /* Streams (docs/protocol.md). */
-#define BG_STREAM_BODY_MAX (1024 * 1024)  /* header body; larger: the stream is reset */
-#define BG_REPLY_TEXT_MAX 4096            /* reply body; larger: the stream is reset */
-#define BG_FRAME_SIZE_MAX (64 * 1024)     /* payload of one exec, copy or session frame; likewise */
+#define BG_STREAM_BODY_MAX   (1024 * 1024) /* header body; larger: the stream is reset */
+#define BG_REPLY_TEXT_MAX    4096          /* reply body; larger: the stream is reset */
+#define BG_FRAME_SIZE_MAX    (64 * 1024)  /* payload of one exec, copy or session frame; likewise */
 #define BG_EXEC_STDIN_WINDOW (256 * 1024) /* stdin bytes in flight to the agent; sender waits */
-#define BG_EXEC_STRINGS_MAX 4096          /* argv + env entries of one exec; refused */
-#define BG_NAME_MAX 255                   /* host names, user names */
-#define BG_PATH_MAX 4096                  /* paths on the wire, with their NUL */
+#define BG_EXEC_STRINGS_MAX  4096         /* argv + env entries of one exec; refused */
+#define BG_NAME_MAX          255          /* host names, user names */
+#define BG_PATH_MAX          4096         /* paths on the wire, with their NUL */
 
-/* The vsock device. */
-#define BG_VSOCK_CONNS_MAX 1024                 /* connections per guest; further ones are reset */
-#define BG_VSOCK_BUFFER_MAX (256 * 1024)        /* receive buffer per connection = credit given */
+/* The vsock device. A wrong ring or message ends the device, a wrong packet its connection. */
+#define BG_VSOCK_CONNS_MAX    1024         /* connections per guest; further ones are reset */
+#define BG_VSOCK_BUFFER_MAX   (256 * 1024) /* receive buffer of a connection = credit given; reset */
+#define BG_VSOCK_BUFFER_MIN   (32 * 1024)  /* the same when there are many connections */
+#define BG_VSOCK_PACKET_MAX   (64 * 1024)  /* payload of one packet; larger: connection is reset */
+#define BG_VSOCK_RESETS_MAX   256          /* RSTs to nobody's packets that wait; tx is not read */
+#define BG_VSOCK_REGIONS_MAX  8            /* regions in QEMU's memory table; device fails */
+#define BG_VSOCK_QUEUE_MAX    256          /* entries of a virtqueue; device fails */
+#define BG_VSOCK_CHAIN_MAX    64           /* descriptors of one buffer; device fails */
+#define BG_VSOCK_LOG_LINES    20           /* lines that a guest causes, per minute; dropped */
 
 /* Trees as tar streams. */
 #define BG_TREE_DEPTH_MAX 512    /* folders in folders when packing; -ENAMETOOLONG */
-#define BG_TREE_LINKS_MAX 100000 /* names of multiply linked files remembered; then packed twice */
+#define BG_TREE_LINKS_MAX 100000 /* names of multiply linked files remembered; then packed twice   \
+                                  */
 
 /* The agent. */
 #define BG_AGENT_STREAMS_MAX  1024         /* streams at once; further ones get -EMFILE */
@@ -24,67 +32,68 @@
 #define BG_AGENT_PUMP_MAX     (128 * 1024) /* bytes on their way, each direction; reading stops */
 #define BG_AGENT_GROUPS_MAX   256          /* supplementary groups of a user; the rest is dropped */
 #define BG_AGENT_ACCOUNTS_MAX (1024 * 1024) /* /etc/passwd, /etc/group; larger: exec fails */
-#define BG_AGENT_LINGER_MAX   4096         /* cgroups whose processes outlived their exec; kept */
-#define BG_AGENT_MODULES_MAX  256          /* lines of bellglass.load; the rest is not loaded */
-#define BG_AGENT_SHUTDOWN_MS  3000         /* between SIGTERM and SIGKILL, and after SIGKILL */
-#define BG_AGENT_EGRESS_MAX   960          /* TCP connections of the guest; further ones wait */
-#define BG_DNS_MESSAGE_MAX    4096         /* one query; larger: not read, answered by nothing */
-#define BG_DNS_NAMES_MAX      8192         /* names with a synthetic address; the oldest goes */
-#define BG_DNS_CLIENTS_MAX    64           /* DNS over TCP at once; further ones are closed */
+#define BG_AGENT_LINGER_MAX   4096          /* cgroups whose processes outlived their exec; kept */
+#define BG_AGENT_MODULES_MAX  256           /* lines of bellglass.load; the rest is not loaded */
+#define BG_AGENT_SHUTDOWN_MS  3000          /* between SIGTERM and SIGKILL, and after SIGKILL */
+#define BG_AGENT_EGRESS_MAX   960           /* TCP connections of the guest; further ones wait */
+#define BG_DNS_MESSAGE_MAX    4096          /* one query; larger: not read, answered by nothing */
+#define BG_DNS_NAMES_MAX      8192          /* names with a synthetic address; the oldest goes */
+#define BG_DNS_CLIENTS_MAX    64            /* DNS over TCP at once; further ones are closed */
 
 /* Control socket. */
-#define BG_CONTROL_LINE_MAX (256 * 1024) /* one JSON request or answer; client is closed */
-#define BG_CONTROL_CLIENTS_MAX 256       /* clients at once; further ones wait in the backlog */
+#define BG_CONTROL_LINE_MAX    (256 * 1024) /* one JSON request or answer; client is closed */
+#define BG_CONTROL_CLIENTS_MAX 256          /* clients at once; further ones wait in the backlog */
 
 /* State files. */
 #define BG_MANIFEST_MAX (1024 * 1024) /* any JSON file of ours; refused as damaged */
 
 /* Sandboxes. */
-#define BG_SANDBOX_CPUS_MAX   64                 /* refused when asked for */
-#define BG_SANDBOX_MEMORY_MIN (128ull << 20)     /* a guest with less does not boot; refused */
-#define BG_SANDBOX_MEMORY_MAX (1024ull << 30)    /* refused */
+#define BG_SANDBOX_CPUS_MAX   64              /* refused when asked for */
+#define BG_SANDBOX_MEMORY_MIN (128ull << 20)  /* a guest with less does not boot; refused */
+#define BG_SANDBOX_MEMORY_MAX (1024ull << 30) /* refused */
 
 /* Egress. Times in milliseconds; each is the longest that the proxy waits in that phase. */
-#define BG_EGRESS_CONNS_MAX     512          /* guest connections at once; further ones: -EAGAIN */
-#define BG_EGRESS_RULES_MAX     1024         /* --allow rules of a sandbox; refused at start */
-#define BG_EGRESS_SECRETS_MAX   64           /* secrets of a sandbox; refused at start */
-#define BG_EGRESS_HELLO_MAX     (16 * 1024)  /* a TLS ClientHello; connection closed */
-#define BG_EGRESS_HEAD_MAX      (64 * 1024)  /* an HTTP head, chunk line or trailers; 431 or 502 */
-#define BG_EGRESS_FIELDS_MAX    128          /* header fields of one head; 431 or 502 */
-#define BG_EGRESS_INTERIM_MAX   16           /* 1xx answers to one request; 502 */
-#define BG_EGRESS_QUEUE_MAX     (512 * 1024) /* bytes queued to one peer; cannot be passed, see conn.c */
-#define BG_EGRESS_QUEUE_PAUSE   (64 * 1024)  /* at it the other side is not read */
-#define BG_EGRESS_LEAVES_MAX    256          /* certificates kept; the oldest goes */
-#define BG_EGRESS_ADDRESSES_MAX 8            /* addresses of a name that are tried; others dropped */
-#define BG_EGRESS_AUDIT_TEXT    512          /* a path or host in an audit line; cut */
-#define BG_EGRESS_PEEK_MS       300          /* for a client that speaks first */
-#define BG_EGRESS_HANDSHAKE_MS  15000        /* a TLS handshake, from its first byte */
-#define BG_EGRESS_HEAD_MS       30000        /* a request head, from its first byte; 408 */
-#define BG_EGRESS_IDLE_MS       120000       /* between requests; closed */
-#define BG_EGRESS_RESOLVE_MS    10000        /* a name; 504 */
-#define BG_EGRESS_CONNECT_MS    10000        /* one address, 2 s if there are more; 504 */
-#define BG_EGRESS_RESPONSE_MS   600000       /* an upstream that says nothing; 504 or cut */
-#define BG_EGRESS_STALL_MS      120000       /* a guest that neither sends its body nor reads; cut */
-#define BG_EGRESS_TCP_IDLE_MS   7200000      /* a pass-through without bytes; cut */
-#define BG_EGRESS_LINGER_MS     2000         /* for the guest to read a last answer */
-#define BG_SECRET_SIZE_MAX      (64 * 1024)  /* a secret's value; refused by secret set */
+#define BG_EGRESS_CONNS_MAX   512         /* guest connections at once; further ones: -EAGAIN */
+#define BG_EGRESS_RULES_MAX   1024        /* --allow rules of a sandbox; refused at start */
+#define BG_EGRESS_SECRETS_MAX 64          /* secrets of a sandbox; refused at start */
+#define BG_EGRESS_HELLO_MAX   (16 * 1024) /* a TLS ClientHello; connection closed */
+#define BG_EGRESS_HEAD_MAX    (64 * 1024) /* an HTTP head, chunk line or trailers; 431 or 502 */
+#define BG_EGRESS_FIELDS_MAX  128         /* header fields of one head; 431 or 502 */
+#define BG_EGRESS_INTERIM_MAX 16          /* 1xx answers to one request; 502 */
+#define BG_EGRESS_QUEUE_MAX                                                                        \
+    (512 * 1024) /* bytes queued to one peer; cannot be passed, see conn.c */
+#define BG_EGRESS_QUEUE_PAUSE   (64 * 1024) /* at it the other side is not read */
+#define BG_EGRESS_LEAVES_MAX    256         /* certificates kept; the oldest goes */
+#define BG_EGRESS_ADDRESSES_MAX 8           /* addresses of a name that are tried; others dropped */
+#define BG_EGRESS_AUDIT_TEXT    512         /* a path or host in an audit line; cut */
+#define BG_EGRESS_PEEK_MS       300         /* for a client that speaks first */
+#define BG_EGRESS_HANDSHAKE_MS  15000       /* a TLS handshake, from its first byte */
+#define BG_EGRESS_HEAD_MS       30000       /* a request head, from its first byte; 408 */
+#define BG_EGRESS_IDLE_MS       120000      /* between requests; closed */
+#define BG_EGRESS_RESOLVE_MS    10000       /* a name; 504 */
+#define BG_EGRESS_CONNECT_MS    10000       /* one address, 2 s if there are more; 504 */
+#define BG_EGRESS_RESPONSE_MS   600000      /* an upstream that says nothing; 504 or cut */
+#define BG_EGRESS_STALL_MS      120000      /* a guest that neither sends its body nor reads; cut */
+#define BG_EGRESS_TCP_IDLE_MS   7200000     /* a pass-through without bytes; cut */
+#define BG_EGRESS_LINGER_MS     2000        /* for the guest to read a last answer */
+#define BG_SECRET_SIZE_MAX      (64 * 1024) /* a secret's value; refused by secret set */
 
 /* Files: the FUSE stream, the server and the relay. */
-#define BG_FS_IO_MAX          (1024 * 1024)          /* one READ or WRITE; larger: -EINVAL, EIO */
-#define BG_FS_MESSAGE_MAX     (BG_FS_IO_MAX + 4096)  /* one message; larger: the stream ends */
-#define BG_FS_NAME_MAX        255                    /* one name; longer: ENAMETOOLONG */
-#define BG_FS_XATTR_MAX       (64 * 1024)            /* one value or list; larger: E2BIG, EIO */
-#define BG_FS_DIR_REPLY_MAX   (64 * 1024)            /* one answer to READDIR; the rest comes next */
-#define BG_FS_WINDOW          64                     /* requests in flight; /dev/fuse is not read */
-#define BG_FS_WINDOW_BYTES    (16 * 1024 * 1024)     /* unsent to the server; likewise */
-#define BG_FS_SLOW_MAX        256                    /* SETLKW and FSYNC in flight; ENOLCK, EIO */
-#define BG_FS_LATE_MAX        1024                   /* given up, unanswered; the stream is dropped */
-#define BG_FS_NODES_MAX       (1024 * 1024)          /* known to the relay; ENFILE */
-#define BG_FS_HANDLES_MAX     65536                  /* open through one mount; ENFILE */
-#define BG_FS_DEPTH_MAX       128                    /* folders in folders; ENAMETOOLONG */
-#define BG_FS_DIR_ENTRIES_MAX 1000000                /* from one opendir; EIO */
-#define BG_FS_DIR_WAIT_MAX_MS 60000                  /* for all answers to one opendir; EIO */
-#define BG_FS_ODD_REPLIES_MAX 8                      /* replies nobody asked for; stream is dropped */
-#define BG_FS_SERVER_FDS      4096                   /* inode fds that the server keeps; reopened */
-#define BG_FS_LOCK_WAITS_MAX  64                     /* threads that wait for locks; ENOLCK */
-#define BG_FS_LOCK_OWNERS_MAX 1024                   /* fds that hold POSIX locks; ENOLCK */
+#define BG_FS_IO_MAX          (1024 * 1024)         /* one READ or WRITE; larger: -EINVAL, EIO */
+#define BG_FS_MESSAGE_MAX     (BG_FS_IO_MAX + 4096) /* one message; larger: the stream ends */
+#define BG_FS_NAME_MAX        255                   /* one name; longer: ENAMETOOLONG */
+#define BG_FS_XATTR_MAX       (64 * 1024)           /* one value or list; larger: E2BIG, EIO */
+#define BG_FS_DIR_REPLY_MAX   (64 * 1024)           /* one answer to READDIR; the rest comes next */
+#define BG_FS_WINDOW          64                    /* requests in flight; /dev/fuse is not read */
+#define BG_FS_WINDOW_BYTES    (16 * 1024 * 1024)    /* unsent to the server; likewise */
+#define BG_FS_SLOW_MAX        256                   /* SETLKW and FSYNC in flight; ENOLCK, EIO */
+#define BG_FS_LATE_MAX        1024          /* given up, unanswered; the stream is dropped */
+#define BG_FS_NODES_MAX       (1024 * 1024) /* known to the relay; ENFILE */
+#define BG_FS_HANDLES_MAX     65536         /* open through one mount; ENFILE */
+#define BG_FS_DEPTH_MAX       128           /* folders in folders; ENAMETOOLONG */
+#define BG_FS_DIR_ENTRIES_MAX 1000000       /* from one opendir; EIO */
+#define BG_FS_DIR_WAIT_MAX_MS 60000         /* for all answers to one opendir; EIO */
+#define BG_FS_ODD_REPLIES_MAX 8             /* replies nobody asked for; stream is dropped */
+#define BG_FS_SERVER_FDS      4096          /* inode fds that the server keeps; reopened */
+#define BG_FS_LOCK_WAITS_MAX  64            /* threads that wait for locks; ENOLCK */
+#define BG_FS_LOCK_OWNERS_MAX 1024          /* fds that hold POSIX locks; ENOLCK */

@@ -26,9 +26,10 @@ void bg_log(const struct bg_log *log, enum bg_log_level level, const char *forma
     (void)clock_gettime(CLOCK_REALTIME, &now); /* cannot fail with this clock */
     (void)gmtime_r(&now.tv_sec, &utc);
     char line[LINE_SIZE + 128];
-    int used = snprintf(line, sizeof line, "%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ %s %s: ",
-                        utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min,
-                        utc.tm_sec, now.tv_nsec / 1000000, names[level], log->tag ? log->tag : "-");
+    int used = snprintf(line, sizeof line,
+                        "%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ %s %s: ", utc.tm_year + 1900,
+                        utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec,
+                        now.tv_nsec / 1000000, names[level], log->tag ? log->tag : "-");
     if (used < 0 || (size_t)used >= sizeof line - 1)
         return;
     bg_escape(text, strlen(text), line + used, sizeof line - (size_t)used - 1);

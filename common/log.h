@@ -1,5 +1,6 @@
 /* One-line logging for the edges. The logger is a value that main makes and passes down. Each line
- * is `TIME LEVEL TAG: text`, escaped to one line of printable ASCII/UTF-8, written by one write(). */
+ * is `TIME LEVEL TAG: text`, escaped to one line of printable ASCII/UTF-8, written by one write().
+ */
 #pragma once
 
 #include "common/cleanup.h"

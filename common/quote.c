@@ -19,8 +19,9 @@ static size_t printable_sequence(const uint8_t *bytes, size_t size)
     for (size_t i = 1; i < want; i++)
         if ((bytes[i] & 0xc0) != 0x80)
             return 0;
-    if ((b == 0xc2 && bytes[1] < 0xa0) ||                          /* C1 controls */
-        (b == 0xe0 && bytes[1] < 0xa0) || (b == 0xed && bytes[1] > 0x9f) || /* overlong, surrogate */
+    if ((b == 0xc2 && bytes[1] < 0xa0) || /* C1 controls */
+        (b == 0xe0 && bytes[1] < 0xa0) ||
+        (b == 0xed && bytes[1] > 0x9f) || /* overlong, surrogate */
         (b == 0xf0 && bytes[1] < 0x90) || (b == 0xf4 && bytes[1] > 0x8f))
         return 0;
     if (b == 0xe2 && bytes[1] == 0x80 && (bytes[2] >= 0xa8 && bytes[2] <= 0xae))

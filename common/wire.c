@@ -124,8 +124,7 @@ int bg_exec_request_parse(const uint8_t *bytes, size_t size, struct bg_exec_requ
     q.strings = in.at;
     q.strings_size = in.left;
     check_strings(&in, q.argc + q.envc);
-    if (!bg_reader_end(&in) || q.argc == 0 ||
-        (q.flags & ~(BG_EXEC_TTY | BG_EXEC_CLEAR_ENV)) != 0)
+    if (!bg_reader_end(&in) || q.argc == 0 || (q.flags & ~(BG_EXEC_TTY | BG_EXEC_CLEAR_ENV)) != 0)
         return bg_err_set(err, -EPROTO, "exec request: malformed (flags 0x%x, argc %u)", q.flags,
                           q.argc);
     *ret = q;
@@ -143,8 +142,7 @@ int bg_copy_request_parse(const uint8_t *bytes, size_t size, struct bg_copy_requ
     bg_reader_text32le(&in, q.root, sizeof q.root);
     if (!bg_reader_end(&in) || q.direction > BG_COPY_OUT_OF_GUEST || (q.flags & ~BG_COPY_UNPACK))
         return bg_err_set(err, -EPROTO, "copy request of %zu bytes: malformed", size);
-    if (q.path[0] == '\0' || strchr(q.root, '/') || q.root[0] == '\0' ||
-        strcmp(q.root, "..") == 0)
+    if (q.path[0] == '\0' || strchr(q.root, '/') || q.root[0] == '\0' || strcmp(q.root, "..") == 0)
         return bg_err_set(err, -EPROTO, "copy request: bad path or top name");
     *ret = q;
     return 0;

@@ -10,14 +10,14 @@
 #include "common/limits.h"
 
 /* Where each side listens. Ports below 1024 need CAP_NET_BIND_SERVICE in the guest. */
-#define BG_VSOCK_HOST_CID 2u
-#define BG_VSOCK_GUEST_CID 3u    /* the same in every guest: each has a private device */
-#define BG_VSOCK_AGENT_PORT 700u /* agent listens: streams opened by the host */
+#define BG_VSOCK_HOST_CID    2u
+#define BG_VSOCK_GUEST_CID   3u   /* the same in every guest: each has a private device */
+#define BG_VSOCK_AGENT_PORT  700u /* agent listens: streams opened by the host */
 #define BG_VSOCK_EGRESS_PORT 701u /* host listens: egress connects by the guest */
 
-#define BG_WIRE_MAGIC 0x534c4742u       /* "BGLS" */
+#define BG_WIRE_MAGIC       0x534c4742u /* "BGLS" */
 #define BG_WIRE_REPLY_MAGIC 0x524c4742u /* "BGLR" */
-#define BG_WIRE_VERSION 1u
+#define BG_WIRE_VERSION     1u
 
 enum bg_stream_kind {
     BG_STREAM_SESSION = 1,  /* host -> guest, one at a time */
@@ -107,16 +107,16 @@ void bg_frame_header_emit(uint8_t type, uint32_t size, uint8_t out[BG_FRAME_HEAD
 #define BG_IDENTITY_SIZE_MAX BG_STREAM_BODY_MAX
 
 /* Exec request (body of a BG_STREAM_EXEC header). */
-#define BG_EXEC_TTY 1u       /* a pty; stdout carries all output */
+#define BG_EXEC_TTY       1u /* a pty; stdout carries all output */
 #define BG_EXEC_CLEAR_ENV 2u /* nothing but PATH and the request's own env */
 
 struct bg_exec_request {
     uint32_t flags;
-    uint16_t rows, columns;         /* of the pty; 0: 24 x 80 */
-    char user[BG_NAME_MAX + 1];     /* "": the image's default user */
-    char cwd[BG_PATH_MAX];          /* "": the user's home */
-    uint32_t argc, envc;            /* argc >= 1 */
-    const uint8_t *strings;         /* borrowed from the body: argc + envc blobs, checked */
+    uint16_t rows, columns;     /* of the pty; 0: 24 x 80 */
+    char user[BG_NAME_MAX + 1]; /* "": the image's default user */
+    char cwd[BG_PATH_MAX];      /* "": the user's home */
+    uint32_t argc, envc;        /* argc >= 1 */
+    const uint8_t *strings;     /* borrowed from the body: argc + envc blobs, checked */
     size_t strings_size;
 };
 
@@ -135,7 +135,7 @@ struct bg_copy_request {
     uint8_t direction; /* enum bg_copy_direction, checked */
     uint32_t flags;
     char user[BG_NAME_MAX + 1];
-    char path[BG_PATH_MAX]; /* in the guest; relative: to the user's home */
+    char path[BG_PATH_MAX];     /* in the guest; relative: to the user's home */
     char root[BG_NAME_MAX + 1]; /* name of the top entry in the tar; one component */
 };
 
@@ -149,15 +149,15 @@ void bg_copy_request_emit(const struct bg_copy_request *request, struct bg_write
 
 struct bg_identity {
     uint32_t flags;
-    uint64_t realtime_ns;           /* CLOCK_REALTIME to set */
-    uint8_t entropy[64];            /* credited, then the generator is reseeded */
+    uint64_t realtime_ns; /* CLOCK_REALTIME to set */
+    uint8_t entropy[64];  /* credited, then the generator is reseeded */
     uint8_t machine_id[16];
     char hostname[64 + 1];
     char sandbox_id[64 + 1];
-    const uint8_t *ca_pem;          /* borrowed; trusted by the guest's TLS clients; may be empty */
+    const uint8_t *ca_pem; /* borrowed; trusted by the guest's TLS clients; may be empty */
     size_t ca_pem_size;
-    uint32_t envc;                  /* environment of every exec: "K=V" */
-    const uint8_t *env;             /* borrowed: envc blobs, checked, without NUL */
+    uint32_t envc;      /* environment of every exec: "K=V" */
+    const uint8_t *env; /* borrowed: envc blobs, checked, without NUL */
     size_t env_size;
 };
 
@@ -172,8 +172,8 @@ enum bg_connect_form {
 };
 
 struct bg_connect_request {
-    uint8_t form; /* enum bg_connect_form, checked */
-    uint16_t port; /* not 0 */
+    uint8_t form;               /* enum bg_connect_form, checked */
+    uint16_t port;              /* not 0 */
     char host[BG_NAME_MAX + 1]; /* 1..255 bytes, no NUL; otherwise unchecked */
 };
 
@@ -203,7 +203,7 @@ int bg_forward_request_parse(const uint8_t *bytes, size_t size, uint16_t *ret_po
 
 /* FUSE request (body of a BG_STREAM_FUSE header): which folder to serve, as whom. */
 #define BG_FUSE_READ_ONLY 1u
-#define BG_FUSE_AS_ROOT 2u /* host writes are made as the guest's root, not its default user */
+#define BG_FUSE_AS_ROOT   2u /* host writes are made as the guest's root, not its default user */
 
 struct bg_fuse_request {
     uint32_t flags;

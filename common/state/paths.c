@@ -113,8 +113,9 @@ int bg_helper_path(const char *program, char **ret_path, struct bg_err *err)
             return 0;
         }
     }
-    return bg_err_set(err, -ENOENT, "%s: not found beside %s nor in ../libexec/bellglass; reinstall",
-                      program, self);
+    return bg_err_set(err, -ENOENT,
+                      "%s: not found beside %s nor in ../libexec/bellglass; reinstall", program,
+                      self);
 }
 
 void bg_runner_ids(unsigned *ret_uid, unsigned *ret_gid)

@@ -1,0 +1,424 @@
+#include "host/supervisor/control.h"
+
+#include <assert.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "common/io.h"
+#include "common/limits.h"
+#include "common/wire.h"
+#include "host/vsock/vsock_pipe.h"
+
+#define IN_MAX       (BG_CONTROL_LINE_MAX + BG_STREAM_BODY_MAX)
+#define GRACE_MAX_MS 600000 /* the longest that a client may ask us to wait for the guest */
+
+struct client {
+    struct client *next, **link; /* in control->clients */
+    struct control *control;
+    uv_poll_t poll;
+    int fd; /* -1: handed to the pipe */
+    enum {
+        CLIENT_LINE,       /* the request is being read */
+        CLIENT_BODY,       /* the body of an open */
+        CLIENT_CONNECTING, /* the agent is being dialled */
+        CLIENT_PIPING,     /* the poll handle is closing; then the pipe begins */
+        CLIENT_WAITING,    /* for the guest's end */
+        CLIENT_CLOSING
+    } state; /* only moves right */
+    uint8_t *in;
+    size_t used, room;
+    size_t body_at; /* where the body begins in `in` */
+    uint32_t body_size;
+    uint16_t kind;
+    struct vsock_conn *conn;
+};
+
+struct control {
+    uv_loop_t *loop;
+    struct control_opts opts;
+    uv_poll_t listener;
+    struct client *clients;
+    size_t client_count; /* with their handles not yet closed */
+    size_t stream_count;
+    uint32_t next_stream;
+    bool closing, listener_closed, paused;
+};
+
+static const struct {
+    const char *name;
+    uint16_t kind;
+} kinds[] = {{"exec", BG_STREAM_EXEC},
+             {"copy", BG_STREAM_COPY},
+             {"fuse", BG_STREAM_FUSE},
+             {"forward", BG_STREAM_FORWARD},
+             {"bench", BG_STREAM_BENCH}};
+
+static void client_readable(uv_poll_t *poll, int status, int events);
+static void listener_readable(uv_poll_t *poll, int status, int events);
+
+static void finish_if_done(struct control *control)
+{
+    if (!control->closing || !control->listener_closed || control->client_count > 0 ||
+        control->stream_count > 0)
+        return;
+    void (*on_closed)(void *) = control->opts.on_closed;
+    void *owner = control->opts.owner;
+    (void)close(control->opts.listen_fd); /* a listening socket holds no data */
+    free(control);
+    on_closed(owner);
+}
+
+static void client_gone(struct client *client)
+{
+    struct control *control = client->control;
+    if (client->fd >= 0)
+        (void)close(client->fd); /* what was to be said is sent */
+    free(client->in);
+    free(client);
+    control->client_count--;
+    if (control->paused && !control->closing) {
+        control->paused = false;
+        (void)uv_poll_start(&control->listener, UV_READABLE, listener_readable); /* was running */
+    }
+    finish_if_done(control);
+}
+
+static void client_closed(uv_handle_t *handle)
+{
+    client_gone(handle->data);
+}
+
+static void client_unlink(struct client *client)
+{
+    *client->link = client->next;
+    if (client->next)
+        client->next->link = client->link;
+}
+
+static void client_close(struct client *client)
+{
+    if (client->state == CLIENT_CLOSING)
+        return;
+    if (client->conn) {
+        vsock_reset(client->conn);
+        client->conn = NULL;
+    }
+    bool handle_open = client->state != CLIENT_PIPING;
+    client->state = CLIENT_CLOSING;
+    client_unlink(client);
+    if (handle_open)
+        uv_close((uv_handle_t *)&client->poll, client_closed);
+    /* else its close callback is on the way and sees the state */
+}
+
+/* Sends one line. It fits the socket's buffer, or the client is not worth waiting for. */
+static void answer(struct client *client, json_t *object)
+{
+    BG_AUTOFREE char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
+    json_decref(object);
+    if (!text)
+        return;
+    size_t size = strlen(text);
+    text[size] = '\n'; /* in place of the NUL: size + 1 bytes go out */
+    (void)send(client->fd, text, size + 1, MSG_NOSIGNAL | MSG_DONTWAIT); /* see above */
+}
+
+static void refuse(struct client *client, int code, const char *text)
+{
+    answer(client, json_pack("{s:b, s:i, s:s}", "ok", 0, "errno", -code, "error", text));
+    client_close(client);
+}
+
+/* ---- open ---- */
+
+static void pipe_ended(void *owner, uint64_t to_guest, uint64_t from_guest)
+{
+    struct control *control = owner;
+    (void)to_guest;
+    (void)from_guest;
+    control->stream_count--;
+    finish_if_done(control);
+}
+
+static void poll_closed_for_pipe(uv_handle_t *handle)
+{
+    struct client *client = handle->data;
+    struct control *control = client->control;
+    if (client->state == CLIENT_CLOSING) {
+        client_gone(client);
+        return;
+    }
+    uint8_t header_bytes[BG_STREAM_HEADER_SIZE];
+    struct bg_stream_header header = {
+        .kind = client->kind, .id = control->next_stream++, .body_size = client->body_size};
+    bg_stream_header_emit(&header, header_bytes);
+    /* What the client sent behind its body are the stream's first bytes. */
+    size_t rest = client->used - client->body_at;
+    BG_AUTOFREE uint8_t *first = malloc(sizeof header_bytes + rest);
+    struct bg_err err;
+    struct vsock_conn *conn = client->conn;
+    client->conn = NULL;
+    if (!first) {
+        vsock_reset(conn);
+    } else {
+        memcpy(first, header_bytes, sizeof header_bytes);
+        memcpy(first + sizeof header_bytes, client->in + client->body_at, rest);
+        struct vsock_pipe *pipe;
+        const struct vsock_pipe_opts opts = {.conn = conn,
+                                             .fd = client->fd,
+                                             .to_guest = first,
+                                             .to_guest_size = sizeof header_bytes + rest,
+                                             .on_end = pipe_ended,
+                                             .owner = control};
+        if (vsock_pipe_start(control->loop, &opts, &pipe, &err) < 0) {
+            bg_log(control->opts.log, BG_LOG_ERROR, "stream: %s", err.text);
+            vsock_reset(conn);
+        } else {
+            control->stream_count++;
+            client->fd = -1;
+        }
+    }
+    client_unlink(client);
+    client_gone(client);
+}
+
+static void agent_opened(void *owner)
+{
+    struct client *client = owner;
+    answer(client, json_pack("{s:b}", "ok", 1));
+    client->state = CLIENT_PIPING;
+    uv_close((uv_handle_t *)&client->poll, poll_closed_for_pipe);
+}
+
+static void agent_ended(void *owner, int code)
+{
+    struct client *client = owner;
+    client->conn = NULL;
+    if (client->state == CLIENT_CONNECTING)
+        refuse(client, code < 0 ? code : -ECONNRESET, "the agent in the guest refused the stream");
+    else if (client->state == CLIENT_PIPING)
+        client_close(client);
+}
+
+static void agent_data(void *owner, const uint8_t *bytes, size_t size)
+{
+    /* The agent speaks only after our header, which the pipe sends: a guest that does otherwise
+     * loses the stream. */
+    struct client *client = owner;
+    (void)bytes;
+    (void)size;
+    client_close(client);
+}
+
+static void open_stream(struct client *client)
+{
+    static const struct vsock_conn_ops ops = {
+        .on_open = agent_opened, .on_data = agent_data, .on_end = agent_ended};
+    struct control *control = client->control;
+    struct vsock_device *device = control->opts.vsock(control->opts.owner);
+    struct bg_err err;
+    client->state = CLIENT_CONNECTING;
+    (void)uv_poll_stop(&client->poll); /* cannot fail; a hang-up is seen by the pipe */
+    if (!device) {
+        refuse(client, -EAGAIN, "the guest is not ready, or on its way out");
+        return;
+    }
+    int r = vsock_connect(device, BG_VSOCK_AGENT_PORT, &ops, client, &client->conn, &err);
+    if (r < 0)
+        refuse(client, r, err.text);
+}
+
+/* ---- requests ---- */
+
+static void take_open(struct client *client, const json_t *request)
+{
+    const char *name = json_string_value(json_object_get(request, "kind"));
+    json_int_t size = json_integer_value(json_object_get(request, "body_size"));
+    for (size_t i = 0; name && i < sizeof kinds / sizeof kinds[0]; i++)
+        if (strcmp(kinds[i].name, name) == 0)
+            client->kind = kinds[i].kind;
+    if (client->kind == 0) {
+        refuse(client, -EINVAL, "open: unknown kind of stream");
+    } else if (size < 0 || size > BG_STREAM_BODY_MAX) {
+        refuse(client, -E2BIG, "open: body too large");
+    } else {
+        client->body_size = (uint32_t)size;
+        client->state = CLIENT_BODY;
+    }
+}
+
+static void take_request(struct client *client, const json_t *request)
+{
+    struct control *control = client->control;
+    const char *op = json_string_value(json_object_get(request, "op"));
+    if (!op) {
+        refuse(client, -EINVAL, "not a request: want {\"op\": ...}");
+    } else if (strcmp(op, "status") == 0) {
+        json_t *status = control->opts.status(control->opts.owner);
+        (void)json_object_set_new(status, "ok", json_true()); /* without it the client complains */
+        answer(client, status);
+        client_close(client);
+    } else if (strcmp(op, "stop") == 0 || strcmp(op, "kill") == 0) {
+        json_int_t grace = json_integer_value(json_object_get(request, "grace_ms"));
+        if (grace < 0 || grace > GRACE_MAX_MS || strcmp(op, "kill") == 0)
+            grace = strcmp(op, "kill") == 0 ? 0 : GRACE_MAX_MS;
+        client->state = CLIENT_WAITING;
+        (void)uv_poll_stop(&client->poll); /* cannot fail */
+        control->opts.stop(control->opts.owner, (uint64_t)grace);
+    } else if (strcmp(op, "open") == 0) {
+        take_open(client, request);
+    } else {
+        refuse(client, -EOPNOTSUPP, "unknown request");
+    }
+}
+
+static void take_line(struct client *client)
+{
+    const uint8_t *end = memchr(client->in, '\n', client->used);
+    if (!end) {
+        if (client->used > BG_CONTROL_LINE_MAX)
+            refuse(client, -E2BIG, "request too long");
+        return;
+    }
+    json_error_t where;
+    size_t size = (size_t)(end - client->in);
+    client->body_at = size + 1;
+    json_t *request = json_loadb((const char *)client->in, size, 0, &where);
+    if (!json_is_object(request))
+        refuse(client, -EINVAL, "request is not JSON");
+    else
+        take_request(client, request);
+    json_decref(request);
+}
+
+static void client_readable(uv_poll_t *poll, int status, int events)
+{
+    struct client *client = poll->data;
+    (void)events;
+    if (client->used == client->room) {
+        size_t room = client->room ? client->room * 2 : 4096;
+        uint8_t *grown = room > 2 * IN_MAX ? NULL : realloc(client->in, room);
+        if (!grown) {
+            client_close(client);
+            return;
+        }
+        client->in = grown;
+        client->room = room;
+    }
+    ssize_t n = status < 0 ? 0
+                           : recv(client->fd, client->in + client->used,
+                                  client->room - client->used, MSG_DONTWAIT);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n <= 0) {
+        client_close(client);
+        return;
+    }
+    client->used += (size_t)n;
+    if (client->state == CLIENT_LINE)
+        take_line(client);
+    if (client->state == CLIENT_BODY && client->used - client->body_at >= client->body_size)
+        open_stream(client);
+}
+
+/* ---- clients ---- */
+
+static bool allowed(const struct control *control, int fd)
+{
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 &&
+           (peer.uid == 0 || peer.uid == control->opts.uid);
+}
+
+static void listener_readable(uv_poll_t *poll, int status, int events)
+{
+    struct control *control = poll->data;
+    (void)events;
+    if (status < 0 || control->closing)
+        return;
+    if (control->client_count >= BG_CONTROL_CLIENTS_MAX) {
+        control->paused = true;
+        (void)uv_poll_stop(&control->listener); /* goes on when a client has left */
+        return;
+    }
+    BG_AUTOCLOSE int fd =
+        accept4(control->opts.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd < 0 || !allowed(control, fd))
+        return;
+    struct client *client = calloc(1, sizeof *client);
+    if (!client)
+        return;
+    *client = (struct client){.control = control, .fd = bg_take_fd(&fd)};
+    if (uv_poll_init(control->loop, &client->poll, client->fd) < 0) {
+        (void)close(client->fd);
+        free(client);
+        return;
+    }
+    client->poll.data = client;
+    client->next = control->clients;
+    client->link = &control->clients;
+    if (client->next)
+        client->next->link = &client->next;
+    control->clients = client;
+    control->client_count++;
+    (void)uv_poll_start(&client->poll, UV_READABLE, client_readable); /* a live handle */
+}
+
+int control_open(uv_loop_t *loop, const struct control_opts *opts, struct control **ret,
+                 struct bg_err *err)
+{
+    struct control *control = calloc(1, sizeof *control);
+    if (!control)
+        return bg_err_errno(err, -ENOMEM, "control socket");
+    /* 1 is the session's. */
+    *control = (struct control){.loop = loop, .opts = *opts, .next_stream = 2};
+    int r = uv_poll_init(loop, &control->listener, opts->listen_fd);
+    if (r < 0) {
+        free(control);
+        return bg_err_set(err, r, "control socket: %s", uv_strerror(r));
+    }
+    control->listener.data = control;
+    (void)uv_poll_start(&control->listener, UV_READABLE, listener_readable); /* a live handle */
+    *ret = control;
+    return 0;
+}
+
+void control_stopped(struct control *control, bool clean)
+{
+    struct client *next;
+    for (struct client *client = control->clients; client; client = next) {
+        next = client->next;
+        if (client->state != CLIENT_WAITING)
+            continue;
+        answer(client, json_pack("{s:b, s:b}", "ok", 1, "clean", clean));
+        client_close(client);
+    }
+}
+
+size_t control_streams(const struct control *control)
+{
+    return control->stream_count;
+}
+
+static void listener_closed(uv_handle_t *handle)
+{
+    struct control *control = handle->data;
+    control->listener_closed = true;
+    finish_if_done(control);
+}
+
+void control_close(struct control *control)
+{
+    if (!control)
+        return;
+    assert(!control->closing);
+    control->closing = true;
+    struct client *next;
+    for (struct client *client = control->clients; client; client = next) {
+        next = client->next;
+        client_close(client);
+    }
+    uv_close((uv_handle_t *)&control->listener, listener_closed);
+}

@@ -1,0 +1,38 @@
+/* control: the control socket (docs/protocol.md, "Control socket"): one JSON line in, one out; an
+ * `open` turns the connection into a stream to the agent. Clients are the user's own programs, but
+ * each is bounded and none can hold up another. Loop thread only. */
+#pragma once
+
+#include <jansson.h>
+#include <uv.h>
+
+#include "common/err.h"
+#include "common/log.h"
+#include "host/vsock/vsock.h"
+
+struct control;
+
+struct control_opts {
+    int listen_fd; /* taken when control_open succeeds */
+    unsigned uid;  /* who may connect, beside root */
+    const struct bg_log *log;
+    /* The device to open streams on, or NULL while the guest is not ready. */
+    struct vsock_device *(*vsock)(void *owner);
+    json_t *(*status)(void *owner); /* a new object with the fields of the `status` answer */
+    /* The guest is to end: after grace_ms at the latest; 0: now. control_stopped() follows. */
+    void (*stop)(void *owner, uint64_t grace_ms);
+    void (*on_closed)(void *owner);
+    void *owner;
+};
+
+int control_open(uv_loop_t *loop, const struct control_opts *opts, struct control **ret,
+                 struct bg_err *err) BG_MUST_CHECK;
+
+/* Answers everyone who waits for the end. */
+void control_stopped(struct control *control, bool clean);
+
+/* Streams that are open. */
+size_t control_streams(const struct control *control);
+
+/* Ends all clients; on_closed later. NULL: no-op. */
+void control_close(struct control *control);

@@ -1,0 +1,164 @@
+#include "host/supervisor/egress.h"
+
+#include <assert.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "common/io.h"
+#include "common/limits.h"
+#include "common/wire.h"
+#include "host/vsock/vsock_pipe.h"
+
+/* Form, port, and a name with its length. */
+#define BODY_MAX (1u + 2u + 4u + BG_NAME_MAX)
+
+struct egress {
+    uv_loop_t *loop;
+    const struct bg_log *log;
+    int proxy_fd;
+    size_t waiting, streams;
+};
+
+/* A connection whose header is being read. What the guest sends eagerly behind the body stays
+ * within the buffer, or the connection is reset: a guest has to wait for the reply. */
+struct request {
+    struct egress *egress;
+    struct vsock_conn *conn;
+    uint8_t bytes[BG_STREAM_HEADER_SIZE + BODY_MAX];
+    size_t used;
+};
+
+static void request_free(struct request *request)
+{
+    request->egress->waiting--;
+    free(request);
+}
+
+static void refuse(struct request *request)
+{
+    vsock_reset(request->conn);
+    request_free(request);
+}
+
+static void pipe_ended(void *owner, uint64_t to_guest, uint64_t from_guest)
+{
+    struct egress *egress = owner;
+    (void)to_guest;
+    (void)from_guest;
+    egress->streams--;
+}
+
+/* Sends the request and one end of a socketpair to the proxy, and joins the other end. */
+static int hand_over(struct request *request, const struct bg_stream_header *header,
+                     struct bg_err *err)
+{
+    struct egress *egress = request->egress;
+    uint8_t message[4 + BODY_MAX];
+    struct bg_writer w = bg_writer_init(message, sizeof message);
+    bg_writer_u32le(&w, header->id);
+    bg_writer_bytes(&w, request->bytes + BG_STREAM_HEADER_SIZE, header->body_size);
+    int pair[2];
+    if (egress->proxy_fd < 0)
+        return bg_err_set(err, -ENOTCONN, "no proxy");
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+        return bg_err_errno(err, -errno, "socketpair");
+    BG_AUTOCLOSE int ours = pair[0];
+    BG_AUTOCLOSE int theirs = pair[1];
+    int r = bg_send_fd(egress->proxy_fd, message, w.used, theirs);
+    if (r < 0)
+        return bg_err_errno(err, r, "proxy");
+    struct vsock_pipe *pipe;
+    const struct vsock_pipe_opts opts = {
+        .conn = request->conn, .fd = ours, .on_end = pipe_ended, .owner = egress};
+    r = vsock_pipe_start(egress->loop, &opts, &pipe, err);
+    if (r < 0)
+        return r;
+    (void)bg_take_fd(&ours); /* the pipe's now */
+    egress->streams++;
+    return 0;
+}
+
+static void request_data(void *owner, const uint8_t *bytes, size_t size)
+{
+    struct request *request = owner;
+    struct bg_stream_header header;
+    struct bg_err err;
+    if (size > sizeof request->bytes - request->used) {
+        refuse(request);
+        return;
+    }
+    memcpy(request->bytes + request->used, bytes, size);
+    request->used += size;
+    vsock_consumed(request->conn, size);
+    if (request->used < BG_STREAM_HEADER_SIZE)
+        return;
+    int r = bg_stream_header_parse(request->bytes, BG_STREAM_HEADER_SIZE, &header, &err);
+    if (r == 0 && (header.kind != BG_STREAM_CONNECT || header.body_size > BODY_MAX))
+        r = bg_err_set(&err, -EPROTO, "kind %u, body of %u bytes", header.kind, header.body_size);
+    if (r == 0 && request->used < BG_STREAM_HEADER_SIZE + header.body_size)
+        return;
+    if (r == 0 && request->used > BG_STREAM_HEADER_SIZE + header.body_size)
+        r = bg_err_set(&err, -EPROTO, "bytes before the reply");
+    if (r == 0)
+        r = hand_over(request, &header, &err);
+    if (r < 0) {
+        bg_log(request->egress->log, BG_LOG_DEBUG, "egress refused: %s", err.text);
+        refuse(request);
+        return;
+    }
+    request_free(request);
+}
+
+static void request_ended(void *owner, int code)
+{
+    (void)code;
+    request_free(owner);
+}
+
+int egress_open(uv_loop_t *loop, const struct bg_log *log, struct egress **ret, struct bg_err *err)
+{
+    struct egress *egress = calloc(1, sizeof *egress);
+    if (!egress)
+        return bg_err_errno(err, -ENOMEM, "egress");
+    *egress = (struct egress){.loop = loop, .log = log, .proxy_fd = -1};
+    *ret = egress;
+    return 0;
+}
+
+void egress_set_proxy(struct egress *egress, int fd)
+{
+    if (egress->proxy_fd >= 0)
+        (void)close(egress->proxy_fd); /* of a proxy that is gone */
+    egress->proxy_fd = fd;
+    if (fd >= 0)
+        (void)fcntl(fd, F_SETFL, O_NONBLOCK); /* a stuck proxy must not stop us: then it refuses */
+}
+
+void egress_take(struct egress *egress, struct vsock_conn *conn)
+{
+    static const struct vsock_conn_ops ops = {.on_data = request_data, .on_end = request_ended};
+    struct request *request = egress->proxy_fd < 0 ? NULL : calloc(1, sizeof *request);
+    if (!request) {
+        vsock_reset(conn);
+        return;
+    }
+    request->egress = egress;
+    request->conn = conn;
+    egress->waiting++;
+    vsock_accept(conn, &ops, request);
+}
+
+size_t egress_streams(const struct egress *egress)
+{
+    return egress->streams;
+}
+
+void egress_free(struct egress *egress)
+{
+    if (!egress)
+        return;
+    assert(egress->waiting == 0 && egress->streams == 0);
+    egress_set_proxy(egress, -1);
+    free(egress);
+}

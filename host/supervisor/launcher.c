@@ -1,0 +1,525 @@
+#include "host/supervisor/launcher.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "common/io.h"
+#include "common/limits.h"
+#include "common/log.h"
+#include "host/supervisor/supervisor.h"
+
+#define PROXY_BACKOFF_MIN_MS 100
+#define PROXY_BACKOFF_MAX_MS 5000
+#define PROXY_STEADY_MS      10000 /* after running so long, its next death is a first one again */
+#define PROXY_EXIT_MS        2000  /* to write its last audit lines */
+#define STOP_GRACE_MS        10000 /* for a guest whose owner is gone, or when we get SIGTERM */
+#define OVERLAY_SIZE_MAX     (16u << 20) /* an empty overlay: its metadata only */
+
+/* What a start needs, found before going to the background. */
+struct parts {
+    struct bg_image image;
+    struct qemu_program qemu;
+    struct golden golden;
+    enum accel accel;
+    char *agent_path, *proxy_path;
+    char *ca_pem;
+    bool cold;
+};
+
+struct launcher {
+    const struct launcher_opts *opts;
+    struct parts *parts;
+    struct bg_log log;
+    int log_fd, proxy_log_fd;
+    int link_fd;
+    int signal_fd;
+    pid_t supervisor_pid, proxy_pid; /* 0: not running */
+    uint64_t proxy_started_ms, proxy_due_ms, proxy_backoff_ms;
+    bool ended; /* the supervisor has said why */
+    struct bg_err why;
+};
+
+/* ---- preparation ---- */
+
+static void progressed(void *owner, const char *text)
+{
+    report_progress(owner, text);
+}
+
+/* The CA's certificate, for the guest to trust. The proxy's program makes it on first use. */
+static int read_ca(const char *proxy_path, const struct bg_paths *paths, char **ret,
+                   struct bg_err *err)
+{
+    BG_AUTOFREE char *path = NULL;
+    size_t size;
+    if (asprintf(&path, "%s/ca/ca.pem", paths->data) < 0)
+        return bg_err_errno(err, -ENOMEM, "CA");
+    int r = bg_read_file(AT_FDCWD, path, BG_MANIFEST_MAX, ret, &size, err);
+    if (r != -ENOENT)
+        return r;
+    pid_t pid = fork();
+    if (pid == 0) {
+        int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+        if (null >= 0)
+            (void)dup2(null, 1); /* the path that it prints is known here */
+        (void)execl(proxy_path, proxy_path, "ca-path", (char *)NULL);
+        _exit(127);
+    }
+    if (pid < 0)
+        return bg_err_errno(err, -errno, "fork");
+    int status;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    r = bg_read_file(AT_FDCWD, path, BG_MANIFEST_MAX, ret, &size, err);
+    return r < 0 ? bg_err_prefix(err, "%s ca-path made no CA", proxy_path) : 0;
+}
+
+static void parts_done(struct parts *parts)
+{
+    bg_image_done(&parts->image);
+    qemu_program_done(&parts->qemu);
+    golden_done(&parts->golden);
+    free(parts->agent_path);
+    free(parts->proxy_path);
+    free(parts->ca_pem);
+}
+
+/* $BELLGLASS_AGENT is for developing the agent and for the tests' hostile one. */
+static int find_agent(char **ret, struct bg_err *err)
+{
+    const char *forced = getenv("BELLGLASS_AGENT");
+    if (!forced || !*forced)
+        return bg_helper_path("bellglass-agent", ret, err);
+    *ret = strdup(forced);
+    return *ret ? 0 : bg_err_errno(err, -ENOMEM, "agent");
+}
+
+static int find_programs(const struct bg_paths *paths, const char *image, struct parts *parts,
+                         struct bg_err *err)
+{
+    int r = bg_image_find(paths, image, &parts->image, err);
+    if (r == 0)
+        r = qemu_find(&parts->qemu, err);
+    if (r == 0)
+        r = accel_probe(&parts->accel, err);
+    if (r == 0)
+        r = find_agent(&parts->agent_path, err);
+    if (r == 0)
+        r = bg_helper_path("bellglass-proxy", &parts->proxy_path, err);
+    if (r == 0)
+        r = read_ca(parts->proxy_path, paths, &parts->ca_pem, err);
+    return r;
+}
+
+static int get_golden(const struct bg_paths *paths, unsigned cpus, uint64_t memory_bytes,
+                      struct report *report, struct parts *parts, struct bg_err *err)
+{
+    const struct golden_opts golden = {.paths = paths,
+                                       .image = &parts->image,
+                                       .qemu = &parts->qemu,
+                                       .accel = parts->accel,
+                                       .cpus = cpus,
+                                       .memory_bytes = memory_bytes,
+                                       .agent_path = parts->agent_path,
+                                       .ca_pem = parts->ca_pem,
+                                       .on_progress = progressed,
+                                       .owner = report};
+    return golden_get(&golden, &parts->golden, err);
+}
+
+/* A sandbox that has a disk has been started before: its disk is booted with the golden snapshot
+ * that it was forked from below it. The name of that one is in the file "golden". */
+static int choose_start(const struct launcher_opts *opts, struct parts *parts, struct bg_err *err)
+{
+    const struct bg_sandbox *sandbox = opts->sandbox;
+    BG_AUTOFREE char *name = NULL;
+    size_t size;
+    BG_AUTOCLOSE int dir_fd = open(sandbox->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir_fd < 0)
+        return bg_err_errno(err, -errno, "%s", sandbox->dir);
+    parts->cold = faccessat(dir_fd, "disk.qcow2", F_OK, 0) == 0;
+    if (parts->cold) {
+        int r = bg_read_file(dir_fd, "golden", BG_NAME_MAX, &name, &size, err);
+        return r < 0 ? r : golden_open_disk(opts->paths, &parts->image, name, &parts->golden, err);
+    }
+    int r = get_golden(opts->paths, sandbox->cpus, sandbox->memory_bytes, opts->report, parts, err);
+    if (r < 0)
+        return r;
+    const char *base = strrchr(parts->golden.dir, '/') + 1;
+    return bg_write_file(dir_fd, "golden", base, strlen(base), 0644, err);
+}
+
+/* The overlay appears whole or not at all: a half one would be taken for a used disk. It is not
+ * synced: what a power failure could take is a disk on which nothing has been written. */
+static int make_disk(const struct bg_sandbox *sandbox, const struct golden *golden,
+                     struct bg_err *err)
+{
+    unsigned uid, gid;
+    BG_AUTOFREE char *bytes = malloc(OVERLAY_SIZE_MAX);
+    BG_AUTOCLOSE int dir_fd = open(sandbox->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (!bytes || dir_fd < 0)
+        return bg_err_errno(err, bytes ? -errno : -ENOMEM, "%s", sandbox->dir);
+    ssize_t size = pread(golden->child_fd, bytes, OVERLAY_SIZE_MAX, 0);
+    if (size <= 0 || size == OVERLAY_SIZE_MAX)
+        return bg_err_set(err, -EUCLEAN, "%s/child.qcow2: not an empty overlay", golden->dir);
+    BG_AUTOCLOSE int fd =
+        openat(dir_fd, "disk.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return bg_err_errno(err, -errno, "%s/disk.new", sandbox->dir);
+    int r = bg_write_full(fd, bytes, (size_t)size);
+    bg_runner_ids(&uid, &gid);
+    if (r == 0 && geteuid() == 0 && fchown(fd, uid, gid) < 0)
+        r = -errno;
+    if (r == 0 && renameat(dir_fd, "disk.new", dir_fd, "disk.qcow2") < 0)
+        r = -errno;
+    return r < 0 ? bg_err_errno(err, r, "%s/disk.qcow2", sandbox->dir) : 0;
+}
+
+/* ---- in the background ---- */
+
+static int start_proxy(struct launcher *l, struct bg_err *err)
+{
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return bg_err_errno(err, -errno, "socketpair");
+    BG_AUTOCLOSE int ours = pair[0];
+    BG_AUTOCLOSE int theirs = pair[1];
+    pid_t pid = fork();
+    if (pid == 0) {
+        char socket_text[16], log_text[16];
+        sigset_t none;
+        (void)sigemptyset(&none); /* cannot fail */
+        (void)sigprocmask(SIG_SETMASK, &none, NULL);
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* its socket's end tells the same */
+        (void)snprintf(socket_text, sizeof socket_text, "%d", theirs);
+        (void)snprintf(log_text, sizeof log_text, "%d", l->proxy_log_fd);
+        if (fcntl(theirs, F_SETFD, 0) == 0 && fcntl(l->proxy_log_fd, F_SETFD, 0) == 0)
+            (void)execl(l->parts->proxy_path, l->parts->proxy_path, "sandbox",
+                        l->opts->sandbox->name, "--socket-fd", socket_text, "--log-fd", log_text,
+                        (char *)NULL);
+        _exit(127);
+    }
+    if (pid < 0)
+        return bg_err_errno(err, -errno, "fork");
+    l->proxy_pid = pid;
+    l->proxy_started_ms = bg_now_ms();
+    uint8_t message[5];
+    struct bg_writer w = bg_writer_init(message, sizeof message);
+    bg_writer_u8(&w, LINK_PROXY);
+    bg_writer_u32le(&w, (uint32_t)pid);
+    int r = bg_send_fd(l->link_fd, message, w.used, ours);
+    return r < 0 ? bg_err_errno(err, r, "supervisor's socket") : 0;
+}
+
+static void proxy_died(struct launcher *l, int status)
+{
+    uint64_t now = bg_now_ms();
+    l->proxy_pid = 0;
+    if (now - l->proxy_started_ms > PROXY_STEADY_MS || l->proxy_backoff_ms == 0)
+        l->proxy_backoff_ms = PROXY_BACKOFF_MIN_MS;
+    else if (l->proxy_backoff_ms < PROXY_BACKOFF_MAX_MS)
+        l->proxy_backoff_ms *= 2;
+    l->proxy_due_ms = now + l->proxy_backoff_ms;
+    bg_log(&l->log, BG_LOG_ERROR,
+           "proxy ended (status 0x%x): no egress until it is started again in %llu ms", status,
+           (unsigned long long)l->proxy_backoff_ms);
+}
+
+static void reap(struct launcher *l)
+{
+    int status;
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+        if (pid == l->proxy_pid)
+            proxy_died(l, status);
+        if (pid == l->supervisor_pid) {
+            l->supervisor_pid = 0;
+            if (!l->ended && WIFSIGNALED(status))
+                (void)bg_err_set(&l->why, -EIO, "the supervisor was killed by signal %d (%s)",
+                                 WTERMSIG(status), strsignal(WTERMSIG(status)));
+            else if (!l->ended)
+                (void)bg_err_set(&l->why, -EIO, "the supervisor ended with status %d",
+                                 WEXITSTATUS(status));
+        }
+    }
+}
+
+static void ask_stop(struct launcher *l, uint64_t grace_ms)
+{
+    uint8_t message[9];
+    struct bg_writer w = bg_writer_init(message, sizeof message);
+    bg_writer_u8(&w, LINK_STOP);
+    bg_writer_u64le(&w, grace_ms);
+    if (bg_send_fd(l->link_fd, message, w.used, -1) < 0 && l->supervisor_pid != 0)
+        (void)kill(l->supervisor_pid, SIGKILL); /* our child, not reaped */
+}
+
+static void supervisor_spoke(struct launcher *l)
+{
+    char message[1 + sizeof(struct bg_err)];
+    ssize_t n = recv(l->link_fd, message, sizeof message, MSG_DONTWAIT);
+    struct bg_err err = {0};
+    if (n == 1 + sizeof(struct vm_timings) && message[0] == LINK_READY) {
+        struct vm_timings timings;
+        memcpy(&timings, message + 1, sizeof timings);
+        if (bg_sandbox_set_state(l->opts->sandbox, BG_SANDBOX_RUNNING, "", &err) < 0)
+            bg_log(&l->log, BG_LOG_WARN, "%s", err.text);
+        report_ready(l->opts->report, &timings);
+    } else if (n == 1 + sizeof(struct bg_err) && message[0] == LINK_ENDED) {
+        memcpy(&l->why, message + 1, sizeof l->why);
+        l->why.text[sizeof l->why.text - 1] = '\0';
+        l->ended = true;
+    } else if (n == 0) {
+        (void)close(l->link_fd); /* its death is on its way */
+        l->link_fd = -1;
+    }
+}
+
+static void signal_came(struct launcher *l)
+{
+    struct signalfd_siginfo info;
+    if (read(l->signal_fd, &info, sizeof info) != sizeof info)
+        return;
+    if (info.ssi_signo == SIGCHLD)
+        reap(l);
+    else
+        ask_stop(l, STOP_GRACE_MS);
+}
+
+/* Until the supervisor is gone. */
+static void watch(struct launcher *l)
+{
+    int owner_fd = l->opts->owner_fd;
+    while (l->supervisor_pid != 0) {
+        struct pollfd fds[] = {{.fd = l->signal_fd, .events = POLLIN},
+                               {.fd = l->link_fd, .events = POLLIN},
+                               {.fd = owner_fd, .events = POLLIN}};
+        struct bg_err err;
+        uint64_t now = bg_now_ms();
+        bool proxy_wanted = l->proxy_pid == 0 && l->link_fd >= 0 && !l->ended;
+        int timeout = !proxy_wanted ? -1 : l->proxy_due_ms > now ? (int)(l->proxy_due_ms - now) : 0;
+        if (timeout == 0) {
+            if (start_proxy(l, &err) < 0) {
+                bg_log(&l->log, BG_LOG_ERROR, "proxy: %s", err.text);
+                l->proxy_due_ms = now + PROXY_BACKOFF_MAX_MS;
+            }
+            continue;
+        }
+        if (poll(fds, 3, timeout) < 0)
+            continue; /* EINTR; nothing else can be */
+        if (fds[1].revents)
+            supervisor_spoke(l);
+        if (fds[2].revents) {
+            /* The owner holds the other end and writes nothing: any event is its end. */
+            owner_fd = -1;
+            ask_stop(l, 0);
+        }
+        if (fds[0].revents)
+            signal_came(l);
+    }
+    while (l->link_fd >= 0 && !l->ended) { /* what it said before it died */
+        struct pollfd fd = {.fd = l->link_fd, .events = POLLIN};
+        if (poll(&fd, 1, 0) <= 0)
+            break;
+        supervisor_spoke(l);
+    }
+}
+
+static void end_proxy(struct launcher *l)
+{
+    if (l->link_fd >= 0)
+        (void)close(l->link_fd);
+    l->link_fd = -1;
+    uint64_t deadline = bg_now_ms() + PROXY_EXIT_MS;
+    while (l->proxy_pid != 0) {
+        /* Its socket's other end died with the supervisor, so it is ending. */
+        uint64_t now = bg_now_ms();
+        struct pollfd fd = {.fd = l->signal_fd, .events = POLLIN};
+        if (now >= deadline) {
+            (void)kill(l->proxy_pid, SIGKILL); /* our child, not reaped */
+            deadline = now + PROXY_EXIT_MS;
+        }
+        if (poll(&fd, 1, (int)(deadline - now)) > 0)
+            signal_came(l);
+        reap(l);
+    }
+}
+
+static int open_log(const struct bg_sandbox *sandbox, const char *name, int *ret_fd,
+                    struct bg_err *err)
+{
+    BG_AUTOFREE char *path = NULL;
+    if (asprintf(&path, "%s/%s", sandbox->dir, name) < 0)
+        return bg_err_errno(err, -ENOMEM, "%s", name);
+    *ret_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    return *ret_fd < 0 ? bg_err_errno(err, -errno, "%s", path) : 0;
+}
+
+/* Starts the supervisor. As root every file is opened here: it could not. */
+static int start_supervisor(struct launcher *l, struct bg_err *err)
+{
+    const struct bg_sandbox *sandbox = l->opts->sandbox;
+    BG_AUTOFREE char *disk = NULL;
+    int console_fd = -1, control_fd = -1, link[2];
+    if (asprintf(&disk, "%s/disk.qcow2", sandbox->dir) < 0)
+        return bg_err_errno(err, -ENOMEM, "disk");
+    int r = open_log(sandbox, "console.log", &console_fd, err);
+    BG_AUTOCLOSE int console = console_fd;
+    if (r == 0)
+        r = bg_sandbox_listen(l->opts->paths, sandbox, &control_fd, err);
+    BG_AUTOCLOSE int control = control_fd;
+    BG_AUTOCLOSE int disk_fd = r < 0 ? -1 : open(disk, O_RDWR | O_CLOEXEC);
+    if (r == 0 && disk_fd < 0)
+        r = bg_err_errno(err, -errno, "%s", disk);
+    if (r == 0 && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, link) < 0)
+        r = bg_err_errno(err, -errno, "socketpair");
+    if (r < 0)
+        return r;
+    pid_t pid = fork();
+    if (pid == 0) {
+        sigset_t none;
+        const struct supervisor_opts opts = {.sandbox = sandbox,
+                                             .golden = &l->parts->golden,
+                                             .qemu = &l->parts->qemu,
+                                             .accel = l->parts->accel,
+                                             .ca_pem = l->parts->ca_pem,
+                                             .cold = l->parts->cold,
+                                             .disk_fd = disk_fd,
+                                             .control_fd = control,
+                                             .link_fd = link[1],
+                                             .log_fd = l->log_fd,
+                                             .console_fd = console,
+                                             .owner_uid = geteuid()};
+        (void)sigemptyset(&none); /* cannot fail */
+        (void)sigprocmask(SIG_SETMASK, &none, NULL);
+        const int not_its[] = {link[0],          l->signal_fd,      l->proxy_log_fd,
+                               l->opts->lock_fd, l->opts->owner_fd, l->opts->report->fd};
+        for (size_t i = 0; i < sizeof not_its / sizeof not_its[0]; i++)
+            if (not_its[i] >= 0)
+                (void)close(not_its[i]); /* a copy */
+        _exit(supervisor_run(&opts));
+    }
+    int fork_errno = errno;
+    (void)close(link[1]);
+    if (pid < 0) {
+        (void)close(link[0]);
+        return bg_err_errno(err, -fork_errno, "fork");
+    }
+    l->supervisor_pid = pid;
+    l->link_fd = link[0];
+    return 0;
+}
+
+static void clean_up(struct launcher *l)
+{
+    const struct bg_sandbox *sandbox = l->opts->sandbox;
+    BG_AUTOFREE char *socket_path = NULL;
+    struct bg_err err = {0};
+    if (asprintf(&socket_path, "%s/%s.sock", l->opts->paths->runtime, sandbox->id) >= 0)
+        (void)unlink(socket_path); /* a dead socket only misleads; the next start replaces it */
+    if (l->why.code < 0)
+        bg_log(&l->log, BG_LOG_ERROR, "%s", l->why.text);
+    if (l->why.code < 0)
+        report_error(l->opts->report, &l->why);
+    int r = sandbox->ephemeral ? bg_sandbox_remove(sandbox, &err)
+                               : bg_sandbox_set_state(sandbox,
+                                                      l->why.code < 0 && l->why.code != -ETIME
+                                                          ? BG_SANDBOX_CRASHED
+                                                          : BG_SANDBOX_STOPPED,
+                                                      l->why.text, &err);
+    if (r < 0)
+        bg_log(&l->log, BG_LOG_ERROR, "%s", err.text);
+}
+
+static int block_signals(struct launcher *l, struct bg_err *err)
+{
+    sigset_t set;
+    static const int caught[] = {SIGCHLD, SIGTERM, SIGINT, SIGHUP};
+    (void)sigemptyset(&set); /* cannot fail, nor sigaddset with these */
+    for (size_t i = 0; i < sizeof caught / sizeof caught[0]; i++)
+        (void)sigaddset(&set, caught[i]);
+    if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+        return bg_err_errno(err, -errno, "signals");
+    (void)signal(SIGPIPE, SIG_IGN); /* cannot fail */
+    l->signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
+    return l->signal_fd < 0 ? bg_err_errno(err, -errno, "signalfd") : 0;
+}
+
+/* The background process. */
+static void run(struct launcher *l)
+{
+    struct bg_err err = {0};
+    (void)setsid(); /* a fresh child is no group leader */
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null >= 0) {
+        (void)dup2(null, 0); /* whoever waits for our terminal or pipe must not wait for us */
+        (void)dup2(null, 1);
+        (void)dup2(null, 2);
+        (void)close(null);
+    }
+    (void)chdir("/"); /* no folder is kept busy */
+    int r = block_signals(l, &err);
+    if (r == 0)
+        r = bg_sandbox_set_state(l->opts->sandbox, BG_SANDBOX_STARTING, "", &err);
+    if (r == 0)
+        r = start_supervisor(l, &err);
+    if (r < 0)
+        l->why = err;
+    else
+        watch(l);
+    end_proxy(l);
+    clean_up(l);
+}
+
+int launcher_run(const struct launcher_opts *opts, struct bg_err *err)
+{
+    struct parts parts = {0};
+    struct launcher l = {.opts = opts,
+                         .parts = &parts,
+                         .log = {.fd = -1, .level = BG_LOG_INFO, .tag = "launcher"},
+                         .log_fd = -1,
+                         .proxy_log_fd = -1,
+                         .link_fd = -1,
+                         .signal_fd = -1};
+    int r = find_programs(opts->paths, opts->sandbox->image_digest, &parts, err);
+    if (r == 0)
+        r = choose_start(opts, &parts, err);
+    if (r == 0 && !parts.cold)
+        r = make_disk(opts->sandbox, &parts.golden, err);
+    if (r == 0)
+        r = open_log(opts->sandbox, "supervisor.log", &l.log_fd, err);
+    if (r == 0)
+        r = open_log(opts->sandbox, "proxy.log", &l.proxy_log_fd, err);
+    l.log.fd = l.log_fd;
+    pid_t pid = r < 0 ? -1 : fork();
+    if (r == 0 && pid < 0)
+        r = bg_err_errno(err, -errno, "fork");
+    if (pid == 0) {
+        run(&l);
+        _exit(l.why.code < 0);
+    }
+    parts_done(&parts);
+    const int fds[] = {l.log_fd, l.proxy_log_fd};
+    for (size_t i = 0; i < 2; i++)
+        if (fds[i] >= 0)
+            (void)close(fds[i]); /* the background process has its own */
+    return r;
+}
+
+int launcher_golden(const struct bg_paths *paths, const char *image_name, unsigned cpus,
+                    uint64_t memory_bytes, struct report *report, struct bg_err *err)
+{
+    struct parts parts = {0};
+    int r = find_programs(paths, image_name, &parts, err);
+    if (r == 0)
+        r = get_golden(paths, cpus, memory_bytes, report, &parts, err);
+    parts_done(&parts);
+    return r;
+}

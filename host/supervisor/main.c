@@ -1,0 +1,116 @@
+/* bellglass-supervisor: started by the bellglass command, see docs/protocol.md "Supervisor start".
+ */
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/checked.h"
+#include "host/supervisor/launcher.h"
+
+#define EXIT_OURS 125 /* our own failure, as opposed to a command's */
+
+static const char usage[] =
+    "usage: bellglass-supervisor run NAME [--status-fd N] [--owner-fd M]\n"
+    "       bellglass-supervisor golden IMAGE CPUS MEMORY_BYTES [--status-fd N]\n"
+    "Started by the bellglass command; docs/protocol.md describes it.\n";
+
+struct request {
+    const char *args[4];
+    size_t arg_count;
+    int status_fd, owner_fd;
+};
+
+static int parse_fd(const char *text, int *ret)
+{
+    uint64_t fd;
+    if (!text || bg_parse_u64(text, 0, 1 << 20, &fd) < 0 || fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0)
+        return -EINVAL;
+    *ret = (int)fd;
+    return 0;
+}
+
+static int parse(int argc, char **argv, struct request *ret)
+{
+    *ret = (struct request){.status_fd = -1, .owner_fd = -1};
+    for (int i = 1; i < argc; i++) {
+        int r = 0;
+        if (strcmp(argv[i], "--status-fd") == 0)
+            r = parse_fd(argv[++i], &ret->status_fd);
+        else if (strcmp(argv[i], "--owner-fd") == 0)
+            r = parse_fd(argv[++i], &ret->owner_fd);
+        else if (ret->arg_count < 4)
+            ret->args[ret->arg_count++] = argv[i];
+        else
+            r = -EINVAL;
+        if (r < 0)
+            return r;
+    }
+    return ret->arg_count > 0 ? 0 : -EINVAL;
+}
+
+static int run(const struct bg_paths *paths, const struct request *request, struct report *report,
+               struct bg_err *err)
+{
+    struct bg_sandbox sandbox = {0};
+    int r = bg_sandbox_load(paths, request->args[1], &sandbox, err);
+    if (r < 0)
+        return r;
+    int lock_fd = -1;
+    r = bg_sandbox_lock(&sandbox, &lock_fd, err);
+    BG_AUTOCLOSE int lock = lock_fd;
+    if (r == 0) {
+        const struct launcher_opts opts = {.paths = paths,
+                                           .sandbox = &sandbox,
+                                           .lock_fd = lock,
+                                           .owner_fd = request->owner_fd,
+                                           .report = report};
+        r = launcher_run(&opts, err);
+    }
+    (void)(r < 0 ? bg_err_prefix(err, "sandbox '%s'", request->args[1]) : 0);
+    bg_sandbox_done(&sandbox);
+    return r;
+}
+
+static int make_golden(const struct bg_paths *paths, const struct request *request,
+                       struct report *report, struct bg_err *err)
+{
+    uint64_t cpus, memory;
+    if (bg_parse_u64(request->args[2], 1, 64, &cpus) < 0 ||
+        bg_parse_bytes(request->args[3], 64u << 20, 1ull << 40, &memory) < 0)
+        return bg_err_set(err, -EINVAL, "golden: bad number of cpus or memory");
+    int r = launcher_golden(paths, request->args[1], (unsigned)cpus, memory, report, err);
+    if (r == 0)
+        report_ready(report, &(struct vm_timings){0});
+    return r;
+}
+
+int main(int argc, char **argv)
+{
+    struct request request;
+    struct bg_err err = {0};
+    struct bg_paths paths;
+    if (argc == 2 && strcmp(argv[1], "--help") == 0)
+        return fputs(usage, stdout) < 0;
+    if (parse(argc, argv, &request) < 0) {
+        (void)fputs(usage, stderr);
+        return EXIT_OURS;
+    }
+    struct report report = {.fd = request.status_fd};
+    (void)signal(SIGPIPE, SIG_IGN); /* cannot fail */
+    int r = bg_paths_init(&paths, &err);
+    if (r == 0 && strcmp(request.args[0], "run") == 0 && request.arg_count == 2)
+        r = run(&paths, &request, &report, &err);
+    else if (r == 0 && strcmp(request.args[0], "golden") == 0 && request.arg_count == 4)
+        r = make_golden(&paths, &request, &report, &err);
+    else if (r == 0)
+        r = bg_err_set(&err, -EINVAL, "%s", usage);
+    bg_paths_done(&paths);
+    if (r < 0) {
+        if (report.fd < 0)
+            (void)fprintf(stderr, "bellglass-supervisor: %s\n", err.text);
+        report_error(&report, &err);
+        return EXIT_OURS;
+    }
+    return 0;
+}

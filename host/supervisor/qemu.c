@@ -1,0 +1,375 @@
+#include "host/supervisor/qemu.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <inttypes.h>
+#include <linux/landlock.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "common/io.h"
+#include "common/state/paths.h"
+
+#define ARGS_MAX 64
+
+/* ---- finding it ---- */
+
+static char *search_path(const char *program)
+{
+    const char *path = getenv("PATH");
+    BG_AUTOFREE char *copy = strdup(path ? path : "/usr/local/bin:/usr/bin:/bin");
+    char *rest = copy;
+    for (char *folder; copy && (folder = strsep(&rest, ":"));) {
+        char *full;
+        if (asprintf(&full, "%s/%s", folder, program) < 0)
+            return NULL;
+        if (access(full, X_OK) == 0)
+            return full;
+        free(full);
+    }
+    return NULL;
+}
+
+/* What `path --version` prints first. */
+static int ask_version(const char *path, char *text, size_t size, struct bg_err *err)
+{
+    int pipe_fds[2];
+    if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+        return bg_err_errno(err, -errno, "pipe");
+    BG_AUTOCLOSE int in = pipe_fds[0];
+    pid_t pid = fork();
+    if (pid == 0) {
+        (void)dup2(pipe_fds[1], 1); /* without it the parent reads nothing and says so */
+        (void)execl(path, path, "--version", (char *)NULL);
+        _exit(127);
+    }
+    (void)close(pipe_fds[1]);
+    if (pid < 0)
+        return bg_err_errno(err, -errno, "fork");
+    size_t used = 0;
+    for (ssize_t n; used < size - 1 && (n = read(in, text + used, size - 1 - used)) > 0;)
+        used += (size_t)n;
+    text[used] = '\0';
+    int status;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    return 0;
+}
+
+int qemu_find(struct qemu_program *ret, struct bg_err *err)
+{
+    const char *forced = getenv("BELLGLASS_QEMU");
+    BG_AUTOFREE char *path = forced && *forced ? strdup(forced) : search_path("qemu-system-x86_64");
+    if (!path || access(path, X_OK) < 0)
+        return bg_err_set(err, -ENOENT,
+                          "QEMU is not installed (no %s): apt-get install qemu-system-x86",
+                          path ? path : "qemu-system-x86_64 on PATH");
+    char text[256];
+    int r = ask_version(path, text, sizeof text, err);
+    if (r < 0)
+        return r;
+    static const char prefix[] = "QEMU emulator version ";
+    unsigned major = 0, minor = 0;
+    if (strncmp(text, prefix, sizeof prefix - 1) != 0 ||
+        sscanf(text + sizeof prefix - 1, "%u.%u", &major, &minor) != 2)
+        return bg_err_set(err, -ENOTSUP, "%s: does not say its version; is it QEMU?", path);
+    if (major < QEMU_MAJOR_MIN || (major == QEMU_MAJOR_MIN && minor < QEMU_MINOR_MIN))
+        return bg_err_set(err, -ENOTSUP, "%s is version %u.%u: bellglass needs %d.%d or newer",
+                          path, major, minor, QEMU_MAJOR_MIN, QEMU_MINOR_MIN);
+    char *end = strchr(text, '\n');
+    if (end)
+        *end = '\0';
+    (void)snprintf(ret->version, sizeof ret->version, "%.60s", text + sizeof prefix - 1);
+    ret->path = BG_TAKE(path);
+    return 0;
+}
+
+void qemu_program_done(struct qemu_program *program)
+{
+    free(program->path);
+    *program = (struct qemu_program){0};
+}
+
+/* ---- the command line ---- */
+
+struct args {
+    char *argv[ARGS_MAX];
+    size_t count;
+    bool failed;
+};
+
+static void add(struct args *args, const char *format, ...) BG_PRINTF(2, 3);
+static void add(struct args *args, const char *format, ...)
+{
+    va_list list;
+    char *text = NULL;
+    va_start(list, format);
+    if (args->count >= ARGS_MAX - 1 || vasprintf(&text, format, list) < 0)
+        args->failed = true;
+    else
+        args->argv[args->count++] = text;
+    va_end(list);
+}
+
+static void args_done(struct args *args)
+{
+    for (size_t i = 0; i < args->count; i++)
+        free(args->argv[i]);
+}
+
+/* The disk's nodes, as one JSON text: names inside the files are never followed. */
+static void add_disk(struct args *args, const struct qemu_opts *opts)
+{
+    char text[1024] = "null";
+    for (size_t i = opts->disk_count; i-- > 0;) {
+        char outer[1024];
+        add(args, "-add-fd");
+        add(args, "fd=%d,set=%zu", opts->disk_fds[i], i + 1);
+        int n = snprintf(outer, sizeof outer,
+                         "{\"driver\":\"qcow2\",\"node-name\":\"disk%zu\",\"read-only\":%s,"
+                         "\"discard\":\"unmap\",\"file\":{\"driver\":\"file\",\"filename\":"
+                         "\"/dev/fdset/%zu\",\"read-only\":%s,\"discard\":\"unmap\"},"
+                         "\"backing\":%s}",
+                         i, i == 0 ? "false" : "true", i + 1, i == 0 ? "false" : "true", text);
+        if (n < 0 || (size_t)n >= sizeof outer)
+            args->failed = true;
+        memcpy(text, outer, sizeof text);
+    }
+    add(args, "-blockdev");
+    add(args, "%s", text);
+    add(args, "-device");
+    add(args, "virtio-blk-pci,drive=disk0,id=disk,addr=0x4,bootindex=1");
+}
+
+static void build_args(struct args *args, const struct qemu_opts *opts)
+{
+    add(args, "%s", opts->path);
+    add(args, "-name");
+    add(args, "bellglass-%s,debug-threads=on", opts->name);
+    add(args, "-nodefaults");
+    add(args, "-no-user-config");
+    add(args, "-display");
+    add(args, "none");
+    add(args, "-no-reboot");
+    add(args, "-S");
+    add(args, "-machine");
+    add(args, "pc,memory-backend=ram,suppress-vmdesc=on,usb=off,vmport=off,hpet=off,"
+              "mem-merge=off,dump-guest-core=off");
+    add(args, "-global");
+    add(args, "migration.send-configuration=off");
+    add(args, "-accel");
+    if (opts->accel == ACCEL_KVM) {
+        add(args, "kvm");
+        add(args, "-cpu");
+        add(args, "host,migratable=on");
+    } else {
+        /* One thread per CPU; the translation cache is private memory of every fork. */
+        add(args, "tcg,thread=multi,tb-size=64");
+        add(args, "-cpu");
+        add(args, "max");
+    }
+    add(args, "-smp");
+    add(args, "%u", opts->cpus);
+    add(args, "-m");
+    add(args, "%" PRIu64 "M", opts->memory_bytes >> 20);
+    add(args, "-object");
+    if (opts->memory_fd >= 0)
+        add(args,
+            "memory-backend-file,id=ram,size=%" PRIu64 ",mem-path=/proc/self/fd/%d,share=%s,"
+            "prealloc=off",
+            opts->memory_bytes, opts->memory_fd, opts->memory_shared ? "on" : "off");
+    else
+        add(args, "memory-backend-ram,id=ram,size=%" PRIu64, opts->memory_bytes);
+    add(args, "-rtc");
+    add(args, "base=utc,clock=host");
+    add(args, "-chardev");
+    add(args, "socket,id=console,fd=%d", opts->console_fd);
+    add(args, "-serial");
+    add(args, "chardev:console");
+    add(args, "-chardev");
+    add(args, "socket,id=qmp,fd=%d", opts->qmp_fd);
+    add(args, "-mon");
+    add(args, "chardev=qmp,mode=control");
+    add(args, "-chardev");
+    add(args, "socket,id=vsock,fd=%d", opts->vsock_fd);
+    add_disk(args, opts);
+    if (opts->state_fd >= 0) {
+        add(args, "-incoming");
+        add(args, "fd:%d", opts->state_fd);
+    } else {
+        add(args, "-kernel");
+        add(args, "/proc/self/fd/%d", opts->kernel_fd);
+        add(args, "-initrd");
+        add(args, "/proc/self/fd/%d", opts->initrd_fd);
+        add(args, "-append");
+        add(args, "%s", opts->cmdline);
+    }
+    add(args, "-sandbox");
+    add(args, "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+}
+
+/* QEMU gets no environment of ours but what it needs. */
+static int build_env(struct args *env, const struct qemu_opts *opts, struct bg_err *err)
+{
+    BG_AUTOFREE char *library = NULL;
+    add(env, "PATH=/usr/bin:/bin");
+    if (opts->memory_fd < 0 || opts->memory_shared)
+        return 0;
+    int r = bg_helper_path("libbellglass-qemu-memory.so", &library, err);
+    if (r < 0)
+        return r;
+    add(env, "LD_PRELOAD=%s", library);
+    add(env, "BELLGLASS_MEMORY_PATH=/proc/self/fd/%d", opts->memory_fd);
+    return 0;
+}
+
+/* ---- files ---- */
+
+static int landlock_allow(int ruleset, int fd, uint64_t access)
+{
+    struct landlock_path_beneath_attr rule = {.allowed_access = access, .parent_fd = fd};
+    return (int)syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0);
+}
+
+int qemu_confine_files(const struct qemu_opts *opts, struct bg_err *err)
+{
+    const uint64_t read_only =
+        LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_EXECUTE;
+    const uint64_t on_files = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE;
+    struct landlock_ruleset_attr attr = {
+        .handled_access_fs = read_only | LANDLOCK_ACCESS_FS_WRITE_FILE |
+                             LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |
+                             LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_DIR |
+                             LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK |
+                             LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_BLOCK |
+                             LANDLOCK_ACCESS_FS_MAKE_SYM};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        return bg_err_errno(err, -errno, "no_new_privs");
+    BG_AUTOCLOSE int ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof attr, 0);
+    if (ruleset < 0)
+        return errno == ENOSYS || errno == EOPNOTSUPP ? 0 : bg_err_errno(err, -errno, "Landlock");
+    static const char *const readable[] = {
+        "/usr",        "/lib", "/lib64", "/etc/ld.so.cache", "/proc", "/sys/devices/system",
+        "/dev/urandom"};
+    for (size_t i = 0; i < sizeof readable / sizeof readable[0]; i++) {
+        BG_AUTOCLOSE int fd = open(readable[i], O_PATH | O_CLOEXEC);
+        struct stat st;
+        if (fd < 0 || fstat(fd, &st) < 0)
+            continue; /* not on this system: nothing to allow */
+        uint64_t access = S_ISDIR(st.st_mode) ? read_only : LANDLOCK_ACCESS_FS_READ_FILE;
+        if (landlock_allow(ruleset, fd, access) < 0)
+            return bg_err_errno(err, -errno, "Landlock");
+    }
+    const struct {
+        int fd;
+        uint64_t access;
+    } given[] = {
+        {opts->memory_fd, opts->memory_shared ? on_files : LANDLOCK_ACCESS_FS_READ_FILE},
+        {opts->kernel_fd, LANDLOCK_ACCESS_FS_READ_FILE},
+        {opts->initrd_fd, LANDLOCK_ACCESS_FS_READ_FILE},
+    };
+    for (size_t i = 0; i < sizeof given / sizeof given[0]; i++)
+        if (given[i].fd >= 0 && landlock_allow(ruleset, given[i].fd, given[i].access) < 0)
+            return bg_err_errno(err, -errno, "Landlock");
+    if (opts->accel == ACCEL_KVM) {
+        BG_AUTOCLOSE int kvm = open("/dev/kvm", O_PATH | O_CLOEXEC);
+        if (kvm >= 0 && landlock_allow(ruleset, kvm, on_files) < 0)
+            return bg_err_errno(err, -errno, "Landlock");
+    }
+    if (syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
+        return bg_err_errno(err, -errno, "Landlock");
+    return 0;
+}
+
+/* ---- the child ---- */
+
+/* Everything between fork and exec; only calls that are safe there. Returns negative errno. */
+static int become_qemu(const struct qemu_opts *opts, pid_t parent, char **argv, char **env)
+{
+    const int kept[] = {opts->memory_fd, opts->state_fd,   opts->kernel_fd, opts->initrd_fd,
+                        opts->qmp_fd,    opts->console_fd, opts->vsock_fd};
+    /* Its death must not outlive ours, nor ours between fork and here go unseen. */
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
+        return -ESRCH;
+    if (setsid() < 0)
+        return -errno;
+    /* A network of its own with nothing in it. Where an unprivileged user may not have one, QEMU
+     * still has no network device and no socket but ours. */
+    bool root = geteuid() == 0;
+    (void)unshare(root ? CLONE_NEWNET | CLONE_NEWIPC : CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC);
+    if (root && (setgroups(0, NULL) < 0 || setresgid(opts->gid, opts->gid, opts->gid) < 0 ||
+                 setresuid(opts->uid, opts->uid, opts->uid) < 0))
+        return -errno;
+    /* setresuid has cleared it. */
+    if (root && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+        return -errno;
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        return -errno;
+    struct rlimit no_core = {0, 0};
+    if (setrlimit(RLIMIT_CORE, &no_core) < 0)
+        return -errno;
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if ((null >= 0 && dup2(null, 0) < 0) || dup2(opts->log_fd, 1) < 0 || dup2(opts->log_fd, 2) < 0)
+        return -errno;
+    for (size_t i = 0; i < sizeof kept / sizeof kept[0]; i++)
+        if (kept[i] >= 0 && fcntl(kept[i], F_SETFD, 0) < 0)
+            return -errno;
+    for (size_t i = 0; i < opts->disk_count; i++)
+        if (fcntl(opts->disk_fds[i], F_SETFD, 0) < 0)
+            return -errno;
+    sigset_t none;
+    (void)sigemptyset(&none); /* cannot fail */
+    if (sigprocmask(SIG_SETMASK, &none, NULL) < 0)
+        return -errno;
+    (void)signal(SIGPIPE, SIG_DFL); /* libuv users ignore it; exec keeps that */
+    (void)execve(opts->path, argv, env);
+    return -errno;
+}
+
+int qemu_start(const struct qemu_opts *opts, pid_t *ret_pid, struct bg_err *err)
+{
+    struct args args = {.count = 0}, env = {.count = 0};
+    int r = build_env(&env, opts, err);
+    build_args(&args, opts);
+    if (r == 0 && (args.failed || env.failed))
+        r = bg_err_errno(err, -ENOMEM, "QEMU's command line");
+    int pipe_fds[2];
+    if (r == 0 && pipe2(pipe_fds, O_CLOEXEC) < 0)
+        r = bg_err_errno(err, -errno, "pipe");
+    if (r < 0) {
+        args_done(&args);
+        args_done(&env);
+        return r;
+    }
+    BG_AUTOCLOSE int in = pipe_fds[0];
+    pid_t parent = getpid();
+    pid_t pid = fork();
+    if (pid == 0) {
+        r = become_qemu(opts, parent, args.argv, env.argv);
+        _exit(bg_write_full(pipe_fds[1], &r, sizeof r) < 0 ? 126 : 127);
+    }
+    int fork_errno = errno;
+    (void)close(pipe_fds[1]);
+    args_done(&args);
+    args_done(&env);
+    if (pid < 0)
+        return bg_err_errno(err, -fork_errno, "fork");
+    int child_error;
+    r = bg_read_full(in, &child_error, sizeof child_error);
+    if (r == 0) { /* a successful exec closes the pipe without a byte */
+        int status;
+        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+            ;
+        return bg_err_errno(err, child_error, "cannot start %s", opts->path);
+    }
+    *ret_pid = pid;
+    return 0;
+}

@@ -1,0 +1,51 @@
+/* session: the host's end of the session with the agent (docs/protocol.md, "Session"). Pure: bytes
+ * in, decisions out, no clock of its own; the VM owns the connection. All bytes are the guest's. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "common/wire.h"
+
+struct session_ops {
+    /* Sends bytes to the agent; the session has at most SESSION_OUT_MAX outstanding. */
+    void (*send)(void *owner, const uint8_t *bytes, size_t size);
+    void (*on_hello)(void *owner, const char *agent_version); /* identity may be sent */
+    void (*on_ready)(void *owner);                            /* identity is in force */
+    void (*on_prepared)(void *owner);
+    void (*on_log)(void *owner, const char *text, size_t size); /* the guest's text: escape it */
+    void *owner;
+};
+
+struct session {
+    struct session_ops ops;
+    enum {
+        SESSION_REPLY,    /* the stream's reply is awaited */
+        SESSION_HELLO,    /* the agent's greeting */
+        SESSION_IDENTITY, /* sent, READY awaited */
+        SESSION_READY
+    } state;
+    bool preparing;        /* PREPARED is awaited */
+    uint64_t pings, pongs; /* sent and answered */
+    uint64_t heard_ms;     /* when the last frame came */
+    uint8_t buffer[BG_FRAME_HEADER_SIZE + 4096];
+    size_t used;
+};
+
+/* Begins: call when the connection is open, then send session_opening(). */
+void session_init(struct session *session, const struct session_ops *ops, uint64_t now_ms);
+
+/* Sends the stream header. */
+void session_open(struct session *session, uint32_t stream_id);
+
+/* Takes the guest's bytes. Errors: -EPROTO malformed or out of order; -EREMOTEIO the agent refused
+ * the identity. The session is over then. */
+int session_feed(struct session *session, const uint8_t *bytes, size_t size, uint64_t now_ms,
+                 struct bg_err *err) BG_MUST_CHECK;
+
+/* payload: an emitted struct bg_identity. Only in on_hello. */
+void session_identify(struct session *session, const uint8_t *payload, size_t size);
+void session_ping(struct session *session);
+void session_shutdown(struct session *session);
+void session_prepare(struct session *session);

@@ -1,0 +1,274 @@
+#include "host/supervisor/supervisor.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include "common/io.h"
+#include "common/limits.h"
+#include "host/supervisor/confine.h"
+#include "host/supervisor/control.h"
+#include "host/supervisor/egress.h"
+#include "host/supervisor/vm.h"
+
+#define SILENCE_MS(accel) ((accel) == ACCEL_KVM ? 15000u : 60000u)
+#define FDS_MAX           8192 /* connections each way and clients, with room to spare */
+
+struct supervisor {
+    const struct supervisor_opts *opts;
+    struct bg_log log;
+    uv_loop_t loop;
+    uv_poll_t link;
+    struct vm *vm;
+    struct control *control;
+    struct egress *egress;
+    int32_t proxy_pid;
+    uint64_t started_ms;
+    bool stopping;
+    struct bg_err why;
+    uint8_t *env;
+    size_t env_size;
+};
+
+/* ---- the launcher ---- */
+
+static void tell(struct supervisor *s, char type, const void *bytes, size_t size)
+{
+    char message[1 + sizeof(struct bg_err)];
+    message[0] = type;
+    memcpy(message + 1, bytes, size);
+    /* A launcher that is gone takes us with it; nothing else to do about a failure. */
+    (void)send(s->opts->link_fd, message, size + 1, MSG_NOSIGNAL);
+}
+
+static void stop(void *owner, uint64_t grace_ms)
+{
+    struct supervisor *s = owner;
+    if (!s->vm)
+        return; /* it has ended already; those who wait are answered with the rest */
+    s->stopping = true;
+    vm_shutdown(s->vm, grace_ms);
+}
+
+static void link_readable(uv_poll_t *poll, int status, int events)
+{
+    struct supervisor *s = poll->data;
+    uint8_t message[64];
+    int fds[BG_RECV_FDS_MAX];
+    size_t fd_count = 0;
+    (void)events;
+    ssize_t n =
+        status < 0 ? 0 : bg_recv_fds(s->opts->link_fd, message, sizeof message, fds, &fd_count);
+    if (n <= 0) {
+        (void)uv_poll_stop(&s->link); /* cannot fail */
+        stop(s, 0);
+        return;
+    }
+    struct bg_reader in = bg_reader_init(message + 1, (size_t)n - 1);
+    if (message[0] == LINK_PROXY && fd_count == 1) {
+        s->proxy_pid = (int32_t)bg_reader_u32le(&in);
+        egress_set_proxy(s->egress, fds[0]);
+        fd_count = 0;
+    } else if (message[0] == LINK_STOP) {
+        stop(s, bg_reader_u64le(&in));
+    }
+    while (fd_count > 0)
+        (void)close(fds[--fd_count]); /* not asked for */
+}
+
+/* ---- the control socket ---- */
+
+static struct vsock_device *ready_device(void *owner)
+{
+    struct supervisor *s = owner;
+    return s->vm && vm_is_ready(s->vm) && !s->stopping ? vm_vsock(s->vm) : NULL;
+}
+
+static json_t *status(void *owner)
+{
+    struct supervisor *s = owner;
+    bool ready = s->vm && vm_is_ready(s->vm);
+    const struct vm_timings none = {0}, *t = s->vm ? vm_timings(s->vm) : &none;
+    return json_pack(
+        "{s:s, s:i, s:i, s:i, s:s, s:b, s:I, s:I, s:{s:I, s:I, s:I, s:I}, s:I, s:I}", "state",
+        s->stopping ? "stopping"
+        : ready     ? "running"
+                    : "starting",
+        "launcher_pid", (int)getppid(), "qemu_pid", s->vm ? (int)vm_qemu_pid(s->vm) : 0,
+        "proxy_pid", (int)s->proxy_pid, "accel", accel_name(s->opts->accel), "cold",
+        (int)s->opts->cold, "uptime_ms", (json_int_t)(bg_now_ms() - s->started_ms),
+        "agent_silent_ms", (json_int_t)(ready ? vm_silent_ms(s->vm) : 0), "timings", "monitor_ms",
+        (json_int_t)t->monitor_ms, "running_ms", (json_int_t)t->running_ms, "connected_ms",
+        (json_int_t)t->connected_ms, "ready_ms", (json_int_t)t->ready_ms, "streams",
+        (json_int_t)control_streams(s->control), "egress_streams",
+        (json_int_t)egress_streams(s->egress));
+}
+
+static void control_closed(void *owner)
+{
+    struct supervisor *s = owner;
+    s->control = NULL;
+    uv_close((uv_handle_t *)&s->link, NULL);
+}
+
+/* ---- the VM ---- */
+
+static void ready(void *owner, const struct vm_timings *timings)
+{
+    struct supervisor *s = owner;
+    free(s->env); /* the identity has been sent */
+    s->env = NULL;
+    tell(s, LINK_READY, timings, sizeof *timings);
+}
+
+static void asked(void *owner, struct vsock_conn *conn, uint32_t host_port)
+{
+    struct supervisor *s = owner;
+    if (host_port == BG_VSOCK_EGRESS_PORT && ready_device(s))
+        egress_take(s->egress, conn);
+    else
+        vsock_reset(conn);
+}
+
+static void ended(void *owner, const struct bg_err *why)
+{
+    struct supervisor *s = owner;
+    s->vm = NULL;
+    s->why = *why;
+    control_stopped(s->control, why->code == 0);
+    control_close(s->control);
+}
+
+/* The environment of every exec: what the user asked for, then the placeholders. */
+static int build_env(struct supervisor *s, uint32_t *ret_count, struct bg_err *err)
+{
+    const struct bg_sandbox *sandbox = s->opts->sandbox;
+    s->env = malloc(BG_IDENTITY_SIZE_MAX);
+    if (!s->env)
+        return bg_err_errno(err, -ENOMEM, "environment");
+    struct bg_writer w = bg_writer_init(s->env, BG_IDENTITY_SIZE_MAX);
+    for (size_t i = 0; i < sandbox->env_count; i++)
+        bg_writer_text32le(&w, sandbox->env[i]);
+    for (size_t i = 0; i < sandbox->secret_count; i++) {
+        char text[BG_NAME_MAX + sizeof sandbox->secrets[0].placeholder + 2];
+        int n = snprintf(text, sizeof text, "%s=%s", sandbox->secrets[i].name,
+                         sandbox->secrets[i].placeholder);
+        if (n < 0 || (size_t)n >= sizeof text)
+            return bg_err_set(err, -ENAMETOOLONG, "secret %s", sandbox->secrets[i].name);
+        bg_writer_text32le(&w, text);
+    }
+    if (!bg_writer_ok(&w))
+        return bg_err_set(err, -E2BIG, "environment of over %d bytes", BG_IDENTITY_SIZE_MAX);
+    s->env_size = w.used;
+    *ret_count = (uint32_t)(sandbox->env_count + sandbox->secret_count);
+    return 0;
+}
+
+static int start_vm(struct supervisor *s, struct bg_err *err)
+{
+    const struct supervisor_opts *o = s->opts;
+    unsigned uid, gid;
+    bg_runner_ids(&uid, &gid);
+    struct vm_opts vm = {
+        .qemu = {.path = o->qemu->path,
+                 .name = o->sandbox->name,
+                 .accel = o->accel,
+                 .cpus = o->sandbox->cpus,
+                 .memory_bytes = o->sandbox->memory_bytes,
+                 .memory_fd = o->cold ? -1 : o->golden->memory_fd,
+                 .state_fd = o->cold ? -1 : o->golden->state_fd,
+                 .kernel_fd = o->cold ? o->golden->kernel_fd : -1,
+                 .initrd_fd = o->cold ? o->golden->initrd_fd : -1,
+                 .cmdline = GOLDEN_CMDLINE,
+                 .disk_fds = {o->disk_fd, o->golden->disk_fd, o->golden->base_fd},
+                 .disk_count = 3,
+                 .log_fd = o->log_fd,
+                 .uid = uid,
+                 .gid = gid},
+        .identity = {.ca_pem = (const uint8_t *)o->ca_pem, .ca_pem_size = strlen(o->ca_pem)},
+        .log = &s->log,
+        .console_fd = o->console_fd,
+        .ready_timeout_ms = GOLDEN_BOOT_TIMEOUT_MS(o->accel),
+        .silence_timeout_ms = SILENCE_MS(o->accel),
+        .on_ready = ready,
+        .on_request = asked,
+        .on_ended = ended,
+        .owner = s,
+    };
+    int r = build_env(s, &vm.identity.envc, err);
+    if (r < 0)
+        return r;
+    vm.identity.env = s->env;
+    vm.identity.env_size = s->env_size;
+    bg_random(vm.identity.machine_id, sizeof vm.identity.machine_id);
+    (void)snprintf(vm.identity.hostname, sizeof vm.identity.hostname, "%s", o->sandbox->name);
+    (void)snprintf(vm.identity.sandbox_id, sizeof vm.identity.sandbox_id, "%s", o->sandbox->id);
+    r = qemu_confine_files(&vm.qemu, err);
+    if (r == 0)
+        r = vm_open(&s->loop, &vm, &s->vm, err);
+    if (r == 0)
+        r = confine_drop_root(uid, gid, err);
+    if (r == 0)
+        r = confine_supervisor(vm_qemu_pid(s->vm), err);
+    return r;
+}
+
+static int start(struct supervisor *s, struct bg_err *err)
+{
+    struct control_opts control = {.listen_fd = s->opts->control_fd,
+                                   .uid = s->opts->owner_uid,
+                                   .log = &s->log,
+                                   .vsock = ready_device,
+                                   .status = status,
+                                   .stop = stop,
+                                   .on_closed = control_closed,
+                                   .owner = s};
+    int r = uv_loop_init(&s->loop);
+    if (r < 0)
+        return bg_err_set(err, r, "event loop: %s", uv_strerror(r));
+    r = uv_poll_init(&s->loop, &s->link, s->opts->link_fd);
+    if (r < 0)
+        return bg_err_set(err, r, "launcher's socket: %s", uv_strerror(r));
+    s->link.data = s;
+    r = egress_open(&s->loop, &s->log, &s->egress, err);
+    if (r == 0)
+        r = control_open(&s->loop, &control, &s->control, err);
+    if (r == 0)
+        r = start_vm(s, err);
+    if (r == 0)
+        (void)uv_poll_start(&s->link, UV_READABLE, link_readable); /* a live handle */
+    return r;
+}
+
+int supervisor_run(const struct supervisor_opts *opts)
+{
+    struct supervisor s = {.opts = opts,
+                           .log = {.fd = opts->log_fd, .level = BG_LOG_INFO, .tag = "supervisor"},
+                           .started_ms = bg_now_ms()};
+    struct rlimit fds;
+    (void)signal(SIGPIPE, SIG_IGN);         /* cannot fail */
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* the launcher's socket tells the same */
+    if (getrlimit(RLIMIT_NOFILE, &fds) == 0 && fds.rlim_cur < FDS_MAX) {
+        fds.rlim_cur = fds.rlim_max < FDS_MAX ? fds.rlim_max : FDS_MAX;
+        (void)setrlimit(RLIMIT_NOFILE, &fds); /* fewer connections, then */
+    }
+    if (getenv("BELLGLASS_DEBUG"))
+        s.log.level = BG_LOG_DEBUG;
+    int r = start(&s, &s.why);
+    if (r < 0) {
+        bg_log(&s.log, BG_LOG_ERROR, "%s", s.why.text);
+        tell(&s, LINK_ENDED, &s.why, sizeof s.why);
+        return 1; /* QEMU, if it runs, dies with us */
+    }
+    (void)uv_run(&s.loop, UV_RUN_DEFAULT); /* until the last handle is closed */
+    (void)uv_loop_close(&s.loop);          /* a handle left open is of no matter now */
+    egress_free(s.egress);
+    if (s.why.code < 0)
+        bg_log(&s.log, BG_LOG_ERROR, "%s", s.why.text);
+    tell(&s, LINK_ENDED, &s.why, sizeof s.why);
+    return 0;
+}

@@ -1,0 +1,31 @@
+/* supervisor: the process that holds one sandbox's VM: it parses what the guest sends, and has no
+ * secrets, no files and no network. The launcher starts it, watches it, and starts the proxy. */
+#pragma once
+
+#include "common/state/sandbox.h"
+#include "host/supervisor/golden.h"
+
+/* Between launcher and supervisor: datagrams of a SOCK_SEQPACKET pair, a type and what follows. */
+enum link_message {
+    LINK_READY = 'R', /* supervisor -> launcher: struct vm_timings */
+    LINK_ENDED = 'E', /* supervisor -> launcher: struct bg_err; last */
+    LINK_PROXY = 'P', /* launcher -> supervisor: i32 the proxy's pid; carries its socket */
+    LINK_STOP = 'S',  /* launcher -> supervisor: u64 grace in ms */
+};
+
+struct supervisor_opts {
+    const struct bg_sandbox *sandbox;
+    const struct golden *golden;
+    const struct qemu_program *qemu;
+    enum accel accel;
+    const char *ca_pem;
+    bool cold;      /* boot the disk instead of forking the snapshot */
+    int disk_fd;    /* the sandbox's overlay */
+    int control_fd; /* listening */
+    int link_fd;
+    int log_fd, console_fd;
+    unsigned owner_uid; /* who may use the control socket */
+};
+
+/* Runs to the VM's end; the process exits with the result. */
+int supervisor_run(const struct supervisor_opts *opts);

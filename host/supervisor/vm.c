@@ -1,0 +1,680 @@
+#include "host/supervisor/vm.h"
+
+#include <assert.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/io.h"
+#include "common/quote.h"
+#include "host/supervisor/qmp.h"
+#include "host/supervisor/session.h"
+
+#define POLL_MS      2  /* between looks at a condition that sends no event */
+#define RECONNECT_MS 10 /* between tries to reach an agent that does not listen yet */
+#define PING_MS      2000
+#define OUT_MAX      (BG_IDENTITY_SIZE_MAX + 64 * 1024) /* bytes to the agent not yet taken */
+
+enum vm_state {
+    VM_MONITOR,    /* QEMU's monitor is awaited */
+    VM_RESTORING,  /* the device state is being loaded */
+    VM_PLUGGING,   /* the vsock device is being added */
+    VM_CONNECTING, /* the guest runs; the agent is awaited */
+    VM_READY,
+    VM_PREPARING,  /* snapshot: the agent syncs */
+    VM_UNPLUGGING, /* snapshot: the device is being taken away */
+    VM_SAVING,     /* snapshot: vCPUs are stopped, the state is being written */
+    VM_SAVED,
+    VM_ENDING
+};
+
+struct vm {
+    struct vm_opts opts;
+    uv_loop_t *loop;
+    enum vm_state state; /* only moves right */
+    uint64_t started_ms;
+    struct vm_timings timings;
+
+    pid_t pid; /* 0: reaped */
+    struct qmp *qmp;
+    struct vsock_device *vsock;
+    struct vsock_conn *agent; /* the session's connection, from connect to on_end */
+    bool agent_open;
+    struct session session;
+    uint8_t *out; /* bytes that the connection did not take yet */
+    size_t out_size;
+
+    uv_signal_t child;
+    uv_timer_t deadline; /* READY, or the end of a shutdown */
+    uv_timer_t retry;
+    uv_timer_t ping;
+    uv_poll_t console;
+    int console_in;
+    uint64_t console_bytes;
+    int state_fd;
+    unsigned open_handles; /* until 0 the memory stays */
+    bool shutting_down;    /* the end is wanted: it is no failure */
+    bool silence_logged;
+    struct bg_err why;
+};
+
+static void connect_agent(struct vm *vm);
+
+/* ---- the end ---- */
+
+static void finish_if_done(struct vm *vm)
+{
+    if (vm->state != VM_ENDING || vm->pid != 0 || vm->open_handles > 0)
+        return;
+    void (*on_ended)(void *, const struct bg_err *) = vm->opts.on_ended;
+    void *owner = vm->opts.owner;
+    struct bg_err why = vm->why;
+    free(vm->out);
+    free(vm);
+    on_ended(owner, &why);
+}
+
+static void handle_closed(uv_handle_t *handle)
+{
+    struct vm *vm = handle->data;
+    vm->open_handles--;
+    finish_if_done(vm);
+}
+
+static void part_closed(void *owner)
+{
+    struct vm *vm = owner;
+    vm->open_handles--;
+    finish_if_done(vm);
+}
+
+static void console_closed(uv_handle_t *handle)
+{
+    struct vm *vm = handle->data;
+    (void)close(vm->console_in); /* only read from */
+    handle_closed(handle);
+}
+
+/* Goes to the end; the first reason stays. why NULL: as wanted. */
+static void end(struct vm *vm, const struct bg_err *why)
+{
+    if (vm->state == VM_ENDING)
+        return;
+    vm->state = VM_ENDING;
+    if (why)
+        vm->why = *why;
+    if (vm->pid != 0)
+        (void)kill(vm->pid, SIGKILL); /* our child, not reaped: the pid is its own */
+    else
+        uv_close((uv_handle_t *)&vm->child, handle_closed);
+    if (vm->vsock)
+        vsock_device_close(vm->vsock);
+    vm->vsock = NULL;
+    if (vm->qmp)
+        qmp_close(vm->qmp);
+    vm->qmp = NULL;
+    uv_close((uv_handle_t *)&vm->deadline, handle_closed);
+    uv_close((uv_handle_t *)&vm->retry, handle_closed);
+    uv_close((uv_handle_t *)&vm->ping, handle_closed);
+    uv_close((uv_handle_t *)&vm->console, console_closed);
+}
+
+static void child_changed(uv_signal_t *handle, int signal_number)
+{
+    struct vm *vm = handle->data;
+    int status;
+    (void)signal_number;
+    if (vm->pid == 0 || waitpid(vm->pid, &status, WNOHANG) != vm->pid)
+        return;
+    vm->pid = 0;
+    if (vm->state == VM_ENDING) {
+        uv_close((uv_handle_t *)&vm->child, handle_closed);
+        return;
+    }
+    struct bg_err why = {0}; /* end() closes the device before the pid can be another's */
+    bool clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (WIFSIGNALED(status))
+        (void)bg_err_set(&why, -EIO, "QEMU was killed by signal %d (%s)", WTERMSIG(status),
+                         strsignal(WTERMSIG(status)));
+    else if (!clean)
+        (void)bg_err_set(&why, -EIO, "QEMU ended with status %d; see the sandbox's supervisor.log",
+                         WEXITSTATUS(status));
+    else if (vm->state < VM_READY)
+        (void)bg_err_set(&why, -EIO, "the guest ended before it was ready; see its console.log");
+    end(vm, why.code < 0 ? &why : NULL);
+}
+
+/* ---- console ---- */
+
+static void console_readable(uv_poll_t *poll, int status, int events)
+{
+    struct vm *vm = poll->data;
+    char bytes[4096];
+    (void)events;
+    ssize_t n = status < 0 ? 0 : recv(vm->console_in, bytes, sizeof bytes, MSG_DONTWAIT);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n <= 0) {
+        (void)uv_poll_stop(&vm->console); /* cannot fail */
+        return;
+    }
+    size_t keep = vm->console_bytes < VM_CONSOLE_MAX ? VM_CONSOLE_MAX - vm->console_bytes : 0;
+    if (keep > (size_t)n)
+        keep = (size_t)n;
+    vm->console_bytes += keep;
+    if (vm->opts.console_fd >= 0 && keep > 0 && bg_write_full(vm->opts.console_fd, bytes, keep) < 0)
+        vm->opts.console_fd = -1; /* a full disk must not stop the guest */
+    if (vm->console_bytes == VM_CONSOLE_MAX && keep > 0)
+        bg_log(vm->opts.log, BG_LOG_WARN, "console: over %d bytes, dropping the rest",
+               VM_CONSOLE_MAX);
+}
+
+/* ---- session ---- */
+
+static void flush_out(struct vm *vm)
+{
+    if (!vm->agent || !vm->agent_open || vm->out_size == 0)
+        return;
+    size_t n = vsock_write(vm->agent, vm->out, vm->out_size);
+    memmove(vm->out, vm->out + n, vm->out_size - n);
+    vm->out_size -= n;
+}
+
+static void session_send(void *owner, const uint8_t *bytes, size_t size)
+{
+    struct vm *vm = owner;
+    uint8_t *grown = size > OUT_MAX - vm->out_size ? NULL : realloc(vm->out, vm->out_size + size);
+    if (!grown) {
+        struct bg_err why;
+        (void)bg_err_set(&why, -ENOBUFS, "the agent does not read its session");
+        end(vm, &why);
+        return;
+    }
+    vm->out = grown;
+    memcpy(vm->out + vm->out_size, bytes, size);
+    vm->out_size += size;
+    flush_out(vm);
+}
+
+static void agent_greeted(void *owner, const char *agent_version)
+{
+    struct vm *vm = owner;
+    char quoted[128];
+    vm->timings.connected_ms = bg_now_ms() - vm->started_ms;
+    bg_log(vm->opts.log, BG_LOG_DEBUG, "agent %s", bg_quote(agent_version, quoted, sizeof quoted));
+    struct bg_identity identity = vm->opts.identity;
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now); /* cannot fail with this clock */
+    identity.realtime_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    bg_random(identity.entropy, sizeof identity.entropy);
+    BG_AUTOFREE uint8_t *payload = malloc(BG_IDENTITY_SIZE_MAX);
+    struct bg_writer w = bg_writer_init(payload, payload ? BG_IDENTITY_SIZE_MAX : 0);
+    bg_identity_emit(&identity, &w);
+    if (!bg_writer_ok(&w)) {
+        struct bg_err why;
+        (void)bg_err_set(&why, -E2BIG, "environment and CA of the sandbox: over %d bytes",
+                         BG_IDENTITY_SIZE_MAX);
+        end(vm, &why);
+        return;
+    }
+    session_identify(&vm->session, payload, w.used);
+    explicit_bzero(payload, w.used); /* entropy */
+}
+
+static void agent_ready(void *owner)
+{
+    struct vm *vm = owner;
+    if (vm->state != VM_CONNECTING)
+        return;
+    vm->state = VM_READY;
+    vm->timings.ready_ms = bg_now_ms() - vm->started_ms;
+    if (!vm->shutting_down)
+        (void)uv_timer_stop(&vm->deadline); /* cannot fail */
+    vm->opts.on_ready(vm->opts.owner, &vm->timings);
+}
+
+static void agent_logged(void *owner, const char *text, size_t size)
+{
+    struct vm *vm = owner;
+    char escaped[512];
+    bg_escape(text, size, escaped, sizeof escaped);
+    bg_log(vm->opts.log, BG_LOG_INFO, "guest: %s", escaped);
+}
+
+static void agent_prepared(void *owner);
+
+static void agent_opened(void *owner)
+{
+    struct vm *vm = owner;
+    const struct session_ops ops = {.send = session_send,
+                                    .on_hello = agent_greeted,
+                                    .on_ready = agent_ready,
+                                    .on_prepared = agent_prepared,
+                                    .on_log = agent_logged,
+                                    .owner = vm};
+    vm->agent_open = true;
+    session_init(&vm->session, &ops, bg_now_ms());
+    session_open(&vm->session, 1);
+}
+
+static void agent_data(void *owner, const uint8_t *bytes, size_t size)
+{
+    struct vm *vm = owner;
+    struct bg_err err = {0};
+    if (vm->state == VM_ENDING)
+        return;
+    if (session_feed(&vm->session, bytes, size, bg_now_ms(), &err) < 0) {
+        end(vm, &err);
+        return;
+    }
+    vm->silence_logged = false;
+    if (vm->agent)
+        vsock_consumed(vm->agent, size);
+}
+
+static void agent_writable(void *owner)
+{
+    flush_out(owner);
+}
+
+static void retry_connect(uv_timer_t *timer)
+{
+    connect_agent(timer->data);
+}
+
+static void agent_ended(void *owner, int code)
+{
+    struct vm *vm = owner;
+    bool was_open = vm->agent_open;
+    vm->agent = NULL;
+    vm->agent_open = false;
+    vm->out_size = 0;
+    if (vm->state == VM_CONNECTING && !was_open) {
+        /* Nobody listens yet, or the driver is still busy. */
+        (void)uv_timer_start(&vm->retry, retry_connect, RECONNECT_MS, 0); /* cannot fail */
+        return;
+    }
+    if (vm->state == VM_CONNECTING || (vm->state == VM_READY && !vm->shutting_down)) {
+        struct bg_err why;
+        (void)bg_err_set(&why, -EIO, "the agent left its session (%s)",
+                         code < 0 ? strerror(-code) : "closed");
+        end(vm, &why);
+    }
+}
+
+static void connect_agent(struct vm *vm)
+{
+    static const struct vsock_conn_ops ops = {.on_open = agent_opened,
+                                              .on_data = agent_data,
+                                              .on_writable = agent_writable,
+                                              .on_end = agent_ended};
+    struct bg_err err;
+    if (vm->state != VM_CONNECTING || vm->agent || !vm->vsock)
+        return;
+    if (vsock_connect(vm->vsock, BG_VSOCK_AGENT_PORT, &ops, vm, &vm->agent, &err) < 0)
+        (void)uv_timer_start(&vm->retry, retry_connect, RECONNECT_MS, 0); /* cannot fail */
+}
+
+/* ---- device ---- */
+
+static void driver_up(void *owner)
+{
+    connect_agent(owner);
+}
+
+static void guest_asks(void *owner, struct vsock_conn *conn, uint32_t host_port)
+{
+    struct vm *vm = owner;
+    vm->opts.on_request(vm->opts.owner, conn, host_port);
+}
+
+static void device_failed(void *owner, const struct bg_err *err)
+{
+    struct vm *vm = owner;
+    /* QEMU hangs up when it ends by itself: its exit status tells more, and is on its way. */
+    if (vm->state == VM_UNPLUGGING || vm->shutting_down || err->code == -EPIPE ||
+        err->code == -ECONNRESET) {
+        if (vm->vsock && vm->state != VM_ENDING) {
+            vsock_device_close(vm->vsock);
+            vm->vsock = NULL;
+        }
+        return;
+    }
+    struct bg_err why = *err;
+    (void)bg_err_prefix(&why, "vsock device");
+    end(vm, &why);
+}
+
+/* ---- monitor ---- */
+
+static void fail_qmp(struct vm *vm, const struct bg_err *err, const char *what)
+{
+    struct bg_err why = *err;
+    if (vm->state == VM_ENDING || err->code == -ECANCELED)
+        return; /* the lost monitor is told by its own callback, or QEMU's exit */
+    (void)bg_err_prefix(&why, "%s", what);
+    end(vm, &why);
+}
+
+static void guest_runs(void *arg, const struct bg_err *err, const json_t *value)
+{
+    struct vm *vm = arg;
+    (void)value;
+    if (err) {
+        fail_qmp(vm, err, "cannot start the guest's CPUs");
+        return;
+    }
+    vm->timings.running_ms = bg_now_ms() - vm->started_ms;
+}
+
+static void device_plugged(void *arg, const struct bg_err *err, const json_t *value)
+{
+    struct vm *vm = arg;
+    (void)value;
+    if (err) {
+        fail_qmp(vm, err, "cannot plug the vsock device");
+        return;
+    }
+    if (vm->state != VM_PLUGGING)
+        return;
+    vm->state = VM_CONNECTING;
+    qmp_send(vm->qmp, "cont", NULL, -1, guest_runs, vm);
+}
+
+static void plug_device(struct vm *vm)
+{
+    vm->state = VM_PLUGGING;
+    qmp_send(vm->qmp, "device_add",
+             json_pack("{s:s, s:s, s:s, s:s}", "driver", "vhost-user-vsock-pci", "id",
+                       QEMU_VSOCK_DEVICE, "chardev", "vsock", "addr", QEMU_VSOCK_ADDR),
+             -1, device_plugged, vm);
+}
+
+static void ask_status(uv_timer_t *timer);
+
+static void status_answered(void *arg, const struct bg_err *err, const json_t *value)
+{
+    struct vm *vm = arg;
+    if (err) {
+        fail_qmp(vm, err, "cannot load the snapshot's device state");
+        return;
+    }
+    if (vm->state != VM_RESTORING)
+        return;
+    const char *status = json_string_value(json_object_get(value, "status"));
+    if (status && strcmp(status, "inmigrate") == 0)
+        (void)uv_timer_start(&vm->retry, ask_status, POLL_MS, 0); /* cannot fail */
+    else
+        plug_device(vm);
+}
+
+static void ask_status(uv_timer_t *timer)
+{
+    struct vm *vm = timer->data;
+    if (vm->state == VM_RESTORING)
+        qmp_send(vm->qmp, "query-status", NULL, -1, status_answered, vm);
+}
+
+static void monitor_ready(void *owner)
+{
+    struct vm *vm = owner;
+    vm->timings.monitor_ms = bg_now_ms() - vm->started_ms;
+    if (vm->opts.qemu.state_fd >= 0) {
+        vm->state = VM_RESTORING;
+        ask_status(&vm->retry);
+    } else {
+        plug_device(vm);
+    }
+}
+
+static void state_written(void *arg, const struct bg_err *err, const json_t *value)
+{
+    struct vm *vm = arg;
+    (void)value;
+    if (err) {
+        fail_qmp(vm, err, "cannot write the device state");
+        return;
+    }
+    if (vm->state != VM_SAVING)
+        return;
+    vm->state = VM_SAVED;
+    vm->shutting_down = true;
+    vm->opts.on_saved(vm->opts.owner);
+    qmp_send(vm->qmp, "quit", NULL, -1, NULL, NULL);
+}
+
+static void state_file_known(void *arg, const struct bg_err *err, const json_t *value)
+{
+    struct vm *vm = arg;
+    if (err) {
+        fail_qmp(vm, err, "cannot pass the state file");
+        return;
+    }
+    json_int_t set = json_integer_value(json_object_get(value, "fdset-id"));
+    char name[64];
+    (void)snprintf(name, sizeof name, "/dev/fdset/%lld", (long long)set);
+    /* "live": false leaves the vCPUs stopped. Despite its name it works everywhere. */
+    qmp_send(vm->qmp, "xen-save-devices-state",
+             json_pack("{s:s, s:b}", "filename", name, "live", 0), -1, state_written, vm);
+}
+
+static void cpus_stopped(void *arg, const struct bg_err *err, const json_t *value)
+{
+    struct vm *vm = arg;
+    (void)value;
+    if (err)
+        fail_qmp(vm, err, "cannot stop the guest's CPUs");
+    else
+        qmp_send(vm->qmp, "add-fd", NULL, vm->state_fd, state_file_known, vm);
+}
+
+static void device_asked_out(void *arg, const struct bg_err *err, const json_t *value)
+{
+    (void)value;
+    if (err)
+        fail_qmp(arg, err, "cannot unplug the vsock device");
+}
+
+static void agent_prepared(void *owner)
+{
+    struct vm *vm = owner;
+    if (vm->state != VM_PREPARING)
+        return;
+    vm->state = VM_UNPLUGGING;
+    qmp_send(vm->qmp, "device_del", json_pack("{s:s}", "id", QEMU_VSOCK_DEVICE), -1,
+             device_asked_out, vm);
+}
+
+static void monitor_event(void *owner, const char *name, const json_t *data)
+{
+    struct vm *vm = owner;
+    const char *device = json_string_value(json_object_get(data, "device"));
+    if (strcmp(name, "DEVICE_DELETED") == 0 && device && strcmp(device, QEMU_VSOCK_DEVICE) == 0 &&
+        vm->state == VM_UNPLUGGING) {
+        vm->state = VM_SAVING;
+        if (vm->vsock)
+            vsock_device_close(vm->vsock);
+        vm->vsock = NULL;
+        qmp_send(vm->qmp, "stop", NULL, -1, cpus_stopped, vm);
+    }
+}
+
+static void monitor_lost(void *owner, const struct bg_err *err)
+{
+    struct vm *vm = owner;
+    if (err->code == -EPIPE || vm->state == VM_ENDING)
+        return; /* QEMU ends; its exit status is on its way */
+    end(vm, err);
+}
+
+/* ---- timers ---- */
+
+static void deadline_passed(uv_timer_t *timer)
+{
+    struct vm *vm = timer->data;
+    struct bg_err why;
+    if (vm->shutting_down) {
+        (void)bg_err_set(&why, -ETIME, "the guest did not power off in time and was killed");
+    } else {
+        static const char *const steps[] = {
+            "QEMU's monitor did not answer", "the snapshot's device state was not loaded",
+            "the vsock device could not be plugged", "the agent in the guest did not connect"};
+        (void)bg_err_set(&why, -ETIMEDOUT, "%s within %llu s; see its console.log",
+                         vm->state <= VM_CONNECTING ? steps[vm->state] : "no answer",
+                         (unsigned long long)(vm->opts.ready_timeout_ms / 1000));
+    }
+    end(vm, &why);
+}
+
+static void ping_due(uv_timer_t *timer)
+{
+    struct vm *vm = timer->data;
+    if (vm->state != VM_READY || !vm->agent_open)
+        return;
+    if (vm_silent_ms(vm) > vm->opts.silence_timeout_ms && !vm->silence_logged) {
+        bg_log(vm->opts.log, BG_LOG_WARN, "the guest has not answered for %llu s",
+               (unsigned long long)(vm_silent_ms(vm) / 1000));
+        vm->silence_logged = true;
+    }
+    if (vm->session.pings - vm->session.pongs < 2)
+        session_ping(&vm->session);
+}
+
+/* ---- api ---- */
+
+int vm_open(uv_loop_t *loop, const struct vm_opts *opts, struct vm **ret, struct bg_err *err)
+{
+    struct vm *vm = calloc(1, sizeof *vm);
+    if (!vm)
+        return bg_err_errno(err, -ENOMEM, "VM");
+    *vm = (struct vm){.opts = *opts, .loop = loop, .started_ms = bg_now_ms(), .state_fd = -1};
+
+    int pairs[3][2] = {{-1, -1}, {-1, -1}, {-1, -1}};
+    int r = 0;
+    for (size_t i = 0; i < 3 && r == 0; i++)
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pairs[i]) < 0)
+            r = bg_err_errno(err, -errno, "socketpair");
+    struct qemu_opts qemu = opts->qemu;
+    qemu.qmp_fd = pairs[0][1];
+    qemu.console_fd = pairs[1][1];
+    qemu.vsock_fd = pairs[2][1];
+    if (r == 0)
+        r = qemu_start(&qemu, &vm->pid, err);
+    for (size_t i = 0; i < 3; i++)
+        if (pairs[i][1] >= 0)
+            (void)close(pairs[i][1]); /* QEMU's ends; it has its own copies */
+    if (r < 0) {
+        for (size_t i = 0; i < 3; i++)
+            if (pairs[i][0] >= 0)
+                (void)close(pairs[i][0]);
+        free(vm);
+        return r;
+    }
+
+    /* From here on every failure goes through end(), which needs the handles. None of these calls
+     * fails with a live loop but for lack of an fd, which the owner then hears as the end. */
+    vm->console_in = pairs[1][0];
+    (void)uv_signal_init(loop, &vm->child);
+    (void)uv_timer_init(loop, &vm->deadline);
+    (void)uv_timer_init(loop, &vm->retry);
+    (void)uv_timer_init(loop, &vm->ping);
+    (void)uv_poll_init(loop, &vm->console, vm->console_in);
+    vm->child.data = vm->deadline.data = vm->retry.data = vm->ping.data = vm->console.data = vm;
+    vm->open_handles = 5;
+    (void)uv_signal_start(&vm->child, child_changed, SIGCHLD);
+    (void)uv_timer_start(&vm->deadline, deadline_passed, opts->ready_timeout_ms, 0);
+    (void)uv_timer_start(&vm->ping, ping_due, PING_MS, PING_MS);
+    (void)uv_poll_start(&vm->console, UV_READABLE, console_readable);
+
+    struct bg_err why = {0};
+    struct qmp_opts qmp = {.fd = pairs[0][0],
+                           .on_ready = monitor_ready,
+                           .on_event = monitor_event,
+                           .on_lost = monitor_lost,
+                           .on_closed = part_closed,
+                           .owner = vm};
+    struct vsock_device_opts vsock = {.fd = pairs[2][0],
+                                      .memory_pid = vm->pid,
+                                      .guest_cid = BG_VSOCK_GUEST_CID,
+                                      .log = opts->log,
+                                      .on_ready = driver_up,
+                                      .on_request = guest_asks,
+                                      .on_failed = device_failed,
+                                      .on_closed = part_closed,
+                                      .owner = vm};
+    if (qmp_open(loop, &qmp, &vm->qmp, &why) < 0)
+        (void)close(pairs[0][0]);
+    else
+        vm->open_handles++;
+    if (why.code == 0 && vsock_device_open(loop, &vsock, &vm->vsock, &why) == 0)
+        vm->open_handles++;
+    else
+        (void)close(pairs[2][0]);
+    if (why.code < 0)
+        end(vm, &why);
+    else
+        child_changed(&vm->child, SIGCHLD); /* it may have ended before we watched */
+    *ret = vm;
+    return 0;
+}
+
+void vm_shutdown(struct vm *vm, uint64_t grace_ms)
+{
+    if (vm->state == VM_ENDING)
+        return;
+    bool possible = vm->state == VM_READY && vm->agent_open;
+    if (!possible || grace_ms == 0) {
+        vm_kill(vm);
+        return;
+    }
+    if (vm->shutting_down && uv_timer_get_due_in(&vm->deadline) <= grace_ms)
+        return;
+    if (!vm->shutting_down)
+        session_shutdown(&vm->session);
+    vm->shutting_down = true;
+    (void)uv_timer_start(&vm->deadline, deadline_passed, grace_ms, 0); /* cannot fail */
+}
+
+void vm_kill(struct vm *vm)
+{
+    vm->shutting_down = true;
+    end(vm, NULL);
+}
+
+void vm_save(struct vm *vm, int state_fd)
+{
+    assert(vm->state == VM_READY);
+    vm->state_fd = state_fd;
+    vm->state = VM_PREPARING;
+    (void)uv_timer_start(&vm->deadline, deadline_passed, vm->opts.ready_timeout_ms, 0);
+    session_prepare(&vm->session);
+}
+
+struct vsock_device *vm_vsock(struct vm *vm)
+{
+    return vm->vsock;
+}
+
+bool vm_is_ready(const struct vm *vm)
+{
+    return vm->state == VM_READY;
+}
+
+pid_t vm_qemu_pid(const struct vm *vm)
+{
+    return vm->pid;
+}
+
+const struct vm_timings *vm_timings(const struct vm *vm)
+{
+    return &vm->timings;
+}
+
+uint64_t vm_silent_ms(const struct vm *vm)
+{
+    return bg_now_ms() - vm->session.heard_ms;
+}
