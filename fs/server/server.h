@@ -1,6 +1,6 @@
 /* fs/server: a passthrough FUSE server. It answers raw FUSE messages (docs/protocol.md, "FUSE
- * stream") that come over a byte stream, from a folder of the machine it runs on. The agent links it
- * for the guest's files; `bellglass-fs serve` runs it without a VM. libc and pthread only.
+ * stream") that come over a byte stream, from a folder of the machine it runs on. The agent links
+ * it for the guest's files; `bellglass-fs serve` runs it without a VM. libc and pthread only.
  *
  * The client is not trusted further than its place: it gets nothing outside the root folder, one
  * path component is resolved at a time, symbolic links are never followed here, and every node,
@@ -27,10 +27,10 @@ struct fs_server_opts {
     unsigned threads; /* requests worked on at once, 1..FS_SERVER_THREADS_MAX */
 };
 
-/* Serves until the client closes the stream (0), breaks the protocol, or an fd fails. Blocks; starts
- * opts->threads threads and ends them all before it returns. Call it in a process of its own: it
- * raises RLIMIT_NOFILE and handles SIGUSR2. in_fd, out_fd: blocking, may be the same fd; borrowed,
- * and shut down at the end if they are sockets. /proc must be mounted.
- * Errors: -EPROTO the client sent what is not a message; errno of opening root, read, write. */
-int fs_server_run(int in_fd, int out_fd, const struct fs_server_opts *opts, struct bg_err *err)
-    BG_MUST_CHECK;
+/* Serves until the client closes the stream (0), breaks the protocol, or an fd fails. Blocks;
+ * starts opts->threads threads and ends them all before it returns. Call it in a process of its
+ * own: it raises RLIMIT_NOFILE and handles SIGUSR2. in_fd, out_fd: blocking, may be the same fd;
+ * borrowed, and shut down at the end if they are sockets. /proc must be mounted. Errors: -EPROTO
+ * the client sent what is not a message; errno of opening root, read, write. */
+int fs_server_run(int in_fd, int out_fd, const struct fs_server_opts *opts,
+                  struct bg_err *err) BG_MUST_CHECK;

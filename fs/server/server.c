@@ -1,0 +1,317 @@
+/* How the server runs: each thread takes the next message off the stream (under a lock, into its
+ * own buffer), works on it, and writes the reply in one piece (under another lock). So requests are
+ * worked on in parallel and answered in any order, as the kernel's own requests are. */
+#include "fs/server/server.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "common/io.h"
+#include "fs/server/ops.h"
+
+#define INPUT_SIZE      (64u * 1024) /* read ahead: small requests come many at a time */
+#define REPLY_HEAD_SIZE 256u         /* header and the largest fixed part */
+
+struct server {
+    int in_fd, out_fd;
+    struct fs_identity identity;
+    struct fs_ops ops;
+
+    pthread_mutex_t in_lock; /* guards the next four */
+    uint8_t *input;
+    size_t input_at, input_size;
+    bool ended;
+    struct bg_err end; /* why, when it was not the client closing */
+
+    pthread_mutex_t out_lock;
+};
+
+/* Ends the stream for all threads. err: NULL when the client has closed. in_lock is held. */
+static void end_stream(struct server *server, const struct bg_err *err)
+{
+    if (!server->ended && err)
+        server->end = *err;
+    server->ended = true;
+}
+
+static void fail_stream(struct server *server, const struct bg_err *err)
+{
+    /* Wakes a thread that waits in read(); fails on what is not a socket, where the read ends when
+     * the client goes. */
+    (void)shutdown(server->in_fd, SHUT_RD);
+    (void)pthread_mutex_lock(&server->in_lock);
+    end_stream(server, err);
+    (void)pthread_mutex_unlock(&server->in_lock);
+}
+
+/* Exactly size bytes. Errors: -ENODATA at the end. */
+static int take(struct server *server, uint8_t *out, size_t size)
+{
+    while (size > 0) {
+        size_t have = server->input_size - server->input_at;
+        if (have == 0 && size >= INPUT_SIZE)
+            return bg_read_full(server->in_fd, out, size);
+        if (have == 0) {
+            ssize_t n = read(server->in_fd, server->input, INPUT_SIZE);
+            if (n < 0 && errno == EINTR)
+                continue;
+            if (n <= 0)
+                return n < 0 ? -errno : -ENODATA;
+            server->input_at = 0;
+            have = server->input_size = (size_t)n;
+        }
+        size_t piece = have < size ? have : size;
+        memcpy(out, server->input + server->input_at, piece);
+        server->input_at += piece;
+        out += piece;
+        size -= piece;
+    }
+    return 0;
+}
+
+/* The next whole message, or false when the stream has ended. */
+static bool next_message(struct server *server, uint8_t *out, size_t *ret_size)
+{
+    struct bg_err err = {0};
+    (void)pthread_mutex_lock(&server->in_lock);
+    if (!server->ended) {
+        int r = take(server, out, 4);
+        bool between = r == -ENODATA;
+        if (r == 0)
+            r = fs_message_size(out, FS_REQUEST_HEADER_SIZE, ret_size, &err);
+        if (r == 0 && (r = take(server, out + 4, *ret_size - 4)) < 0)
+            (void)bg_err_errno(&err, r, "file server: reading a request");
+        else if (r < 0 && r != -EPROTO)
+            (void)bg_err_errno(&err, r, "file server: reading");
+        if (r < 0)
+            end_stream(server, between ? NULL : &err);
+    }
+    bool more = !server->ended;
+    (void)pthread_mutex_unlock(&server->in_lock);
+    return more;
+}
+
+static void send_reply(struct server *server, uint32_t opcode, const struct fs_reply *reply)
+{
+    uint8_t head[REPLY_HEAD_SIZE];
+    struct bg_writer w = bg_writer_init(head, sizeof head);
+    fs_reply_emit(opcode, reply, &w);
+    assert(bg_writer_ok(&w));
+    int r = 0;
+    (void)pthread_mutex_lock(&server->out_lock);
+    if (reply->data_size == 0 || reply->error < 0) {
+        r = bg_write_full(server->out_fd, head, w.used);
+    } else {
+        struct iovec parts[2] = {{.iov_base = head, .iov_len = w.used},
+                                 {.iov_len = reply->data_size}};
+        memcpy(&parts[1].iov_base, &reply->data, sizeof reply->data); /* writev only reads it */
+        ssize_t n;
+        do {
+            n = writev(server->out_fd, parts, 2);
+        } while (n < 0 && errno == EINTR);
+        if (n < 0)
+            r = -errno;
+        else if ((size_t)n < w.used)
+            r = bg_write_full(server->out_fd, head + n, w.used - (size_t)n);
+        size_t data_sent = n < 0 || (size_t)n < w.used ? 0 : (size_t)n - w.used;
+        if (r == 0)
+            r = bg_write_full(server->out_fd, reply->data + data_sent,
+                              reply->data_size - data_sent);
+    }
+    (void)pthread_mutex_unlock(&server->out_lock);
+    if (r < 0) {
+        struct bg_err err = {0};
+        /* A client that has gone away is how every stream ends. */
+        if (r != -EPIPE && r != -ECONNRESET)
+            (void)bg_err_errno(&err, r, "file server: answering");
+        fail_stream(server, err.code < 0 ? &err : NULL);
+    }
+}
+
+static void lock_granted(void *owner, uint64_t unique, int error)
+{
+    struct fs_reply reply = {.unique = unique, .error = error};
+    send_reply(owner, FUSE_SETLKW, &reply);
+}
+
+/* Returns false when the client has broken the protocol. */
+static bool serve_one(struct server *server, const uint8_t *bytes, size_t size, uint8_t *out)
+{
+    struct fs_request request;
+    struct bg_err err = {0};
+    int r = fs_request_parse(bytes, size, &request, &err);
+    if (r == -EPROTO) {
+        fail_stream(server, &err);
+        return false;
+    }
+    const struct fs_op *op = fs_op_find(request.opcode);
+    if (r == 0 && op->reply == FS_REPLY_NONE) {
+        fs_ops_run_silent(&server->ops, &request);
+        return true;
+    }
+    struct fs_reply reply = {0};
+    if (r == 0)
+        r = fs_ops_run(&server->ops, &request, out, &reply);
+    if (r == -EINPROGRESS)
+        return true;
+    if (r < 0)
+        reply = (struct fs_reply){.unique = request.unique, .error = r};
+    send_reply(server, request.opcode, &reply);
+    return true;
+}
+
+static void *work(void *arg)
+{
+    struct server *server = arg;
+    struct bg_err err = {0};
+    BG_AUTOFREE uint8_t *in = malloc(BG_FS_MESSAGE_MAX);
+    BG_AUTOFREE uint8_t *out = malloc(FS_OPS_OUT_SIZE);
+    int r = 0;
+    if (!in || !out)
+        r = bg_err_set(&err, -ENOMEM, "file server: out of memory");
+    if (r == 0)
+        r = fs_identity_assume(&server->identity, &err);
+    if (r < 0) {
+        fail_stream(server, &err);
+        return NULL;
+    }
+    size_t size;
+    while (next_message(server, in, &size) && serve_one(server, in, size, out))
+        ;
+    return NULL;
+}
+
+static void signal_seen(int number)
+{
+    (void)number; /* that a system call was interrupted is all there is to it */
+}
+
+/* How many fds of each kind fit into the process's limit, raised as far as it goes. */
+static void share_fds(size_t *ret_nodes, size_t *ret_handles, size_t *ret_locks)
+{
+    struct rlimit limit = {.rlim_cur = 1024, .rlim_max = 1024};
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        rlim_t before = limit.rlim_cur;
+        limit.rlim_cur = limit.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+            limit.rlim_cur = before;
+    }
+    size_t all = limit.rlim_cur > 1u << 20 ? 1u << 20 : (size_t)limit.rlim_cur;
+    *ret_nodes = all / 4 < BG_FS_SERVER_FDS ? all / 4 : BG_FS_SERVER_FDS;
+    *ret_locks = all / 16 < BG_FS_LOCK_OWNERS_MAX ? all / 16 : BG_FS_LOCK_OWNERS_MAX;
+    /* An open file has its own fd and keeps its node's; some fds are for requests as they run. */
+    size_t rest = all - *ret_nodes - *ret_locks;
+    *ret_handles = rest > 128 ? (rest - 128) / 2 : 8;
+    if (*ret_handles > BG_FS_HANDLES_MAX)
+        *ret_handles = BG_FS_HANDLES_MAX;
+}
+
+static int exchange_hellos(const struct server *server, const struct fs_server_opts *opts,
+                           struct bg_err *err)
+{
+    struct fs_hello hello = {.server = true};
+    hello.uid = server->identity.switched ? opts->uid : geteuid();
+    hello.gid = server->identity.switched ? opts->gid : getegid();
+    if (opts->read_only)
+        hello.flags |= FS_HELLO_READ_ONLY;
+    if (hello.uid == 0)
+        hello.flags |= FS_HELLO_ALL_USERS;
+    if (strcmp(opts->root, "/") == 0)
+        hello.flags |= FS_HELLO_WHOLE;
+    uint8_t bytes[FS_HELLO_SIZE];
+    fs_hello_emit(&hello, bytes);
+    int r = bg_write_full(server->out_fd, bytes, sizeof bytes);
+    if (r == 0)
+        r = bg_read_full(server->in_fd, bytes, sizeof bytes);
+    if (r < 0)
+        return bg_err_errno(err, r, "file server: hello");
+    struct fs_hello theirs;
+    return fs_hello_parse(bytes, sizeof bytes, /* from_server= */ false, &theirs, err);
+}
+
+static int run_threads(struct server *server, unsigned count, struct bg_err *err)
+{
+    pthread_t threads[FS_SERVER_THREADS_MAX];
+    unsigned started = 0;
+    int r = 0;
+    for (; started < count && r == 0; started++) {
+        r = -pthread_create(&threads[started], NULL, work, server);
+        if (r < 0) {
+            (void)bg_err_errno(err, r, "file server: starting a thread");
+            fail_stream(server, err);
+            break;
+        }
+    }
+    for (unsigned i = 0; i < started; i++)
+        (void)pthread_join(threads[i], NULL); /* cannot fail: it is ours and joined once */
+    return r;
+}
+
+int fs_server_run(int in_fd, int out_fd, const struct fs_server_opts *opts, struct bg_err *err)
+{
+    assert(opts->threads >= 1 && opts->threads <= FS_SERVER_THREADS_MAX);
+    struct server server = {.in_fd = in_fd, .out_fd = out_fd};
+    server.identity = (struct fs_identity){.switched = geteuid() == 0 && !opts->as_root,
+                                           .uid = opts->uid,
+                                           .gid = opts->gid,
+                                           .groups = opts->groups,
+                                           .group_count = opts->group_count};
+    server.ops.read_only = opts->read_only;
+    (void)pthread_mutex_init(&server.in_lock, NULL); /* neither can fail with these attributes */
+    (void)pthread_mutex_init(&server.out_lock, NULL);
+    size_t node_fds, handle_count, lock_owners;
+    share_fds(&node_fds, &handle_count, &lock_owners);
+
+    struct sigaction seen = {.sa_handler = signal_seen}, ignore = {.sa_handler = SIG_IGN};
+    struct sigaction before_usr2, before_pipe;
+    (void)sigaction(SIGUSR2, &seen, &before_usr2); /* fails only for numbers that do not exist */
+    (void)sigaction(SIGPIPE, &ignore, &before_pipe);
+
+    server.input = malloc(INPUT_SIZE);
+    int r = server.input ? 0 : bg_err_set(err, -ENOMEM, "file server: out of memory");
+    if (r == 0) {
+        struct fs_nodes_opts nodes_opts = {
+            .root = opts->root, .fds_max = node_fds, .identity = &server.identity};
+        r = fs_nodes_open(&nodes_opts, &server.ops.nodes, err);
+    }
+    if (r == 0 && fs_handles_open(server.ops.nodes, handle_count, &server.ops.handles) < 0)
+        r = bg_err_set(err, -ENOMEM, "file server: out of memory");
+    if (r == 0) {
+        struct fs_locks_opts locks_opts = {.handles = server.ops.handles,
+                                           .identity = &server.identity,
+                                           .owners_max = lock_owners,
+                                           .answer = lock_granted,
+                                           .owner = &server};
+        if (fs_locks_open(&locks_opts, &server.ops.locks) < 0)
+            r = bg_err_set(err, -ENOMEM, "file server: out of memory");
+    }
+    if (r == 0)
+        r = exchange_hellos(&server, opts, err);
+    if (r == 0)
+        r = run_threads(&server, opts->threads, err);
+    if (r == 0 && server.end.code < 0) {
+        if (err)
+            *err = server.end;
+        r = server.end.code;
+    }
+
+    fs_locks_close(server.ops.locks);
+    fs_handles_close(server.ops.handles);
+    fs_nodes_close(server.ops.nodes);
+    free(server.input);
+    /* So that the client sees the end even if somebody else has a copy of the socket. */
+    (void)shutdown(in_fd, SHUT_RDWR);
+    (void)shutdown(out_fd, SHUT_RDWR);
+    (void)sigaction(SIGUSR2, &before_usr2, NULL);
+    (void)sigaction(SIGPIPE, &before_pipe, NULL);
+    (void)pthread_mutex_destroy(&server.in_lock);
+    (void)pthread_mutex_destroy(&server.out_lock);
+    return r;
+}
