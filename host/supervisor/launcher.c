@@ -464,8 +464,9 @@ static void run(struct launcher *l)
         (void)dup2(null, 2);
         (void)close(null);
     }
-    (void)chdir("/"); /* no folder is kept busy */
     int r = block_signals(l, &err);
+    if (r == 0 && chdir("/") < 0) /* no folder is kept busy */
+        r = bg_err_errno(&err, -errno, "/");
     if (r == 0)
         r = bg_sandbox_set_state(l->opts->sandbox, BG_SANDBOX_STARTING, "", &err);
     if (r == 0)
