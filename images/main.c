@@ -1,0 +1,60 @@
+/* bellglass-image: makes, lists and removes images; `bellglass image` runs it. A program of its
+ * own since it alone links libguestfs and libcyaml. */
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "images/commands.h"
+
+static const char usage_text[] = "usage: bellglass image VERB [OPTION...]\n"
+                                 "\n"
+                                 "  build [RECIPE]      build an image from a recipe\n"
+                                 "  import FILE.qcow2   make an image of a disk\n"
+                                 "  ls                  list the images\n"
+                                 "  inspect NAME        show all about an image\n"
+                                 "  rm NAME             remove an image\n"
+                                 "\n"
+                                 "Each verb has --help.\n";
+
+static const struct verb {
+    const char *name;
+    int (*run)(int argc, char **argv);
+} verbs[] = {{"build", cmd_build}, {"inspect", cmd_inspect}, {"ls", cmd_ls}, {"rm", cmd_rm}};
+
+int fail(const struct bg_err *err)
+{
+    (void)fprintf(stderr, "bellglass image: %s\n", err->text);
+    return EXIT_FAILED;
+}
+
+int usage(const char *text, bool asked)
+{
+    (void)fputs(text, asked ? stdout : stderr);
+    return asked ? 0 : EXIT_FAILED;
+}
+
+int print_json(json_t *value)
+{
+    int r = value ? json_dumpf(value, stdout, JSON_INDENT(2)) : -1;
+    json_decref(value);
+    if (r < 0 || putchar('\n') == EOF || fflush(stdout) == EOF) {
+        (void)fputs("bellglass image: could not write the result\n", stderr);
+        return EXIT_FAILED;
+    }
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    /* What we make is for QEMU to read, whatever uid it runs as; private files say so. */
+    (void)umask(022);
+    if (argc < 2)
+        return usage(usage_text, /* asked= */ false);
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)
+        return usage(usage_text, /* asked= */ true);
+    for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++)
+        if (strcmp(argv[1], verbs[i].name) == 0)
+            return verbs[i].run(argc - 1, argv + 1);
+    (void)fprintf(stderr, "bellglass image: no verb '%.40s'\n", argv[1]);
+    return usage(usage_text, /* asked= */ false);
+}
