@@ -47,17 +47,11 @@ static bool find_cached(const struct maker *maker, struct build *build)
     return found;
 }
 
-static int read_work_file(const struct maker *maker, const char *name, char **ret_text,
-                          struct bg_err *err)
-{
-    size_t size;
-    return bg_read_file(maker->work.fd, name, BG_MANIFEST_MAX, ret_text, &size, err);
-}
-
 static int read_packages(struct maker *maker, struct build *build, struct bg_err *err)
 {
     BG_AUTOFREE char *text = NULL;
-    int r = read_work_file(maker, BOOTSTRAP_PACKAGES, &text, err);
+    size_t size;
+    int r = bg_read_file(maker->work.fd, BOOTSTRAP_PACKAGES, BG_MANIFEST_MAX, &text, &size, err);
     if (r < 0)
         return r;
     build->packages = json_array();
@@ -92,16 +86,7 @@ static int step_bootstrap(struct maker *maker, struct build *build, struct bg_er
 static int step_kernel(struct maker *maker, struct build *build, struct bg_err *err)
 {
     (void)build;
-    BG_AUTOFREE char *version = NULL;
-    BG_AUTOFREE char *deb = NULL;
-    int r = read_work_file(maker, BOOTSTRAP_VERSION, &version, err);
-    if (r < 0)
-        return r;
-    version[strcspn(version, "\n")] = '\0';
-    if (asprintf(&deb, "%s/" BOOTSTRAP_KERNEL, maker->work.dir) < 0)
-        return bg_err_errno(err, -ENOMEM, "kernel");
-    r = kernel_unpack(&maker->jobs, maker->store.cache, deb, version, maker->log, &maker->kernel,
-                      err);
+    int r = maker_unpack_kernel(maker, err);
     return r < 0 ? r : maker_install_kernel(maker, err);
 }
 
@@ -180,9 +165,9 @@ static int make(struct maker *maker, struct build *build, struct bg_err *err)
 static int build_image(struct maker *maker, struct build *build, bool *ret_cached,
                        struct bg_err *err)
 {
-    int r = recipe_load(build->recipe_name, &build->recipe, err);
+    int r = maker_init(maker, err);
     if (r == 0)
-        r = maker_init(maker, err);
+        r = recipe_load(build->recipe_name, &build->recipe, err);
     if (r < 0)
         return r;
     if (!build->tag)
@@ -245,8 +230,7 @@ int cmd_build(int argc, char **argv)
         (void)bg_err_set(&err, -EINVAL, "--name: up to 63 of a-z, 0-9, '.', '_', '-' are possible");
         return fail(&err);
     }
-    struct maker maker = {
-        .store = {.fd = -1}, .work = {.fd = -1}, .lock_fd = -1, .jobs = {.signal_fd = -1}};
+    struct maker maker;
     bool cached;
     int r = build_image(&maker, &build, &cached, &err);
     if (r == 0)

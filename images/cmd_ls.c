@@ -86,16 +86,18 @@ int cmd_ls(int argc, char **argv)
     struct bg_image *images;
     size_t count, damaged;
     r = bg_image_list(&paths, &images, &count, &damaged, &err);
-    bg_paths_done(&paths);
-    if (r < 0)
+    if (r < 0) {
+        bg_paths_done(&paths);
         return fail(&err);
+    }
     status = print_list(images, count, json);
     bg_image_list_free(images, count);
     if (damaged > 0)
         (void)fprintf(stderr,
-                      "bellglass image: %zu damaged image%s left out; remove with `bellglass image "
-                      "rm` and the name or digest in %s\n",
-                      damaged, damaged == 1 ? "" : "s", "DATA/images");
+                      "bellglass image: %zu damaged image%s left out; `bellglass image rm` removes "
+                      "them by their names in %s/images/tags or digests in %s/images\n",
+                      damaged, damaged == 1 ? "" : "s", paths.data, paths.data);
+    bg_paths_done(&paths);
     return status;
 }
 

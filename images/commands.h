@@ -40,7 +40,7 @@ struct maker {
     struct kernel kernel;
 };
 
-/* Opens paths and store and takes over the signals. */
+/* Opens paths and store and takes over the signals. Whatever it returns, maker_done() ends it. */
 int maker_init(struct maker *maker, struct bg_err *err) BG_MUST_CHECK;
 /* Waits for other makers. */
 int maker_lock(struct maker *maker, struct bg_err *err) BG_MUST_CHECK;
@@ -48,6 +48,8 @@ int maker_lock(struct maker *maker, struct bg_err *err) BG_MUST_CHECK;
 int maker_begin(struct maker *maker, struct bg_err *err) BG_MUST_CHECK;
 /* Copies the partial disk to the image's folder without its holes and zeros. */
 int maker_compact(struct maker *maker, struct bg_err *err) BG_MUST_CHECK;
+/* Unpacks the kernel's package that bootstrap_run fetched into the work folder. */
+int maker_unpack_kernel(struct maker *maker, struct bg_err *err) BG_MUST_CHECK;
 /* Puts kernel and modules into the image's folder. */
 int maker_install_kernel(struct maker *maker, struct bg_err *err) BG_MUST_CHECK;
 

@@ -23,13 +23,17 @@ struct disk_opts {
  */
 int disk_from_tar(const struct disk_opts *opts, const char *tar, struct bg_err *err) BG_MUST_CHECK;
 
-/* Makes opts->out with a copy of the root file system that is on another disk, and writes what it
- * learnt to a JSON file: {"user", "packages": ["NAME=VERSION"], "os"}. in: untrusted, qcow2 without
- * a backing file (the caller has checked). user: the default user to be, or NULL to choose: "app",
- * else the first with a uid from 1000, else root. Errors: -EUCLEAN no or several systems on it;
+struct disk_facts {
+    char user[33]; /* the default user to be */
+    char os[128];  /* what the system calls itself, or ""; escaped */
+};
+
+/* Makes opts->out with a copy of the Linux root that is on another disk. in: untrusted, qcow2
+ * without a backing file (the caller has checked). user: the default user, or NULL to choose:
+ * "app", else the one with uid 1000, else root. Errors: -EUCLEAN no or several systems on it;
  * -ENOENT no such user; -ENOSPC; -EREMOTEIO. */
 int disk_from_qcow2(const struct disk_opts *opts, const char *in, const char *user,
-                    const char *facts, struct bg_err *err) BG_MUST_CHECK;
+                    struct disk_facts *ret, struct bg_err *err) BG_MUST_CHECK;
 
 /* How guests run here: BELLGLASS_ACCEL=kvm|tcg, else KVM if the processor has it and /dev/kvm can
  * be opened. Some machines have a /dev/kvm that opens but cannot run a guest. */

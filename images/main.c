@@ -19,7 +19,11 @@ static const char usage_text[] = "usage: bellglass image VERB [OPTION...]\n"
 static const struct verb {
     const char *name;
     int (*run)(int argc, char **argv);
-} verbs[] = {{"build", cmd_build}, {"inspect", cmd_inspect}, {"ls", cmd_ls}, {"rm", cmd_rm}};
+} verbs[] = {{"build", cmd_build},
+             {"import", cmd_import},
+             {"inspect", cmd_inspect},
+             {"ls", cmd_ls},
+             {"rm", cmd_rm}};
 
 int fail(const struct bg_err *err)
 {

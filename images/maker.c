@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "common/io.h"
+#include "common/limits.h"
 #include "common/sha256.h"
 #include "common/state/image.h"
 #include "images/bootstrap.h"
@@ -109,6 +110,21 @@ int maker_compact(struct maker *maker, struct bg_err *err)
     if (unlink(maker->partial) < 0)
         return bg_err_errno(err, -errno, "%s", maker->partial);
     return 0;
+}
+
+int maker_unpack_kernel(struct maker *maker, struct bg_err *err)
+{
+    BG_AUTOFREE char *version = NULL;
+    BG_AUTOFREE char *deb = NULL;
+    size_t size;
+    int r = bg_read_file(maker->work.fd, BOOTSTRAP_VERSION, BG_NAME_MAX, &version, &size, err);
+    if (r < 0)
+        return r;
+    version[strcspn(version, "\n")] = '\0';
+    if (asprintf(&deb, "%s/" BOOTSTRAP_KERNEL, maker->work.dir) < 0)
+        return bg_err_errno(err, -ENOMEM, "kernel");
+    return kernel_unpack(&maker->jobs, maker->store.cache, deb, version, maker->log, &maker->kernel,
+                         err);
 }
 
 int maker_install_kernel(struct maker *maker, struct bg_err *err)
