@@ -32,7 +32,6 @@
 #define BG_AGENT_PUMP_MAX     (128 * 1024) /* bytes on their way, each direction; reading stops */
 #define BG_AGENT_GROUPS_MAX   256          /* supplementary groups of a user; the rest is dropped */
 #define BG_AGENT_ACCOUNTS_MAX (1024 * 1024) /* /etc/passwd, /etc/group; larger: exec fails */
-#define BG_AGENT_LINGER_MAX   4096          /* cgroups whose processes outlived their exec; kept */
 #define BG_AGENT_MODULES_MAX  256           /* lines of bellglass.load; the rest is not loaded */
 #define BG_AGENT_SHUTDOWN_MS  3000          /* between SIGTERM and SIGKILL, and after SIGKILL */
 #define BG_AGENT_EGRESS_MAX   960           /* TCP connections of the guest; further ones wait */
