@@ -18,20 +18,29 @@ const char *vm_name(struct vm *vm)
     return vm_text(vm, "t%u", ++vm->names);
 }
 
-const char *vm_sandbox(struct vm *vm, const char *option, ...)
+static const char *create(struct vm *vm, const char *const *options)
 {
-    const char *options[VM_ARGS_MAX + 1], *argv[VM_ARGS_MAX + 1];
-    VM_COLLECT(options, option);
-    const char *name = vm_name(vm);
+    const char *name = vm_name(vm), *argv[VM_ARGS_MAX + 1];
     size_t count = 0;
     argv[count++] = "create";
     for (size_t i = 0; options[i]; i++)
         argv[count++] = options[i];
     argv[count++] = name;
     argv[count] = NULL;
-    const char *printed = vm_ok_with(vm, argv);
-    assert_string_equal(printed, vm_text(vm, "%s\n", name));
+    assert_string_equal(vm_ok_with(vm, argv), vm_text(vm, "%s\n", name));
     return name;
+}
+
+const char *vm_sandbox(struct vm *vm)
+{
+    return create(vm, (const char *const[]){NULL});
+}
+
+const char *vm_sandbox_with(struct vm *vm, const char *option, ...)
+{
+    const char *options[VM_ARGS_MAX + 1];
+    VM_COLLECT(options, option);
+    return create(vm, options);
 }
 
 const char *vm_shared(struct vm *vm)

@@ -111,6 +111,11 @@ const char *vm_ok_with(struct vm *vm, const char *const *argv);
 /* vm_call that must fail with status 125 and one line on stderr that has each of the words
  * (separated by '|'). */
 void vm_refused(struct vm *vm, const char *words, const char *arg, ...) __attribute__((sentinel));
+/* Runs a bash script on the host; it must succeed; returns its stdout. */
+const char *vm_host(struct vm *vm, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Runs a script by the guest's `sh -ec`; it must succeed; returns its stdout. */
+const char *vm_guest(struct vm *vm, const char *sandbox, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 /* vm_ok, parsed: a new reference. */
 json_t *vm_json(struct vm *vm, const char *arg, ...) __attribute__((sentinel));
 
@@ -138,9 +143,10 @@ int vm_finish(struct vm_process *process);
 /* kill(2), then vm_finish. */
 int vm_stop(struct vm_process *process, int signal_number);
 
-/* A sandbox for one test: `bellglass create` with the options given (NULL-terminated, after the
- * verb), started. Returns its name, which lives as long as the test. */
-const char *vm_sandbox(struct vm *vm, const char *option, ...) __attribute__((sentinel));
+/* A sandbox for one test, created and started; returns its name, which lives as long as the test.
+ * Options for `bellglass create` end with NULL. */
+const char *vm_sandbox(struct vm *vm);
+const char *vm_sandbox_with(struct vm *vm, const char *option, ...) __attribute__((sentinel));
 /* One sandbox for all tests of the program that do not disturb each other in it. */
 const char *vm_shared(struct vm *vm);
 /* A free name for one: "t1", "t2", ... */

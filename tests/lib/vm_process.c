@@ -103,13 +103,14 @@ static int wait_child(pid_t pid, const char *what)
     return vm_status_of(status);
 }
 
-int vm_stream(struct vm *vm, const char *const *argv, const struct vm_io *io)
+static int stream(struct vm *vm, const char *program, const char *const *argv, bool with_name,
+                  const struct vm_io *io)
 {
     enum { CHUNK = 65536 };
     static uint8_t in_chunk[CHUNK], out_chunk[CHUNK];
     size_t in_size = 0, in_at = 0;
     int fds[3];
-    pid_t pid = spawn(vm->bellglass, argv, /* with_name= */ true, &fds[0], &fds[1], &fds[2]);
+    pid_t pid = spawn(program, argv, with_name, &fds[0], &fds[1], &fds[2]);
     if (io->produce) {
         set_nonblocking(fds[0]);
     } else {
@@ -156,7 +157,12 @@ int vm_stream(struct vm *vm, const char *const *argv, const struct vm_io *io)
     }
     if (fds[0] >= 0)
         (void)close(fds[0]);
-    return wait_child(pid, "bellglass");
+    return wait_child(pid, program);
+}
+
+int vm_stream(struct vm *vm, const char *const *argv, const struct vm_io *io)
+{
+    return stream(vm, vm->bellglass, argv, /* with_name= */ true, io);
 }
 
 /* ---- commands to their end ---- */
@@ -198,15 +204,15 @@ static void take_output(void *arg, int fd, const uint8_t *bytes, size_t size)
     append(&c->bytes[fd], &c->size[fd], &c->room[fd], bytes, size);
 }
 
-struct vm_result *vm_call_with(struct vm *vm, const char *const *argv, const void *input,
-                               size_t input_size)
+static struct vm_result *call(struct vm *vm, const char *program, const char *const *argv,
+                              bool with_name, const void *input, size_t input_size)
 {
     struct capture c = {.input = input, .input_left = input_size};
     take_output(&c, 1, (const uint8_t *)"", 0);
     take_output(&c, 2, (const uint8_t *)"", 0);
     const struct vm_io io = {
         .produce = input ? give_input : NULL, .consume = take_output, .arg = &c};
-    int status = vm_stream(vm, argv, &io);
+    int status = stream(vm, program, argv, with_name, &io);
     struct vm_result *r = vm_keep(vm, malloc(sizeof *r));
     *r = (struct vm_result){.status = status,
                             .out = vm_keep(vm, c.bytes[1]),
@@ -214,6 +220,28 @@ struct vm_result *vm_call_with(struct vm *vm, const char *const *argv, const voi
                             .out_size = c.size[1],
                             .err_size = c.size[2]};
     return r;
+}
+
+struct vm_result *vm_call_with(struct vm *vm, const char *const *argv, const void *input,
+                               size_t input_size)
+{
+    return call(vm, vm->bellglass, argv, /* with_name= */ true, input, input_size);
+}
+
+const char *vm_host(struct vm *vm, const char *format, ...)
+{
+    char *script;
+    va_list args;
+    va_start(args, format);
+    int n = vasprintf(&script, format, args);
+    va_end(args);
+    assert_true(n >= 0);
+    (void)vm_keep(vm, script);
+    const char *const argv[] = {"/bin/bash", "-euo", "pipefail", "-c", script, NULL};
+    const struct vm_result *r = call(vm, argv[0], argv, /* with_name= */ false, NULL, 0);
+    if (r->status != 0)
+        fail_msg("%s\nstatus %d\n%s\n%s", script, r->status, r->out, r->err);
+    return r->out;
 }
 
 struct vm_result *vm_call(struct vm *vm, const char *arg, ...)
@@ -236,6 +264,18 @@ const char *vm_ok(struct vm *vm, const char *arg, ...)
     const char *argv[VM_ARGS_MAX + 1];
     VM_COLLECT(argv, arg);
     return vm_ok_with(vm, argv);
+}
+
+const char *vm_guest(struct vm *vm, const char *sandbox, const char *format, ...)
+{
+    char *script;
+    va_list args;
+    va_start(args, format);
+    int n = vasprintf(&script, format, args);
+    va_end(args);
+    assert_true(n >= 0);
+    (void)vm_keep(vm, script);
+    return vm_ok(vm, "exec", sandbox, "--", "sh", "-ec", script, NULL);
 }
 
 json_t *vm_json(struct vm *vm, const char *arg, ...)
