@@ -536,12 +536,11 @@ static void load_modules(void)
     char line[256];
     while (list && fgets(line, sizeof line, list)) {
         line[strcspn(line, "\n")] = '\0';
-        (void)snprintf(path, sizeof path, "/lib/modules/%s/%s", names.release, line);
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        int fd = open(line, O_RDONLY | O_CLOEXEC);
         if (fd < 0)
             continue;
         if (syscall(SYS_finit_module, fd, "", 0) < 0)
-            say("%s: %s", path, strerror(errno));
+            say("%s: %s", line, strerror(errno));
         (void)close(fd);
     }
     if (list)

@@ -98,10 +98,15 @@ static int begin_group(void **state)
     return 0;
 }
 
-static const char *images_folder(void)
+/* Heap: BG_TEST_IMAGES, or where tests/run keeps them. */
+static char *images_folder(void)
 {
     const char *images = getenv("BG_TEST_IMAGES");
-    return images && *images ? images : "/var/tmp/bellglass-tests/home/data/images";
+    char *path = NULL;
+    int n = images && *images
+                ? asprintf(&path, "%s", images)
+                : asprintf(&path, "/var/tmp/bellglass-tests-%u/home/data/images", geteuid());
+    return n < 0 ? NULL : path;
 }
 
 /* Says why the need is not there, or NULL. */
@@ -116,8 +121,8 @@ static const char *missing(unsigned need, const struct vm *vm, char *text, size_
         (void)snprintf(text, text_size, "%s is not there: `meson install` first", vm->bellglass);
         return text;
     }
-    BG_AUTOFREE char *tag = NULL;
-    if (asprintf(&tag, "%s/tags/debian", images_folder()) < 0)
+    BG_AUTOFREE char *tag = NULL, *images = images_folder();
+    if (!images || asprintf(&tag, "%s/tags/debian", images) < 0)
         return "out of memory";
     if (access(tag, F_OK) < 0) {
         (void)snprintf(text, text_size, "%s is not there: build the image debian", tag);
@@ -171,7 +176,9 @@ static void make_home(struct vm *vm)
     assert_int_equal(mkdir(user, 0700), 0);
     assert_int_equal(mkdir(reports, 0700), 0);
     assert_int_equal(chmod(reports, 01777), 0);
-    assert_int_equal(symlink(images_folder(), link), 0);
+    BG_AUTOFREE char *images = images_folder();
+    assert_non_null(images);
+    assert_int_equal(symlink(images, link), 0);
     /* Sanitizers' reports of processes without a terminal; see check_reports. */
     assert_true(asprintf(&asan, "log_path=%s/san:print_stacktrace=1", reports) > 0);
     (void)setenv("ASAN_OPTIONS", asan, 1);
