@@ -1,0 +1,48 @@
+/* IP addresses as the policy sees them: read from every spelling that some program takes for an
+ * address, and sorted into what may be dialled without being named. Pure. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include "common/cleanup.h"
+
+struct address {
+    uint8_t family;    /* 4 or 6 */
+    uint8_t bytes[16]; /* network order; the first 4 for family 4; the rest is 0 */
+};
+
+/* Reads an address literal: dotted IPv4 with one to four parts, each decimal, octal (0...) or hex
+ * (0x...), with or without a dot at the end; IPv6 with or without brackets. A v4-mapped IPv6
+ * address becomes the IPv4 address that it means. Errors: -ENOENT it is no address, perhaps a name;
+ * -EINVAL it looks like one and is none (part too large, zone id): to be refused. */
+int address_parse(const char *text, size_t size, struct address *ret) BG_MUST_CHECK;
+
+/* From and to the kernel's form. Errors: -EAFNOSUPPORT. */
+int address_from_sockaddr(const struct sockaddr *sa, struct address *ret) BG_MUST_CHECK;
+socklen_t address_to_sockaddr(const struct address *address, uint16_t port,
+                              struct sockaddr_storage *ret);
+
+bool address_equal(const struct address *a, const struct address *b);
+
+/* Canonical text, without brackets. */
+#define ADDRESS_TEXT_SIZE 46
+void address_format(const struct address *address, char out[ADDRESS_TEXT_SIZE]);
+
+enum address_class {
+    ADDRESS_PUBLIC,
+    ADDRESS_UNSPECIFIED, /* 0/8, :: */
+    ADDRESS_LOOPBACK,
+    ADDRESS_LINK_LOCAL, /* with the cloud's metadata service */
+    ADDRESS_PRIVATE,    /* RFC 1918, unique local */
+    ADDRESS_SHARED,     /* 100.64/10, carrier-grade NAT */
+    ADDRESS_MULTICAST,
+    ADDRESS_RESERVED, /* documentation, benchmarks, NAT64, 6to4, Teredo, not assigned */
+};
+
+enum address_class address_classify(const struct address *address);
+
+/* "a loopback address" */
+const char *address_class_text(enum address_class class);

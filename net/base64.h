@@ -1,0 +1,16 @@
+/* Base64 (RFC 4648 §4), for Basic credentials. Pure. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* Decodes with or without padding into out (at least size / 4 * 3 + 3 bytes). Returns the count of
+ * bytes, or -EINVAL: a byte outside of the alphabet, or a length that no encoder makes. */
+ssize_t base64_decode(const char *text, size_t size, uint8_t *out);
+
+/* Size of the encoding of size bytes, with padding and without a NUL. */
+#define BASE64_SIZE(size) (((size) + 2) / 3 * 4)
+
+/* Encodes with padding; out: BASE64_SIZE(size) bytes, no NUL. */
+void base64_encode(const uint8_t *bytes, size_t size, char *out);

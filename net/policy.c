@@ -1,0 +1,136 @@
+#include "net/policy.h"
+
+#include <string.h>
+
+#include "common/limits.h"
+#include "common/quote.h"
+
+int host_pattern_parse(const char *text, size_t size, struct host_pattern *ret, struct bg_err *err)
+{
+    struct host_pattern p = {.kind = HOST_PATTERN_EXACT};
+    if (size >= 2 && text[0] == '*' && text[1] == '.') {
+        p.kind = HOST_PATTERN_SUFFIX;
+        text += 2;
+        size -= 2;
+    } else if (size > 0 && memchr(text, '*', size)) {
+        return bg_err_set(err, -EINVAL, "'*' stands only in front, as in *.example.org");
+    }
+    int r = destination_parse(text, size, 0, &p.host, err);
+    if (r < 0)
+        return r;
+    if (p.kind == HOST_PATTERN_SUFFIX && p.host.is_address)
+        return bg_err_set(err, -EINVAL, "*. goes before a name, not before an address");
+    *ret = p;
+    return 0;
+}
+
+bool host_pattern_matches(const struct host_pattern *pattern, const struct destination *destination)
+{
+    if (pattern->kind == HOST_PATTERN_EXACT)
+        return destination_same_host(&pattern->host, destination);
+    if (destination->is_address)
+        return false;
+    size_t want = strlen(pattern->host.host), have = strlen(destination->host);
+    return have > want + 1 && destination->host[have - want - 1] == '.' &&
+           memcmp(destination->host + have - want, pattern->host.host, want) == 0;
+}
+
+static int parse_pins(const char *text, struct policy_rule *rule, struct bg_err *err)
+{
+    for (;;) {
+        size_t size = strcspn(text, ",");
+        if (rule->pin_count == POLICY_PINS_MAX)
+            return bg_err_set(err, -EINVAL, "more than %d addresses", POLICY_PINS_MAX);
+        if (address_parse(text, size, &rule->pins[rule->pin_count]) < 0) {
+            char shown[64];
+            bg_escape(text, size, shown, sizeof shown);
+            return bg_err_set(err, -EINVAL, "'%s' is no IP address", shown);
+        }
+        rule->pin_count++;
+        if (text[size] == '\0')
+            return 0;
+        text += size + 1;
+    }
+}
+
+int policy_rule_parse(const char *text, struct policy_rule *ret, struct bg_err *err)
+{
+    struct policy_rule rule = {0};
+    size_t size = strcspn(text, "=");
+    int r = host_pattern_parse(text, size, &rule.host, err);
+    if (r == 0 && text[size] == '=') {
+        if (rule.host.host.is_address)
+            r = bg_err_set(err, -EINVAL, "an address needs no =ADDRESS");
+        else
+            r = parse_pins(text + size + 1, &rule, err);
+    }
+    if (r < 0) {
+        char shown[300];
+        (void)bg_err_prefix(err, "rule %s", bg_quote(text, shown, sizeof shown));
+        return r;
+    }
+    rule.text = strdup(text);
+    if (!rule.text)
+        return bg_err_errno(err, -ENOMEM, "rule");
+    *ret = rule;
+    return 0;
+}
+
+void policy_rule_done(struct policy_rule *rule)
+{
+    free(rule->text);
+    *rule = (struct policy_rule){0};
+}
+
+int policy_init(struct policy *policy, const char *const *texts, size_t count, struct bg_err *err)
+{
+    if (count > BG_EGRESS_RULES_MAX)
+        return bg_err_set(err, -E2BIG, "%zu network rules: at most %d", count, BG_EGRESS_RULES_MAX);
+    struct policy p = {.rules = calloc(count ? count : 1, sizeof *p.rules)};
+    if (!p.rules)
+        return bg_err_errno(err, -ENOMEM, "network rules");
+    for (; p.count < count; p.count++) {
+        int r = policy_rule_parse(texts[p.count], &p.rules[p.count], err);
+        if (r < 0) {
+            policy_done(&p);
+            return r;
+        }
+    }
+    *policy = p;
+    return 0;
+}
+
+void policy_done(struct policy *policy)
+{
+    for (size_t i = 0; i < policy->count; i++)
+        policy_rule_done(&policy->rules[i]);
+    free(policy->rules);
+    *policy = (struct policy){0};
+}
+
+const struct policy_rule *policy_find(const struct policy *policy,
+                                      const struct destination *destination)
+{
+    for (size_t i = 0; i < policy->count; i++) {
+        const struct policy_rule *rule = &policy->rules[i];
+        uint16_t port = rule->host.host.port;
+        bool port_ok = port == 0 ? destination->port == 80 || destination->port == 443
+                                 : destination->port == port;
+        if (port_ok && host_pattern_matches(&rule->host, destination))
+            return rule;
+    }
+    return NULL;
+}
+
+bool policy_address_ok(const struct policy_rule *rule, const struct destination *destination,
+                       const struct address *address)
+{
+    if (destination->is_address) /* the rule that matched named it */
+        return address_equal(address, &destination->address);
+    if (rule->pin_count == 0)
+        return address_classify(address) == ADDRESS_PUBLIC;
+    for (size_t i = 0; i < rule->pin_count; i++)
+        if (address_equal(address, &rule->pins[i]))
+            return true;
+    return false;
+}

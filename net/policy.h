@@ -1,0 +1,67 @@
+/* What a sandbox may reach. Nothing, unless a rule says so. Pure.
+ *
+ * A rule is one text: HOST[:PORT][=ADDRESS[,ADDRESS...]]
+ *   HOST      a name; *.suffix for every name below suffix, at any depth, but not suffix itself; or
+ *             an IP address, IPv6 in brackets
+ *   PORT      without it: ports 80 and 443, and there only HTTP and TLS; with it: that port, and
+ *             any protocol (what is neither HTTP nor TLS passes as plain TCP)
+ *   ADDRESS   where HOST is, instead of asking DNS; the only way to a name whose addresses are not
+ *             public
+ * The first rule that matches decides. */
+#pragma once
+
+#include "common/err.h"
+#include "net/destination.h"
+
+#define POLICY_PINS_MAX 8
+
+enum host_pattern_kind { HOST_PATTERN_EXACT, HOST_PATTERN_SUFFIX };
+
+/* HOST[:PORT] of a rule, and where a secret may go. */
+struct host_pattern {
+    enum host_pattern_kind kind;
+    struct destination host; /* suffix: host.host is what follows "*."; port 0: see the user */
+};
+
+/* Errors: -EINVAL. */
+int host_pattern_parse(const char *text, size_t size, struct host_pattern *ret,
+                       struct bg_err *err) BG_MUST_CHECK;
+
+/* Compares hosts only, on label borders. */
+bool host_pattern_matches(const struct host_pattern *pattern,
+                          const struct destination *destination);
+
+struct policy_rule {
+    char *text; /* as written; owned */
+    struct host_pattern host;
+    struct address pins[POLICY_PINS_MAX];
+    size_t pin_count;
+};
+
+struct policy {
+    struct policy_rule *rules; /* owned */
+    size_t count;
+};
+
+/* Reads count rules. Errors: -EINVAL names the rule that is wrong; -E2BIG too many; -ENOMEM. */
+int policy_init(struct policy *policy, const char *const *texts, size_t count,
+                struct bg_err *err) BG_MUST_CHECK;
+void policy_done(struct policy *policy);
+
+/* The rule that allows the destination, borrowed; NULL: refused. */
+const struct policy_rule *policy_find(const struct policy *policy,
+                                      const struct destination *destination);
+
+/* Whether the rule lets protocols other than HTTP and TLS pass. */
+static inline bool policy_rule_allows_tcp(const struct policy_rule *rule)
+{
+    return rule->host.host.port != 0;
+}
+
+/* Whether the address may be dialled for a destination that the rule allows. */
+bool policy_address_ok(const struct policy_rule *rule, const struct destination *destination,
+                       const struct address *address);
+
+/* For one rule alone: heap text inside, freed by policy_rule_done. */
+int policy_rule_parse(const char *text, struct policy_rule *ret, struct bg_err *err) BG_MUST_CHECK;
+void policy_rule_done(struct policy_rule *rule);

@@ -1,0 +1,66 @@
+/* The secrets of a sandbox, and the exchange of a placeholder for one. A placeholder is
+ * "BELLGLASS_SECRET_" and 64 hex digits; it becomes its secret only in the value of a request
+ * header, only on the way to a host that the secret is approved for, and only inside of TLS whose
+ * far end was verified. Anywhere else it stays what it is. Pure. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "net/buffer.h"
+#include "net/http_head.h"
+#include "net/policy.h"
+
+#define SECRET_PREFIX           "BELLGLASS_SECRET_"
+#define SECRET_PLACEHOLDER_SIZE (sizeof SECRET_PREFIX - 1 + 64)
+
+struct secret {
+    char *name;
+    char placeholder[SECRET_PLACEHOLDER_SIZE + 1];
+    struct host_pattern *hosts; /* a pattern without a port: any port that the policy allows */
+    size_t host_count;
+    void *value; /* locked memory; NULL: the store has none, and requests that need it fail */
+    size_t value_size;
+};
+
+struct secrets {
+    struct secret *items; /* owned; at most BG_EGRESS_SECRETS_MAX, so that a set fits a uint64_t */
+    size_t count;
+};
+
+/* What a text is asked to be turned into, and for whom. */
+struct secrets_scope {
+    const struct secrets *secrets;
+    const struct destination *to;
+    bool verified; /* the destination has proven its name */
+};
+
+/* What happened; bits are indices of secrets. Zero it before the first of a request's headers. */
+struct secrets_use {
+    uint64_t used;         /* replaced */
+    uint64_t not_approved; /* left alone: not for this destination */
+    uint64_t valueless;    /* approved, but the store has no value: the request must not go out */
+    unsigned unknown;      /* placeholders of no secret here: another sandbox's, or removed */
+};
+
+/* Adds a secret; takes value (locked memory of value_size bytes, or NULL) on success. Errors:
+ * -EINVAL malformed placeholder, host or value (which must do as header text); -EEXIST;
+ * -E2BIG too many; -ENOMEM. */
+int secrets_add(struct secrets *secrets, const char *name, const char *placeholder,
+                const char *const *hosts, size_t host_count, void *value, size_t value_size,
+                struct bg_err *err) BG_MUST_CHECK;
+void secrets_done(struct secrets *secrets);
+
+/* Puts the value of the field to out, placeholders exchanged; inside of Basic credentials too,
+ * which are then encoded anew. Fields that say where a request goes or how it is framed are left
+ * alone. *use is added to. */
+void secrets_put_field(const struct secrets_scope *scope, const struct http_field *field,
+                       struct buffer *out, struct secrets_use *use);
+
+/* True if a secret's value is fit for the store and for a header: not empty, at most
+ * BG_SECRET_SIZE_MAX, no CR, LF or NUL. Errors: -EINVAL. */
+int secret_value_check(const void *value, size_t size, struct bg_err *err) BG_MUST_CHECK;
+
+/* [A-Za-z_][A-Za-z0-9_]*, at most 128: a name for an environment variable. */
+bool secret_name_ok(const char *name);
