@@ -1,0 +1,208 @@
+#include "net/channel.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "common/limits.h"
+
+struct channel {
+    uv_poll_t poll; /* libuv points here from open until poll_closed */
+    int fd;
+    struct tls_session *tls; /* NULL: bare */
+    struct channel_opts opts;
+    struct buffer out;
+    int armed, wanted; /* uv_poll events: asked of the loop, asked of us */
+    int failure;       /* negative errno of the first failed write */
+    bool gone;         /* both directions are closed */
+    bool half_closed;  /* the peer sends no more; seen by the loop before it was read */
+    bool read_wants_write, write_wants_read; /* TLS, now and then */
+    bool finishing, finished;
+};
+
+static void poll_closed(uv_handle_t *handle)
+{
+    struct channel *channel = handle->data;
+    struct channel_opts opts = channel->opts;
+    tls_free(channel->tls);
+    buffer_reset(&channel->out);
+    (void)close(channel->fd); /* nothing can be done about it here */
+    free(channel);
+    opts.on_closed(opts.owner);
+}
+
+static void arm(struct channel *channel, int events);
+
+/* The peer closed: whether one direction or both, only poll(2) tells. */
+static void note_hangup(struct channel *channel)
+{
+    struct pollfd p = {.fd = channel->fd, .events = POLLRDHUP};
+    channel->half_closed = true;
+    if (poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLERR)))
+        channel->gone = true;
+}
+
+static void socket_ready(uv_poll_t *poll, int status, int events)
+{
+    struct channel *channel = poll->data;
+    if (status < 0) { /* POLLERR; libuv has stopped watching */
+        channel->gone = true;
+        channel->armed = 0;
+    } else if (events & UV_DISCONNECT) {
+        note_hangup(channel);
+        channel->wanted &= ~UV_DISCONNECT;
+    }
+    /* What is no longer wanted is disarmed only when it fires: most of the time it is wanted again
+     * before that, and a system call is saved. */
+    if (channel->armed & ~channel->wanted)
+        arm(channel, channel->wanted);
+    channel->opts.on_ready(channel->opts.owner); /* last: may close us */
+}
+
+static void arm(struct channel *channel, int events)
+{
+    if (events == channel->armed)
+        return;
+    channel->armed = events;
+    /* Both fail only on a handle that is closing. */
+    if (events == 0)
+        (void)uv_poll_stop(&channel->poll);
+    else
+        (void)uv_poll_start(&channel->poll, events, socket_ready);
+}
+
+int channel_open(uv_loop_t *loop, int fd, const struct channel_opts *opts, struct channel **ret,
+                 struct bg_err *err)
+{
+    struct channel *channel = calloc(1, sizeof *channel);
+    if (!channel)
+        return bg_err_errno(err, -ENOMEM, "channel");
+    int r = uv_poll_init(loop, &channel->poll, fd);
+    if (r < 0) {
+        free(channel);
+        return bg_err_set(err, r, "channel: %s", uv_strerror(r));
+    }
+    channel->poll.data = channel;
+    channel->fd = fd;
+    channel->opts = *opts;
+    channel->out = buffer_init(BG_EGRESS_QUEUE_MAX);
+    channel->out.wipe = opts->wipe;
+    *ret = channel;
+    return 0;
+}
+
+void channel_close(struct channel *channel)
+{
+    if (channel)
+        uv_close((uv_handle_t *)&channel->poll, poll_closed);
+}
+
+int channel_fd(const struct channel *channel)
+{
+    return channel->fd;
+}
+
+void channel_set_tls(struct channel *channel, struct tls_session *session)
+{
+    assert(!channel->tls);
+    channel->tls = session;
+}
+
+int channel_handshake(struct channel *channel, struct bg_err *err)
+{
+    int r = tls_handshake(channel->tls, err);
+    channel->read_wants_write = r == -EAGAIN && tls_wants_write(channel->tls);
+    return r;
+}
+
+ssize_t channel_read(struct channel *channel, void *buffer, size_t size)
+{
+    ssize_t n;
+    if (channel->tls) {
+        n = tls_read(channel->tls, buffer, size);
+        channel->read_wants_write = n == -EAGAIN && tls_wants_write(channel->tls);
+        return n;
+    }
+    do {
+        n = recv(channel->fd, buffer, size, 0);
+    } while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
+struct buffer *channel_out(struct channel *channel)
+{
+    return &channel->out;
+}
+
+static ssize_t write_some(struct channel *channel, const void *bytes, size_t size)
+{
+    ssize_t n;
+    if (channel->tls) {
+        n = tls_write(channel->tls, bytes, size);
+        channel->write_wants_read = n == -EAGAIN && !tls_wants_write(channel->tls);
+        return n;
+    }
+    do {
+        n = send(channel->fd, bytes, size, MSG_NOSIGNAL);
+    } while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
+int channel_flush(struct channel *channel)
+{
+    if (channel->failure == 0 && !buffer_ok(&channel->out))
+        channel->failure = -ENOBUFS;
+    while (channel->failure == 0 && buffer_size(&channel->out) > 0) {
+        ssize_t n = write_some(channel, buffer_bytes(&channel->out), buffer_size(&channel->out));
+        if (n == -EAGAIN)
+            return 0;
+        if (n < 0)
+            channel->failure = (int)n;
+        else
+            buffer_drop(&channel->out, (size_t)n);
+    }
+    if (channel->failure < 0) {
+        buffer_reset(&channel->out);
+        return channel->failure;
+    }
+    if (channel->finishing && !channel->finished) {
+        if (channel->tls && tls_close_notify(channel->tls) == -EAGAIN)
+            return 0;
+        (void)shutdown(channel->fd, SHUT_WR); /* fails only if the peer is gone: no matter */
+        channel->finished = true;
+    }
+    return 0;
+}
+
+void channel_finish(struct channel *channel)
+{
+    channel->finishing = true;
+}
+
+bool channel_finished(const struct channel *channel)
+{
+    return channel->finished;
+}
+
+bool channel_gone(const struct channel *channel)
+{
+    return channel->gone;
+}
+
+void channel_watch(struct channel *channel, bool want_read)
+{
+    bool unsent = channel->failure == 0 &&
+                  (buffer_size(&channel->out) > 0 || (channel->finishing && !channel->finished));
+    int events = 0;
+    if (want_read)
+        events |= channel->read_wants_write ? UV_READABLE | UV_WRITABLE : UV_READABLE;
+    if (unsent)
+        events |= channel->write_wants_read ? UV_READABLE : UV_WRITABLE;
+    if (!channel->half_closed)
+        events |= UV_DISCONNECT;
+    channel->wanted = events;
+    if (events & ~channel->armed)
+        arm(channel, events);
+}

@@ -1,0 +1,34 @@
+/* Connects to a destination that the policy allows: resolves its name once, drops the addresses
+ * that may not be dialled, and tries the others in turn. What is dialled is what was checked. Loop
+ * thread only. */
+#pragma once
+
+#include <uv.h>
+
+#include "common/err.h"
+#include "net/policy.h"
+
+struct dial;
+
+struct dial_result {
+    int fd; /* a connected non-blocking socket, the callee's; -1: failed */
+    struct address address;
+    const char *reason; /* failed: a word for the audit: resolve-failed, address-not-public,
+                           connect-failed, timeout */
+    struct bg_err err;  /* failed: -EHOSTUNREACH, -EACCES, -ECONNREFUSED, -ETIMEDOUT */
+};
+
+struct dial_opts {
+    const struct destination *to;   /* copied */
+    const struct policy_rule *rule; /* that allows it; borrowed until on_done */
+    uint64_t resolve_ms, connect_ms;
+    void (*on_done)(void *owner, const struct dial_result *result); /* once, unless cancelled */
+    void *owner;
+};
+
+/* Errors: -ENOMEM. on_done is never called from inside. */
+int dial_start(uv_loop_t *loop, const struct dial_opts *opts, struct dial **ret,
+               struct bg_err *err) BG_MUST_CHECK;
+
+/* Before on_done only: it will not be called. NULL: no-op. */
+void dial_cancel(struct dial *dial);

@@ -1,0 +1,65 @@
+/* What all connections of one proxy process share: policy, secrets, TLS, audit log, limits. Loop
+ * thread only. */
+#pragma once
+
+#include <uv.h>
+
+#include "common/err.h"
+#include "common/log.h"
+#include "net/audit.h"
+#include "net/policy.h"
+#include "net/secrets.h"
+#include "net/tls.h"
+
+/* How long each phase may take, in milliseconds; see common/limits.h for the defaults. */
+struct engine_timeouts {
+    uint64_t peek_ms, handshake_ms, head_ms, idle_ms, resolve_ms, connect_ms, response_ms, stall_ms,
+        tcp_idle_ms, linger_ms;
+};
+
+extern const struct engine_timeouts engine_timeouts_default;
+
+struct engine_opts {
+    const char *sandbox;         /* for the audit; borrowed */
+    const struct policy *policy; /* borrowed until closed, as all below */
+    const struct secrets *secrets;
+    struct tls_context *tls;
+    int audit_fd; /* append only */
+    const struct bg_log *log;
+    struct engine_timeouts timeouts;
+    unsigned conns_max;
+};
+
+struct conn;
+
+struct engine {
+    uv_loop_t *loop;
+    struct engine_opts opts;
+    struct conn *conns; /* list of the open ones */
+    unsigned conn_count;
+    struct conn *again; /* those with work left that no socket event will announce */
+    uv_idle_t idle;     /* runs while again is not empty */
+    bool audit_lost;    /* the last line could not be written: nothing goes out until one can */
+    bool closing;
+    void (*on_closed)(void *owner);
+    void *owner;
+    char line[AUDIT_LINE_MAX];
+    uint8_t scratch[64 * 1024]; /* for one read, within one callback */
+};
+
+void engine_init(struct engine *engine, uv_loop_t *loop, const struct engine_opts *opts);
+
+/* Closes all connections, then calls on_closed; the memory is the caller's again then. */
+void engine_close(struct engine *engine, void (*on_closed)(void *owner), void *owner);
+
+/* Writes the event to the audit log, with the time and the sandbox filled in. A failure is logged
+ * and remembered in audit_lost. */
+void engine_audit(struct engine *engine, struct audit_event *event);
+
+/* True unless the audit log is broken; tries it again if it was. */
+bool engine_may_go_on(struct engine *engine);
+
+/* For conn only: the list of connections, and their place on the again list. */
+void engine_add(struct engine *engine, struct conn *conn);
+void engine_remove(struct engine *engine, struct conn *conn);
+void engine_again(struct engine *engine, struct conn *conn);

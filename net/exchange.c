@@ -1,0 +1,617 @@
+#include "net/exchange.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "net/conn.h"
+
+/* Room for the largest head, and for secrets in it. */
+#define UPSTREAM_HEAD_MAX (BG_EGRESS_HEAD_MAX + 2 * BG_SECRET_SIZE_MAX)
+
+/* Why a request was not, or not wholly, passed on. */
+struct failure {
+    enum audit_decision decision;
+    const char *reason;
+    int status;
+    const char *text; /* for the guest and the audit */
+};
+
+static const char *scheme_of(const struct conn *conn)
+{
+    return conn->tls ? "https" : "http";
+}
+
+static void audit(struct conn *conn, enum audit_decision decision, const char *reason, int status,
+                  const char *detail)
+{
+    struct exchange *ex = &conn->exchange;
+    /* A head that could not be read names nobody; then the connection's own name stands there. */
+    const struct destination *to = ex->route.destination.port ? &ex->route.destination : &conn->to;
+    struct audit_event event = {
+        .stream = conn->stream,
+        .host = to->host,
+        .port = to->port,
+        .scheme = scheme_of(conn),
+        .method = ex->request.head.method,
+        .path = ex->route.path.size ? ex->route.path : ex->request.head.target,
+        .rule = ex->rule ? ex->rule->text : NULL,
+        .decision = decision,
+        .reason = reason,
+        .detail = detail,
+        .status = status,
+        .address = conn->upstream_address[0] ? conn->upstream_address : NULL,
+        .bytes_up = ex->bytes_up + (conn->websocket ? conn->bytes_up : 0),
+        .bytes_down = ex->bytes_down + (conn->websocket ? conn->bytes_down : 0),
+        .duration_ms = uv_now(conn->engine->loop) - ex->started_ms,
+        .use = ex->use,
+    };
+    engine_audit(conn->engine, &event);
+}
+
+/* The word for a request that went through. */
+static const char *allow_reason(const struct exchange *ex)
+{
+    if (ex->use.not_approved)
+        return "placeholder-not-approved";
+    return ex->use.unknown ? "placeholder-unknown" : "allowed";
+}
+
+static void request_body(void *owner, const uint8_t *bytes, size_t size)
+{
+    struct conn *conn = owner;
+    struct exchange *ex = &conn->exchange;
+    ex->bytes_up += size;
+    if (ex->request.head.framing == HTTP_CHUNKED)
+        http_forward_chunk(bytes, size, channel_out(conn->upstream));
+    else
+        buffer_put(channel_out(conn->upstream), bytes, size);
+}
+
+static void response_body(void *owner, const uint8_t *bytes, size_t size)
+{
+    struct conn *conn = owner;
+    struct exchange *ex = &conn->exchange;
+    ex->bytes_down += size;
+    if (ex->wrap == HTTP_WRAP_CHUNKED)
+        http_forward_chunk(bytes, size, channel_out(conn->guest));
+    else
+        buffer_put(channel_out(conn->guest), bytes, size);
+}
+
+/* Makes ready for the next request. */
+static void start_request(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    http_reader_done(&ex->request);
+    http_reader_done(&ex->response);
+    buffer_reset(&ex->head);
+    struct destination upstream_to = ex->upstream_to;
+    *ex = (struct exchange){.head = buffer_init(UPSTREAM_HEAD_MAX), .upstream_to = upstream_to};
+    ex->head.wipe = true;
+    http_reader_init(&ex->request, /* is_response= */ false, request_body, conn);
+    http_reader_init(&ex->response, /* is_response= */ true, response_body, conn);
+}
+
+void exchange_init(struct conn *conn)
+{
+    start_request(conn);
+}
+
+void exchange_done(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    http_reader_done(&ex->request);
+    http_reader_done(&ex->response);
+    buffer_reset(&ex->head);
+}
+
+bool exchange_waits(const struct conn *conn)
+{
+    const struct exchange *ex = &conn->exchange;
+    return ex->state != EXCHANGE_REQUEST && ex->request.state == HTTP_READER_DONE;
+}
+
+bool exchange_reads_guest(const struct conn *conn)
+{
+    const struct exchange *ex = &conn->exchange;
+    if (conn->guest_eof)
+        return false;
+    if (ex->state == EXCHANGE_REQUEST)
+        return conn_room(conn->guest);
+    return ex->state == EXCHANGE_FORWARD && ex->request.state == HTTP_READER_BODY &&
+           conn_room(conn->upstream);
+}
+
+bool exchange_reads_upstream(const struct conn *conn)
+{
+    const struct exchange *ex = &conn->exchange;
+    /* Between requests too: an upstream that closes, or speaks out of turn, is seen at once. */
+    return ex->state != EXCHANGE_FORWARD || (!conn->upstream_eof && conn_room(conn->guest));
+}
+
+void exchange_abort(struct conn *conn, enum audit_decision decision, const char *reason)
+{
+    struct exchange *ex = &conn->exchange;
+    if (ex->state == EXCHANGE_REQUEST && ex->request.state == HTTP_READER_HEAD)
+        return; /* what came of a head was not one */
+    int status = ex->answered ? (int)ex->response.head.status : 0;
+    audit(conn, decision, reason, status, NULL);
+}
+
+/* The request ends here: the guest's connection goes on to the next one, or closes. */
+static enum conn_step go_on_after(struct conn *conn, bool keep_alive)
+{
+    if (!keep_alive) {
+        start_request(conn);
+        conn_linger(conn);
+        return CONN_AGAIN;
+    }
+    start_request(conn);
+    conn_deadline(conn, conn->engine->opts.timeouts.idle_ms);
+    return CONN_AGAIN;
+}
+
+/* Answers in the upstream's place, or breaks off if the guest has got part of an answer already. */
+static enum conn_step fail(struct conn *conn, const struct failure *failure)
+{
+    struct exchange *ex = &conn->exchange;
+    audit(conn, failure->decision, failure->reason, failure->status, failure->text);
+    if (ex->state != EXCHANGE_REQUEST)
+        conn_drop_upstream(conn);
+    if (ex->answered) {
+        conn_close(conn);
+        return CONN_WAIT;
+    }
+    bool keep_alive = ex->request.state == HTTP_READER_DONE && ex->request.head.keep_alive;
+    http_forward_answer(failure->status, failure->text, keep_alive,
+                        slice_is(ex->request.head.method, "head"), channel_out(conn->guest));
+    return go_on_after(conn, keep_alive);
+}
+
+/* From a request's head to the connection that it needs. */
+
+static enum conn_step start_forward(struct conn *conn);
+
+static enum conn_step refuse_host(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    char target[DESTINATION_TEXT_SIZE], rule[DESTINATION_TEXT_SIZE], text[1024];
+    const struct destination *to = &ex->route.destination;
+    bool web = to->port == 80 || to->port == 443;
+    destination_format(to, 0, target);
+    destination_format(to, web ? to->port : 0, rule);
+    (void)snprintf(text, sizeof text,
+                   "%s is not allowed by this sandbox's rules; allow it with --allow %s", target,
+                   rule);
+    struct failure failure = {AUDIT_DENY, "host-not-allowed", 403, text};
+    return fail(conn, &failure);
+}
+
+static enum conn_step answer_connect(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    struct destination to = ex->route.destination;
+    const struct policy_rule *rule = ex->rule;
+    buffer_put_text(channel_out(conn->guest), "HTTP/1.1 200 Connection established\r\n\r\n");
+    start_request(conn);
+    conn->to = to;
+    conn->to_known = true;
+    conn->rule = rule;
+    conn_start_peek(conn);
+    return CONN_AGAIN;
+}
+
+/* Puts the head for the upstream together. Errors: -EPROTO, *ret says how to answer. */
+static int write_head(struct conn *conn, struct failure *ret, struct bg_err *err)
+{
+    struct exchange *ex = &conn->exchange;
+    struct secrets_scope scope = {
+        .secrets = conn->engine->opts.secrets, .to = &ex->route.destination, .verified = conn->tls};
+    http_forward_request(&ex->request.head, &ex->route, conn->tls ? 443 : 80, &scope, &ex->head,
+                         &ex->use);
+    if (!buffer_ok(&ex->head)) {
+        *ret = (struct failure){AUDIT_DENY, "head-too-large", 431, err->text};
+        return bg_err_set(err, -EPROTO, "the request's head is too large with its secrets");
+    }
+    if (ex->use.valueless) {
+        size_t i = (size_t)__builtin_ctzll(ex->use.valueless);
+        const char *name = conn->engine->opts.secrets->items[i].name;
+        *ret = (struct failure){AUDIT_ERROR, "secret-without-value", 503, err->text};
+        return bg_err_set(err, -EPROTO,
+                          "secret %s has no value on the host; set it there with 'bellglass secret "
+                          "set %s', then stop and start the sandbox",
+                          name, name);
+    }
+    return 0;
+}
+
+static bool upstream_fits(const struct conn *conn)
+{
+    const struct exchange *ex = &conn->exchange;
+    return conn->upstream && !conn->upstream_eof && !channel_gone(conn->upstream) &&
+           ex->upstream_to.port == ex->route.destination.port &&
+           destination_same_host(&ex->upstream_to, &ex->route.destination);
+}
+
+static void dialled(void *owner, const struct dial_result *result);
+
+static enum conn_step start_dial(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    struct bg_err err;
+    conn_drop_upstream(conn);
+    conn->upstream_address[0] = '\0';
+    ex->reused = false;
+    ex->state = EXCHANGE_DIAL;
+    if (conn_dial(conn, &ex->route.destination, ex->rule, dialled, &err) < 0) {
+        struct failure failure = {AUDIT_ERROR, "internal", 503, err.text};
+        return fail(conn, &failure);
+    }
+    /* dial has its own deadlines, one an address; the sum is ours. */
+    const struct engine_timeouts *t = &conn->engine->opts.timeouts;
+    conn_deadline(conn, t->resolve_ms + BG_EGRESS_ADDRESSES_MAX * t->connect_ms);
+    return CONN_WAIT;
+}
+
+static enum conn_step request_read(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    struct bg_err err;
+    int status;
+    const struct http_route_opts route_opts = {.fixed = conn->to_known ? &conn->to : NULL,
+                                               .tls = conn->tls};
+    ex->started_ms = uv_now(conn->engine->loop);
+    if (conn->to_known && !conn->rule) { /* whatever it says: the connection itself is refused */
+        ex->route.destination = conn->to;
+        if (http_reader_go_on(&ex->request, &err) < 0) {
+            struct failure failure = {AUDIT_DENY, "bad-request", ex->request.status, err.text};
+            return fail(conn, &failure);
+        }
+        return refuse_host(conn);
+    }
+    if (http_route(&ex->request.head, &route_opts, &ex->route, &status, &err) < 0) {
+        struct failure failure = {AUDIT_DENY, status == 421 ? "identity-mismatch" : "bad-request",
+                                  status, err.text};
+        return fail(conn, &failure);
+    }
+    if (http_reader_go_on(&ex->request, &err) < 0) {
+        struct failure failure = {AUDIT_DENY, "bad-request", ex->request.status, err.text};
+        return fail(conn, &failure);
+    }
+    ex->rule = conn->to_known ? conn->rule
+                              : policy_find(conn->engine->opts.policy, &ex->route.destination);
+    if (!ex->rule)
+        return refuse_host(conn);
+    if (!engine_may_go_on(conn->engine)) {
+        struct failure failure = {AUDIT_ERROR, "audit-lost", 503,
+                                  "the audit log cannot be written; nothing goes out until it can"};
+        return fail(conn, &failure);
+    }
+    if (ex->route.is_connect)
+        return answer_connect(conn);
+    struct failure failure;
+    if (write_head(conn, &failure, &err) < 0)
+        return fail(conn, &failure);
+    if (!upstream_fits(conn))
+        return start_dial(conn);
+    ex->reused = true;
+    return start_forward(conn);
+}
+
+static enum conn_step read_request(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    struct bg_err err;
+    /* An answer that is not read holds the next request up. */
+    if (channel_flush(conn->guest) < 0) {
+        conn_close(conn);
+        return CONN_WAIT;
+    }
+    if (!conn_room(conn->guest))
+        return CONN_WAIT;
+    if (conn->upstream) {
+        const uint8_t *unwanted;
+        if (conn_read_upstream(conn, &unwanted) != -EAGAIN)
+            conn_drop_upstream(conn); /* it closed, or spoke out of turn */
+    }
+    const uint8_t *bytes;
+    ssize_t n = conn_read_guest(conn, &bytes);
+    if (n == -EAGAIN)
+        return CONN_WAIT;
+    if (n <= 0) {
+        if (http_reader_fresh(&ex->request) && n == 0)
+            conn_linger(conn);
+        else
+            conn_abort(conn, "guest-gone");
+        return CONN_AGAIN;
+    }
+    if (http_reader_fresh(&ex->request))
+        conn_deadline(conn, conn->engine->opts.timeouts.head_ms);
+    ssize_t used = http_reader_feed(&ex->request, bytes, (size_t)n, &err);
+    if (used < 0) {
+        ex->started_ms = uv_now(conn->engine->loop);
+        struct failure failure = {AUDIT_DENY, "bad-request", ex->request.status, err.text};
+        return fail(conn, &failure);
+    }
+    conn_unread_guest(conn, bytes + used, (size_t)(n - used));
+    return ex->request.state == HTTP_READER_HAVE_HEAD ? request_read(conn) : CONN_AGAIN;
+}
+
+/* The upstream connection. */
+
+static void dialled(void *owner, const struct dial_result *result)
+{
+    struct conn *conn = owner;
+    struct exchange *ex = &conn->exchange;
+    struct bg_err err = result->err;
+    conn->dial = NULL;
+    if (result->fd < 0) {
+        int status = err.code == -EACCES ? 403 : err.code == -ETIMEDOUT ? 504 : 502;
+        struct failure failure = {status == 403 ? AUDIT_DENY : AUDIT_ERROR, result->reason, status,
+                                  err.text};
+        if (fail(conn, &failure) == CONN_AGAIN)
+            conn_run(conn);
+        return;
+    }
+    struct tls_session *session = NULL;
+    int r = conn_open_upstream(conn, result->fd, &err);
+    if (r == 0 && conn->tls)
+        r = tls_connect(conn->engine->opts.tls, &ex->route.destination, result->fd, &session, &err);
+    if (r < 0) {
+        struct failure failure = {AUDIT_ERROR, "internal", 503, err.text};
+        if (fail(conn, &failure) == CONN_AGAIN)
+            conn_run(conn);
+        return;
+    }
+    address_format(&result->address, conn->upstream_address);
+    ex->upstream_to = ex->route.destination;
+    if (session) {
+        channel_set_tls(conn->upstream, session);
+        ex->state = EXCHANGE_TLS;
+        conn_deadline(conn, conn->engine->opts.timeouts.handshake_ms);
+    } else {
+        (void)start_forward(conn);
+    }
+    conn_run(conn);
+}
+
+static enum conn_step shake_hands(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    struct bg_err err;
+    char text[BG_ERR_TEXT_SIZE + DESTINATION_TEXT_SIZE + 32], target[DESTINATION_TEXT_SIZE];
+    int r = channel_handshake(conn->upstream, &err);
+    if (r == -EAGAIN)
+        return CONN_WAIT;
+    if (r == 0)
+        return start_forward(conn);
+    destination_format(&ex->route.destination, 0, target);
+    (void)snprintf(text, sizeof text, "%s cannot be trusted: %s", target, err.text);
+    if (r != -EKEYREJECTED)
+        (void)snprintf(text, sizeof text, "%s: %s", target, err.text);
+    struct failure failure = {
+        AUDIT_ERROR, r == -EKEYREJECTED ? "upstream-certificate" : "upstream-tls", 502, text};
+    return fail(conn, &failure);
+}
+
+/* Both directions. */
+
+static enum conn_step start_forward(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    ex->state = EXCHANGE_FORWARD;
+    ex->response.request_method = ex->request.head.method;
+    buffer_put(channel_out(conn->upstream), buffer_bytes(&ex->head), buffer_size(&ex->head));
+    conn_deadline(conn, conn->engine->opts.timeouts.response_ms);
+    return CONN_AGAIN;
+}
+
+/* The body on its way up. Returns false if the request turned out bad. */
+static bool forward_request(struct conn *conn, struct bg_err *err)
+{
+    struct exchange *ex = &conn->exchange;
+    while (ex->request.state == HTTP_READER_BODY && conn_room(conn->upstream)) {
+        const uint8_t *bytes;
+        ssize_t n = conn_read_guest(conn, &bytes);
+        if (n == -EAGAIN)
+            break;
+        if (n <= 0) {
+            (void)bg_err_set(err, -EPROTO, "the connection ended inside of the request's body");
+            return false;
+        }
+        ssize_t used = http_reader_feed(&ex->request, bytes, (size_t)n, err);
+        if (used < 0)
+            return false;
+        conn_unread_guest(conn, bytes + used, (size_t)(n - used));
+        if (ex->request.state == HTTP_READER_DONE && ex->request.head.framing == HTTP_CHUNKED)
+            http_forward_last_chunk(channel_out(conn->upstream));
+        conn_deadline(conn, conn->engine->opts.timeouts.stall_ms);
+        if (channel_flush(conn->upstream) < 0)
+            break; /* it may have answered before it stopped to listen */
+    }
+    return true;
+}
+
+/* A response's head is there. Errors: -EPROTO. */
+static int forward_head(struct conn *conn, struct bg_err *err)
+{
+    struct exchange *ex = &conn->exchange;
+    const struct http_head *head = &ex->response.head;
+    bool switching = head->status == 101;
+    if (switching && !(head->upgrade_websocket && ex->request.head.upgrade_websocket &&
+                       ex->request.state == HTTP_READER_DONE))
+        return bg_err_set(err, -EPROTO, "a switch of protocols that nobody asked for");
+    if (head->status < 200 && !switching) {
+        if (++ex->interim_count > BG_EGRESS_INTERIM_MAX)
+            return bg_err_set(err, -EPROTO, "more than %d interim answers", BG_EGRESS_INTERIM_MAX);
+        /* Of these only 100 is of use to a client that does not know what the proxy knows. */
+        if (head->status == 100 && ex->request.head.minor == 1)
+            buffer_put_text(channel_out(conn->guest), "HTTP/1.1 100 Continue\r\n\r\n");
+        return http_reader_go_on(&ex->response, err);
+    }
+    struct http_forward_response_opts opts = {
+        .to_http10 = ex->request.head.minor == 0,
+        .keep_alive = ex->request.head.keep_alive && ex->request.state == HTTP_READER_DONE,
+        .switching = switching,
+    };
+    http_forward_response(head, &opts, channel_out(conn->guest), &ex->wrap, &ex->keep_alive);
+    ex->answered = true;
+    conn->websocket = switching;
+    return http_reader_go_on(&ex->response, err);
+}
+
+/* Feeds bytes of the upstream. Errors: -EPROTO. */
+static int take_response(struct conn *conn, const uint8_t *bytes, size_t size, struct bg_err *err)
+{
+    struct exchange *ex = &conn->exchange;
+    ex->response_begun = true;
+    buffer_reset(&ex->head); /* it will not be sent again */
+    while (size > 0 && ex->response.state != HTTP_READER_DONE) {
+        ssize_t used = http_reader_feed(&ex->response, bytes, size, err);
+        if (used < 0)
+            return (int)used;
+        bytes += used;
+        size -= (size_t)used;
+        if (ex->response.state == HTTP_READER_HAVE_HEAD) {
+            int r = forward_head(conn, err);
+            if (r < 0)
+                return r;
+        }
+        if (ex->response.state == HTTP_READER_DONE && !ex->answered) {
+            struct slice method = ex->response.request_method;
+            http_reader_next(&ex->response); /* it was an interim one */
+            ex->response.request_method = method;
+        }
+    }
+    ex->surplus = size > 0;
+    if (conn->websocket && size > 0) {
+        conn->bytes_down += size;
+        buffer_put(channel_out(conn->guest), bytes, size);
+    }
+    return 0;
+}
+
+/* The response on its way down. Errors: -EPROTO it is bad, or ended early. */
+static int forward_response(struct conn *conn, struct bg_err *err)
+{
+    struct exchange *ex = &conn->exchange;
+    while (ex->response.state != HTTP_READER_DONE && conn_room(conn->guest)) {
+        const uint8_t *bytes;
+        ssize_t n = conn_read_upstream(conn, &bytes);
+        if (n == -EAGAIN)
+            break;
+        int r = 0;
+        if (n > 0)
+            r = take_response(conn, bytes, (size_t)n, err);
+        else if (n == 0)
+            r = http_reader_fresh(&ex->response)
+                    ? bg_err_set(err, -EPROTO, "the connection ended without an answer")
+                    : http_reader_eof(&ex->response, err);
+        else /* TLS that was cut is no proof of an end */
+            r = bg_err_set(err, -EPROTO, "the connection broke: %s", strerror((int)-n));
+        if (r < 0)
+            return r;
+        conn_deadline(conn, conn->engine->opts.timeouts.response_ms);
+        if (channel_flush(conn->guest) < 0)
+            return 0; /* seen by the caller */
+    }
+    return 0;
+}
+
+static enum conn_step finish(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    if (conn->websocket) {
+        conn_start_relay(conn);
+        return CONN_AGAIN;
+    }
+    if (ex->wrap == HTTP_WRAP_CHUNKED)
+        http_forward_last_chunk(channel_out(conn->guest));
+    bool request_done = ex->request.state == HTTP_READER_DONE;
+    if (!ex->response.head.keep_alive || ex->surplus || conn->upstream_eof || !request_done)
+        conn_drop_upstream(conn);
+    audit(conn, AUDIT_ALLOW, allow_reason(ex), (int)ex->response.head.status, NULL);
+    return go_on_after(conn, ex->keep_alive && request_done);
+}
+
+/* A connection that was good once may be closed by its peer just when it is used again. */
+static bool may_try_again(const struct exchange *ex)
+{
+    return ex->reused && !ex->response_begun && ex->request.head.framing == HTTP_NO_BODY;
+}
+
+static enum conn_step forward(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    struct bg_err err;
+    if (!forward_request(conn, &err)) {
+        struct failure failure = {AUDIT_DENY, "bad-request", 400, err.text};
+        return fail(conn, &failure);
+    }
+    /* That it takes no more shows again, and better, when the response is read. */
+    int sent = channel_flush(conn->upstream);
+    (void)sent;
+    if (forward_response(conn, &err) < 0) {
+        if (may_try_again(ex))
+            return start_dial(conn);
+        char text[BG_ERR_TEXT_SIZE + DESTINATION_TEXT_SIZE + 8], target[DESTINATION_TEXT_SIZE];
+        destination_format(&ex->route.destination, 0, target);
+        (void)snprintf(text, sizeof text, "%s: %s", target, err.text);
+        struct failure failure = {AUDIT_ERROR, "upstream-response", 502, text};
+        return fail(conn, &failure);
+    }
+    if (channel_flush(conn->guest) < 0) {
+        conn_abort(conn, "guest-gone");
+        return CONN_WAIT;
+    }
+    return ex->response.state == HTTP_READER_DONE ? finish(conn) : CONN_WAIT;
+}
+
+enum conn_step exchange_run(struct conn *conn)
+{
+    switch (conn->exchange.state) {
+    case EXCHANGE_REQUEST:
+        return read_request(conn);
+    case EXCHANGE_DIAL:
+        return CONN_WAIT;
+    case EXCHANGE_TLS:
+        return shake_hands(conn);
+    case EXCHANGE_FORWARD:
+        return forward(conn);
+    }
+    return CONN_WAIT;
+}
+
+void exchange_timed_out(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    struct failure failure = {AUDIT_ERROR, "timeout", 504, NULL};
+    switch (ex->state) {
+    case EXCHANGE_REQUEST:
+        if (http_reader_fresh(&ex->request) || ex->request.state != HTTP_READER_HEAD) {
+            conn_close(conn); /* it was idle */
+            return;
+        }
+        ex->started_ms = uv_now(conn->engine->loop);
+        failure = (struct failure){AUDIT_DENY, "timeout", 408, "the request's head took too long"};
+        break;
+    case EXCHANGE_DIAL:
+        failure.text = "the host could not be reached in time";
+        break;
+    case EXCHANGE_TLS:
+        failure.text = "the host did not finish its TLS handshake in time";
+        break;
+    case EXCHANGE_FORWARD:
+        if (ex->request.state == HTTP_READER_BODY) {
+            failure.status = 408;
+            failure.text = "the request's body stalled";
+        } else {
+            failure.text = "the host did not answer in time";
+        }
+        break;
+    }
+    dial_cancel(BG_TAKE(conn->dial));
+    (void)fail(conn, &failure); /* the caller runs the connection */
+}

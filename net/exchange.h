@@ -1,0 +1,59 @@
+/* HTTP on one connection: reads a request, decides, sends it on, and brings the response back; then
+ * the next one. Pipelined requests wait their turn unread, so answers come in order.
+ *
+ *   EXCHANGE_REQUEST -> EXCHANGE_DIAL -> EXCHANGE_TLS -> EXCHANGE_FORWARD -> EXCHANGE_REQUEST ...
+ * An upstream connection that is still good for the next request's destination is used again, which
+ * skips the middle. If such a one turns out to be dead before a byte of the response has come, and
+ * the request had no body, it is sent once more on a new connection. */
+#pragma once
+
+#include "net/audit.h"
+#include "net/http_forward.h"
+#include "net/http_reader.h"
+
+struct conn;
+enum conn_step;
+
+/* One request and its response. */
+struct exchange {
+    enum exchange_state {
+        EXCHANGE_REQUEST, /* its head, or the next one's */
+        EXCHANGE_DIAL,
+        EXCHANGE_TLS,     /* handshake with the upstream */
+        EXCHANGE_FORWARD, /* body up, response down, at the same time */
+    } state;
+    struct http_reader request, response;
+    struct http_route route;
+    const struct policy_rule *rule; /* NULL: refused */
+    struct secrets_use use;
+    struct buffer head;  /* to be sent upstream, secrets in it; kept until the response begins */
+    bool reused;         /* the upstream connection has served another request before */
+    bool response_begun; /* bytes of it have come */
+    bool answered;       /* its final head was passed on */
+    bool keep_alive;     /* the guest's connection goes on after it */
+    bool surplus;        /* the upstream sent more than its response */
+    bool cut;            /* the upstream's TLS ended without a word */
+    unsigned interim_count;
+    enum http_wrap wrap;            /* of the response's body */
+    struct destination upstream_to; /* whom conn->upstream is connected to */
+    uint64_t bytes_up, bytes_down, started_ms;
+};
+
+void exchange_init(struct conn *conn);
+void exchange_done(struct conn *conn);
+
+/* One step in the state CONN_HTTP. */
+enum conn_step exchange_run(struct conn *conn);
+
+/* The deadline has passed. */
+void exchange_timed_out(struct conn *conn);
+
+/* Which sides are to be read next. */
+bool exchange_reads_guest(const struct conn *conn);
+bool exchange_reads_upstream(const struct conn *conn);
+
+/* True when a request is on its way and the guest has sent all of it. */
+bool exchange_waits(const struct conn *conn);
+
+/* The connection ends here: writes the request's audit line, if one is open. */
+void exchange_abort(struct conn *conn, enum audit_decision decision, const char *reason);

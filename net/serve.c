@@ -1,0 +1,207 @@
+#include "net/serve.h"
+
+#include <fcntl.h>
+#include <malloc.h>
+#include <signal.h>
+#include <string.h>
+
+#include "common/io.h"
+#include "common/limits.h"
+#include "net/confine.h"
+#include "net/intake.h"
+#include "net/locked.h"
+#include "net/store.h"
+
+#define DRAIN_MS 500 /* for connections to end by themselves */
+
+struct server {
+    const struct serve_opts *opts;
+    uv_loop_t loop;
+    struct policy policy;
+    struct secrets secrets;
+    struct tls_context *tls;
+    struct engine *engine;
+    struct intake *intake;
+    uv_signal_t signals[2];
+    uv_timer_t drain;
+    bool stopping;
+};
+
+static int load_secret(struct server *server, const struct bg_secret_use *use, struct bg_err *err)
+{
+    void *value = NULL;
+    size_t size = 0;
+    struct bg_err why;
+    int r = store_get(server->opts->paths->data, use->name, &value, &size, &why);
+    if (r < 0 && r != -ENOMEM) /* said again, and audited, for each request that would need it */
+        bg_log(server->opts->log, BG_LOG_ERROR, "%s; requests that need it are refused", why.text);
+    if (r == -ENOMEM)
+        return bg_err_set(err, r, "%s", why.text);
+    r = secrets_add(&server->secrets, use->name, use->placeholder, (const char *const *)use->hosts,
+                    use->host_count, value, size, err);
+    if (r < 0)
+        locked_free(value, size);
+    return r;
+}
+
+static int load_tls(struct server *server, struct bg_err *err)
+{
+    BG_AUTOFREE char *ca = NULL;
+    size_t ca_size = 0;
+    const char *path = server->opts->upstream_ca;
+    if (path) {
+        int r = bg_read_file(AT_FDCWD, path, BG_MANIFEST_MAX, &ca, &ca_size, err);
+        if (r < 0)
+            return bg_err_prefix(err, "upstream CA");
+    }
+    int r = tls_context_new(server->opts->paths->data, ca, ca_size, &server->tls, err);
+    if (r == -EINVAL && path)
+        (void)bg_err_prefix(err, "upstream CA %s", path);
+    return r;
+}
+
+static int load(struct server *server, struct bg_err *err)
+{
+    const struct serve_opts *opts = server->opts;
+    int r = policy_init(&server->policy, (const char *const *)opts->allow, opts->allow_count, err);
+    for (size_t i = 0; r == 0 && i < opts->secret_count; i++)
+        r = load_secret(server, &opts->secrets[i], err);
+    if (r == 0)
+        r = load_tls(server, err);
+    return r;
+}
+
+/* A secret without a value is in the audit too: whoever looks there for why a request failed shall
+ * find it without the log. */
+static void audit_missing(struct server *server)
+{
+    for (size_t i = 0; i < server->secrets.count; i++) {
+        if (server->secrets.items[i].value)
+            continue;
+        struct audit_event event = {.host = "",
+                                    .scheme = "",
+                                    .decision = AUDIT_ERROR,
+                                    .reason = "secret-without-value",
+                                    .use.valueless = UINT64_C(1) << i};
+        engine_audit(server->engine, &event);
+    }
+}
+
+static void engine_closed(void *owner)
+{
+    struct server *server = owner;
+    for (size_t i = 0; i < 2; i++)
+        uv_close((uv_handle_t *)&server->signals[i], NULL);
+    uv_unref((uv_handle_t *)&server->drain); /* it is only for what is still open now */
+}
+
+static void intake_closed(void *owner)
+{
+    struct server *server = owner;
+    engine_close(server->engine, engine_closed, server);
+}
+
+/* A name that is being resolved keeps its thread, and so the loop, for as long as DNS takes; nobody
+ * waits for that. */
+static void drain_timed_out(uv_timer_t *timer)
+{
+    uv_stop(timer->loop);
+}
+
+static void stop(void *owner)
+{
+    struct server *server = owner;
+    if (server->stopping)
+        return;
+    server->stopping = true;
+    (void)uv_timer_start(&server->drain, drain_timed_out, DRAIN_MS,
+                         0); /* fails only when closing */
+    intake_close(BG_TAKE(server->intake));
+}
+
+static void signalled(uv_signal_t *handle, int number)
+{
+    (void)number;
+    stop(handle->data);
+}
+
+static int watch_signals(struct server *server, struct bg_err *err)
+{
+    static const int numbers[2] = {SIGTERM, SIGINT};
+    (void)signal(SIGPIPE, SIG_IGN); /* fails only for numbers that are none */
+    for (size_t i = 0; i < 2; i++) {
+        int r = uv_signal_init(&server->loop, &server->signals[i]);
+        if (r == 0)
+            r = uv_signal_start(&server->signals[i], signalled, numbers[i]);
+        if (r < 0)
+            return bg_err_set(err, r, "signals: %s", uv_strerror(r));
+        server->signals[i].data = server;
+    }
+    return 0;
+}
+
+static int open_loop(struct server *server, struct bg_err *err)
+{
+    const struct serve_opts *opts = server->opts;
+    const struct engine_opts engine_opts = {.sandbox = opts->sandbox,
+                                            .policy = &server->policy,
+                                            .secrets = &server->secrets,
+                                            .tls = server->tls,
+                                            .audit_fd = opts->audit_fd,
+                                            .log = opts->log,
+                                            .timeouts = opts->timeouts,
+                                            .conns_max = opts->conns_max};
+    int r = uv_loop_init(&server->loop);
+    if (r < 0)
+        return bg_err_set(err, r, "loop: %s", uv_strerror(r));
+    server->engine = malloc(sizeof *server->engine);
+    if (!server->engine)
+        return bg_err_errno(err, -ENOMEM, "engine");
+    engine_init(server->engine, &server->loop, &engine_opts);
+    const struct intake_opts intake_opts = {.engine = server->engine,
+                                            .fd = opts->fd,
+                                            .listening = opts->listening,
+                                            .on_end = stop,
+                                            .on_closed = intake_closed,
+                                            .owner = server};
+    r = intake_open(&server->loop, &intake_opts, &server->intake, err);
+    (void)uv_timer_init(&server->loop, &server->drain); /* cannot fail */
+    return r < 0 ? r : watch_signals(server, err);
+}
+
+static void run(struct server *server)
+{
+    (void)uv_run(&server->loop, UV_RUN_DEFAULT);
+    uv_close((uv_handle_t *)&server->drain, NULL);
+    (void)uv_run(&server->loop, UV_RUN_NOWAIT);
+    /* Whatever is left now waits for DNS, and ends with the process. */
+    if (uv_loop_close(&server->loop) != 0)
+        bg_log(server->opts->log, BG_LOG_DEBUG, "ended while a name was being resolved");
+}
+
+int serve_run(const struct serve_opts *opts, struct bg_err *err)
+{
+    struct server server = {.opts = opts};
+    unsigned uid, gid;
+    bool landlock;
+    /* One arena: threads resolve names and hold nothing, and memory should stay small. */
+    (void)mallopt(M_ARENA_MAX, 1);
+    bg_runner_ids(&uid, &gid);
+    int r = load(&server, err);
+    if (r == 0)
+        r = open_loop(&server, err);
+    if (r == 0) {
+        audit_missing(&server);
+        r = confine_finish(uid, gid, &landlock, err);
+    }
+    if (r == 0) {
+        bg_log(opts->log, BG_LOG_INFO, "serving: %zu rules, %zu secrets%s", server.policy.count,
+               server.secrets.count, landlock ? "" : "; this kernel has no Landlock");
+        run(&server);
+    }
+    free(server.engine);
+    tls_context_free(server.tls);
+    secrets_done(&server.secrets);
+    policy_done(&server.policy);
+    return r;
+}

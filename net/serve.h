@@ -1,0 +1,27 @@
+/* Sets a proxy up from files, gives rights up, and serves until its intake ends or it is told to
+ * stop (SIGTERM, SIGINT). The whole life of a proxy process but for its options. */
+#pragma once
+
+#include "common/err.h"
+#include "common/log.h"
+#include "common/state/sandbox.h"
+#include "net/engine.h"
+
+struct serve_opts {
+    const struct bg_paths *paths;
+    const char *sandbox; /* name, for the audit */
+    char *const *allow;
+    size_t allow_count;
+    const struct bg_secret_use *secrets;
+    size_t secret_count;
+    const char *upstream_ca; /* path, or NULL */
+    int audit_fd;
+    int fd; /* the supervisor's socket, or the listener */
+    bool listening;
+    const struct bg_log *log;
+    struct engine_timeouts timeouts;
+    unsigned conns_max;
+};
+
+/* Errors: of the set-up; 0 when it was told to stop. */
+int serve_run(const struct serve_opts *opts, struct bg_err *err) BG_MUST_CHECK;

@@ -1,0 +1,369 @@
+#include "net/tls.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+
+#include "net/tls_ca.h"
+
+struct tls_context {
+    SSL_CTX *server, *client;
+    struct tls_ca *ca; /* NULL: cannot accept */
+    BIO_METHOD *method;
+};
+
+struct tls_session {
+    SSL *ssl;
+    int fd;
+    uint8_t *prefix; /* owned; read before the socket is */
+    size_t prefix_at, prefix_size;
+    bool eof, wants_write;
+    int socket_error; /* negative errno of the last failed call */
+};
+
+/* The BIO between OpenSSL and the socket: gives it the prefix first, and keeps errno. */
+
+static int bio_read(BIO *bio, char *buffer, int size)
+{
+    struct tls_session *session = BIO_get_data(bio);
+    BIO_clear_retry_flags(bio);
+    if (size <= 0)
+        return 0;
+    if (session->prefix) {
+        size_t left = session->prefix_size - session->prefix_at;
+        size_t take = left < (size_t)size ? left : (size_t)size;
+        memcpy(buffer, session->prefix + session->prefix_at, take);
+        session->prefix_at += take;
+        if (take == left) {
+            free(session->prefix);
+            session->prefix = NULL;
+        }
+        return (int)take;
+    }
+    ssize_t n;
+    do {
+        n = recv(session->fd, buffer, (size_t)size, 0);
+    } while (n < 0 && errno == EINTR);
+    if (n == 0)
+        session->eof = true;
+    if (n < 0 && errno == EAGAIN)
+        BIO_set_retry_read(bio);
+    else if (n < 0)
+        session->socket_error = -errno;
+    return (int)n;
+}
+
+static int bio_write(BIO *bio, const char *bytes, int size)
+{
+    struct tls_session *session = BIO_get_data(bio);
+    BIO_clear_retry_flags(bio);
+    if (size <= 0)
+        return 0;
+    ssize_t n;
+    do {
+        n = send(session->fd, bytes, (size_t)size, MSG_NOSIGNAL);
+    } while (n < 0 && errno == EINTR);
+    if (n < 0 && errno == EAGAIN)
+        BIO_set_retry_write(bio);
+    else if (n < 0)
+        session->socket_error = -errno;
+    return (int)n;
+}
+
+static long bio_ctrl(BIO *bio, int command, long argument, void *pointer)
+{
+    const struct tls_session *session = BIO_get_data(bio);
+    (void)argument;
+    (void)pointer;
+    if (command == BIO_CTRL_EOF)
+        return session->eof;
+    return command == BIO_CTRL_FLUSH;
+}
+
+/* Only HTTP/1.1 is spoken here; a guest that names protocols and not this one is told so. */
+static int choose_protocol(SSL *ssl, const unsigned char **ret_name, unsigned char *ret_size,
+                           const unsigned char *offered, unsigned offered_size, void *owner)
+{
+    static const unsigned char ours[] = "\x08http/1.1";
+    (void)ssl;
+    (void)owner;
+    unsigned char *chosen;
+    if (SSL_select_next_proto(&chosen, ret_size, ours, sizeof ours - 1, offered, offered_size) !=
+        OPENSSL_NPN_NEGOTIATED)
+        return SSL_TLSEXT_ERR_ALERT_FATAL;
+    *ret_name = chosen;
+    return SSL_TLSEXT_ERR_OK;
+}
+
+static SSL_CTX *new_ctx(const SSL_METHOD *method)
+{
+    SSL_CTX *ctx = SSL_CTX_new(method);
+    if (!ctx)
+        return NULL;
+    /* No tickets and no session cache yet: each connection shows its name and is decided alone. */
+    (void)SSL_CTX_set_options(ctx,
+                              SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_NO_TICKET);
+    (void)SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
+    (void)SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE |
+                                    SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_read_ahead(ctx, 1);
+    SSL_CTX_set_security_level(ctx, 2);
+    if (SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION) != 1 ||
+        SSL_CTX_set_max_early_data(ctx, 0) != 1) {
+        SSL_CTX_free(ctx);
+        return NULL;
+    }
+    return ctx;
+}
+
+/* Adds every certificate in the PEM text to the store. Returns how many, or -1. */
+static int add_certificates(X509_STORE *store, const char *pem, size_t size)
+{
+    BIO *bio = BIO_new_mem_buf(pem, (int)size);
+    STACK_OF(X509_INFO) *found = bio ? PEM_X509_INFO_read_bio(bio, NULL, NULL, NULL) : NULL;
+    int count = 0;
+    for (int i = 0; found && i < sk_X509_INFO_num(found); i++) {
+        X509 *certificate = sk_X509_INFO_value(found, i)->x509;
+        if (certificate)
+            count = X509_STORE_add_cert(store, certificate) == 1 ? count + 1 : -1;
+        if (count < 0)
+            break;
+    }
+    sk_X509_INFO_pop_free(found, X509_INFO_free);
+    BIO_free(bio);
+    return count;
+}
+
+static int set_up_client(struct tls_context *context, const char *upstream_ca,
+                         size_t upstream_ca_size, struct bg_err *err)
+{
+    context->client = new_ctx(TLS_client_method());
+    if (!context->client || SSL_CTX_set_default_verify_paths(context->client) != 1)
+        return tls_error(err, -EIO, "cannot set up TLS towards upstreams");
+    ERR_clear_error(); /* a file of the default paths that is not there is no error */
+    SSL_CTX_set_verify(context->client, SSL_VERIFY_PEER, NULL);
+    static const unsigned char http11[] = "\x08http/1.1";
+    if (SSL_CTX_set_alpn_protos(context->client, http11, sizeof http11 - 1) != 0)
+        return tls_error(err, -EIO, "cannot set up ALPN");
+    if (!upstream_ca)
+        return 0;
+    if (upstream_ca_size > INT32_MAX || add_certificates(SSL_CTX_get_cert_store(context->client),
+                                                         upstream_ca, upstream_ca_size) <= 0) {
+        ERR_clear_error();
+        return bg_err_set(err, -EINVAL, "no certificate in there; want PEM");
+    }
+    return 0;
+}
+
+static int set_up_server(struct tls_context *context, const char *data_dir, struct bg_err *err)
+{
+    int r = tls_ca_open(data_dir, &context->ca, err);
+    if (r < 0)
+        return r;
+    context->server = new_ctx(TLS_server_method());
+    if (!context->server || SSL_CTX_set_num_tickets(context->server, 0) != 1)
+        return tls_error(err, -EIO, "cannot set up TLS towards guests");
+    SSL_CTX_set_alpn_select_cb(context->server, choose_protocol, NULL);
+    return 0;
+}
+
+int tls_context_new(const char *data_dir, const char *upstream_ca, size_t upstream_ca_size,
+                    struct tls_context **ret, struct bg_err *err)
+{
+    struct tls_context *context = calloc(1, sizeof *context);
+    if (!context)
+        return bg_err_errno(err, -ENOMEM, "TLS");
+    context->method = BIO_meth_new(BIO_TYPE_SOURCE_SINK | BIO_get_new_index(), "bellglass socket");
+    int r = context->method && BIO_meth_set_read(context->method, bio_read) == 1 &&
+                    BIO_meth_set_write(context->method, bio_write) == 1 &&
+                    BIO_meth_set_ctrl(context->method, bio_ctrl) == 1
+                ? 0
+                : tls_error(err, -EIO, "cannot set up TLS");
+    if (r == 0)
+        r = set_up_client(context, upstream_ca, upstream_ca_size, err);
+    if (r == 0 && data_dir)
+        r = set_up_server(context, data_dir, err);
+    if (r < 0) {
+        tls_context_free(context);
+        return r;
+    }
+    *ret = context;
+    return 0;
+}
+
+void tls_context_free(struct tls_context *context)
+{
+    if (!context)
+        return;
+    SSL_CTX_free(context->server);
+    SSL_CTX_free(context->client);
+    tls_ca_close(context->ca);
+    BIO_meth_free(context->method);
+    free(context);
+}
+
+static int new_session(const struct tls_context *context, SSL_CTX *ctx, int fd,
+                       struct tls_session **ret, struct bg_err *err)
+{
+    struct tls_session *session = calloc(1, sizeof *session);
+    if (!session)
+        return bg_err_errno(err, -ENOMEM, "TLS session");
+    session->fd = fd;
+    session->ssl = SSL_new(ctx);
+    BIO *bio = session->ssl ? BIO_new(context->method) : NULL;
+    if (!bio) {
+        tls_free(session);
+        return tls_error(err, -EIO, "TLS session");
+    }
+    BIO_set_data(bio, session);
+    BIO_set_init(bio, 1);
+    SSL_set_bio(session->ssl, bio, bio); /* takes it */
+    *ret = session;
+    return 0;
+}
+
+int tls_accept(struct tls_context *context, const struct destination *as, int fd,
+               const uint8_t *prefix, size_t prefix_size, struct tls_session **ret,
+               struct bg_err *err)
+{
+    struct tls_session *session;
+    int r = new_session(context, context->server, fd, &session, err);
+    if (r < 0)
+        return r;
+    if (prefix_size > 0) {
+        session->prefix = malloc(prefix_size);
+        if (session->prefix)
+            memcpy(session->prefix, prefix, prefix_size);
+        else
+            r = bg_err_errno(err, -ENOMEM, "TLS session");
+        session->prefix_size = prefix_size;
+    }
+    if (r == 0)
+        r = tls_ca_use_leaf(context->ca, as, session->ssl, err);
+    if (r < 0) {
+        tls_free(session);
+        return r;
+    }
+    SSL_set_accept_state(session->ssl);
+    *ret = session;
+    return 0;
+}
+
+int tls_connect(struct tls_context *context, const struct destination *to, int fd,
+                struct tls_session **ret, struct bg_err *err)
+{
+    struct tls_session *session;
+    int r = new_session(context, context->client, fd, &session, err);
+    if (r < 0)
+        return r;
+    X509_VERIFY_PARAM *param = SSL_get0_param(session->ssl);
+    X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS |
+                                               X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
+    bool ok = to->is_address ? X509_VERIFY_PARAM_set1_ip(param, to->address.bytes,
+                                                         to->address.family == 4 ? 4 : 16) == 1
+                             : X509_VERIFY_PARAM_set1_host(param, to->host, 0) == 1 &&
+                                   SSL_set_tlsext_host_name(session->ssl, to->host) == 1;
+    if (!ok) {
+        tls_free(session);
+        return tls_error(err, -EIO, "TLS session");
+    }
+    SSL_set_connect_state(session->ssl);
+    *ret = session;
+    return 0;
+}
+
+/* What a failed call means. result: of the call. */
+static int status_of(struct tls_session *session, int result)
+{
+    int e = SSL_get_error(session->ssl, result);
+    session->wants_write = e == SSL_ERROR_WANT_WRITE;
+    switch (e) {
+    case SSL_ERROR_WANT_READ:
+    case SSL_ERROR_WANT_WRITE:
+        return -EAGAIN;
+    case SSL_ERROR_ZERO_RETURN:
+        return 0;
+    default:
+        if (session->socket_error < 0)
+            return session->socket_error;
+        return session->eof ? -ECONNABORTED : -EPROTO;
+    }
+}
+
+int tls_handshake(struct tls_session *session, struct bg_err *err)
+{
+    ERR_clear_error();
+    int n = SSL_do_handshake(session->ssl);
+    if (n == 1)
+        return 0;
+    int r = status_of(session, n);
+    if (r == -EAGAIN)
+        return r;
+    long verdict = SSL_get_verify_result(session->ssl);
+    if (!SSL_is_server(session->ssl) && verdict != X509_V_OK) {
+        ERR_clear_error();
+        return bg_err_set(err, -EKEYREJECTED, "its certificate is refused: %s",
+                          X509_verify_cert_error_string(verdict));
+    }
+    if (r == -ECONNABORTED) {
+        ERR_clear_error();
+        return bg_err_set(err, -EPROTO, "TLS handshake: the peer closed the connection");
+    }
+    if (session->socket_error < 0) {
+        ERR_clear_error();
+        return bg_err_set(err, -EPROTO, "TLS handshake: %s", strerror(-session->socket_error));
+    }
+    return tls_error(err, -EPROTO, "TLS handshake");
+}
+
+ssize_t tls_read(struct tls_session *session, void *buffer, size_t size)
+{
+    ERR_clear_error();
+    session->wants_write = false;
+    int n = SSL_read(session->ssl, buffer, size > INT32_MAX ? INT32_MAX : (int)size);
+    return n > 0 ? n : status_of(session, n);
+}
+
+ssize_t tls_write(struct tls_session *session, const void *bytes, size_t size)
+{
+    ERR_clear_error();
+    session->wants_write = false;
+    int n = SSL_write(session->ssl, bytes, size > INT32_MAX ? INT32_MAX : (int)size);
+    if (n > 0)
+        return n;
+    int r = status_of(session, n);
+    return r == 0 ? -EPIPE : r;
+}
+
+int tls_close_notify(struct tls_session *session)
+{
+    ERR_clear_error();
+    if (!SSL_is_init_finished(session->ssl))
+        return 0;
+    int n = SSL_shutdown(session->ssl);
+    return n < 0 && status_of(session, n) == -EAGAIN ? -EAGAIN : 0;
+}
+
+bool tls_wants_write(const struct tls_session *session)
+{
+    return session->wants_write;
+}
+
+void tls_free(struct tls_session *session)
+{
+    if (!session)
+        return;
+    SSL_free(session->ssl);
+    free(session->prefix);
+    free(session);
+}
+
+void tls_alert(uint8_t description, uint8_t out[TLS_ALERT_SIZE])
+{
+    const uint8_t alert[TLS_ALERT_SIZE] = {21, 3, 3, 0, 2, 2, description};
+    memcpy(out, alert, sizeof alert);
+}

@@ -1,0 +1,60 @@
+/* TLS on sockets: towards the guest as the server that it asked for, towards the upstream as a
+ * client that takes nothing unverified. Of the rest of net/ only tls_ca knows OpenSSL. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "common/err.h"
+#include "net/destination.h"
+
+struct tls_context; /* what all sessions share */
+struct tls_session; /* one connection */
+
+/* data_dir: where the CA is, or is made; NULL: only towards upstreams. upstream_ca: PEM
+ * certificates that are trusted beside the system's, or NULL. Errors: -EUCLEAN CA damaged; -EINVAL
+ * upstream_ca has no certificate; -ENOMEM; -EIO OpenSSL's. */
+int tls_context_new(const char *data_dir, const char *upstream_ca, size_t upstream_ca_size,
+                    struct tls_context **ret, struct bg_err *err) BG_MUST_CHECK;
+void tls_context_free(struct tls_context *context);
+
+/* A session that poses as the destination's host. fd: borrowed, may be blocking or not. prefix:
+ * what was read from it already; copied. Errors: -ENOMEM, -EIO. */
+int tls_accept(struct tls_context *context, const struct destination *as, int fd,
+               const uint8_t *prefix, size_t prefix_size, struct tls_session **ret,
+               struct bg_err *err) BG_MUST_CHECK;
+
+/* A session with the destination; its certificate must be good for the host. Errors: -ENOMEM,
+ * -EIO. */
+int tls_connect(struct tls_context *context, const struct destination *to, int fd,
+                struct tls_session **ret, struct bg_err *err) BG_MUST_CHECK;
+
+/* Goes on with the handshake. Errors: -EAGAIN call again when the socket is ready (see
+ * tls_wants_write); -EPROTO failed, err says why; -EKEYREJECTED the peer's certificate. */
+int tls_handshake(struct tls_session *session, struct bg_err *err) BG_MUST_CHECK;
+
+/* Bytes read, 0 at the peer's close_notify, -EAGAIN, -ECONNABORTED the stream ended without a
+ * close_notify, -EPROTO, or errno of the socket. */
+ssize_t tls_read(struct tls_session *session, void *buffer, size_t size) BG_MUST_CHECK;
+
+/* Bytes taken, at least 1, or -EAGAIN (call again with the same bytes first), -EPROTO, errno. */
+ssize_t tls_write(struct tls_session *session, const void *bytes, size_t size) BG_MUST_CHECK;
+
+/* Says that nothing more will be sent. 0, or -EAGAIN; other failures are not worth knowing. */
+int tls_close_notify(struct tls_session *session);
+
+/* Whether the last -EAGAIN waits for room to write and not for something to read. */
+bool tls_wants_write(const struct tls_session *session);
+
+/* Frees it, the fd is left open. NULL: no-op. */
+void tls_free(struct tls_session *session);
+
+/* A fatal alert before any handshake, ready to be sent (RFC 8446 §6). */
+#define TLS_ALERT_SIZE                    7
+#define TLS_ALERT_HANDSHAKE_FAILURE       40
+#define TLS_ALERT_DECODE_ERROR            50
+#define TLS_ALERT_UNRECOGNIZED_NAME       112
+#define TLS_ALERT_NO_APPLICATION_PROTOCOL 120
+void tls_alert(uint8_t description, uint8_t out[TLS_ALERT_SIZE]);
