@@ -425,33 +425,43 @@ static int lock_is_held(const struct bg_sandbox *sandbox, bool *ret, struct bg_e
     return 0;
 }
 
-/* What state.json says. One that is missing is that of a sandbox that never ran; one that cannot be
- * read is that of a crash. */
-static enum bg_sandbox_state written_state(const struct bg_sandbox *sandbox, int *ret_pid)
+/* What state.json says; its reason in reason (reason_size >= 1), cut. One that is missing is that of
+ * a sandbox that never ran; one that cannot be read is that of a crash. */
+static enum bg_sandbox_state written_state(const struct bg_sandbox *sandbox, int *ret_pid,
+                                           char *reason, size_t reason_size)
 {
     BG_AUTOFREE char *path = NULL;
     BG_AUTOFREE char *text = NULL;
     size_t size;
     *ret_pid = 0;
+    reason[0] = '\0';
     if (asprintf(&path, "%s/%s", sandbox->dir, STATE_FILE) < 0)
         return BG_SANDBOX_CRASHED;
     int r = bg_read_file(AT_FDCWD, path, BG_MANIFEST_MAX, &text, &size, NULL);
     if (r < 0)
         return r == -ENOENT ? BG_SANDBOX_STOPPED : BG_SANDBOX_CRASHED;
     json_auto_t *json = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
-    const char *state;
+    const char *state, *why = "";
     int version, pid = 0;
-    if (!json ||
-        json_unpack(json, "{s:i, s:s, s?:i}", "version", &version, "state", &state, "launcher_pid",
-                    &pid) < 0 ||
+    if (!json || json_unpack(json, "{s:i, s:s, s?:s, s?:i}", "version", &version, "state", &state,
+                             "reason", &why, "launcher_pid", &pid) < 0 ||
         version != 1 || pid < 0)
         return BG_SANDBOX_CRASHED;
     for (size_t i = 0; i < sizeof state_names / sizeof *state_names; i++)
         if (strcmp(state, state_names[i]) == 0) {
             *ret_pid = pid;
+            (void)snprintf(reason, reason_size, "%s", why); /* cut is fine */
             return (enum bg_sandbox_state)i;
         }
     return BG_SANDBOX_CRASHED;
+}
+
+bool bg_sandbox_noted(const struct bg_sandbox *sandbox, enum bg_sandbox_state *ret,
+                      char reason[BG_ERR_TEXT_SIZE])
+{
+    int pid;
+    *ret = written_state(sandbox, &pid, reason, BG_ERR_TEXT_SIZE);
+    return reason[0] != '\0';
 }
 
 int bg_sandbox_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state *ret,
@@ -459,9 +469,10 @@ int bg_sandbox_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state *re
 {
     bool held = false;
     int pid;
+    char reason[1];
     /* The file before the lock: an orderly end between the two looks like what it is. The other way
      * round, it would look like a crash. */
-    enum bg_sandbox_state before = written_state(sandbox, &pid);
+    enum bg_sandbox_state before = written_state(sandbox, &pid, reason, sizeof reason);
     int r = lock_is_held(sandbox, &held, err);
     if (r == -ENOENT && access(sandbox->dir, F_OK) < 0)
         return bg_err_set(err, -ENOENT, "no sandbox '%s': it was removed just now", sandbox->name);
@@ -469,7 +480,7 @@ int bg_sandbox_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state *re
         return r;
     enum bg_sandbox_state state = before;
     if (!held) {
-        state = written_state(sandbox, &pid); /* again: what the launcher wrote last stands */
+        state = written_state(sandbox, &pid, reason, sizeof reason); /* again: what the launcher wrote last stands */
         pid = 0;
         if (state != BG_SANDBOX_STOPPED)
             state = BG_SANDBOX_CRASHED;

@@ -77,6 +77,11 @@ int bg_sandbox_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state *re
                      int *ret_launcher_pid, struct bg_err *err) BG_MUST_CHECK;
 const char *bg_sandbox_state_name(enum bg_sandbox_state state); /* "stopped" ... */
 
+/* What state.json alone says, right or not, and the reason noted there ("" if none). True if there is
+ * a reason. */
+bool bg_sandbox_noted(const struct bg_sandbox *sandbox, enum bg_sandbox_state *ret,
+                      char reason[BG_ERR_TEXT_SIZE]);
+
 /* Writes state.json; only the holder of the lock does. The caller's pid is noted as the launcher's
  * unless the state is stopped or crashed. reason may be NULL. */
 int bg_sandbox_set_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state state,

@@ -1,0 +1,49 @@
+#include "host/cli/app.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+int app_paths(struct app *app, struct bg_err *err)
+{
+    if (app->has_paths)
+        return 0;
+    int r = bg_paths_init(&app->paths, err);
+    app->has_paths = r == 0;
+    return r;
+}
+
+void app_done(struct app *app)
+{
+    if (app->has_paths)
+        bg_paths_done(&app->paths);
+    app->has_paths = false;
+}
+
+int app_fail(const struct bg_err *err)
+{
+    (void)fflush(stdout);
+    (void)fprintf(stderr, "bellglass: %s\n", err->text);
+    return APP_FAILED;
+}
+
+void app_note(const char *format, ...)
+{
+    char text[BG_ERR_TEXT_SIZE];
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(text, sizeof text, format, args); /* cut is fine */
+    va_end(args);
+    (void)fprintf(stderr, "bellglass: %s\n", text);
+}
+
+int app_printed(int status)
+{
+    struct bg_err err;
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return status;
+    if (errno == EPIPE)
+        return 128 + 13; /* SIGPIPE: who read it has gone */
+    (void)bg_err_errno(&err, -errno, "cannot write to standard output");
+    return app_fail(&err);
+}

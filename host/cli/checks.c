@@ -1,0 +1,451 @@
+#include "host/cli/checks.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/landlock.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "common/checked.h"
+#include "common/io.h"
+#include "common/quote.h"
+#include "common/state/image.h"
+#include "host/cli/life.h"
+#include "host/cli/mounts.h"
+#include "host/cli/output.h"
+#include "host/cli/process.h"
+
+#define PROGRAM_TIMEOUT_MS 60000        /* QEMU's first start from a cold disk */
+#define SPACE_WARN_BYTES   (5ull << 30) /* an image, its snapshot, and some sandboxes */
+#define SPACE_FAIL_BYTES   (512ull << 20)
+
+static void BG_PRINTF(3, 4)
+    found(struct check_result *ret, enum check_level level, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(ret->text, sizeof ret->text, format, args); /* cut is fine */
+    va_end(args);
+    ret->level = level;
+}
+
+static void BG_PRINTF(2, 3) hint(struct check_result *ret, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(ret->hint, sizeof ret->hint, format, args); /* cut is fine */
+    va_end(args);
+}
+
+/* Where a program is on the PATH; "" if nowhere. */
+static bool on_path(const char *program)
+{
+    const char *at = getenv("PATH");
+    while (at && *at != '\0') {
+        size_t size = strcspn(at, ":");
+        BG_AUTOFREE char *path = NULL;
+        if (asprintf(&path, "%.*s/%s", (int)size, at, program) >= 0 && access(path, X_OK) == 0)
+            return true;
+        at += size + (at[size] == ':');
+    }
+    return false;
+}
+
+static void check_folders(struct app *app, bool fix, struct check_result *ret)
+{
+    struct bg_err err;
+    (void)fix;
+    if (app_paths(app, &err) < 0) {
+        found(ret, CHECK_FAIL, "%s", err.text);
+        hint(ret, "set BELLGLASS_HOME to a folder that you can write");
+    } else {
+        found(ret, CHECK_OK, "data %s, state %s, sockets %s", app->paths.data, app->paths.state,
+              app->paths.runtime);
+    }
+}
+
+static void check_programs(struct app *app, bool fix, struct check_result *ret)
+{
+    static const char *const programs[] = {"bellglass-supervisor", "bellglass-proxy",
+                                           "bellglass-mount",      "bellglass-agent",
+                                           "bellglass-image",      "bellglass-secret"};
+    (void)app;
+    (void)fix;
+    for (size_t i = 0; i < sizeof programs / sizeof *programs; i++) {
+        BG_AUTOFREE char *path = NULL;
+        struct bg_err err;
+        if (bg_helper_path(programs[i], &path, &err) < 0) {
+            found(ret, CHECK_FAIL, "%s", err.text);
+            return;
+        }
+    }
+    found(ret, CHECK_OK, "all helper programs are there");
+}
+
+/* What the supervisor says it would use: it alone knows how to judge. The caller's; NULL with *ret
+ * filled. */
+static json_t *probe(struct check_result *ret)
+{
+    BG_AUTOFREE char *path = NULL;
+    char output[4096], verb[] = "probe";
+    struct bg_err err;
+    int status;
+    int r = bg_helper_path("bellglass-supervisor", &path, &err);
+    char *argv[] = {path, verb, NULL};
+    if (r == 0)
+        r = process_output(argv, output, sizeof output, PROGRAM_TIMEOUT_MS, &status, &err);
+    json_t *json = r == 0 ? json_loads(output, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    if (r < 0)
+        found(ret, CHECK_FAIL, "%s", err.text);
+    else if (!json)
+        found(ret, CHECK_FAIL, "bellglass-supervisor probe makes no sense (exit status %d)",
+              status);
+    return json;
+}
+
+/* The string at json[key][name], escaped to out; "" if there is none. */
+static const char *text_of(const json_t *json, const char *key, const char *name,
+                           char out[BG_ERR_TEXT_SIZE])
+{
+    const char *text = json_string_value(json_object_get(json_object_get(json, key), name));
+    bg_escape(text ? text : "", text ? strlen(text) : 0, out, BG_ERR_TEXT_SIZE / 2);
+    return out;
+}
+
+static void check_qemu(struct app *app, bool fix, struct check_result *ret)
+{
+    json_auto_t *json = probe(ret);
+    char text[BG_ERR_TEXT_SIZE], version[BG_ERR_TEXT_SIZE];
+    (void)app;
+    (void)fix;
+    if (!json)
+        return;
+    if (text_of(json, "qemu", "error", text)[0] != '\0') {
+        found(ret, CHECK_FAIL, "%s", text);
+        return;
+    }
+    found(ret, CHECK_OK, "%s, version %s", text_of(json, "qemu", "path", text),
+          text_of(json, "qemu", "version", version));
+}
+
+static void check_accel(struct app *app, bool fix, struct check_result *ret)
+{
+    json_auto_t *json = probe(ret);
+    char name[BG_ERR_TEXT_SIZE], why[BG_ERR_TEXT_SIZE];
+    (void)app;
+    (void)fix;
+    if (!json)
+        return;
+    if (text_of(json, "accel", "error", why)[0] != '\0') {
+        found(ret, CHECK_FAIL, "%s", why);
+        return;
+    }
+    bool kvm = strcmp(text_of(json, "accel", "name", name), "kvm") == 0;
+    (void)text_of(json, "accel", "why", why);
+    found(ret, kvm ? CHECK_OK : CHECK_WARN, "%s%s%s", kvm ? "KVM" : "no KVM, guests are emulated",
+          why[0] ? ": " : "", why);
+    if (!kvm)
+        hint(ret,
+             "all works, several times slower; KVM needs /dev/kvm and a user that may open it");
+}
+
+static void check_device(struct app *app, bool fix, struct check_result *ret)
+{
+    static const size_t size = 1 << 20;
+    BG_AUTOFREE char *output = malloc(size);
+    char fallback[] = "qemu-system-x86_64", option[] = "-device", what[] = "help";
+    char *forced = getenv("BELLGLASS_QEMU");
+    char *argv[] = {forced && *forced ? forced : fallback, option, what, NULL};
+    struct bg_err err;
+    int status;
+    (void)app;
+    (void)fix;
+    if (!output)
+        found(ret, CHECK_FAIL, "out of memory");
+    else if (process_output(argv, output, size, PROGRAM_TIMEOUT_MS, &status, &err) < 0)
+        found(ret, CHECK_FAIL, "%s", err.text);
+    else if (!strstr(output, "\"vhost-user-vsock-pci\""))
+        found(ret, CHECK_FAIL, "QEMU has no vhost-user-vsock-pci");
+    else
+        found(ret, CHECK_OK, "vhost-user-vsock-pci");
+    if (ret->level == CHECK_FAIL)
+        hint(ret, "install Debian's package qemu-system-x86 (7.2 or later), or set BELLGLASS_QEMU");
+}
+
+static void check_fuse(struct app *app, bool fix, struct check_result *ret)
+{
+    (void)app;
+    (void)fix;
+    BG_AUTOCLOSE int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    if (fd < 0) {
+        found(ret, CHECK_WARN, "/dev/fuse: %s; bellglass mount will not work", strerror(errno));
+        hint(ret, "modprobe fuse; in a container, pass the device in");
+    } else if (geteuid() != 0 && !on_path("fusermount3")) {
+        found(ret, CHECK_WARN, "no fusermount3; bellglass mount will not work");
+        hint(ret, "apt-get install fuse3");
+    } else {
+        found(ret, CHECK_OK, "/dev/fuse%s", geteuid() != 0 ? " and fusermount3" : "");
+    }
+}
+
+static void check_builder(struct app *app, bool fix, struct check_result *ret)
+{
+    static const char *const programs[] = {"mmdebstrap", "supermin", "qemu-img"};
+    (void)app;
+    (void)fix;
+    for (size_t i = 0; i < sizeof programs / sizeof *programs; i++)
+        if (!on_path(programs[i])) {
+            found(ret, CHECK_WARN, "no %s: bellglass image build will not work", programs[i]);
+            hint(ret, "apt-get install mmdebstrap libguestfs-dev supermin qemu-utils");
+            return;
+        }
+    found(ret, CHECK_OK, "mmdebstrap, supermin and qemu-img");
+}
+
+static void check_images(struct app *app, bool fix, struct check_result *ret)
+{
+    struct bg_image *images = NULL;
+    size_t count = 0, damaged = 0;
+    struct bg_err err;
+    (void)fix;
+    if (app_paths(app, &err) < 0 || bg_image_list(&app->paths, &images, &count, &damaged, &err) < 0)
+        found(ret, CHECK_FAIL, "%s", err.text);
+    else
+        found(ret, damaged > 0 || count == 0 ? CHECK_WARN : CHECK_OK, "%zu images%s", count,
+              damaged > 0 ? ", and damaged ones" : "");
+    if (ret->level == CHECK_WARN && damaged > 0)
+        hint(ret, "%zu damaged: see bellglass image ls", damaged);
+    else if (ret->level == CHECK_WARN)
+        hint(ret, "bellglass image build");
+    bg_image_list_free(images, count);
+}
+
+static void check_space(struct app *app, bool fix, struct check_result *ret)
+{
+    struct bg_err err;
+    struct statvfs vfs;
+    (void)fix;
+    if (app_paths(app, &err) < 0) {
+        found(ret, CHECK_FAIL, "%s", err.text);
+        return;
+    }
+    if (statvfs(app->paths.data, &vfs) < 0) {
+        found(ret, CHECK_FAIL, "%s: %s", app->paths.data, strerror(errno));
+        return;
+    }
+    uint64_t bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
+    char text[OUTPUT_SIZE_SIZE];
+    output_size(bytes, text);
+    found(ret,
+          bytes < SPACE_FAIL_BYTES   ? CHECK_FAIL
+          : bytes < SPACE_WARN_BYTES ? CHECK_WARN
+                                     : CHECK_OK,
+          "%s free in %s", text, app->paths.data);
+    if (ret->level != CHECK_OK)
+        hint(ret, "bellglass image rm, bellglass rm, or BELLGLASS_HOME on a larger disk");
+}
+
+static void check_reflinks(struct app *app, bool fix, struct check_result *ret)
+{
+    struct bg_err err;
+    (void)fix;
+    if (app_paths(app, &err) < 0) {
+        found(ret, CHECK_FAIL, "%s", err.text);
+        return;
+    }
+    BG_AUTOCLOSE int from = open(app->paths.data, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    BG_AUTOCLOSE int to = open(app->paths.data, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    bool works =
+        from >= 0 && to >= 0 && bg_write_full(from, "x", 1) == 0 && ioctl(to, FICLONE, from) == 0;
+    found(ret, CHECK_OK,
+          works ? "the file system shares blocks between copies"
+                : "none (btrfs and XFS have them): copies take their full space");
+}
+
+/* True if a child of ours may make a user namespace. */
+static bool user_namespaces(void)
+{
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(unshare(CLONE_NEWUSER) < 0);
+    return pid > 0 && process_wait(pid) == 0;
+}
+
+static void check_confinement(struct app *app, bool fix, struct check_result *ret)
+{
+    (void)app;
+    (void)fix;
+    long landlock = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+    bool namespaces = user_namespaces();
+    if (landlock > 0 && namespaces) {
+        found(ret, CHECK_OK, "Landlock version %ld, user namespaces", landlock);
+        return;
+    }
+    found(ret, CHECK_WARN, "%s%s%s", landlock > 0 ? "" : "no Landlock",
+          landlock > 0 || namespaces ? "" : ", ", namespaces ? "" : "no user namespaces");
+    hint(ret, "sandboxes work; bellglass's own processes are confined less. Landlock: Linux 5.13 "
+              "with lsm=landlock,...; namespaces: sysctl user.max_user_namespaces, "
+              "kernel.unprivileged_userns_clone");
+}
+
+static void check_ptrace(struct app *app, bool fix, struct check_result *ret)
+{
+    BG_AUTOFREE char *text = NULL;
+    uint64_t scope = 0;
+    (void)app;
+    (void)fix;
+    if (bg_read_file(AT_FDCWD, "/proc/sys/kernel/yama/ptrace_scope", 64, &text, NULL, NULL) == 0) {
+        text[strcspn(text, "\n")] = '\0';
+        if (bg_parse_u64(text, 0, 3, &scope) < 0)
+            scope = 3;
+    }
+    /* The device reads and writes guest memory by process_vm_readv; QEMU is its child. */
+    bool ok = scope <= 1 || (scope == 2 && geteuid() == 0);
+    found(ret, ok ? CHECK_OK : CHECK_FAIL, "kernel.yama.ptrace_scope is %d", (int)scope);
+    if (!ok)
+        hint(ret, "sysctl kernel.yama.ptrace_scope=1");
+}
+
+/* --- what was left behind --- */
+
+/* Sandboxes that crashed; those that should have vanished are removed by fix. Returns how many
+ * there were, and how many are left in *ret_kept. */
+static size_t stale_sandboxes(struct app *app, bool fix, size_t *ret_kept)
+{
+    char **names;
+    size_t count = 0;
+    *ret_kept = 0;
+    if (bg_sandbox_names(&app->paths, &names, NULL) < 0)
+        return 0;
+    for (size_t i = 0; names[i]; i++) {
+        struct life life;
+        if (life_open_any(app, names[i], &life, NULL) < 0)
+            continue;
+        bool dead = life.state == BG_SANDBOX_STOPPED || life.state == BG_SANDBOX_CRASHED;
+        if (life.damaged || (dead && life.sandbox.ephemeral)) {
+            count++;
+            *ret_kept += !fix || life.damaged || life_remove(app, &life, NULL) < 0;
+        }
+        life_done(&life);
+    }
+    bg_sandbox_names_free(names);
+    return count;
+}
+
+/* Mounts whose sandbox does not run. */
+static size_t stale_mounts(struct app *app, bool fix, size_t *ret_kept)
+{
+    struct mount_list mounts;
+    size_t count = 0;
+    *ret_kept = 0;
+    if (mounts_read(&mounts, NULL) < 0)
+        return 0;
+    for (size_t i = mounts.count; i > 0; i--) {
+        struct life life;
+        bool alive = false;
+        if (life_open(app, mounts.entries[i - 1].sandbox, &life, NULL) == 0) {
+            alive = life.state != BG_SANDBOX_STOPPED && life.state != BG_SANDBOX_CRASHED;
+            life_done(&life);
+        }
+        if (alive)
+            continue;
+        count++;
+        *ret_kept += !fix || mounts_unmount(mounts.entries[i - 1].path, NULL, NULL) < 0;
+    }
+    mounts_done(&mounts);
+    return count;
+}
+
+/* True if a sandbox of that id runs. */
+static bool runs_with_id(struct app *app, char *const *names, const char *id, size_t id_size)
+{
+    bool runs = false;
+    for (size_t i = 0; names[i] && !runs; i++) {
+        struct life life;
+        if (life_open(app, names[i], &life, NULL) < 0)
+            continue;
+        runs = strlen(life.sandbox.id) == id_size && strncmp(life.sandbox.id, id, id_size) == 0 &&
+               life.state != BG_SANDBOX_STOPPED && life.state != BG_SANDBOX_CRASHED;
+        life_done(&life);
+    }
+    return runs;
+}
+
+/* Control sockets of sandboxes that do not run. */
+static size_t stale_sockets(struct app *app, bool fix, size_t *ret_kept)
+{
+    char **names;
+    size_t count = 0;
+    *ret_kept = 0;
+    DIR *dir = opendir(app->paths.runtime);
+    if (!dir)
+        return 0;
+    const struct dirent *entry;
+    while ((entry = readdir(dir)) && bg_sandbox_names(&app->paths, &names, NULL) == 0) {
+        size_t size = strlen(entry->d_name);
+        bool socket = strncmp(entry->d_name, "sbx_", 4) == 0 && size > 5 &&
+                      strcmp(entry->d_name + size - 5, ".sock") == 0;
+        if (socket && !runs_with_id(app, names, entry->d_name, size - 5)) {
+            count++;
+            *ret_kept += !fix || unlinkat(dirfd(dir), entry->d_name, 0) < 0;
+        }
+        bg_sandbox_names_free(names);
+    }
+    (void)closedir(dir); /* read only */
+    return count;
+}
+
+static void check_leftovers(struct app *app, bool fix, struct check_result *ret)
+{
+    struct bg_err err;
+    size_t sandboxes_kept, mounts_kept, sockets_kept, swept = 0;
+    int r = app_paths(app, &err);
+    if (r == 0 && fix)
+        r = bg_sandbox_sweep(&app->paths, &swept, &err);
+    if (r < 0) {
+        found(ret, CHECK_FAIL, "%s", err.text);
+        return;
+    }
+    size_t mounts = stale_mounts(app, fix, &mounts_kept);
+    size_t sandboxes = stale_sandboxes(app, fix, &sandboxes_kept);
+    size_t sockets = stale_sockets(app, fix, &sockets_kept);
+    bool kept = sandboxes_kept + mounts_kept + sockets_kept > 0;
+    if (sandboxes + mounts + sockets + swept == 0) {
+        found(ret, CHECK_OK, "nothing was left behind");
+        return;
+    }
+    found(ret, kept ? CHECK_WARN : CHECK_OK,
+          "%s %zu sandboxes, %zu mounts, %zu sockets, %zu folders of crashed ones",
+          fix ? "removed or found" : "there are", sandboxes, mounts, sockets, swept);
+    if (kept)
+        hint(ret, fix ? "damaged sandboxes are left for you to look at: bellglass rm -f NAME"
+                      : "bellglass doctor --fix");
+}
+
+const struct check checks[] = {
+    {"folders", check_folders},
+    {"programs", check_programs},
+    {"qemu", check_qemu},
+    {"device", check_device},
+    {"accelerator", check_accel},
+    {"guest memory", check_ptrace},
+    {"confinement", check_confinement},
+    {"mount", check_fuse},
+    {"image build", check_builder},
+    {"images", check_images},
+    {"disk space", check_space},
+    {"reflinks", check_reflinks},
+    {"leftovers", check_leftovers},
+    {0},
+};

@@ -1,0 +1,120 @@
+/* help, version, completion, and the commands that are programs of their own. */
+#include "host/cli/commands.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "common/quote.h"
+#include "host/cli/help.h"
+#include "host/cli/output.h"
+#include "host/cli/sandbox_options.h"
+
+enum { OPTION_MAN = OPTION_OWN };
+
+static const struct option_spec help_options[] = {
+    {OPTION_MAN, 0, "man", NULL, false, "as a man page, in roff"},
+    {0},
+};
+
+static const struct option_spec version_options[] = {
+    {OPTION_JSON, 0, "json", NULL, false, "print JSON"},
+    {0},
+};
+
+static const char *const help_forms[] = {"[OPTIONS] [COMMAND]", NULL};
+static const char *const version_forms[] = {"[OPTIONS]", NULL};
+static const char *const completion_forms[] = {"bash", NULL};
+static const char *const image_forms[] = {"build [RECIPE]", "ls | inspect IMAGE | rm IMAGE",
+                                          "import FILE.qcow2", NULL};
+static const char *const secret_forms[] = {"set NAME [--from-env VAR]", "ls", "rm NAME", NULL};
+
+static int run_help(struct app *app, const struct args *args)
+{
+    struct bg_err err;
+    const struct command *command = NULL;
+    if (args->operand_count > 0) {
+        char quoted[128];
+        command = command_find(args->operands[0]);
+        if (!command) {
+            (void)bg_err_set(&err, -EINVAL, "no command %s: see bellglass help",
+                             bg_quote(args->operands[0], quoted, sizeof quoted));
+            return app_fail(&err);
+        }
+    }
+    if (args_flag(args, OPTION_MAN))
+        help_man(stdout, command, app->version);
+    else if (command)
+        help_command(stdout, command);
+    else
+        help_overview(stdout);
+    return app_printed(0);
+}
+
+static int run_version(struct app *app, const struct args *args)
+{
+    if (args_flag(args, OPTION_JSON)) {
+        json_auto_t *json = json_pack("{s:s}", "version", app->version);
+        return output_json(json);
+    }
+    (void)printf("bellglass %s\n", app->version);
+    return app_printed(0);
+}
+
+static int run_completion(struct app *app, const struct args *args)
+{
+    struct bg_err err;
+    char quoted[128];
+    (void)app;
+    if (strcmp(args->operands[0], "bash") != 0) {
+        (void)bg_err_set(&err, -EINVAL, "no completion for %s: there is one for bash",
+                         bg_quote(args->operands[0], quoted, sizeof quoted));
+        return app_fail(&err);
+    }
+    help_completion(stdout);
+    return app_printed(0);
+}
+
+const struct command cmd_help = {
+    .name = "help",
+    .summary = "show what there is, or one command's options",
+    .forms = help_forms,
+    .options = help_options,
+    .operands_max = 1,
+    .run = run_help,
+};
+
+const struct command cmd_version = {
+    .name = "version",
+    .summary = "show the version",
+    .forms = version_forms,
+    .options = version_options,
+    .run = run_version,
+};
+
+const struct command cmd_completion = {
+    .name = "completion",
+    .summary = "print a script for the shell's completion",
+    .forms = completion_forms,
+    .details = "Put it where bash looks: bellglass completion bash > "
+               "~/.local/share/bash-completion/completions/bellglass",
+    .operands_min = 1,
+    .operands_max = 1,
+    .run = run_completion,
+};
+
+const struct command cmd_image = {
+    .name = "image",
+    .summary = "build, list, import and remove images",
+    .forms = image_forms,
+    .details = "Its own options: bellglass image --help",
+    .helper = "bellglass-image",
+};
+
+const struct command cmd_secret = {
+    .name = "secret",
+    .summary = "store secrets for sandboxes to use unseen",
+    .forms = secret_forms,
+    .details = "The value is read from standard input, or from the variable that --from-env names. "
+               "Its own options: bellglass secret --help",
+    .helper = "bellglass-secret",
+};

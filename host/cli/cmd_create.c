@@ -1,0 +1,97 @@
+#include "host/cli/commands.h"
+
+#include <string.h>
+
+#include "host/cli/launch.h"
+#include "host/cli/life.h"
+#include "host/cli/output.h"
+#include "host/cli/sandbox_options.h"
+#include "host/cli/signals.h"
+
+static const struct option_spec options[] = {
+    SANDBOX_OPTIONS,
+    {OPTION_NAME, 0, "name", "NAME", false, "the same as the argument NAME"},
+    {OPTION_JSON, 0, "json", NULL, false, "print the new sandbox as JSON"},
+    {0},
+};
+
+static const char *const forms[] = {"[OPTIONS] [NAME]", NULL};
+
+static const char *const examples[] = {
+    "create web",
+    "create --cpus 2 --memory 2G --allow 'pypi.org' --allow '*.pythonhosted.org' build",
+    NULL,
+};
+
+/* A sandbox that never ran is of no use, and its name is wanted for the next attempt. */
+static int give_up(struct app *app, const struct bg_sandbox *sandbox, int signal_number,
+                   const struct bg_err *why)
+{
+    struct life life = {.sandbox = *sandbox};
+    struct bg_err err = {0};
+    int r = bg_sandbox_state(sandbox, &life.state, &life.launcher_pid, &err);
+    (void)app_fail(why);
+    if (r == 0)
+        r = life_stop(app, &life, /* grace_ms= */ 0, NULL, &err);
+    if (r == 0)
+        r = life_remove(app, &life, &err);
+    if (r < 0 && r != -ENOENT)
+        app_note("%s", err.text);
+    return signal_number ? 128 + signal_number : APP_FAILED;
+}
+
+static int create(struct app *app, struct bg_sandbox *sandbox, const struct args *args)
+{
+    struct bg_err err;
+    BG_AUTOCLOSE int signal_fd = -1;
+    json_t *timings = NULL;
+    int signal_number;
+    int r = signals_open(&signal_fd, &err);
+    if (r == 0)
+        r = bg_sandbox_create(&app->paths, sandbox, &err);
+    if (r < 0)
+        return app_fail(&err);
+    struct launch_opts launch = {
+        .signal_fd = signal_fd, .owner_fd = -1, .quiet = args_flag(args, OPTION_QUIET)};
+    r = launch_start(sandbox, &launch, &timings, &signal_number, &err);
+    if (r < 0)
+        return give_up(app, sandbox, signal_number, &err);
+    if (!args_flag(args, OPTION_JSON)) {
+        json_decref(timings);
+        (void)printf("%s\n", sandbox->name);
+        return app_printed(0);
+    }
+    json_auto_t *json = output_sandbox(sandbox);
+    if (json && timings)
+        (void)json_object_set_new(json, "timings", timings); /* out of memory: without it */
+    return output_json(json);
+}
+
+static int run(struct app *app, const struct args *args)
+{
+    struct bg_err err;
+    struct bg_sandbox sandbox = {0};
+    const char *option = args_text(args, OPTION_NAME, NULL);
+    const char *name = args->operand_count > 0 ? args->operands[0] : option;
+    if (option && strcmp(name, option) != 0) {
+        (void)bg_err_set(&err, -EINVAL, "two names: give either --name or the argument");
+        return app_fail(&err);
+    }
+    if (sandbox_options_read(app, args, name, &sandbox, &err) < 0)
+        return app_fail(&err);
+    int status = create(app, &sandbox, args);
+    bg_sandbox_done(&sandbox);
+    return status;
+}
+
+const struct command cmd_create = {
+    .name = "create",
+    .summary = "make and start a sandbox that stays",
+    .forms = forms,
+    .options = options,
+    .details = "Forks a sandbox, starts it, and prints its name. It stays until `bellglass rm`, "
+               "stopped or running.",
+    .examples = examples,
+    .operands_max = 1,
+    .run = run,
+};

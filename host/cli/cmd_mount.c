@@ -1,0 +1,292 @@
+/* mount and umount. */
+#include "host/cli/commands.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "common/io.h"
+#include "common/quote.h"
+#include "common/wire.h"
+#include "host/cli/client.h"
+#include "host/cli/grammar.h"
+#include "host/cli/life.h"
+#include "host/cli/mounts.h"
+#include "host/cli/process.h"
+#include "host/cli/sandbox_options.h"
+
+#define REPLY_TIMEOUT_MS 120000 /* a loaded guest without KVM is slow */
+#define READY_TIMEOUT_MS 60000  /* for the helper to mount */
+#define STREAM_FD        3
+#define READY_FD         4
+#define LOG_FILE         "mount.log"
+#define LOG_TAIL_MAX     65536
+
+enum { OPTION_READ_ONLY = OPTION_OWN, OPTION_EXEC, OPTION_AS_ROOT };
+
+static const struct option_spec mount_options[] = {
+    {OPTION_READ_ONLY, 'r', "read-only", NULL, false, "no changes from here"},
+    {OPTION_EXEC, 0, "exec", NULL, false,
+     "let programs in it be run here: they are the sandbox's, and would run as you"},
+    {OPTION_AS_ROOT, 0, "as-root", NULL, false, "act as the guest's root, not as its user"},
+    {0},
+};
+
+static const char *const mount_forms[] = {"[OPTIONS] NAME[:PATH] DIR", NULL};
+static const char *const umount_forms[] = {"DIR...", NULL};
+
+static const char *const mount_examples[] = {"mount web ~/web", "mount web:/home/app/src src",
+                                             NULL};
+
+/* Finds what would make mounting fail before anything is asked of the sandbox. *ret_dir: heap. */
+static int check_target(const char *dir, char **ret_dir, struct bg_err *err)
+{
+    char quoted[512];
+    struct stat st;
+    (void)bg_quote(dir, quoted, sizeof quoted);
+    BG_AUTOCLOSE int fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    if (fuse < 0)
+        return bg_err_set(err, -errno,
+                          "cannot open /dev/fuse: %s; load the module (modprobe fuse), or give "
+                          "this container the device",
+                          strerror(errno));
+    BG_AUTOFREE char *path = realpath(dir, NULL);
+    if (!path && (errno == ENOTCONN || errno == EIO))
+        return bg_err_set(err, -ENOTCONN, "%s is a dead mount: bellglass umount %s", quoted, dir);
+    if (!path)
+        return bg_err_set(err, -errno, "%s: %s%s", quoted, strerror(errno),
+                          errno == ENOENT ? "; make the folder first" : "");
+    if (stat(path, &st) < 0 || !S_ISDIR(st.st_mode))
+        return bg_err_set(err, -ENOTDIR, "%s is not a folder", quoted);
+    struct mount_list mounts;
+    int r = mounts_read(&mounts, err);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < mounts.count; i++)
+        if (r == 0 && strcmp(mounts.entries[i].path, path) == 0)
+            r = bg_err_set(err, -EBUSY, "%s has sandbox '%s' mounted already: bellglass umount %s",
+                           quoted, mounts.entries[i].sandbox, dir);
+    mounts_done(&mounts);
+    if (r == 0)
+        *ret_dir = BG_TAKE(path);
+    return r;
+}
+
+static int open_stream(struct app *app, const struct bg_sandbox *sandbox, const char *path,
+                       const struct args *args, int *ret_fd, struct bg_err *err)
+{
+    struct bg_fuse_request q = {.flags =
+                                    (args_flag(args, OPTION_READ_ONLY) ? BG_FUSE_READ_ONLY : 0) |
+                                    (args_flag(args, OPTION_AS_ROOT) ? BG_FUSE_AS_ROOT : 0)};
+    uint8_t body[BG_PATH_MAX + 64];
+    char quoted[512];
+    struct bg_writer w = bg_writer_init(body, sizeof body);
+    if (path[0] != '/' || strlen(path) >= sizeof q.path)
+        return bg_err_set(err, -EINVAL, "%s: the path in the sandbox must be absolute",
+                          bg_quote(path, quoted, sizeof quoted));
+    memcpy(q.path, path, strlen(path) + 1);
+    bg_fuse_request_emit(&q, &w);
+    int r = client_open(&app->paths, sandbox, "fuse", body, w.used, ret_fd, err);
+    if (r < 0)
+        return r;
+    r = client_stream_reply(*ret_fd, REPLY_TIMEOUT_MS, err);
+    return r < 0 ? bg_err_prefix(err, "%s", bg_quote(path, quoted, sizeof quoted)) : 0;
+}
+
+/* The last line that the helper logged after offset, for the error text. */
+static void last_line(int log_fd, off_t offset, char out[256])
+{
+    char tail[1024];
+    off_t end = lseek(log_fd, 0, SEEK_END);
+    off_t from = end - (off_t)sizeof tail > offset ? end - (off_t)sizeof tail : offset;
+    ssize_t n = pread(log_fd, tail, sizeof tail, from);
+    while (n > 0 && tail[n - 1] == '\n')
+        n--;
+    const char *line = n > 0 ? memrchr(tail, '\n', (size_t)n) : NULL;
+    line = line ? line + 1 : tail;
+    bg_escape(line, n > 0 ? (size_t)(tail + n - line) : 0, out, 256);
+}
+
+/* Waits until the helper says that the mount is there; it ends without a word if it is not. */
+static int wait_ready(int ready_fd, pid_t pid, int log_fd, off_t log_offset, struct bg_err *err)
+{
+    uint64_t deadline = bg_now_ms() + READY_TIMEOUT_MS;
+    struct pollfd p = {.fd = ready_fd, .events = POLLIN};
+    char byte, text[256];
+    for (;;) {
+        uint64_t now = bg_now_ms();
+        int n = poll(&p, 1, now >= deadline ? 0 : (int)(deadline - now));
+        if (n == 0) {
+            (void)kill(pid, SIGKILL); /* our child, not waited for */
+            return bg_err_set(err, -ETIME, "the mount did not appear within %d s",
+                              READY_TIMEOUT_MS / 1000);
+        }
+        if (n > 0)
+            break;
+    }
+    if (read(ready_fd, &byte, 1) == 1)
+        return 0;
+    int status = process_wait(pid);
+    last_line(log_fd, log_offset, text);
+    return bg_err_set(err, -EIO, "cannot mount: %s (bellglass-mount ended with status %d)",
+                      text[0] ? text : "no reason given", status);
+}
+
+static int start_helper(const struct bg_sandbox *sandbox, const struct args *args, char *dir,
+                        int stream_fd, struct bg_err *err)
+{
+    BG_AUTOFREE char *path = NULL;
+    BG_AUTOFREE char *log_path = NULL;
+    int ready[2];
+    int r = bg_helper_path("bellglass-mount", &path, err);
+    if (r < 0)
+        return r;
+    if (asprintf(&log_path, "%s/%s", sandbox->dir, LOG_FILE) < 0)
+        return bg_err_errno(err, -ENOMEM, "mount");
+    BG_AUTOCLOSE int log_fd = open(log_path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    BG_AUTOCLOSE int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (log_fd < 0 || null < 0 || pipe2(ready, O_CLOEXEC) < 0)
+        return bg_err_errno(err, -errno, "%s", log_path);
+    BG_AUTOCLOSE int ready_fd = ready[0];
+    off_t log_offset = lseek(log_fd, 0, SEEK_END);
+    if (log_offset > LOG_TAIL_MAX && ftruncate(log_fd, 0) == 0)
+        log_offset = 0; /* a log of many mounts: only the last ones matter */
+    char program[] = "bellglass-mount", a[] = "--stream-fd", a_value[] = "3", b[] = "--mountpoint",
+         c[] = "--name", d[] = "--ready-fd", d_value[] = "4", read_only[] = "--read-only",
+         exec[] = "--exec";
+    char *argv[16] = {program, a, a_value, b, dir, c, sandbox->name, d, d_value};
+    size_t argc = 9;
+    if (args_flag(args, OPTION_READ_ONLY))
+        argv[argc++] = read_only;
+    if (args_flag(args, OPTION_EXEC))
+        argv[argc++] = exec;
+    /* It outlives us: nothing of our terminal and pipes goes with it. */
+    struct process_opts opts = {.path = path,
+                                .argv = argv,
+                                .fds = {{.from = null, .to = 0},
+                                        {.from = null, .to = 1},
+                                        {.from = log_fd, .to = 2},
+                                        {.from = stream_fd, .to = STREAM_FD},
+                                        {.from = ready[1], .to = READY_FD}},
+                                .fd_count = 5,
+                                .new_session = true};
+    pid_t pid;
+    r = process_start(&opts, &pid, err);
+    (void)close(ready[1]);
+    return r < 0 ? r : wait_ready(ready_fd, pid, log_fd, log_offset, err);
+}
+
+static int mount_one(struct app *app, const struct args *args, struct bg_err *err)
+{
+    BG_AUTOFREE char *name = NULL;
+    BG_AUTOFREE char *dir = NULL;
+    const char *path = "/";
+    struct life life;
+    if (!grammar_split_path(args->operands[0], &name, &path))
+        name = strdup(args->operands[0]);
+    if (!name)
+        return bg_err_errno(err, -ENOMEM, "mount");
+    int r = life_open_running(app, name, &life, err);
+    if (r < 0)
+        return r;
+    int fd = -1;
+    r = check_target(args->operands[1], &dir, err);
+    if (r == 0)
+        r = open_stream(app, &life.sandbox, path[0] != '\0' ? path : "/", args, &fd, err);
+    BG_AUTOCLOSE int stream = fd;
+    if (r == 0)
+        r = start_helper(&life.sandbox, args, dir, stream, err);
+    life_done(&life);
+    return r;
+}
+
+static int run_mount(struct app *app, const struct args *args)
+{
+    struct bg_err err;
+    return mount_one(app, args, &err) < 0 ? app_fail(&err) : 0;
+}
+
+/* The absolute form of a mount point, without touching what is mounted on it: a dead mount answers
+ * nothing. Heap; NULL with errno. */
+static char *mount_point_path(const char *dir)
+{
+    BG_AUTOFREE char *copy = strdup(dir);
+    if (!copy)
+        return NULL;
+    size_t size = strlen(copy);
+    while (size > 1 && copy[size - 1] == '/')
+        copy[--size] = '\0';
+    char *slash = strrchr(copy, '/');
+    const char *last = slash ? slash + 1 : copy;
+    if (strcmp(last, "") == 0 || strcmp(last, ".") == 0 || strcmp(last, "..") == 0)
+        return realpath(copy, NULL); /* we stand in it, or it is the root */
+    BG_AUTOFREE char *parent =
+        slash ? realpath(slash == copy ? "/" : (*slash = '\0', copy), NULL) : realpath(".", NULL);
+    char *path = NULL;
+    if (!parent)
+        return NULL;
+    return asprintf(&path, "%s/%s", strcmp(parent, "/") == 0 ? "" : parent, last) < 0 ? NULL : path;
+}
+
+static int unmount_one(const char *dir, struct bg_err *err)
+{
+    char quoted[512];
+    struct mount_list mounts;
+    bool found = false, busy = false;
+    (void)bg_quote(dir, quoted, sizeof quoted);
+    BG_AUTOFREE char *path = mount_point_path(dir);
+    if (!path)
+        return bg_err_errno(err, -errno, "%s", quoted);
+    int r = mounts_read(&mounts, err);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < mounts.count; i++)
+        found = found || strcmp(mounts.entries[i].path, path) == 0;
+    mounts_done(&mounts);
+    if (!found)
+        return bg_err_set(err, -EINVAL, "no sandbox is mounted on %s: see bellglass ls", quoted);
+    r = mounts_unmount(path, &busy, err);
+    if (r == 0 && busy)
+        app_note("%s was in use: it is gone from there, and what had it open keeps it until it "
+                 "closes it",
+                 quoted);
+    return r;
+}
+
+static int run_umount(struct app *app, const struct args *args)
+{
+    struct bg_err err;
+    int status = 0;
+    (void)app;
+    for (size_t i = 0; i < args->operand_count; i++)
+        if (unmount_one(args->operands[i], &err) < 0)
+            status = app_fail(&err);
+    return status;
+}
+
+const struct command cmd_mount = {
+    .name = "mount",
+    .summary = "mount a sandbox's files on a folder here",
+    .forms = mount_forms,
+    .options = mount_options,
+    .details = "The whole of its files, or what is below PATH. The mount ends with `bellglass "
+               "umount` or with the sandbox. Files in it belong to you; set-id bits and devices "
+               "have no effect, and programs in it do not run here unless --exec is given.",
+    .examples = mount_examples,
+    .operands_min = 2,
+    .operands_max = 2,
+    .run = run_mount,
+};
+
+const struct command cmd_umount = {
+    .name = "umount",
+    .summary = "unmount folders that have a sandbox mounted",
+    .forms = umount_forms,
+    .details = "Works on mounts whose sandbox is gone, and on busy ones: they vanish at once, and "
+               "end when the last file in them is closed.",
+    .operands_min = 1,
+    .operands_max = -1,
+    .run = run_umount,
+};

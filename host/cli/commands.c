@@ -1,0 +1,92 @@
+#include "host/cli/commands.h"
+
+#include <string.h>
+
+#include "common/quote.h"
+#include "host/cli/help.h"
+#include "host/cli/process.h"
+
+const struct command *const commands[] = {
+    &cmd_run,   &cmd_create,  &cmd_exec,   &cmd_shell, &cmd_cp,      &cmd_mount,      &cmd_umount,
+    &cmd_ls,    &cmd_inspect, &cmd_logs,   &cmd_audit, &cmd_start,   &cmd_stop,       &cmd_rm,
+    &cmd_image, &cmd_secret,  &cmd_doctor, &cmd_help,  &cmd_version, &cmd_completion, NULL,
+};
+
+const struct command *command_find(const char *name)
+{
+    for (size_t i = 0; commands[i]; i++)
+        if (strcmp(commands[i]->name, name) == 0)
+            return commands[i];
+    return NULL;
+}
+
+static int unknown_command(const char *name)
+{
+    const char *names[sizeof commands / sizeof *commands];
+    size_t count = 0;
+    struct bg_err err;
+    char quoted[128];
+    for (; commands[count]; count++)
+        names[count] = commands[count]->name;
+    const char *near = args_nearest(name, names, count);
+    (void)bg_quote(name, quoted, sizeof quoted);
+    if (near)
+        (void)bg_err_set(&err, -EINVAL, "no command %s; did you mean '%s'?", quoted, near);
+    else
+        (void)bg_err_set(&err, -EINVAL, "no command %s: see bellglass help", quoted);
+    return app_fail(&err);
+}
+
+/* image, secret: the rest of the line as it is. */
+static int run_helper(const struct command *command, int argc, char **argv)
+{
+    BG_AUTOFREE char *path = NULL;
+    BG_AUTOFREE char **helper_argv = calloc((size_t)argc + 2, sizeof *helper_argv);
+    BG_AUTOFREE char *name = strdup(command->helper);
+    struct bg_err err;
+    if (!helper_argv || !name) {
+        (void)bg_err_errno(&err, -ENOMEM, "%s", command->name);
+        return app_fail(&err);
+    }
+    if (bg_helper_path(command->helper, &path, &err) < 0)
+        return app_fail(&err);
+    helper_argv[0] = name;
+    for (int i = 0; i < argc; i++)
+        helper_argv[i + 1] = argv[i];
+    (void)process_become(path, helper_argv, &err); /* it is back: it failed */
+    return app_fail(&err);
+}
+
+static int run_command(struct app *app, const struct command *command, int argc, char **argv)
+{
+    struct bg_err err;
+    struct args args;
+    if (command->helper)
+        return run_helper(command, argc, argv);
+    if (args_parse(command, argc, argv, &args, &err) < 0)
+        return app_fail(&err);
+    int status;
+    if (args.help) {
+        help_command(stdout, command);
+        status = app_printed(0);
+    } else {
+        status = command->run(app, &args);
+    }
+    args_done(&args);
+    return status;
+}
+
+int commands_run(struct app *app, int argc, char **argv)
+{
+    if (argc == 0) {
+        help_overview(stderr);
+        return APP_FAILED;
+    }
+    const char *name = argv[0];
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0)
+        name = "help";
+    else if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0)
+        name = "version";
+    const struct command *command = command_find(name);
+    return command ? run_command(app, command, argc - 1, argv + 1) : unknown_command(name);
+}

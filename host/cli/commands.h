@@ -1,0 +1,13 @@
+/* commands: one file per command, or per family of small ones. The table is in commands.c. */
+#pragma once
+
+#include "host/cli/app.h"
+#include "host/cli/args.h"
+
+extern const struct command cmd_run, cmd_create, cmd_exec, cmd_shell, cmd_cp, cmd_ls, cmd_inspect,
+    cmd_logs, cmd_stop, cmd_start, cmd_rm, cmd_mount, cmd_umount, cmd_image, cmd_secret, cmd_audit,
+    cmd_doctor, cmd_completion, cmd_version, cmd_help;
+
+/* Runs the command that argv[0] names; argv: without the program's name. Returns the exit status.
+ */
+int commands_run(struct app *app, int argc, char **argv);

@@ -1,0 +1,31 @@
+/* exec_stream: ties stdin, stdout, stderr and signals here to one command in a guest. Blocks until
+ * the command has ended; one poll loop, bounded buffers. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "common/err.h"
+#include "host/cli/terminal.h"
+
+struct exec_stream_opts {
+    int stream_fd; /* the exec stream (a socket), its body sent and nothing of it read; borrowed */
+    int stdin_fd, stdout_fd, stderr_fd; /* borrowed */
+    int signal_fd;                      /* signals.h; borrowed; -1: none are looked at */
+    struct terminal *terminal;          /* for a command with a tty, else NULL */
+};
+
+struct exec_stream_result {
+    /* What to exit with: the command's status, 128+N, 126 or 127; 128+N too when signal N ended us
+     * (SIGPIPE: whoever read our output is gone). */
+    int exit_status;
+    bool started;
+};
+
+/* Runs the stream to its end. The terminal is restored whatever happens. Signals: INT, TERM, HUP,
+ * QUIT, USR1 and USR2 go to the command; a second INT, TERM or QUIT within 2 s, and 2 s after a
+ * HUP, the stream is left, which ends the command. Errors: -EPROTO the guest broke the protocol;
+ * -ECONNRESET the stream ended before the command; -ESRCH, ... the guest's reason not to start it
+ * (but "not found" and "cannot be run" are exit status 127 and 126, with the text in err); errno
+ * of reading stdin or writing the outputs. */
+int exec_stream_run(const struct exec_stream_opts *opts, struct exec_stream_result *ret,
+                    struct bg_err *err) BG_MUST_CHECK;

@@ -1,0 +1,33 @@
+/* mounts: which sandboxes' files are mounted where. There is no list of our own that could be
+ * wrong: the kernel's, /proc/self/mountinfo, has type fuse.bellglass and source bellglass:NAME. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "common/err.h"
+
+struct mount_entry {
+    char *sandbox; /* NAME */
+    char *path;    /* mount point, as the kernel names it */
+};
+
+struct mount_list {
+    struct mount_entry *entries;
+    size_t count;
+};
+
+/* All mounts of sandboxes, in the order they were made. */
+int mounts_read(struct mount_list *ret, struct bg_err *err) BG_MUST_CHECK;
+void mounts_done(struct mount_list *list);
+
+/* Reads the text of a mountinfo file. Pure. text: NUL-terminated. Errors: -ENOMEM. */
+int mounts_parse(const char *text, struct mount_list *ret, struct bg_err *err) BG_MUST_CHECK;
+
+/* Unmounts one mount point, also a stale or busy one: what still uses it keeps what it has, and the
+ * name is free. *ret_busy (may be NULL): that was so. Errors: -EBUSY and others from the kernel;
+ * what fusermount3 said. */
+int mounts_unmount(const char *path, bool *ret_busy, struct bg_err *err) BG_MUST_CHECK;
+
+/* Unmounts all of one sandbox, the last first. Goes on after a failure and returns the first. */
+int mounts_unmount_sandbox(const char *sandbox, struct bg_err *err) BG_MUST_CHECK;

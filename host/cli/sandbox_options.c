@@ -1,0 +1,207 @@
+#include "host/cli/sandbox_options.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+#include "common/checked.h"
+#include "common/limits.h"
+#include "common/quote.h"
+#include "common/state/image.h"
+#include "host/cli/grammar.h"
+
+#define QUOTED_SIZE 256
+
+static int read_sizes(const struct args *args, struct bg_sandbox *s, struct bg_err *err)
+{
+    char quoted[QUOTED_SIZE];
+    uint64_t cpus = 1;
+    const char *text = args_text(args, OPTION_CPUS, "1");
+    if (bg_parse_u64(text, 1, BG_SANDBOX_CPUS_MAX, &cpus) < 0)
+        return bg_err_set(err, -EINVAL, "--cpus %s: want a number from 1 to %d",
+                          bg_quote(text, quoted, sizeof quoted), BG_SANDBOX_CPUS_MAX);
+    text = args_text(args, OPTION_MEMORY, "512M");
+    int r = bg_parse_bytes(text, BG_SANDBOX_MEMORY_MIN, BG_SANDBOX_MEMORY_MAX, &s->memory_bytes);
+    if (r == 0 && s->memory_bytes % (1u << 20) != 0)
+        r = -EINVAL;
+    if (r < 0)
+        return bg_err_set(err, -EINVAL, "--memory %s: want whole MiB from %lluM to %lluG",
+                          bg_quote(text, quoted, sizeof quoted), BG_SANDBOX_MEMORY_MIN >> 20,
+                          BG_SANDBOX_MEMORY_MAX >> 30);
+    s->cpus = (unsigned)cpus;
+    return 0;
+}
+
+static int read_image(struct app *app, const struct args *args, struct bg_sandbox *s,
+                      struct bg_err *err)
+{
+    struct bg_image image;
+    const char *name = args_text(args, OPTION_IMAGE, "debian");
+    int r = bg_image_find(&app->paths, name, &image, err);
+    if (r < 0)
+        return r;
+    s->image_name = strdup(name);
+    s->image_digest = strdup(image.digest);
+    bg_image_done(&image);
+    return s->image_name && s->image_digest ? 0 : bg_err_errno(err, -ENOMEM, "image");
+}
+
+int sandbox_options_env(const struct args *args, char ***ret, size_t *ret_count, struct bg_err *err)
+{
+    size_t count = 0, at = 0;
+    char **env = calloc(args->given_count + 1, sizeof *env);
+    if (!env)
+        return bg_err_errno(err, -ENOMEM, "-e");
+    for (const char *text; (text = args_next(args, OPTION_ENV, &at));) {
+        int r = grammar_parse_env(text, getenv, &env[count], err);
+        if (r < 0) {
+            sandbox_options_env_free(env, count);
+            return r;
+        }
+        count++;
+    }
+    *ret = env;
+    *ret_count = count;
+    return 0;
+}
+
+void sandbox_options_env_free(char **env, size_t count)
+{
+    for (size_t i = 0; env && i < count; i++)
+        free(env[i]);
+    free(env);
+}
+
+static int read_allow(const struct args *args, struct bg_sandbox *s, struct bg_err *err)
+{
+    size_t at = 0;
+    s->allow = calloc(args->given_count + 1, sizeof *s->allow);
+    if (!s->allow)
+        return bg_err_errno(err, -ENOMEM, "--allow");
+    for (const char *text; (text = args_next(args, OPTION_ALLOW, &at));) {
+        int r = grammar_check_allow(text, err);
+        if (r < 0)
+            return r;
+        s->allow[s->allow_count] = strdup(text);
+        if (!s->allow[s->allow_count])
+            return bg_err_errno(err, -ENOMEM, "--allow");
+        s->allow_count++;
+    }
+    return 0;
+}
+
+/* More hosts for a secret that was named before are added to it. Takes what it keeps of secret. */
+static int add_secret(struct bg_sandbox *s, struct grammar_secret *secret)
+{
+    struct bg_secret_use *use = NULL;
+    for (size_t i = 0; i < s->secret_count; i++)
+        if (strcmp(s->secrets[i].name, secret->name) == 0)
+            use = &s->secrets[i];
+    if (!use) {
+        use = &s->secrets[s->secret_count++];
+        use->name = BG_TAKE(secret->name);
+    }
+    char **grown =
+        reallocarray(use->hosts, use->host_count + secret->host_count, sizeof *use->hosts);
+    if (!grown)
+        return -ENOMEM;
+    use->hosts = grown;
+    for (size_t i = 0; i < secret->host_count; i++)
+        use->hosts[use->host_count++] = secret->hosts[i];
+    secret->host_count = 0; /* they moved */
+    return 0;
+}
+
+static bool in_env(const struct bg_sandbox *s, const char *name)
+{
+    size_t size = strlen(name);
+    for (size_t i = 0; i < s->env_count; i++)
+        if (strncmp(s->env[i], name, size) == 0 && s->env[i][size] == '=')
+            return true;
+    return false;
+}
+
+static int read_secrets(const struct args *args, struct bg_sandbox *s, struct bg_err *err)
+{
+    size_t at = 0;
+    s->secrets = calloc(args->given_count + 1, sizeof *s->secrets);
+    if (!s->secrets)
+        return bg_err_errno(err, -ENOMEM, "--secret");
+    for (const char *text; (text = args_next(args, OPTION_SECRET, &at));) {
+        struct grammar_secret secret;
+        int r = grammar_parse_secret(text, &secret, err);
+        if (r < 0)
+            return r;
+        if (in_env(s, secret.name))
+            r = bg_err_set(err, -EINVAL,
+                           "%s is both -e and --secret: the secret's placeholder "
+                           "goes into that variable, so leave -e away",
+                           secret.name);
+        else if (add_secret(s, &secret) < 0)
+            r = bg_err_errno(err, -ENOMEM, "--secret");
+        grammar_secret_done(&secret);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* Only whether there is one: the values are for the proxy alone to read. */
+static int check_secrets(const struct app *app, const struct bg_sandbox *s, struct bg_err *err)
+{
+    for (size_t i = 0; i < s->secret_count; i++) {
+        BG_AUTOFREE char *path = NULL;
+        if (asprintf(&path, "%s/secrets/%s", app->paths.data, s->secrets[i].name) < 0)
+            return bg_err_errno(err, -ENOMEM, "--secret");
+        if (access(path, F_OK) < 0 && errno == ENOENT)
+            return bg_err_set(err, -ENOENT,
+                              "no secret '%s': store it first: bellglass secret set "
+                              "%s",
+                              s->secrets[i].name, s->secrets[i].name);
+    }
+    return 0;
+}
+
+static int read_upstream_ca(const struct args *args, struct bg_sandbox *s, struct bg_err *err)
+{
+    const char *text = args_text(args, OPTION_UPSTREAM_CA, NULL);
+    char quoted[QUOTED_SIZE];
+    struct stat st;
+    if (!text)
+        return 0;
+    s->upstream_ca = realpath(text, NULL);
+    if (!s->upstream_ca || access(s->upstream_ca, R_OK) < 0)
+        return bg_err_errno(err, -errno, "--upstream-ca %s", bg_quote(text, quoted, sizeof quoted));
+    if (stat(s->upstream_ca, &st) == 0 && !S_ISREG(st.st_mode))
+        return bg_err_set(err, -EINVAL, "--upstream-ca %s: want a file",
+                          bg_quote(text, quoted, sizeof quoted));
+    return 0;
+}
+
+int sandbox_options_read(struct app *app, const struct args *args, const char *name,
+                         struct bg_sandbox *ret, struct bg_err *err)
+{
+    struct bg_sandbox s = {0};
+    int r = app_paths(app, err);
+    if (r == 0)
+        r = read_sizes(args, &s, err);
+    if (r == 0)
+        r = sandbox_options_env(args, &s.env, &s.env_count, err);
+    if (r == 0)
+        r = read_allow(args, &s, err);
+    if (r == 0)
+        r = read_secrets(args, &s, err);
+    if (r == 0)
+        r = read_upstream_ca(args, &s, err);
+    if (r == 0)
+        r = check_secrets(app, &s, err);
+    if (r == 0)
+        r = read_image(app, args, &s, err);
+    if (r == 0 && name && !(s.name = strdup(name)))
+        r = bg_err_errno(err, -ENOMEM, "--name");
+    if (r < 0) {
+        bg_sandbox_done(&s);
+        return r;
+    }
+    *ret = s;
+    return 0;
+}

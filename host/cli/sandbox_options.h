@@ -1,0 +1,73 @@
+/* sandbox_options: what run and create take alike. */
+#pragma once
+
+#include "common/state/sandbox.h"
+#include "host/cli/app.h"
+#include "host/cli/args.h"
+
+enum {
+    OPTION_IMAGE = 1,
+    OPTION_CPUS,
+    OPTION_MEMORY,
+    OPTION_ENV,
+    OPTION_ALLOW,
+    OPTION_SECRET,
+    OPTION_UPSTREAM_CA,
+    OPTION_NAME,
+    OPTION_QUIET,
+    OPTION_TTY,
+    OPTION_INTERACTIVE,
+    OPTION_USER,
+    OPTION_CWD,
+    OPTION_JSON,
+    OPTION_OWN, /* the first of a command's own */
+};
+
+#define SANDBOX_OPTIONS                                                                            \
+    {OPTION_IMAGE,                                                                                 \
+     0,                                                                                            \
+     "image",                                                                                      \
+     "IMAGE",                                                                                      \
+     false,                                                                                        \
+     "what to fork from, see `bellglass image ls` "                                                \
+     "[debian]"},                                                                                  \
+        {OPTION_CPUS, 0, "cpus", "N", false, "virtual CPUs [1]"},                                  \
+        {OPTION_MEMORY, 0, "memory", "SIZE", false, "its memory, such as 512M or 2G [512M]"},      \
+        {OPTION_ENV, 'e', "env", "K=V", true, "a variable for every command; K alone: your own"},  \
+        {OPTION_ALLOW,  0,    "allow",                                                             \
+         "HOST[:PORT]", true, "what it may reach: a name, or *.suffix; all else is refused"},      \
+        {OPTION_SECRET,                                                                            \
+         0,                                                                                        \
+         "secret",                                                                                 \
+         "NAME@HOST[,HOST]",                                                                       \
+         true,                                                                                     \
+         "put the secret NAME into requests to these hosts; the sandbox has a placeholder in "     \
+         "$NAME"},                                                                                 \
+        {OPTION_UPSTREAM_CA,                                                                       \
+         0,                                                                                        \
+         "upstream-ca",                                                                            \
+         "FILE",                                                                                   \
+         false,                                                                                    \
+         "also trust the CAs in FILE (PEM) when connecting to hosts"},                             \
+    {                                                                                              \
+        OPTION_QUIET, 'q', "quiet", NULL, false, "no progress on stderr"                           \
+    }
+
+#define EXEC_OPTIONS                                                                                 \
+    {OPTION_TTY, 't', "tty", NULL, false, "give the command a terminal"},                            \
+        {OPTION_INTERACTIVE, 'i', "interactive", NULL, false, "nothing: stdin is always connected"}, \
+        {OPTION_USER, 'u', "user", "USER", false, "run it as USER [the image's]"},                   \
+    {                                                                                                \
+        OPTION_CWD, 'w', "workdir", "DIR", false, "run it in DIR [the user's home]"                  \
+    }
+
+/* Fills *ret (end it with bg_sandbox_done) from the options: finds the image, reads sizes, checks
+ * hosts, resolves files. name: NULL to make one up. Errors: -EINVAL, -ENOENT, ... each naming the
+ * option and the way out. */
+int sandbox_options_read(struct app *app, const struct args *args, const char *name,
+                         struct bg_sandbox *ret, struct bg_err *err) BG_MUST_CHECK;
+
+/* The values of -e as "K=V": heap array of heap strings, the caller's; *ret_count of them. */
+int sandbox_options_env(const struct args *args, char ***ret, size_t *ret_count,
+                        struct bg_err *err) BG_MUST_CHECK;
+void sandbox_options_env_free(char **env, size_t count);
