@@ -311,6 +311,15 @@ bool fs_op_mutates(uint32_t opcode)
     return op && (op->traits & MUTATES);
 }
 
+bool fs_op_has_handle(uint32_t opcode)
+{
+    const struct fs_op *op = fs_op_find(opcode);
+    for (size_t i = 0; op && i < FS_ITEMS_MAX && op->request[i].width > 0; i++)
+        if (op->request[i].member == offsetof(struct fs_request, fh))
+            return true;
+    return false;
+}
+
 bool fs_error_allowed(uint32_t opcode, int32_t error)
 {
     /* Left out on purpose: ENOSYS switches a feature off for the life of the mount, and the

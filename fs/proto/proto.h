@@ -137,6 +137,9 @@ const struct fs_op *fs_op_find(uint32_t opcode);
 /* True for operations that are refused on a read-only stream (OPEN depends on its flags). */
 bool fs_op_mutates(uint32_t opcode);
 
+/* True when the request's fixed part has a handle (GETATTR and SETATTR: if their flag says so). */
+bool fs_op_has_handle(uint32_t opcode);
+
 /* True when an answer to opcode may carry this errno (negative). */
 bool fs_error_allowed(uint32_t opcode, int32_t error);
 

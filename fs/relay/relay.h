@@ -1,0 +1,84 @@
+/* fs/relay: stands between the host's kernel (/dev/fuse) and a server that may be hostile. Knows no
+ * fds: the loop hands messages in and takes messages out, so tests and fuzzers drive it without a
+ * kernel. Single-threaded.
+ *
+ * Each request of the kernel is translated (node ids, handles, owners), sent to the server with a
+ * number of our own, and waits as `pending` for the one reply that may have that number. A reply is
+ * parsed by the table, checked against what was asked, translated back and passed on. The kernel
+ * gets exactly one answer to each request, whatever the server does:
+ *
+ *   LIVE   requests are forwarded. One without an answer for its deadline gets EIO and stays known
+ * as late: what its answer brings (references, handles, locks) is given back to the server. While
+ * the server answers others, up to four deadlines are waited. STALE  after three such in a row:
+ * everything gets EIO at once. A probe is sent each second; any answer makes it LIVE again. GONE
+ * the stream has ended, or the server broke the protocol: EIO for good.
+ *
+ * STATFS and the root's attributes are answered from memory when the server does not, so that df, a
+ * shell's prompt and umount work on a dead mount. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include "common/err.h"
+#include "common/log.h"
+
+struct fs_relay;
+
+struct fs_relay_opts {
+    uid_t uid; /* whose mount it is */
+    gid_t gid;
+    bool read_only;
+    bool raw_names;           /* show names with control characters */
+    uint64_t deadline_ms;     /* for metadata; data has twice, fsync eight times that. > 0 */
+    const struct bg_log *log; /* borrowed */
+    /* Gives one whole message to the kernel. Returns 0 or negative errno: -ENOENT the kernel no
+     * longer wants it. */
+    int (*to_kernel)(void *owner, const struct iovec *parts, int count);
+    /* Takes one whole message for the server; copies what it cannot send at once. */
+    void (*to_server)(void *owner, const struct iovec *parts, int count);
+    void *owner;
+};
+
+/* Errors: -ENOMEM. */
+int fs_relay_new(const struct fs_relay_opts *opts, struct fs_relay **ret) BG_MUST_CHECK;
+void fs_relay_free(struct fs_relay *relay);
+
+/* What we say first on the stream, and what the server said: FS_HELLO_SIZE bytes each. Before
+ * anything else. Errors: -EPROTO. */
+void fs_relay_hello(const struct fs_relay *relay, uint8_t *out);
+int fs_relay_greeted(struct fs_relay *relay, const uint8_t *bytes, size_t size,
+                     struct bg_err *err) BG_MUST_CHECK;
+
+/* One request of the kernel, as read from /dev/fuse. */
+void fs_relay_request(struct fs_relay *relay, const uint8_t *bytes, size_t size, uint64_t now_ms);
+
+/* One message of the server; size is what it says (fs_message_size). Errors: -EPROTO: the stream
+ * must be closed and fs_relay_gone called. */
+int fs_relay_reply(struct fs_relay *relay, const uint8_t *bytes, size_t size, uint64_t now_ms,
+                   struct bg_err *err) BG_MUST_CHECK;
+
+/* The stream is no more. */
+void fs_relay_gone(struct fs_relay *relay);
+
+/* Looks at the deadlines. Returns in how many ms to come again; UINT64_MAX: when something happens.
+ * Errors come as by fs_relay_reply. */
+int fs_relay_tick(struct fs_relay *relay, uint64_t now_ms, uint64_t *ret_next_ms,
+                  struct bg_err *err) BG_MUST_CHECK;
+
+/* Whether the window has room: else the kernel's requests wait in the kernel. */
+bool fs_relay_has_room(const struct fs_relay *relay);
+
+/* Sends the references that were given up since the last time. Not while the stream is clogged. */
+void fs_relay_flush_forgets(struct fs_relay *relay);
+
+enum fs_relay_state {
+    FS_RELAY_NEW, /* before INIT and the root's first attributes */
+    FS_RELAY_LIVE,
+    FS_RELAY_STALE,
+    FS_RELAY_GONE,
+};
+
+enum fs_relay_state fs_relay_state(const struct fs_relay *relay);

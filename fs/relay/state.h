@@ -1,0 +1,110 @@
+/* The relay's insides, for its own files: relay.c (life, deadlines), request.c (from the kernel),
+ * reply.c (from the server). */
+#pragma once
+
+#include "fs/proto/proto.h"
+#include "fs/relay/check.h"
+#include "fs/relay/relay.h"
+#include "fs/relay/tree.h"
+
+#define FS_HEAD_SIZE (BG_PATH_MAX + 1024u) /* header, fixed part, names or a link's text */
+
+/* A file or folder that a process on the host has open. */
+struct fs_rhandle {
+    struct fs_link link;
+    uint64_t id;           /* the kernel's: a counter */
+    uint64_t server_fh;    /* the server's, any number */
+    struct fs_rnode *node; /* referenced */
+    uint64_t entries;      /* read since the start of the folder */
+    uint64_t waited_ms;    /* for answers to READDIR */
+};
+
+/* A request that the server has and has not answered. */
+struct fs_pending {
+    struct fs_link by_unique, by_kernel;
+    struct fs_pending *next, *previous; /* oldest first */
+    uint64_t unique;                    /* ours */
+    uint64_t kernel_unique;             /* 0: our own request, nobody waits */
+    uint32_t opcode;
+    enum fs_class class;
+    bool late;        /* the kernel has its answer; what comes is given back */
+    bool interrupted; /* SETLKW: the caller wants out */
+    uint64_t sent_ms, interrupted_ms;
+    struct fs_rnode *node, *node2; /* referenced; may be NULL */
+    char *name, *name2;
+    uint64_t fh, fh2;             /* the kernel's */
+    uint64_t size, offset, flags; /* as asked */
+    struct fs_request lock;       /* SETLK, SETLKW: to undo it */
+};
+
+struct fs_relay {
+    struct fs_relay_opts opts;
+    enum fs_relay_state state;
+    struct fs_check_owners owners;
+    bool read_only;   /* asked for, or the server says so */
+    bool whole;       /* the root of the mount is the server's root */
+    bool initialised; /* INIT has been answered */
+
+    struct fs_tree tree;
+    struct fs_table handles;
+    uint64_t next_handle;
+    size_t handle_count;
+
+    struct fs_table by_unique, by_kernel;
+    struct fs_pending *first, *last;
+    uint64_t next_unique;
+    size_t in_window, slow, late, own; /* pending of each kind */
+    unsigned timeouts;                 /* in a row */
+    unsigned odd_replies;
+    uint64_t heard_ms;   /* last good reply */
+    unsigned complaints; /* lines about the server, see fs_relay_complain */
+    uint64_t probed_ms;  /* last probe */
+    bool probing;
+
+    uint8_t *forgets; /* BATCH_FORGET entries not sent yet */
+    size_t forget_count, forget_room;
+
+    bool root_known, statfs_known;
+    struct fs_attr root_attr;
+    struct fs_statfs statfs;
+
+    uint8_t *scratch; /* BG_FS_MESSAGE_MAX: folders are encoded anew here */
+};
+
+/* ---- relay.c ---- */
+
+/* Answers the kernel. data: reply->data. Returns to_kernel's result. */
+int fs_relay_answer(struct fs_relay *relay, uint64_t kernel_unique, uint32_t opcode,
+                    struct fs_reply *reply);
+void fs_relay_fail(struct fs_relay *relay, uint64_t kernel_unique, int error);
+
+/* Sends a request; request->unique is set here. pending: filled in by the caller, taken; NULL for
+ * requests without a reply. */
+void fs_relay_send(struct fs_relay *relay, struct fs_request *request, struct fs_pending *pending,
+                   uint64_t now_ms);
+struct fs_pending *fs_pending_find(const struct fs_relay *relay, uint64_t unique);
+struct fs_pending *fs_pending_find_kernel(const struct fs_relay *relay, uint64_t kernel_unique);
+void fs_pending_free(struct fs_relay *relay, struct fs_pending *pending);
+
+/* Our own requests: their answers interest nobody. Without memory they are not made. */
+void fs_relay_send_release(struct fs_relay *relay, uint64_t server_node, uint64_t server_fh,
+                           bool folder, uint64_t now_ms);
+void fs_relay_send_own(struct fs_relay *relay, struct fs_request *request, uint64_t now_ms);
+
+/* Asks for the root's attributes, to hear the server. */
+void fs_relay_probe(struct fs_relay *relay, uint64_t now_ms);
+
+/* One line in the log about what the server did; after a hundred there are no more. */
+void fs_relay_complain(struct fs_relay *relay, uint32_t opcode, const char *what);
+
+/* Gives a reference back to the server. */
+void fs_relay_forget(void *relay, uint64_t server_id, uint64_t count);
+
+struct fs_rhandle *fs_handle_find(const struct fs_relay *relay, uint64_t id);
+/* NULL: too many, or no memory. */
+struct fs_rhandle *fs_handle_new(struct fs_relay *relay, struct fs_rnode *node, uint64_t server_fh);
+void fs_handle_free(struct fs_relay *relay, struct fs_rhandle *handle);
+
+/* The answer to a request that the server does not answer, where memory has one. */
+bool fs_relay_answer_from_memory(struct fs_relay *relay, uint64_t kernel_unique, uint32_t opcode,
+                                 const struct fs_rnode *node);

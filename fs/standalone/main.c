@@ -1,0 +1,186 @@
+/* bellglass-fs: the file server and the mount without a VM, over any byte stream.
+ *
+ *   bellglass-fs serve DIR               the server, on stdin and stdout
+ *   bellglass-fs mount DIR -- COMMAND…   runs COMMAND and mounts what it serves on DIR, e.g.
+ *                                        bellglass-fs mount /mnt -- ssh host bellglass-fs serve
+ * /src */
+#include <errno.h>
+#include <getopt.h>
+#include <libgen.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/checked.h"
+#include "common/cleanup.h"
+#include "fs/server/server.h"
+
+#define THREADS_DEFAULT 4u
+#define MOUNT_ARGS_MAX  16
+
+static void usage(FILE *out)
+{
+    (void)fprintf(out,
+                  "usage: bellglass-fs serve [--read-only] [--threads N] DIR\n"
+                  "       bellglass-fs mount [--read-only] [--exec] [--raw-names] [--foreground]\n"
+                  "                          [--name NAME] [--deadline-ms N] DIR -- COMMAND...\n");
+}
+
+static int serve(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"read-only", no_argument, NULL, 'r'}, {"threads", required_argument, NULL, 't'}, {0}};
+    uint64_t threads = THREADS_DEFAULT;
+    bool read_only = false;
+    int c;
+    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        if (c == 'r') {
+            read_only = true;
+        } else if (c != 't' || bg_parse_u64(optarg, 1, FS_SERVER_THREADS_MAX, &threads) < 0) {
+            usage(stderr);
+            return 2;
+        }
+    }
+    if (optind + 1 != argc) {
+        usage(stderr);
+        return 2;
+    }
+    struct fs_server_opts opts = {.root = argv[optind],
+                                  .read_only = read_only,
+                                  .as_root = true, /* as whoever started it */
+                                  .threads = (unsigned)threads};
+    struct bg_err err;
+    if (fs_server_run(STDIN_FILENO, STDOUT_FILENO, &opts, &err) < 0) {
+        (void)fprintf(stderr, "bellglass-fs: %s\n", err.text);
+        return 1;
+    }
+    return 0;
+}
+
+/* Starts COMMAND with the socket as its stdin and stdout. It is nobody's child, so that nobody has
+ * to wait for it: it ends when the stream does. */
+static int start_command(char **argv, int socket)
+{
+    int status;
+    pid_t pid = fork();
+    if (pid < 0)
+        return -errno;
+    if (pid == 0) {
+        pid_t command = fork();
+        if (command != 0)
+            _exit(command < 0 ? 1 : 0);
+        if (dup2(socket, STDIN_FILENO) < 0 || dup2(socket, STDOUT_FILENO) < 0)
+            _exit(127);
+        (void)execvp(argv[0], argv);
+        (void)fprintf(stderr, "bellglass-fs: %s: %s\n", argv[0], strerror(errno));
+        _exit(127);
+    }
+    while (waitpid(pid, &status, 0) < 0)
+        if (errno != EINTR)
+            return -errno;
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EAGAIN;
+}
+
+/* bellglass-mount lies beside this program. */
+static int mount_program(char out[PATH_MAX + 32])
+{
+    char self[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n < 0)
+        return -errno;
+    self[n] = '\0';
+    (void)snprintf(out, PATH_MAX + 32, "%s/bellglass-mount", dirname(self));
+    return access(out, X_OK) < 0 ? -errno : 0;
+}
+
+static int mount_here(int argc, char **argv)
+{
+    static const struct option options[] = {{"read-only", no_argument, NULL, 'r'},
+                                            {"exec", no_argument, NULL, 'x'},
+                                            {"raw-names", no_argument, NULL, 'w'},
+                                            {"foreground", no_argument, NULL, 'f'},
+                                            {"name", required_argument, NULL, 'n'},
+                                            {"deadline-ms", required_argument, NULL, 'd'},
+                                            {0}};
+    static char read_only[] = "--read-only", exec[] = "--exec", raw_names[] = "--raw-names",
+                foreground[] = "--foreground", name[] = "--name", deadline[] = "--deadline-ms",
+                stream[] = "--stream-fd", mountpoint[] = "--mountpoint", standalone[] = "files";
+    char *out[MOUNT_ARGS_MAX] = {name};
+    char *name_value = standalone, *deadline_value = NULL;
+    size_t used = 1;
+    bool flags[128] = {false};
+    int c;
+    while ((c = getopt_long(argc, argv, "+", options, NULL)) != -1) {
+        if (c == '?') {
+            usage(stderr);
+            return 2;
+        }
+        if (c == 'n')
+            name_value = optarg;
+        else if (c == 'd')
+            deadline_value = optarg;
+        else
+            flags[c & 127] = true;
+    }
+    if (argc - optind < 3 || strcmp(argv[optind + 1], "--") != 0) {
+        usage(stderr);
+        return 2;
+    }
+    int sockets[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) < 0) {
+        (void)fprintf(stderr, "bellglass-fs: socketpair: %s\n", strerror(errno));
+        return 1;
+    }
+    char number[16], program[PATH_MAX + 32] = "bellglass-mount";
+    int r = mount_program(program);
+    if (r < 0) {
+        (void)fprintf(stderr, "bellglass-fs: %s: %s\n", program, strerror(-r));
+        return 1;
+    }
+    r = start_command(argv + optind + 2, sockets[1]);
+    if (r < 0) {
+        (void)fprintf(stderr, "bellglass-fs: %s: %s\n", argv[optind + 2], strerror(-r));
+        return 1;
+    }
+    (void)close(sockets[1]);
+    int ours = dup(sockets[0]); /* without O_CLOEXEC: it is for the program that follows */
+    (void)snprintf(number, sizeof number, "%d", ours);
+    out[used++] = name_value;
+    out[used++] = stream;
+    out[used++] = number;
+    out[used++] = mountpoint;
+    out[used++] = argv[optind];
+    if (flags['r'])
+        out[used++] = read_only;
+    if (flags['x'])
+        out[used++] = exec;
+    if (flags['w'])
+        out[used++] = raw_names;
+    if (flags['f'])
+        out[used++] = foreground;
+    if (deadline_value) {
+        out[used++] = deadline;
+        out[used++] = deadline_value;
+    }
+    char *full[MOUNT_ARGS_MAX + 1] = {program};
+    memcpy(full + 1, out, used * sizeof *out);
+    (void)execv(program, full);
+    (void)fprintf(stderr, "bellglass-fs: %s: %s\n", program, strerror(errno));
+    return 1;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc >= 2 && strcmp(argv[1], "serve") == 0)
+        return serve(argc - 1, argv + 1);
+    if (argc >= 2 && strcmp(argv[1], "mount") == 0)
+        return mount_here(argc - 1, argv + 1);
+    bool help = argc == 2 && strcmp(argv[1], "--help") == 0;
+    usage(help ? stdout : stderr);
+    return help ? 0 : 2;
+}
