@@ -1,6 +1,7 @@
 #include "images/disk.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -51,6 +52,33 @@ static int failed(guestfs_h *g, const char *what, struct bg_err *err)
     return bg_err_set(err, code, "%s: %.400s", what, text ? text : "no reason given");
 }
 
+/* SIGTERM, from job.c or by the death of our parent, ends QEMU and whatever else libguestfs runs in
+ * our process group, so that the call in progress fails and guestfs_close() removes libguestfs's
+ * folders, which are in /tmp whatever we say. The handler's one bit is the only state it can have.
+ */
+static volatile sig_atomic_t ending;
+
+static void end_group(int signal_number)
+{
+    if (ending)
+        return; /* our own signal, to the group that we are in */
+    ending = 1;
+    (void)kill(0, signal_number);
+}
+
+static int end_in_order(struct bg_err *err)
+{
+    const struct sigaction action = {.sa_handler = end_group, .sa_flags = SA_RESTART};
+    return sigaction(SIGTERM, &action, NULL) < 0 ? bg_err_errno(err, -errno, "signals") : 0;
+}
+
+static int launch(guestfs_h *g, struct bg_err *err)
+{
+    if (ending)
+        return bg_err_set(err, -ECANCELED, "interrupted");
+    return guestfs_launch(g) < 0 ? failed(g, "starting libguestfs", err) : 0;
+}
+
 static int set_environment(const struct disk_opts *opts, struct bg_err *err)
 {
     if (mkdir(opts->appliance, 0700) < 0 && errno != EEXIST)
@@ -68,6 +96,8 @@ static int set_environment(const struct disk_opts *opts, struct bg_err *err)
 static int open_appliance(const struct disk_opts *opts, guestfs_h **ret, struct bg_err *err)
 {
     int r = set_environment(opts, err);
+    if (r == 0)
+        r = end_in_order(err);
     if (r < 0)
         return r;
     AUTO_GUESTFS guestfs_h *g = guestfs_create();
@@ -135,10 +165,10 @@ int disk_from_tar(const struct disk_opts *opts, const char *tar, struct bg_err *
     int r = open_appliance(opts, &g, err);
     if (r == 0)
         r = add_out(g, opts, err);
+    if (r == 0)
+        r = launch(g, err);
     if (r < 0)
         return r;
-    if (guestfs_launch(g) < 0)
-        return failed(g, "starting libguestfs", err);
     r = make_file_system(g, "/dev/sda", err);
     if (r < 0)
         return r;
@@ -316,10 +346,10 @@ int disk_from_qcow2(const struct disk_opts *opts, const char *in, const char *us
         r = failed(g, in, err);
     if (r == 0)
         r = add_out(g, opts, err);
+    if (r == 0)
+        r = launch(g, err);
     if (r < 0)
         return r;
-    if (guestfs_launch(g) < 0)
-        return failed(g, "starting libguestfs", err);
     if (guestfs_mkmountpoint(g, "/old") < 0 || guestfs_mkmountpoint(g, "/new") < 0)
         return failed(g, "libguestfs", err);
     r = mount_old(g, &facts, err);

@@ -52,7 +52,7 @@ static void take_signal(struct jobs *jobs)
         jobs->signal = (int)info.ssi_signo;
 }
 
-static int limit(int resource, uint64_t value)
+static int limit(__rlimit_resource_t resource, uint64_t value)
 {
     struct rlimit both = {.rlim_cur = value, .rlim_max = value};
     return setrlimit(resource, &both) < 0 ? -errno : 0;

@@ -49,6 +49,9 @@ static const cyaml_schema_value_t file_schema = {
     CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct recipe_file, file_fields),
 };
 
+/* Not CYAML_BOOL, which takes any word that is not a no for a yes. */
+static const cyaml_strval_t yes_or_no[] = {{"false", 0}, {"no", 0}, {"true", 1}, {"yes", 1}};
+
 static const cyaml_schema_field_t recipe_fields[] = {
     CYAML_FIELD_STRING_PTR("name", CYAML_FLAG_POINTER, struct recipe, name, 1, 63),
     CYAML_FIELD_STRING_PTR("suite", CYAML_FLAG_POINTER, struct recipe, suite, 1, 32),
@@ -57,7 +60,8 @@ static const cyaml_schema_field_t recipe_fields[] = {
     CYAML_FIELD_STRING_PTR("kernel", CYAML_FLAG_OPTIONAL, struct recipe, kernel, 1, 100),
     CYAML_FIELD_STRING_PTR("user", CYAML_FLAG_OPTIONAL, struct recipe, user, 1, 32),
     CYAML_FIELD_STRING_PTR("disk", CYAML_FLAG_OPTIONAL, struct recipe, disk, 1, 20),
-    CYAML_FIELD_BOOL("docs", CYAML_FLAG_OPTIONAL, struct recipe, docs),
+    CYAML_FIELD_ENUM("docs", CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct recipe, docs,
+                     yes_or_no, sizeof yes_or_no / sizeof yes_or_no[0]),
     CYAML_FIELD_SEQUENCE("files", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct recipe, files,
                          &file_schema, 0, RECIPE_ITEMS_MAX),
     CYAML_FIELD_SEQUENCE("run", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct recipe, run,

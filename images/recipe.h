@@ -32,7 +32,7 @@ struct recipe {
     char *kernel; /* package; NULL: linux-image-cloud-amd64 */
     char *user;   /* default user in the guest, made with uid 1000; NULL: root */
     char *disk;   /* size as the guest sees it; NULL: 10G */
-    bool docs;    /* keep manuals, documentation and translations */
+    int docs;     /* 1: keep manuals, documentation and translations */
     struct recipe_file *files;
     unsigned files_count;
     char **run; /* shell commands, as root, in order */
