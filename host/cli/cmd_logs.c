@@ -9,12 +9,13 @@
 #include "host/cli/life.h"
 #include "host/cli/sandbox_options.h"
 
-enum { OPTION_FOLLOW = OPTION_OWN, OPTION_CONSOLE, OPTION_PROXY, OPTION_RAW };
+enum { OPTION_FOLLOW = OPTION_OWN, OPTION_SUPERVISOR, OPTION_CONSOLE, OPTION_PROXY, OPTION_RAW };
 
 static const struct option_spec logs_options[] = {
     {OPTION_FOLLOW, 'f', "follow", NULL, false, "wait for more until the sandbox is removed"},
-    {OPTION_CONSOLE, 0, "console", NULL, false, "what the guest's kernel and agent printed"},
-    {OPTION_PROXY, 0, "proxy", NULL, false, "the egress proxy's log"},
+    {OPTION_CONSOLE, 0, "console", NULL, false, "only what the guest's kernel and agent printed"},
+    {OPTION_SUPERVISOR, 0, "supervisor", NULL, false, "only the supervisor's log"},
+    {OPTION_PROXY, 0, "proxy", NULL, false, "only the egress proxy's log"},
     {OPTION_RAW, 0, "raw", NULL, false,
      "bytes as they are: the guest may send escape sequences to your terminal"},
     {0},
@@ -29,7 +30,8 @@ static const struct option_spec audit_options[] = {
 static const char *const forms[] = {"[OPTIONS] NAME", NULL};
 
 struct printer {
-    char *text; /* room for an escaped line */
+    char *text;                           /* room for an escaped line */
+    const char *labels[FOLLOW_FILES_MAX]; /* what a line begins with, by file */
     bool raw, json;
     size_t damaged;
 };
@@ -41,9 +43,10 @@ static int print_done(void)
     return ferror(stdout) ? -(errno ? errno : EIO) : 0;
 }
 
-static int print_log_line(void *owner, const char *line, size_t size)
+static int print_log_line(void *owner, size_t index, const char *line, size_t size)
 {
     struct printer *p = owner;
+    (void)fputs(p->labels[index], stdout);
     if (p->raw) {
         (void)fwrite(line, 1, size, stdout);
     } else {
@@ -55,11 +58,12 @@ static int print_log_line(void *owner, const char *line, size_t size)
     return print_done();
 }
 
-static int print_audit_line(void *owner, const char *line, size_t size)
+static int print_audit_line(void *owner, size_t index, const char *line, size_t size)
 {
     struct printer *p = owner;
     BG_AUTOFREE char *json = NULL;
     char text[AUDIT_LINE_SIZE];
+    (void)index;
     int r = p->json ? audit_line_json(line, size, &json, NULL)
                     : audit_line_format(line, size, text, NULL);
     if (r < 0) {
@@ -76,48 +80,60 @@ static void flush(void *owner)
     (void)fflush(stdout); /* an error shows at the next line */
 }
 
-static int print_file(struct app *app, const struct args *args, const char *file,
-                      int (*on_line)(void *, const char *, size_t))
+/* Fills in what the commands share, and prints. */
+static int print_files(struct app *app, const struct args *args, struct follow_opts *opts,
+                       struct printer *printer)
 {
     struct bg_err err;
     struct life life;
+    BG_AUTOFREE char *text = malloc(PRINTER_TEXT_SIZE);
+    if (!text) {
+        (void)bg_err_errno(&err, -ENOMEM, "logs");
+        return app_fail(&err);
+    }
     if (life_open_any(app, args->operands[0], &life, &err) < 0)
         return app_fail(&err);
-    BG_AUTOFREE char *path = NULL;
-    BG_AUTOFREE char *text = malloc(PRINTER_TEXT_SIZE);
-    struct printer printer = {
-        .text = text, .raw = args_flag(args, OPTION_RAW), .json = args_flag(args, OPTION_JSON)};
-    int r = text && asprintf(&path, "%s/%s", life.sandbox.dir, file) >= 0
-                ? 0
-                : bg_err_errno(&err, -ENOMEM, "%s", file);
+    printer->text = text;
+    opts->dir = life.sandbox.dir;
+    opts->on = args_flag(args, OPTION_FOLLOW);
+    opts->on_idle = flush;
+    opts->owner = printer;
+    int r = follow_files(opts, &err);
     life_done(&life);
-    if (r == 0) {
-        struct follow_opts opts = {.path = path,
-                                   .on = args_flag(args, OPTION_FOLLOW),
-                                   .on_line = on_line,
-                                   .on_idle = flush,
-                                   .owner = &printer};
-        r = follow_file(&opts, &err);
-    }
-    /* One that never ran has written nothing. */
-    if (r < 0 && r != -ENOENT && !ferror(stdout))
+    if (r < 0 && !ferror(stdout))
         return app_fail(&err);
-    if (printer.damaged > 0)
-        app_note("%zu damaged lines were left out", printer.damaged);
+    if (printer->damaged > 0)
+        app_note("%zu damaged lines were left out", printer->damaged);
     return app_printed(0);
 }
 
 static int run_logs(struct app *app, const struct args *args)
 {
-    const char *file = args_flag(args, OPTION_CONSOLE) ? "console.log"
-                       : args_flag(args, OPTION_PROXY) ? "proxy.log"
-                                                       : "supervisor.log";
-    return print_file(app, args, file, print_log_line);
+    static const struct {
+        int option;
+        const char *name, *label;
+    } files[] = {{OPTION_SUPERVISOR, "supervisor.log", "supervisor| "},
+                 {OPTION_PROXY, "proxy.log", "proxy| "},
+                 {OPTION_CONSOLE, "console.log", "console| "}};
+    struct follow_opts opts = {.on_line = print_log_line};
+    struct printer printer = {.raw = args_flag(args, OPTION_RAW)};
+    size_t asked = 0;
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        asked += args_flag(args, files[i].option);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        if (asked > 0 && !args_flag(args, files[i].option))
+            continue;
+        opts.names[opts.count] = files[i].name;
+        printer.labels[opts.count++] = asked == 1 ? "" : files[i].label;
+    }
+    return print_files(app, args, &opts, &printer);
 }
 
 static int run_audit(struct app *app, const struct args *args)
 {
-    return print_file(app, args, "audit.ndjson", print_audit_line);
+    struct follow_opts opts = {.names = {"audit.ndjson"}, .count = 1, .on_line = print_audit_line};
+    struct printer printer = {.json = args_flag(args, OPTION_JSON)};
+    return print_files(app, args, &opts, &printer);
 }
 
 const struct command cmd_logs = {
@@ -125,8 +141,8 @@ const struct command cmd_logs = {
     .summary = "show what a sandbox's processes logged",
     .forms = forms,
     .options = logs_options,
-    .details = "The supervisor's log, or the one that an option names. Control characters are "
-               "shown as \\xNN.",
+    .details = "The logs of its supervisor and its proxy and the guest's console, one after the "
+               "other, or those that the options name. Control characters are shown as \\xNN.",
     .operands_min = 1,
     .operands_max = 1,
     .run = run_logs,

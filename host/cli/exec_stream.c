@@ -146,6 +146,10 @@ static int read_stdin(struct stream *s, struct bg_err *err)
     ssize_t n = read(s->opts->stdin_fd, s->out + BG_FRAME_HEADER_SIZE, room);
     if (n < 0 && (errno == EINTR || errno == EAGAIN))
         return 0;
+    if (n <= 0 && s->opts->terminal && s->opts->terminal->raw) {
+        leave(s, 128 + SIGHUP); /* a raw terminal has no end but its own: it was closed */
+        return 0;
+    }
     if (n < 0 && errno != EIO && errno != EBADF)
         return bg_err_errno(err, -errno, "cannot read standard input");
     uint32_t size = n > 0 ? (uint32_t)n : 0;
@@ -211,7 +215,7 @@ static int refused(struct stream *s, const struct exec_event *event, struct bg_e
     if (event->status == -ENOENT)
         leave(s, 127);
     else if (event->status == -EACCES || event->status == -ENOEXEC || event->status == -EISDIR ||
-             event->status == -ENOTDIR || event->status == -EPERM || event->status == -ELOOP)
+             event->status == -EPERM || event->status == -ELOOP)
         leave(s, 126);
     else
         return event->status;

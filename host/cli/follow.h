@@ -1,4 +1,4 @@
-/* follow: reads a growing file line by line. */
+/* follow: reads files line by line, and goes on while they grow. */
 #pragma once
 
 #include <stdbool.h>
@@ -6,17 +6,20 @@
 
 #include "common/err.h"
 
-#define FOLLOW_LINE_MAX (128 * 1024) /* a longer line comes in pieces of this size */
+#define FOLLOW_LINE_MAX  (128 * 1024) /* a longer line comes in pieces of this size */
+#define FOLLOW_FILES_MAX 4
 
 struct follow_opts {
-    const char *path;
-    bool on; /* at the end, wait for more until the file is removed */
-    /* One line without its newline; the last may lack one. A negative errno ends the reading. */
-    int (*on_line)(void *owner, const char *line, size_t size);
-    /* Before waiting for more: what was printed shall be seen. May be NULL. */
-    void (*on_idle)(void *owner);
+    const char *dir;                     /* the folder of all of them */
+    const char *names[FOLLOW_FILES_MAX]; /* read in this order; one that is missing is empty */
+    size_t count;
+    bool on; /* at the end, wait for more until the folder is removed */
+    /* One line of file `index` without its newline; the last may lack one. A negative errno ends
+     * the reading. */
+    int (*on_line)(void *owner, size_t index, const char *line, size_t size);
+    void (*on_idle)(void *owner); /* before waiting: what was printed shall be seen */
     void *owner;
 };
 
-/* Errors: -ENOENT no such file; errno of reading; what on_line returned. */
-int follow_file(const struct follow_opts *opts, struct bg_err *err) BG_MUST_CHECK;
+/* Errors: errno of reading; what on_line returned. */
+int follow_files(const struct follow_opts *opts, struct bg_err *err) BG_MUST_CHECK;

@@ -5,14 +5,19 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <jansson.h>
+
 #include "common/checked.h"
+#include "host/supervisor/accel.h"
 #include "host/supervisor/launcher.h"
+#include "host/supervisor/qemu.h"
 
 #define EXIT_OURS 125 /* our own failure, as opposed to a command's */
 
 static const char usage[] =
     "usage: bellglass-supervisor run NAME [--status-fd N] [--owner-fd M]\n"
     "       bellglass-supervisor golden IMAGE CPUS MEMORY_BYTES [--status-fd N]\n"
+    "       bellglass-supervisor probe\n"
     "Started by the bellglass command; docs/protocol.md describes it.\n";
 
 struct request {
@@ -85,6 +90,29 @@ static int make_golden(const struct bg_paths *paths, const struct request *reque
     return r;
 }
 
+/* Says as JSON which QEMU and accelerator would be used, for `bellglass doctor`. Fails only if that
+ * cannot be printed. */
+static int probe(void)
+{
+    struct qemu_program qemu = {0};
+    enum accel accel;
+    struct bg_err err = {0}, why = {0};
+    json_auto_t *json = json_object();
+    json_t *found = qemu_find(&qemu, &err) < 0
+                        ? json_pack("{s:s}", "error", err.text)
+                        : json_pack("{s:s, s:s}", "path", qemu.path, "version", qemu.version);
+    qemu_program_done(&qemu);
+    json_t *chosen = accel_probe(&accel, &why) < 0
+                         ? json_pack("{s:s}", "error", why.text)
+                         : json_pack("{s:s, s:s}", "name", accel_name(accel), "why", why.text);
+    bool failed = json_object_set_new(json, "qemu", found) < 0;
+    failed = json_object_set_new(json, "accel", chosen) < 0 || failed;
+    return failed || json_dumpf(json, stdout, JSON_COMPACT | JSON_ENSURE_ASCII) < 0 ||
+                   fflush(stdout) != 0
+               ? EXIT_OURS
+               : 0;
+}
+
 int main(int argc, char **argv)
 {
     struct request request;
@@ -92,6 +120,8 @@ int main(int argc, char **argv)
     struct bg_paths paths;
     if (argc == 2 && strcmp(argv[1], "--help") == 0)
         return fputs(usage, stdout) < 0;
+    if (argc == 2 && strcmp(argv[1], "probe") == 0)
+        return probe();
     if (parse(argc, argv, &request) < 0) {
         (void)fputs(usage, stderr);
         return EXIT_OURS;
