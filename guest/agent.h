@@ -1,0 +1,95 @@
+/* The agent: one loop that listens for streams of the host and reaps the guest's processes. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+
+#include <uv.h>
+
+#include "common/err.h"
+#include "common/limits.h"
+#include "common/log.h"
+#include "common/wire.h"
+#include "guest/env.h"
+
+struct agent;
+struct stream;
+
+/* Whatever lives for one of the host's connections: a stream, a pair of sockets, a worker. */
+struct live {
+    LIST_ENTRY(live) link;
+    void (*drop)(struct live *live); /* ends it; it unlinks itself, now or later */
+    bool dropped;
+};
+
+/* A process that somebody waits for. */
+struct child {
+    LIST_ENTRY(child) link;
+    pid_t pid;
+    void (*on_exit)(struct child *child, int wait_status); /* already unlinked */
+};
+
+struct agent_opts {
+    int listen_fd;            /* listening socket, nonblocking; taken */
+    bool vsock;               /* it is AF_VSOCK: only the host may connect */
+    bool pid1;                /* we are the guest's init */
+    const char *cgroup_path;  /* folder for the cgroups of execs; NULL: none, process groups only */
+    const struct bg_log *log; /* borrowed */
+    /* Starts the guest's network in a process of its own and returns its pid; restarted when it
+     * ends. NULL: there is no network. */
+    pid_t (*start_network)(const struct agent_opts *opts);
+    const char *egress_path; /* for start_network: a Unix socket instead of the host's vsock port */
+};
+
+/* Size of agent.scratch: a frame's header and its largest payload. */
+#define AGENT_SCRATCH_SIZE (BG_FRAME_HEADER_SIZE + 2 * BG_FRAME_SIZE_MAX)
+
+struct agent {
+    uv_loop_t loop;
+    struct agent_opts opts;
+    const struct bg_log *log;
+    uv_poll_t listener, signals;
+    uv_timer_t sweep_timer;   /* removes cgroups that outlived their exec */
+    uv_timer_t network_timer; /* before the network is started again */
+    int signal_fd;
+    int cgroup_fd; /* tree of the execs' cgroups, -1: none */
+    uint32_t next_cgroup;
+    bool cgroups_left; /* some outlived their exec */
+    bool stopping;     /* a development agent was told to end */
+    LIST_HEAD(, live) live;
+    unsigned live_count;
+    LIST_HEAD(, child) children;
+    struct child network;
+    uint64_t network_started_ms;
+    struct stream *session; /* the supervisor's, or NULL */
+    struct env env;         /* the identity's, for every exec */
+    struct power *power;    /* not NULL: the machine is going down */
+    uint8_t *scratch;       /* AGENT_SCRATCH_SIZE, for the callback at hand */
+    bool scratch_busy;      /* frames in it are being handed out: no sending from it */
+};
+
+/* Runs until it is told to end by agent_stop, SIGTERM or SIGINT; an agent that is PID 1 ignores the
+ * signals. listen_fd is taken. Returns 0 or negative errno. */
+int agent_run(const struct agent_opts *opts, struct bg_err *err) BG_MUST_CHECK;
+
+/* Ends the loop of an agent that is not PID 1, after everything in it. */
+void agent_stop(struct agent *agent);
+
+/* ---- for the streams ---- */
+
+/* False if there are too many. */
+bool agent_add_live(struct agent *agent, struct live *live) BG_MUST_CHECK;
+void agent_remove_live(struct agent *agent, struct live *live);
+
+/* Ends every stream but `except` (may be NULL), and every process that an exec left. */
+void agent_drop_all(struct agent *agent, const struct live *except);
+
+/* Calls child->on_exit when child->pid has ended. child: borrowed until then. */
+void agent_watch_child(struct agent *agent, struct child *child);
+void agent_forget_child(struct child *child);
+
+/* An exec has ended but its cgroup could not be removed. */
+void agent_sweep_later(struct agent *agent);

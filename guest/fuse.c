@@ -1,0 +1,64 @@
+#include "guest/fuse.h"
+
+#include <unistd.h>
+
+#include "fs/server/server.h"
+#include "guest/accounts.h"
+#include "guest/worker.h"
+
+/* Requests worked on at once. One virtual CPU gains little from more, slow disks do. */
+#define THREADS 8
+
+struct server {
+    struct bg_fuse_request request;
+    struct account account;
+    bool drop_rights;
+    const struct bg_log *log;
+};
+
+static int run(int fd, void *arg)
+{
+    const struct server *server = arg;
+    struct bg_err err = {0};
+    if (access(server->request.path, F_OK) < 0)
+        (void)bg_err_errno(&err, -errno, "folder '%s' in the sandbox", server->request.path);
+    if (stream_reply_fd(fd, &err) < 0 || err.code < 0)
+        return 1;
+    const struct fs_server_opts opts = {
+        .root = server->request.path,
+        .read_only = server->request.flags & BG_FUSE_READ_ONLY,
+        .as_root = !server->drop_rights || (server->request.flags & BG_FUSE_AS_ROOT),
+        .uid = server->account.uid,
+        .gid = server->account.gid,
+        .groups = server->account.groups,
+        .group_count = server->account.group_count,
+        .threads = THREADS,
+    };
+    if (fs_server_run(fd, fd, &opts, &err) < 0) {
+        bg_log(server->log, BG_LOG_WARN, "mount: %s", err.text);
+        return 1;
+    }
+    return 0;
+}
+
+static int fuse_open(struct stream *stream, const uint8_t *body, size_t size, struct bg_err *err)
+{
+    BG_AUTOFREE struct server *server = calloc(1, sizeof *server);
+    if (!server)
+        return bg_err_errno(err, -ENOMEM, "mount");
+    int r = bg_fuse_request_parse(body, size, &server->request, err);
+    if (r == 0)
+        r = account_load("", &server->account, err);
+    if (r < 0)
+        return r;
+    server->drop_rights = geteuid() == 0;
+    server->log = stream->agent->log;
+    const struct worker_opts opts = {
+        .name = "bellglass-fuse", .fd = stream_detach(stream), .run = run, .arg = server};
+    /* Detached: if there is no worker, the host sees the connection close. */
+    if (worker_start(stream->agent, &opts, err) < 0)
+        bg_log(stream->agent->log, BG_LOG_ERROR, "mount: %s", err->text);
+    return 0;
+}
+
+const struct stream_kind fuse_kind = {.name = "fuse", .open = fuse_open};

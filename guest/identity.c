@@ -1,0 +1,161 @@
+#include "guest/identity.h"
+
+#include <fcntl.h>
+#include <linux/random.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/io.h"
+
+#define CA_FILE   "/usr/local/share/ca-certificates/bellglass.crt"
+#define CA_BUNDLE "/etc/ssl/certs/ca-certificates.crt"
+
+/* A trust store is about 220 KB; what is much larger is not one. */
+#define CA_BUNDLE_MAX (16u * 1024 * 1024)
+
+/* Programs that do not look at the system's bundle look at one of these. */
+static const char *const ca_variables[] = {
+    "SSL_CERT_FILE",       "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "PIP_CERT",
+    "CARGO_HTTP_CAINFO",   "DENO_CERT",      "AWS_CA_BUNDLE",
+};
+
+static int reseed(const uint8_t entropy[64], struct bg_err *err)
+{
+    /* No struct with a flexible array of the kernel's on the stack: the same bytes by hand. */
+    struct {
+        int entropy_count; /* bits */
+        int buf_size;
+        uint8_t buf[64];
+    } pool = {.entropy_count = 8 * 64, .buf_size = 64};
+    memcpy(pool.buf, entropy, sizeof pool.buf);
+    BG_AUTOCLOSE int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
+    int r = 0;
+    if (fd < 0 || ioctl(fd, RNDADDENTROPY, &pool) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0)
+        r = bg_err_errno(err, -errno, "reseeding the random generator");
+    explicit_bzero(&pool, sizeof pool);
+    return r;
+}
+
+static int set_clock(uint64_t realtime_ns, struct bg_err *err)
+{
+    const uint64_t ns_per_s = 1000000000;
+    struct timespec now = {.tv_sec = (time_t)(realtime_ns / ns_per_s),
+                           .tv_nsec = (long)(realtime_ns % ns_per_s)};
+    if (clock_settime(CLOCK_REALTIME, &now) < 0)
+        return bg_err_errno(err, -errno, "setting the clock");
+    return 0;
+}
+
+/* Not durable and not atomic: the next identity writes it again, and a fork waits for us. */
+static int write_text(const char *path, const char *text, size_t size, int flags,
+                      struct bg_err *err)
+{
+    BG_AUTOCLOSE int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | flags, 0644);
+    int r = fd < 0 ? -errno : bg_write_full(fd, text, size);
+    return r < 0 ? bg_err_errno(err, r, "%s", path) : 0;
+}
+
+static int set_names(const struct bg_identity *identity, struct bg_err *err)
+{
+    char line[80];
+    if (identity->hostname[0] != '\0') {
+        if (sethostname(identity->hostname, strlen(identity->hostname)) < 0)
+            return bg_err_errno(err, -errno, "hostname '%s'", identity->hostname);
+        int size = snprintf(line, sizeof line, "%s\n", identity->hostname);
+        int r = write_text("/etc/hostname", line, (size_t)size, O_TRUNC, err);
+        if (r < 0)
+            return r;
+    }
+    char hex[2 * sizeof identity->machine_id + 1];
+    bg_hex(identity->machine_id, sizeof identity->machine_id, hex);
+    int size = snprintf(line, sizeof line, "%s\n", hex);
+    return write_text("/etc/machine-id", line, (size_t)size, O_TRUNC, err);
+}
+
+static bool file_is(const char *path, const uint8_t *bytes, size_t size)
+{
+    BG_AUTOFREE char *old = NULL;
+    size_t old_size;
+    return bg_read_file(AT_FDCWD, path, size, &old, &old_size, NULL) == 0 && old_size == size &&
+           memcmp(old, bytes, size) == 0;
+}
+
+static int make_folder(const char *path, struct bg_err *err)
+{
+    if (mkdir(path, 0755) < 0 && errno != EEXIST)
+        return bg_err_errno(err, -errno, "%s", path);
+    return 0;
+}
+
+/* Adds the certificate to the system's bundle unless it is in it. A golden snapshot has it, so that
+ * its forks only compare. */
+static int trust(const uint8_t *pem, size_t size, struct bg_err *err)
+{
+    if (size == 0 || file_is(CA_FILE, pem, size))
+        return 0;
+    int r = make_folder("/usr/local/share/ca-certificates", err);
+    if (r == 0)
+        r = make_folder("/etc/ssl", err);
+    if (r == 0)
+        r = make_folder("/etc/ssl/certs", err);
+    if (r < 0)
+        return r;
+    BG_AUTOFREE char *bundle = NULL;
+    size_t bundle_size = 0;
+    struct bg_err why = {0};
+    r = bg_read_file(AT_FDCWD, CA_BUNDLE, CA_BUNDLE_MAX, &bundle, &bundle_size, &why);
+    if (r < 0 && r != -ENOENT)
+        return bg_err_set(err, r, "%s", why.text);
+    if (!bundle || !memmem(bundle, bundle_size, pem, size)) {
+        bool newline = bundle_size > 0 && bundle[bundle_size - 1] != '\n';
+        r = newline ? write_text(CA_BUNDLE, "\n", 1, O_APPEND, err) : 0;
+        if (r >= 0)
+            r = write_text(CA_BUNDLE, (const char *)pem, size, O_APPEND, err);
+        if (r < 0)
+            return r;
+    }
+    /* Last: it says that all of the above was done. */
+    return write_text(CA_FILE, (const char *)pem, size, O_TRUNC, err);
+}
+
+static int make_env(const struct bg_identity *identity, struct env *ret, struct bg_err *err)
+{
+    struct env env = {0};
+    int r = 0;
+    for (size_t i = 0;
+         identity->ca_pem_size > 0 && r == 0 && i < sizeof ca_variables / sizeof *ca_variables; i++)
+        r = env_set(&env, ca_variables[i], CA_BUNDLE);
+    if (r == 0 && identity->sandbox_id[0] != '\0')
+        r = env_set(&env, "BELLGLASS_SANDBOX", identity->sandbox_id);
+    if (r == 0)
+        r = env_put_blobs(&env, identity->env, identity->env_size, identity->envc);
+    if (r < 0) {
+        env_done(&env);
+        return bg_err_errno(err, r, "environment");
+    }
+    env_done(ret);
+    *ret = env;
+    return 0;
+}
+
+int identity_apply(const struct bg_identity *identity, bool whole_machine, struct env *env,
+                   struct bg_err *err)
+{
+    int r = make_env(identity, env, err);
+    if (!whole_machine)
+        return r;
+    /* err keeps the first failure. */
+    int step = reseed(identity->entropy, r == 0 ? err : NULL);
+    r = r == 0 ? step : r;
+    step = set_clock(identity->realtime_ns, r == 0 ? err : NULL);
+    r = r == 0 ? step : r;
+    step = set_names(identity, r == 0 ? err : NULL);
+    r = r == 0 ? step : r;
+    step = trust(identity->ca_pem, identity->ca_pem_size, r == 0 ? err : NULL);
+    return r == 0 ? step : r;
+}

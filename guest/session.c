@@ -1,0 +1,195 @@
+#include "guest/session.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "guest/identity.h"
+#include "guest/power.h"
+#include "guest/version.h"
+#include "guest/warm.h"
+#include "guest/worker.h"
+
+#define PROTOCOL 1u
+
+struct session {
+    struct agent *agent;
+    struct stream *stream; /* NULL: gone, and we wait for what is under way only */
+    bool identified;
+    bool preparing; /* a sync is under way; it will be answered by PREPARED */
+    unsigned busy;  /* syncs and warm-ups under way: they hold this struct */
+};
+
+static void free_if_idle(struct session *session)
+{
+    if (!session->stream && session->busy == 0)
+        free(session);
+}
+
+/* ---- identity ---- */
+
+static void send_ready(struct session *session, const struct bg_err *err)
+{
+    if (!session->stream)
+        return;
+    uint8_t payload[4 + BG_ERR_TEXT_SIZE];
+    struct bg_writer w = bg_writer_init(payload, sizeof payload);
+    bg_writer_u32le(&w, (uint32_t)err->code);
+    bg_writer_bytes(&w, err->text, strnlen(err->text, BG_ERR_TEXT_SIZE));
+    stream_send(session->stream, BG_FRAME_READY, payload, w.used);
+}
+
+static void warmed(void *owner)
+{
+    struct session *session = owner;
+    session->busy--;
+    send_ready(session, &(struct bg_err){0});
+    free_if_idle(session);
+}
+
+static int take_identity(struct session *session, const uint8_t *payload, size_t size,
+                         struct bg_err *err)
+{
+    struct bg_identity identity;
+    int r = bg_identity_parse(payload, size, &identity, err);
+    if (r < 0)
+        return r;
+    if (session->identified)
+        return bg_err_set(err, -EPROTO, "a second identity");
+    session->identified = true;
+    agent_drop_all(session->agent, &session->stream->live);
+    struct bg_err why = {0};
+    r = identity_apply(&identity, session->agent->opts.pid1, &session->agent->env, &why);
+    if (r < 0)
+        bg_log(session->agent->log, BG_LOG_ERROR, "identity: %s", why.text);
+    if (r == 0 && (identity.flags & BG_IDENTITY_GOLDEN)) {
+        session->busy++;
+        if (warm_start(session->agent, warmed, session) == 0)
+            return 0; /* READY follows */
+        session->busy--;
+    }
+    send_ready(session, &why);
+    return 0;
+}
+
+/* ---- snapshot ---- */
+
+static void synced(void *owner, int wait_status)
+{
+    struct session *session = owner;
+    session->busy--;
+    session->preparing = false;
+    if (wait_status != 0)
+        bg_log(session->agent->log, BG_LOG_ERROR, "the sync ended with status 0x%x",
+               (unsigned)wait_status);
+    if (session->stream)
+        stream_send(session->stream, BG_FRAME_PREPARED, NULL, 0);
+    free_if_idle(session);
+}
+
+static int sync_disk(int fd, void *unused)
+{
+    (void)fd;
+    (void)unused;
+    sync();
+    return 0;
+}
+
+static int prepare(struct session *session, struct bg_err *err)
+{
+    if (session->preparing)
+        return bg_err_set(err, -EPROTO, "PREPARE before the last one was answered");
+    session->preparing = true;
+    session->busy++;
+    /* In a process of its own: the disk may be slow, and the heartbeat goes on. */
+    const struct worker_opts opts = {
+        .name = "sync", .fd = -1, .run = sync_disk, .on_exit = synced, .owner = session};
+    int r = worker_start(session->agent, &opts, err);
+    if (r < 0) {
+        session->busy--;
+        session->preparing = false;
+        sync();
+        stream_send(session->stream, BG_FRAME_PREPARED, NULL, 0);
+    }
+    return 0;
+}
+
+/* ---- the stream ---- */
+
+static int on_frame(void *context, uint8_t type, const uint8_t *payload, size_t size,
+                    struct bg_err *err)
+{
+    struct session *session = context;
+    switch (type) {
+    case BG_FRAME_IDENTITY:
+        return take_identity(session, payload, size, err);
+    case BG_FRAME_PING:
+        if (size != 8)
+            break;
+        /* A host that pings and does not read would fill the queue. */
+        if (stream_room(session->stream) == 0)
+            return bg_err_set(err, -ENOBUFS, "pings without reading the answers");
+        stream_send(session->stream, BG_FRAME_PONG, payload, size);
+        return 0;
+    case BG_FRAME_SHUTDOWN:
+        if (size != 0)
+            break;
+        if (session->agent->opts.pid1)
+            power_off(session->agent);
+        else
+            agent_stop(session->agent);
+        return 0;
+    case BG_FRAME_PREPARE:
+        if (size != 0)
+            break;
+        return prepare(session, err);
+    default:
+        return bg_err_set(err, -EPROTO, "frame type %u in a session", type);
+    }
+    return bg_err_set(err, -EPROTO, "frame type %u with %zu bytes", type, size);
+}
+
+static void on_gone(void *context)
+{
+    struct session *session = context;
+    if (session->agent->session == session->stream)
+        session->agent->session = NULL;
+    session->stream = NULL;
+    free_if_idle(session);
+}
+
+static int session_open(struct stream *stream, const uint8_t *body, size_t size, struct bg_err *err)
+{
+    (void)body;
+    if (size != 0)
+        return bg_err_set(err, -EPROTO, "session with a body of %zu bytes", size);
+    struct session *session = calloc(1, sizeof *session);
+    if (!session)
+        return bg_err_errno(err, -ENOMEM, "session");
+    struct agent *agent = stream->agent;
+    if (agent->session) {
+        bg_log(agent->log, BG_LOG_INFO, "a new session replaces the old one");
+        stream_abort(agent->session);
+    }
+    session->agent = agent;
+    session->stream = stream;
+    agent->session = stream;
+    stream->context = session;
+    stream_reply(stream, NULL, 0);
+
+    uint8_t payload[64];
+    struct bg_writer w = bg_writer_init(payload, sizeof payload);
+    bg_writer_u32le(&w, PROTOCOL);
+    bg_writer_text32le(&w, AGENT_VERSION);
+    stream_send(stream, BG_FRAME_HELLO, payload, w.used);
+    return 0;
+}
+
+/* IDENTITY is the largest; the others' sizes are checked one by one. */
+const struct stream_kind session_kind = {.name = "session",
+                                         .frame_size_max = BG_IDENTITY_SIZE_MAX,
+                                         .open = session_open,
+                                         .on_frame = on_frame,
+                                         .on_gone = on_gone};
