@@ -107,18 +107,43 @@ static void list_keys(const cyaml_schema_field_t *field, char *out, size_t out_s
     }
 }
 
-static int explain(cyaml_err_t code, const struct complaint *complaint, struct bg_err *err)
+/* The line of text that a key stands on: libcyaml gives that of the value before it. 0: not found.
+ */
+static unsigned find_key(const char *text, size_t size, const char *key)
 {
-    char text[sizeof complaint->text * 4], keys[128], line[32] = "";
-    bg_escape(complaint->text, strlen(complaint->text), text, sizeof text);
-    if (complaint->line > 0)
-        (void)snprintf(line, sizeof line, "line %u: ", complaint->line);
+    unsigned number = 1;
+    size_t key_size = strlen(key);
+    for (const char *line = text, *end = text + size; line < end; number++) {
+        const char *stop = memchr(line, '\n', (size_t)(end - line));
+        const char *at = line;
+        while (at < end && strchr(" \t-\"'", *at))
+            at++;
+        if ((size_t)(end - at) > key_size && memcmp(at, key, key_size) == 0 &&
+            strchr(": \"'", at[key_size]))
+            return number;
+        line = stop ? stop + 1 : end;
+    }
+    return 0;
+}
+
+static int explain(cyaml_err_t code, const struct complaint *complaint, const char *text,
+                   size_t size, struct bg_err *err)
+{
+    static const char unknown_key[] = "Unexpected key: ";
+    char reason[sizeof complaint->text * 4], keys[128], where[32] = "";
+    unsigned line = complaint->line;
+    bg_escape(complaint->text, strlen(complaint->text), reason, sizeof reason);
+    if (code == CYAML_ERR_INVALID_KEY &&
+        strncmp(complaint->text, unknown_key, strlen(unknown_key)) == 0)
+        line = find_key(text, size, complaint->text + strlen(unknown_key));
+    if (line > 0)
+        (void)snprintf(where, sizeof where, "line %u: ", line);
     if (code == CYAML_ERR_OOM)
         return bg_err_errno(err, -ENOMEM, "recipe");
     if (code != CYAML_ERR_INVALID_KEY)
-        return bg_err_set(err, -EINVAL, "%s%s", line, text[0] ? text : cyaml_strerror(code));
+        return bg_err_set(err, -EINVAL, "%s%s", where, reason[0] ? reason : cyaml_strerror(code));
     list_keys(complaint->in_file ? file_fields : recipe_fields, keys, sizeof keys);
-    return bg_err_set(err, -EINVAL, "%s%s; the keys %s are: %s", line, text,
+    return bg_err_set(err, -EINVAL, "%s%s; the keys %s are: %s", where, reason,
                       complaint->in_file ? "of a file" : "of a recipe", keys);
 }
 
@@ -299,7 +324,7 @@ int recipe_parse(const char *text, size_t size, const char *folder, struct recip
     cyaml_err_t code = cyaml_load_data((const uint8_t *)text, size, &config, &recipe_schema,
                                        (cyaml_data_t **)&recipe, NULL);
     if (code != CYAML_OK)
-        return explain(code, &complaint, err);
+        return explain(code, &complaint, text, size, err);
     if (!recipe)
         return bg_err_set(err, -EINVAL, "the recipe is empty");
     if (recipe->user && strcmp(recipe->user, "root") == 0) { /* the same as none */
