@@ -52,7 +52,7 @@
 #define BG_SANDBOX_MEMORY_MAX (1024ull << 30) /* refused */
 
 /* Egress. Times in milliseconds; each is the longest that the proxy waits in that phase. */
-#define BG_EGRESS_CONNS_MAX   512         /* guest connections at once; further ones: -EAGAIN */
+#define BG_EGRESS_CONNS_MAX   1024        /* guest connections at once; further ones: -EAGAIN */
 #define BG_EGRESS_RULES_MAX   1024        /* --allow rules of a sandbox; refused at start */
 #define BG_EGRESS_SECRETS_MAX 64          /* secrets of a sandbox; refused at start */
 #define BG_EGRESS_HELLO_MAX   (16 * 1024) /* a TLS ClientHello; connection closed */

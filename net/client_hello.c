@@ -76,7 +76,7 @@ static int parse_server_name(struct bg_reader ext, struct client_hello *hello, s
     if (!bg_reader_end(&list) || !bg_reader_ok(&name) || type != 0)
         return bg_err_set(err, -EPROTO, "server name: want one host name");
     if (destination_parse_host((const char *)name.at, name.left, &hello->server_name, err) < 0)
-        return bg_err_prefix(err, "server name"), -EPROTO;
+        return (void)bg_err_prefix(err, "server name"), -EPROTO;
     if (hello->server_name.is_address)
         return bg_err_set(err, -EPROTO, "server name: an address (RFC 6066 forbids it)");
     hello->has_server_name = true;

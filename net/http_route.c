@@ -43,7 +43,7 @@ static int check_same(struct slice authority, const char *what, const struct des
     struct destination d;
     *ret_status = 400;
     if (destination_parse(authority.at, authority.size, want->port, &d, err) < 0)
-        return bg_err_prefix(err, "%s", what), -EPROTO;
+        return (void)bg_err_prefix(err, "%s", what), -EPROTO;
     if (destination_same_host(&d, want) && d.port == want->port)
         return 0;
     char is[DESTINATION_TEXT_SIZE], should[DESTINATION_TEXT_SIZE];
@@ -71,7 +71,7 @@ int http_route(const struct http_head *head, const struct http_route_opts *opts,
         if (opts->fixed)
             return bg_err_set(err, -EPROTO, "CONNECT inside of a connection to a host");
         if (destination_parse(target.at, target.size, 0, &route.destination, err) < 0)
-            return bg_err_prefix(err, "CONNECT"), -EPROTO;
+            return (void)bg_err_prefix(err, "CONNECT"), -EPROTO;
         if (route.destination.port == 0)
             return bg_err_set(err, -EPROTO, "CONNECT without a port");
         route.is_connect = true;
@@ -86,7 +86,7 @@ int http_route(const struct http_head *head, const struct http_route_opts *opts,
                 return r;
         } else if (destination_parse(absolute.authority.at, absolute.authority.size, 80,
                                      &route.destination, err) < 0) {
-            return bg_err_prefix(err, "target"), -EPROTO;
+            return (void)bg_err_prefix(err, "target"), -EPROTO;
         }
     } else if (!opts->fixed) {
         return bg_err_set(err, -EPROTO, "this is a proxy: want a target as http://HOST/PATH");

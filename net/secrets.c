@@ -83,7 +83,7 @@ int secrets_add(struct secrets *secrets, const char *name, const char *placehold
             strcmp(secrets->items[i].placeholder, placeholder) == 0)
             return bg_err_set(err, -EEXIST, "secret %s: given twice", name);
     if (value && secret_value_check(value, value_size, err) < 0)
-        return bg_err_prefix(err, "secret %s", name);
+        return (void)bg_err_prefix(err, "secret %s", name), -EINVAL;
     struct secret *items = reallocarray(secrets->items, secrets->count + 1, sizeof *items);
     if (!items)
         return bg_err_errno(err, -ENOMEM, "secret %s", name);

@@ -51,8 +51,10 @@ static int load_tls(struct server *server, struct bg_err *err)
     const char *path = server->opts->upstream_ca;
     if (path) {
         int r = bg_read_file(AT_FDCWD, path, BG_MANIFEST_MAX, &ca, &ca_size, err);
-        if (r < 0)
-            return bg_err_prefix(err, "upstream CA");
+        if (r < 0) {
+            (void)bg_err_prefix(err, "upstream CA");
+            return r;
+        }
     }
     int r = tls_context_new(server->opts->paths->data, ca, ca_size, &server->tls, err);
     if (r == -EINVAL && path)

@@ -77,7 +77,8 @@ static int read_value(int fd, size_t size, void **ret_value, const char *name, s
         (void)bg_err_errno(err, r, "cannot read it");
     if (r < 0) {
         locked_free(value, size);
-        return bg_err_prefix(err, "secret %s", name);
+        (void)bg_err_prefix(err, "secret %s", name);
+        return r;
     }
     *ret_value = value;
     return 0;
