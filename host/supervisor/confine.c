@@ -30,8 +30,8 @@ static int allow_calls(int qemu_pid, struct bg_err *err)
         SCMP_SYS(wait4), SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn),
         /* memory, identity, the end */
         SCMP_SYS(mmap), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(brk),
-        SCMP_SYS(mprotect), SCMP_SYS(getrandom), SCMP_SYS(getpid), SCMP_SYS(gettid), SCMP_SYS(exit),
-        SCMP_SYS(exit_group)};
+        SCMP_SYS(mprotect), SCMP_SYS(getrandom), SCMP_SYS(getpid), SCMP_SYS(getppid),
+        SCMP_SYS(gettid), SCMP_SYS(exit), SCMP_SYS(exit_group)};
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
     if (!filter)
         return bg_err_set(err, -ENOMEM, "seccomp");

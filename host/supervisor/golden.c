@@ -355,8 +355,9 @@ static int note_file(json_t *files, int dir_fd, const char *name, struct bg_err 
 {
     struct stat st;
     BG_AUTOCLOSE int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    /* Readable by the unprivileged QEMU; written by nobody from here on. */
-    if (fd < 0 || fchmod(fd, 0444) < 0 || fsync(fd) < 0 || fstat(fd, &st) < 0)
+    /* Readable by the unprivileged QEMU; written by nobody from here on, nor owned by who might. */
+    if (fd < 0 || (geteuid() == 0 && fchown(fd, 0, 0) < 0) || fchmod(fd, 0444) < 0 ||
+        fsync(fd) < 0 || fstat(fd, &st) < 0)
         return bg_err_errno(err, -errno, "%s", name);
     json_t *file = json_pack("{s:I, s:I}", "size", (json_int_t)st.st_size, "mtime_ns",
                              (json_int_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec);
@@ -410,7 +411,8 @@ static int create_files(const struct golden_opts *opts, const char *dir, struct 
         return bg_err_errno(err, -errno, "%s", dir);
     const int flags = O_RDWR | O_CREAT | O_EXCL;
     files->memory_fd = openat(dir_fd, "memory", flags | O_CLOEXEC, 0600);
-    files->state_fd = openat(dir_fd, "state", flags | O_CLOEXEC, 0600);
+    /* QEMU looks for an fd whose access mode is just what it wants. */
+    files->state_fd = openat(dir_fd, "state", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     files->initrd_fd = openat(dir_fd, "initrd", flags | O_CLOEXEC, 0644);
     files->kernel_fd = open(kernel, O_RDONLY | O_CLOEXEC);
     files->base_fd = open(base, O_RDONLY | O_CLOEXEC);

@@ -216,18 +216,26 @@ static void build_args(struct args *args, const struct qemu_opts *opts)
     add(args, "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 }
 
+/* The library that makes QEMU open a private memory file read-only; NULL where none is needed. */
+static int preload_path(const struct qemu_opts *opts, char **ret, struct bg_err *err)
+{
+    if (opts->memory_fd < 0 || opts->memory_shared)
+        return 0;
+    return bg_helper_path("libbellglass-qemu-memory.so", ret, err);
+}
+
 /* QEMU gets no environment of ours but what it needs. */
 static int build_env(struct args *env, const struct qemu_opts *opts, struct bg_err *err)
 {
     BG_AUTOFREE char *library = NULL;
-    add(env, "PATH=/usr/bin:/bin");
-    if (opts->memory_fd < 0 || opts->memory_shared)
-        return 0;
-    int r = bg_helper_path("libbellglass-qemu-memory.so", &library, err);
+    int r = preload_path(opts, &library, err);
     if (r < 0)
         return r;
-    add(env, "LD_PRELOAD=%s", library);
-    add(env, "BELLGLASS_MEMORY_PATH=/proc/self/fd/%d", opts->memory_fd);
+    add(env, "PATH=/usr/bin:/bin");
+    if (library) {
+        add(env, "LD_PRELOAD=%s", library);
+        add(env, "BELLGLASS_MEMORY_PATH=/proc/self/fd/%d", opts->memory_fd);
+    }
     return 0;
 }
 
@@ -279,9 +287,20 @@ int qemu_confine_files(const struct qemu_opts *opts, struct bg_err *err)
     for (size_t i = 0; i < sizeof given / sizeof given[0]; i++)
         if (given[i].fd >= 0 && landlock_allow(ruleset, given[i].fd, given[i].access) < 0)
             return bg_err_errno(err, -errno, "Landlock");
-    if (opts->accel == ACCEL_KVM) {
-        BG_AUTOCLOSE int kvm = open("/dev/kvm", O_PATH | O_CLOEXEC);
-        if (kvm >= 0 && landlock_allow(ruleset, kvm, on_files) < 0)
+    BG_AUTOFREE char *library = NULL;
+    int r = preload_path(opts, &library, err);
+    if (r < 0)
+        return r;
+    BG_AUTOCLOSE int library_fd = library ? open(library, O_PATH | O_CLOEXEC) : -1;
+    if (library_fd >= 0 &&
+        landlock_allow(ruleset, library_fd,
+                       LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_EXECUTE) < 0)
+        return bg_err_errno(err, -errno, "Landlock");
+    /* QEMU tries its file locks on /dev/null. */
+    static const char *const devices[] = {"/dev/null", "/dev/kvm"};
+    for (size_t i = 0; i < (opts->accel == ACCEL_KVM ? 2u : 1u); i++) {
+        BG_AUTOCLOSE int fd = open(devices[i], O_PATH | O_CLOEXEC);
+        if (fd >= 0 && landlock_allow(ruleset, fd, on_files) < 0)
             return bg_err_errno(err, -errno, "Landlock");
     }
     if (syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)

@@ -130,8 +130,8 @@ static void lines_may_come_in_pieces(void **state)
 static void loses_a_peer_that_breaks_the_protocol(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"{\"return\": {}}\n", "[]\n", "nonsense\n", "{}\n", "\n",
-                                      "{\"event\": 5}\n", "\"text\"\n"};
+    static const char *const bad[] = {"{\"return\": {}}\n", "[]\n",      "nonsense\n", "{}\n", "\n",
+                                      "{\"event\": 5}\n",   "\"text\"\n"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct fake f;
         negotiate(&f);

@@ -159,8 +159,7 @@ static void tells_why_the_agent_refused_its_identity(void **state)
     frame(&at, BG_FRAME_HELLO, hello, sizeof hello);
     frame(&at, BG_FRAME_READY, no, sizeof no);
     start(&peer);
-    assert_int_equal(session_feed(&peer.session, bytes, (size_t)(at - bytes), 1, &err),
-                     -EREMOTEIO);
+    assert_int_equal(session_feed(&peer.session, bytes, (size_t)(at - bytes), 1, &err), -EREMOTEIO);
     assert_non_null(strstr(err.text, "no"));
 }
 
