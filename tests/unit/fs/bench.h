@@ -1,0 +1,69 @@
+/* A relay between a pretended kernel and a pretended server: each test says what either sends, and
+ * looks at what comes out on the other side. */
+#pragma once
+
+#include "fs/proto/proto.h"
+#include "fs/relay/relay.h"
+
+#define BENCH_MESSAGES_MAX 4096
+#define BENCH_DEADLINE_MS  1000u
+
+/* What every bench has at its start, found by LOOKUP and opened: kernel's ids, server's ids. */
+#define BENCH_DIR_SERVER    20u
+#define BENCH_FILE_SERVER   21u
+#define BENCH_LINK_SERVER   22u
+#define BENCH_FH_SERVER     0xdeadbeef00000001u
+#define BENCH_DIR_FH_SERVER 0xdeadbeef00000002u
+
+struct bench_message {
+    uint8_t *bytes;
+    size_t size;
+};
+
+struct bench_queue {
+    struct bench_message messages[BENCH_MESSAGES_MAX];
+    size_t count;
+};
+
+struct bench {
+    struct fs_relay *relay;
+    uint64_t now_ms;
+    uint64_t kernel_unique; /* of the last request */
+    uint64_t dir, file, link, fh, dir_fh;
+    struct bench_queue to_kernel, to_server;
+    int kernel_error; /* what /dev/fuse says to the next answers */
+};
+
+struct bench *bench_new(const struct fs_hello *hello, bool raw_names, bool read_only);
+/* A server whose user is 500:501, the mount's is 1000:1001. */
+struct bench *bench_new_usual(void);
+void bench_free(struct bench *b);
+
+/* The kernel asks. unique is set. */
+void bench_ask(struct bench *b, struct fs_request request);
+/* As bench_ask, and the relay must have passed it on; returns what the server sees. */
+struct fs_request bench_pass(struct bench *b, struct fs_request request);
+
+/* Takes the oldest message for the server; there must be one. Borrowed until the next call. */
+struct fs_request bench_server_got(struct bench *b);
+void bench_expect_nothing_for_server(const struct bench *b);
+
+/* The server answers `asked`. Returns fs_relay_reply's result. */
+int bench_reply(struct bench *b, const struct fs_request *asked, struct fs_reply reply);
+int bench_reply_error(struct bench *b, const struct fs_request *asked, int error);
+
+/* The one answer that the kernel must have got to its last request. */
+struct fs_reply bench_kernel_got(struct bench *b, uint32_t opcode);
+void bench_expect_error(struct bench *b, int error);
+void bench_expect_nothing_for_kernel(const struct bench *b);
+
+/* Time goes by. Returns fs_relay_tick's result. */
+int bench_wait(struct bench *b, uint64_t ms);
+
+/* A good entry. */
+struct fs_reply bench_entry(uint64_t server_id, uint32_t mode);
+struct fs_attr bench_attr(uint64_t ino, uint32_t mode);
+
+/* A request of every opcode that is passed on, and a good answer to it; false: no such opcode. */
+bool bench_sample(const struct bench *b, uint32_t opcode, struct fs_request *ret_request,
+                  struct fs_reply *ret_reply);
