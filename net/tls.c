@@ -263,10 +263,12 @@ int tls_connect(struct tls_context *context, const struct destination *to, int f
     X509_VERIFY_PARAM *param = SSL_get0_param(session->ssl);
     X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS |
                                                X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
+    char name[DESTINATION_HOST_SIZE]; /* OpenSSL's macro wants one that is not const */
+    memcpy(name, to->host, sizeof name);
     bool ok = to->is_address ? X509_VERIFY_PARAM_set1_ip(param, to->address.bytes,
                                                          to->address.family == 4 ? 4 : 16) == 1
-                             : X509_VERIFY_PARAM_set1_host(param, to->host, 0) == 1 &&
-                                   SSL_set_tlsext_host_name(session->ssl, to->host) == 1;
+                             : X509_VERIFY_PARAM_set1_host(param, name, 0) == 1 &&
+                                   SSL_set_tlsext_host_name(session->ssl, name) == 1;
     if (!ok) {
         tls_free(session);
         return tls_error(err, -EIO, "TLS session");
