@@ -146,7 +146,8 @@ static int read_stdin(struct stream *s, struct bg_err *err)
     ssize_t n = read(s->opts->stdin_fd, s->out + BG_FRAME_HEADER_SIZE, room);
     if (n < 0 && (errno == EINTR || errno == EAGAIN))
         return 0;
-    if (n <= 0 && s->opts->terminal && s->opts->terminal->raw) {
+    const struct terminal *terminal = s->opts->terminal;
+    if (terminal && terminal->fd >= 0 && (n < 0 || (n == 0 && terminal->raw))) {
         leave(s, 128 + SIGHUP); /* a raw terminal has no end but its own: it was closed */
         return 0;
     }

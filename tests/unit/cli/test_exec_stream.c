@@ -1,0 +1,572 @@
+/* exec_stream against a guest that is a child process on the other end of a socket pair. Nothing
+ * here waits for time to pass: each side waits for what the other does. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pty.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/io.h"
+#include "common/wire.h"
+#include "host/cli/exec_stream.h"
+
+/* --- the guest's side: all of it runs in the child, and ends it when something is odd --- */
+
+#define MUST(condition)                                                                            \
+    do {                                                                                           \
+        if (!(condition))                                                                          \
+            _exit(__LINE__ % 200 + 1);                                                             \
+    } while (0)
+
+static void put_frame(int fd, uint8_t type, const void *payload, uint32_t size)
+{
+    uint8_t header[BG_FRAME_HEADER_SIZE];
+    bg_frame_header_emit(type, size, header);
+    MUST(bg_write_full(fd, header, sizeof header) == 0);
+    MUST(bg_write_full(fd, payload, size) == 0);
+}
+
+static void put_u32s(int fd, uint8_t type, uint32_t first, uint32_t second, uint32_t count)
+{
+    uint8_t payload[8];
+    struct bg_writer w = bg_writer_init(payload, sizeof payload);
+    bg_writer_u32le(&w, first);
+    bg_writer_u32le(&w, second);
+    put_frame(fd, type, payload, 4 * count);
+}
+
+static void put_reply(int fd, int32_t status, const char *text)
+{
+    uint8_t header[BG_REPLY_HEADER_SIZE];
+    uint32_t size = status == 0 ? 4 : (uint32_t)strlen(text);
+    bg_reply_header_emit(&(struct bg_reply_header){.status = status, .body_size = size}, header);
+    MUST(bg_write_full(fd, header, sizeof header) == 0);
+    MUST(bg_write_full(fd, status == 0 ? "\1\0\0\0" : text, size) == 0);
+}
+
+static void put_exit(int fd, uint32_t status)
+{
+    put_u32s(fd, BG_FRAME_EXIT, BG_EXIT_STATUS, status, 2);
+}
+
+/* The next frame from the host. payload: BG_FRAME_SIZE_MAX. */
+static uint8_t get_frame(int fd, uint8_t *payload, uint32_t *ret_size)
+{
+    uint8_t bytes[BG_FRAME_HEADER_SIZE];
+    struct bg_frame_header header;
+    MUST(bg_read_full(fd, bytes, sizeof bytes) == 0);
+    MUST(bg_frame_header_parse(bytes, sizeof bytes, BG_FRAME_SIZE_MAX, &header, NULL) == 0);
+    MUST(bg_read_full(fd, payload, header.size) == 0);
+    *ret_size = header.size;
+    return header.type;
+}
+
+/* --- our side --- */
+
+struct run {
+    pid_t guest;
+    int stream, signals;
+    int in[2], out[2], err[2]; /* pipes: [0] is read from */
+    struct terminal terminal;
+    bool tty;
+    struct exec_stream_result result;
+    struct bg_err why;
+};
+
+static struct run begin(void (*guest)(int fd))
+{
+    struct run run = {.signals = -1, .terminal = {.fd = -1}};
+    int ends[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    assert_int_equal(pipe2(run.in, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(run.out, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(run.err, O_CLOEXEC), 0);
+    run.guest = fork();
+    assert_true(run.guest >= 0);
+    if (run.guest == 0) {
+        (void)signal(SIGPIPE, SIG_IGN);
+        (void)alarm(60); /* a test that hangs ends */
+        (void)close(ends[0]);
+        (void)close(run.in[1]);
+        guest(ends[1]);
+        _exit(0);
+    }
+    (void)close(ends[1]);
+    run.stream = ends[0];
+    return run;
+}
+
+static int go(struct run *run)
+{
+    const struct exec_stream_opts opts = {.stream_fd = run->stream,
+                                          .stdin_fd = run->in[0],
+                                          .stdout_fd = run->out[1],
+                                          .stderr_fd = run->err[1],
+                                          .signal_fd = run->signals,
+                                          .terminal = run->tty ? &run->terminal : NULL};
+    return exec_stream_run(&opts, &run->result, &run->why);
+}
+
+/* Closes all that is left; the guest must have been content. */
+static void end(struct run *run)
+{
+    int fds[] = {run->stream, run->signals, run->in[0],  run->in[1],
+                 run->out[0], run->out[1],  run->err[0], run->err[1]};
+    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
+        if (fds[i] >= 0)
+            (void)close(fds[i]);
+    int status;
+    assert_int_equal(waitpid(run->guest, &status, 0), run->guest);
+    if (status != 0)
+        fail_msg("the guest ended with 0x%x", status);
+}
+
+static void close_fd(int *fd)
+{
+    (void)close(*fd);
+    *fd = -1;
+}
+
+static void expect_good_end(pid_t pid)
+{
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (status != 0)
+        fail_msg("a helper ended with 0x%x", status);
+}
+
+static void expect_output(int *pipe_fds, const char *text)
+{
+    char bytes[256];
+    close_fd(&pipe_fds[1]);
+    ssize_t n = read(pipe_fds[0], bytes, sizeof bytes - 1);
+    assert_true(n >= 0);
+    bytes[n] = '\0';
+    assert_string_equal(bytes, text);
+}
+
+/* --- the tests --- */
+
+static void says_hello(int fd)
+{
+    put_reply(fd, 0, NULL);
+    put_frame(fd, BG_FRAME_STDOUT, "to out\n", 7);
+    put_frame(fd, BG_FRAME_STDERR, "to err\n", 7);
+    put_exit(fd, 3);
+}
+
+static void keeps_outputs_apart_and_passes_the_status(void **state)
+{
+    (void)state;
+    struct run run = begin(says_hello);
+    assert_int_equal(go(&run), 0);
+    assert_int_equal(run.result.exit_status, 3);
+    expect_output(run.out, "to out\n");
+    expect_output(run.err, "to err\n");
+    end(&run);
+}
+
+/* Sends back what comes, and gives the window back only when all of it is used up: a host that
+ * sends more than the window is found out. */
+static void echoes(int fd)
+{
+    static uint8_t payload[BG_FRAME_SIZE_MAX];
+    uint32_t size, owed = 0;
+    put_reply(fd, 0, NULL);
+    for (;;) {
+        uint8_t type = get_frame(fd, payload, &size);
+        if (type == BG_FRAME_STDIN_EOF)
+            break;
+        MUST(type == BG_FRAME_STDIN && size > 0);
+        owed += size;
+        MUST(owed <= BG_EXEC_STDIN_WINDOW);
+        put_frame(fd, BG_FRAME_STDOUT, payload, size);
+        if (owed == BG_EXEC_STDIN_WINDOW) {
+            put_u32s(fd, BG_FRAME_WINDOW, owed, 0, 1);
+            owed = 0;
+        }
+    }
+    put_exit(fd, 0);
+}
+
+#define LARGE_SIZE ((size_t)8 << 20)
+
+static uint8_t byte_at(size_t offset)
+{
+    return (uint8_t)(((uint32_t)offset * 2654435761u) >> 24);
+}
+
+/* Writes LARGE_SIZE bytes to stdin and checks that they come back, in a child. */
+static pid_t start_checker(struct run *run)
+{
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid > 0)
+        return pid;
+    (void)alarm(60);
+    size_t written = 0, checked = 0;
+    uint8_t bytes[8192];
+    (void)close(run->out[1]);
+    MUST(fcntl(run->in[1], F_SETFL, O_NONBLOCK) == 0);
+    while (checked < LARGE_SIZE) {
+        struct pollfd fds[] = {{.fd = run->out[0], .events = POLLIN},
+                               {.fd = written < LARGE_SIZE ? run->in[1] : -1, .events = POLLOUT}};
+        MUST(poll(fds, 2, -1) > 0);
+        if (fds[1].revents & POLLOUT) {
+            /* pieces of all sizes */
+            size_t size = 1 + written % sizeof bytes;
+            size = size < LARGE_SIZE - written ? size : LARGE_SIZE - written;
+            for (size_t i = 0; i < size; i++)
+                bytes[i] = byte_at(written + i);
+            ssize_t n = write(run->in[1], bytes, size);
+            MUST(n > 0 || errno == EAGAIN);
+            written += n > 0 ? (size_t)n : 0;
+        }
+        if (fds[0].revents & POLLIN) {
+            ssize_t n = read(run->out[0], bytes, sizeof bytes);
+            MUST(n > 0);
+            for (ssize_t i = 0; i < n; i++)
+                MUST(bytes[i] == byte_at(checked++));
+        }
+    }
+    _exit(0);
+}
+
+static void carries_much_both_ways_within_the_window(void **state)
+{
+    (void)state;
+    struct run run = begin(echoes);
+    pid_t checker = start_checker(&run);
+    close_fd(&run.in[1]);
+    assert_int_equal(go(&run), 0);
+    assert_int_equal(run.result.exit_status, 0);
+    expect_good_end(checker);
+    end(&run);
+}
+
+static void ends_at_once(int fd)
+{
+    put_reply(fd, 0, NULL);
+    put_exit(fd, 0);
+}
+
+static void ends_though_stdin_stays_open(void **state)
+{
+    (void)state;
+    struct run run = begin(ends_at_once);
+    assert_int_equal(go(&run), 0);
+    assert_int_equal(run.result.exit_status, 0);
+    end(&run);
+}
+
+static void waits_then_exits(int fd)
+{
+    uint8_t byte;
+    put_reply(fd, 0, NULL);
+    MUST(bg_read_full(fd, &byte, 1) < 0);
+}
+
+static void stops_when_nobody_reads_the_output(void **state)
+{
+    (void)state;
+    (void)signal(SIGPIPE, SIG_IGN);
+    struct run run = begin(says_hello);
+    close_fd(&run.out[0]);
+    assert_int_equal(go(&run), 0);
+    assert_int_equal(run.result.exit_status, 128 + SIGPIPE);
+    end(&run);
+}
+
+static void refuses_absent(int fd)
+{
+    put_reply(fd, -ENOENT, "no command 'x'");
+}
+
+static void refuses_unreadable(int fd)
+{
+    put_reply(fd, -EACCES, "'x' is not executable");
+}
+
+static void refuses_user(int fd)
+{
+    put_reply(fd, -ESRCH, "no user \x1b]0;x\a");
+}
+
+static void refuses_folder(int fd)
+{
+    put_reply(fd, -ENOTDIR, "working folder '/x': No such file or directory");
+}
+
+static void tells_refusals_as_shells_do(void **state)
+{
+    (void)state;
+    static const struct {
+        void (*guest)(int fd);
+        int r, exit_status;
+        const char *says;
+    } cases[] = {
+        {refuses_absent, 0, 127, "no command 'x'"},
+        {refuses_unreadable, 0, 126, "not executable"},
+        {refuses_user, -ESRCH, 0, "no user \\x1b]0;x\\x07"},
+        {refuses_folder, -ENOTDIR, 0, "working folder '/x'"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct run run = begin(cases[i].guest);
+        assert_int_equal(go(&run), cases[i].r);
+        if (cases[i].r == 0)
+            assert_int_equal(run.result.exit_status, cases[i].exit_status);
+        assert_false(run.result.started);
+        assert_non_null(strstr(run.why.text, cases[i].says));
+        end(&run);
+    }
+}
+
+static void hangs_up_early(int fd)
+{
+    put_reply(fd, 0, NULL);
+    put_frame(fd, BG_FRAME_STDOUT, "half", 4);
+}
+
+static void hangs_up_in_a_frame(int fd)
+{
+    uint8_t header[BG_FRAME_HEADER_SIZE];
+    bg_frame_header_emit(BG_FRAME_STDOUT, 100, header);
+    put_reply(fd, 0, NULL);
+    MUST(bg_write_full(fd, header, sizeof header) == 0);
+    MUST(bg_write_full(fd, "half", 4) == 0);
+}
+
+static void hangs_up_in_the_reply(int fd)
+{
+    MUST(bg_write_full(fd, "BGLR", 4) == 0);
+}
+
+static void lies_about_the_window(int fd)
+{
+    put_reply(fd, 0, NULL);
+    put_u32s(fd, BG_FRAME_WINDOW, 1, 0, 1);
+}
+
+static void sends_garbage(int fd)
+{
+    static const uint8_t garbage[4096] = {0xff, 0xff, 0xff, 0xff, 0xff};
+    MUST(bg_write_full(fd, garbage, sizeof garbage) == 0);
+}
+
+static void survives_hostile_guests(void **state)
+{
+    (void)state;
+    static const struct {
+        void (*guest)(int fd);
+        int r;
+    } cases[] = {
+        {hangs_up_early, -ECONNRESET},
+        {hangs_up_in_a_frame, -ECONNRESET},
+        {hangs_up_in_the_reply, -ECONNRESET},
+        {lies_about_the_window, -EPROTO},
+        {sends_garbage, -EPROTO},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct run run = begin(cases[i].guest);
+        assert_int_equal(go(&run), cases[i].r);
+        assert_true(run.why.text[0] != '\0');
+        end(&run);
+    }
+}
+
+/* --- signals --- */
+
+/* Blocks the signals and gives their fd; a child that is forked later has them blocked too. */
+static int open_signals(void)
+{
+    sigset_t set;
+    (void)sigemptyset(&set);
+    (void)sigaddset(&set, SIGINT);
+    (void)sigaddset(&set, SIGHUP);
+    (void)sigaddset(&set, SIGWINCH);
+    assert_int_equal(sigprocmask(SIG_BLOCK, &set, NULL), 0);
+    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    assert_true(fd >= 0);
+    return fd;
+}
+
+/* Sends us the signal when the command has put out `size` bytes; in a child. */
+static pid_t start_signaller(struct run *run, size_t size, int number)
+{
+    pid_t self = getpid(), pid = fork();
+    assert_true(pid >= 0);
+    if (pid > 0)
+        return pid;
+    char bytes[16];
+    (void)alarm(60);
+    (void)close(run->out[1]);
+    MUST(bg_read_full(run->out[0], bytes, size) == 0);
+    MUST(kill(self, number) == 0);
+    _exit(0);
+}
+
+static void expects_sigint(int fd)
+{
+    static uint8_t payload[BG_FRAME_SIZE_MAX];
+    uint32_t size;
+    put_reply(fd, 0, NULL);
+    put_frame(fd, BG_FRAME_STDOUT, "x", 1);
+    MUST(get_frame(fd, payload, &size) == BG_FRAME_SIGNAL);
+    MUST(size == 4 && payload[0] == SIGINT && !payload[1] && !payload[2] && !payload[3]);
+    put_u32s(fd, BG_FRAME_EXIT, BG_EXIT_SIGNAL, SIGINT, 2);
+}
+
+static void passes_a_signal_on(void **state)
+{
+    (void)state;
+    int signals = open_signals();
+    struct run run = begin(expects_sigint);
+    run.signals = signals;
+    pid_t helper = start_signaller(&run, 1, SIGINT);
+    assert_int_equal(go(&run), 0);
+    assert_int_equal(run.result.exit_status, 128 + SIGINT);
+    expect_good_end(helper);
+    end(&run);
+}
+
+static void ignores_sigint(int fd)
+{
+    static uint8_t payload[BG_FRAME_SIZE_MAX];
+    uint32_t size;
+    put_reply(fd, 0, NULL);
+    put_frame(fd, BG_FRAME_STDOUT, "x", 1);
+    MUST(get_frame(fd, payload, &size) == BG_FRAME_SIGNAL);
+    MUST(kill(getppid(), SIGINT) == 0);
+    MUST(bg_read_full(fd, payload, 1) < 0); /* we are left */
+}
+
+static void leaves_at_the_second_signal(void **state)
+{
+    (void)state;
+    int signals = open_signals();
+    struct run run = begin(ignores_sigint);
+    run.signals = signals;
+    pid_t helper = start_signaller(&run, 1, SIGINT);
+    assert_int_equal(go(&run), 0);
+    assert_int_equal(run.result.exit_status, 128 + SIGINT);
+    expect_good_end(helper);
+    close_fd(&run.stream);
+    end(&run);
+}
+
+static void never_answers(int fd)
+{
+    uint8_t byte;
+    MUST(kill(getppid(), SIGINT) == 0);
+    MUST(bg_read_full(fd, &byte, 1) < 0);
+}
+
+static void a_guest_that_never_answers_is_left_at_the_first_signal(void **state)
+{
+    (void)state;
+    int signals = open_signals();
+    struct run run = begin(never_answers);
+    run.signals = signals;
+    assert_int_equal(go(&run), 0);
+    assert_int_equal(run.result.exit_status, 128 + SIGINT);
+    assert_false(run.result.started);
+    close_fd(&run.stream);
+    end(&run);
+}
+
+/* --- terminals --- */
+
+static void expects_size(int fd)
+{
+    static uint8_t payload[BG_FRAME_SIZE_MAX];
+    uint32_t size;
+    put_reply(fd, 0, NULL);
+    put_frame(fd, BG_FRAME_STDOUT, "ready", 5);
+    MUST(get_frame(fd, payload, &size) == BG_FRAME_RESIZE);
+    MUST(size == 4 && payload[0] == 55 && payload[2] == 111);
+    MUST(get_frame(fd, payload, &size) == BG_FRAME_STDIN);
+    MUST(size == 1 && payload[0] == 3); /* Ctrl-C is a byte */
+    put_exit(fd, 0);
+}
+
+static void gives_a_terminal_to_the_command(void **state)
+{
+    (void)state;
+    int signals = open_signals(), master, slave;
+    struct winsize size = {.ws_row = 55, .ws_col = 111};
+    struct termios before, after;
+    assert_int_equal(openpty(&master, &slave, NULL, NULL, &size), 0);
+    assert_int_equal(tcgetattr(slave, &before), 0);
+    struct run run = begin(expects_size);
+    run.signals = signals;
+    run.tty = true;
+    terminal_init(&run.terminal, slave);
+    close_fd(&run.in[0]);
+    run.in[0] = slave;
+    pid_t self = getpid(), helper = fork();
+    assert_true(helper >= 0);
+    if (helper == 0) {
+        char bytes[5];
+        (void)close(run.out[1]);
+        MUST(bg_read_full(run.out[0], bytes, 5) == 0);
+        struct termios raw;
+        MUST(tcgetattr(slave, &raw) == 0 && !(raw.c_lflag & (ICANON | ISIG | ECHO)));
+        MUST(kill(self, SIGWINCH) == 0);
+        MUST(write(master, "\x03", 1) == 1);
+        _exit(0);
+    }
+    assert_int_equal(go(&run), 0);
+    assert_int_equal(run.result.exit_status, 0);
+    assert_int_equal(tcgetattr(slave, &after), 0);
+    assert_int_equal(after.c_lflag, before.c_lflag);
+    assert_int_equal(after.c_iflag, before.c_iflag);
+    expect_good_end(helper);
+    end(&run);
+    (void)close(master);
+}
+
+static void leaves_when_the_terminal_is_closed(void **state)
+{
+    (void)state;
+    int master, slave;
+    assert_int_equal(openpty(&master, &slave, NULL, NULL, NULL), 0);
+    struct run run = begin(waits_then_exits);
+    run.tty = true;
+    terminal_init(&run.terminal, slave);
+    close_fd(&run.in[0]);
+    run.in[0] = slave;
+    (void)close(master);
+    assert_int_equal(go(&run), 0);
+    assert_int_equal(run.result.exit_status, 128 + SIGHUP);
+    close_fd(&run.stream);
+    end(&run);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(keeps_outputs_apart_and_passes_the_status),
+        cmocka_unit_test(carries_much_both_ways_within_the_window),
+        cmocka_unit_test(ends_though_stdin_stays_open),
+        cmocka_unit_test(stops_when_nobody_reads_the_output),
+        cmocka_unit_test(tells_refusals_as_shells_do),
+        cmocka_unit_test(survives_hostile_guests),
+        cmocka_unit_test(passes_a_signal_on),
+        cmocka_unit_test(leaves_at_the_second_signal),
+        cmocka_unit_test(a_guest_that_never_answers_is_left_at_the_first_signal),
+        cmocka_unit_test(gives_a_terminal_to_the_command),
+        cmocka_unit_test(leaves_when_the_terminal_is_closed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
