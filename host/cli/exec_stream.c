@@ -147,8 +147,10 @@ static int read_stdin(struct stream *s, struct bg_err *err)
     if (n < 0 && (errno == EINTR || errno == EAGAIN))
         return 0;
     const struct terminal *terminal = s->opts->terminal;
-    if (terminal && terminal->fd >= 0 && (n < 0 || (n == 0 && terminal->raw))) {
-        leave(s, 128 + SIGHUP); /* a raw terminal has no end but its own: it was closed */
+    /* A raw terminal has no end but its own. One that was closed before is none any more. */
+    if (n <= 0 && terminal && terminal->fd >= 0 &&
+        (n < 0 || terminal->raw || !isatty(terminal->fd))) {
+        leave(s, 128 + SIGHUP);
         return 0;
     }
     if (n < 0 && errno != EIO && errno != EBADF)

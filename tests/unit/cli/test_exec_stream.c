@@ -99,6 +99,8 @@ static struct run begin(void (*guest)(int fd))
         (void)alarm(60); /* a test that hangs ends */
         (void)close(ends[0]);
         (void)close(run.in[1]);
+        (void)close(run.out[0]);
+        (void)close(run.err[0]);
         guest(ends[1]);
         _exit(0);
     }
@@ -277,14 +279,23 @@ static void waits_then_exits(int fd)
     MUST(bg_read_full(fd, &byte, 1) < 0);
 }
 
+static void talks_then_waits(int fd)
+{
+    uint8_t byte;
+    put_reply(fd, 0, NULL);
+    put_frame(fd, BG_FRAME_STDOUT, "to out\n", 7);
+    MUST(bg_read_full(fd, &byte, 1) < 0);
+}
+
 static void stops_when_nobody_reads_the_output(void **state)
 {
     (void)state;
     (void)signal(SIGPIPE, SIG_IGN);
-    struct run run = begin(says_hello);
+    struct run run = begin(talks_then_waits);
     close_fd(&run.out[0]);
     assert_int_equal(go(&run), 0);
     assert_int_equal(run.result.exit_status, 128 + SIGPIPE);
+    close_fd(&run.stream);
     end(&run);
 }
 
@@ -540,8 +551,8 @@ static void leaves_when_the_terminal_is_closed(void **state)
 {
     (void)state;
     int master, slave;
+    struct run run = begin(waits_then_exits); /* first, so that it does not hold the terminal */
     assert_int_equal(openpty(&master, &slave, NULL, NULL, NULL), 0);
-    struct run run = begin(waits_then_exits);
     run.tty = true;
     terminal_init(&run.terminal, slave);
     close_fd(&run.in[0]);
