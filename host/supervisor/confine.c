@@ -19,8 +19,8 @@ static int allow_calls(int qemu_pid, struct bg_err *err)
 {
     static const int calls[] = {
         /* the loop */
-        SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_ctl), SCMP_SYS(clock_gettime),
-        SCMP_SYS(eventfd2), SCMP_SYS(futex), SCMP_SYS(restart_syscall),
+        SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_ctl), SCMP_SYS(poll),
+        SCMP_SYS(clock_gettime), SCMP_SYS(eventfd2), SCMP_SYS(futex), SCMP_SYS(restart_syscall),
         /* sockets that are open, those that clients bring, and those for the proxy */
         SCMP_SYS(read), SCMP_SYS(readv), SCMP_SYS(write), SCMP_SYS(writev), SCMP_SYS(recvfrom),
         SCMP_SYS(recvmsg), SCMP_SYS(sendto), SCMP_SYS(sendmsg), SCMP_SYS(accept4),

@@ -235,9 +235,12 @@ static void proxy_died(struct launcher *l, int status)
     else if (l->proxy_backoff_ms < PROXY_BACKOFF_MAX_MS)
         l->proxy_backoff_ms *= 2;
     l->proxy_due_ms = now + l->proxy_backoff_ms;
-    bg_log(&l->log, BG_LOG_ERROR,
-           "proxy ended (status 0x%x): no egress until it is started again in %llu ms", status,
-           (unsigned long long)l->proxy_backoff_ms);
+    /* It ends by itself when the supervisor has ended, whose own end may not have come to us yet.
+     */
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        bg_log(&l->log, BG_LOG_ERROR,
+               "proxy ended (status 0x%x): no egress until it is started again in %llu ms", status,
+               (unsigned long long)l->proxy_backoff_ms);
 }
 
 static void reap(struct launcher *l)

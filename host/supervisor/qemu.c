@@ -181,13 +181,10 @@ static void build_args(struct args *args, const struct qemu_opts *opts)
     add(args, "-m");
     add(args, "%" PRIu64 "M", opts->memory_bytes >> 20);
     add(args, "-object");
-    if (opts->memory_fd >= 0)
-        add(args,
-            "memory-backend-file,id=ram,size=%" PRIu64 ",mem-path=/proc/self/fd/%d,share=%s,"
-            "prealloc=off",
-            opts->memory_bytes, opts->memory_fd, opts->memory_shared ? "on" : "off");
-    else
-        add(args, "memory-backend-ram,id=ram,size=%" PRIu64, opts->memory_bytes);
+    add(args,
+        "memory-backend-file,id=ram,size=%" PRIu64 ",mem-path=/proc/self/fd/%d,share=%s,"
+        "prealloc=off",
+        opts->memory_bytes, opts->memory_fd, opts->memory_shared ? "on" : "off");
     add(args, "-rtc");
     add(args, "base=utc,clock=host");
     add(args, "-chardev");
@@ -219,7 +216,7 @@ static void build_args(struct args *args, const struct qemu_opts *opts)
 /* The library that makes QEMU open a private memory file read-only; NULL where none is needed. */
 static int preload_path(const struct qemu_opts *opts, char **ret, struct bg_err *err)
 {
-    if (opts->memory_fd < 0 || opts->memory_shared)
+    if (opts->memory_shared)
         return 0;
     return bg_helper_path("libbellglass-qemu-memory.so", ret, err);
 }
@@ -285,7 +282,9 @@ int qemu_confine_files(const struct qemu_opts *opts, struct bg_err *err)
         {opts->initrd_fd, LANDLOCK_ACCESS_FS_READ_FILE},
     };
     for (size_t i = 0; i < sizeof given / sizeof given[0]; i++)
-        if (given[i].fd >= 0 && landlock_allow(ruleset, given[i].fd, given[i].access) < 0)
+        /* EBADFD: a memfd, which has no place in a tree and needs no rule. */
+        if (given[i].fd >= 0 && landlock_allow(ruleset, given[i].fd, given[i].access) < 0 &&
+            errno != EBADFD)
             return bg_err_errno(err, -errno, "Landlock");
     BG_AUTOFREE char *library = NULL;
     int r = preload_path(opts, &library, err);

@@ -29,8 +29,8 @@ struct qemu_opts {
     enum accel accel;
     unsigned cpus;
     uint64_t memory_bytes;
-    /* Guest RAM. memory_fd < 0: anonymous. shared: the file itself is written (the making of a
-     * snapshot); else it is mapped private, and an fd opened read-only will do. */
+    /* Guest RAM. shared: the file itself is written (a cold boot); else it is mapped private (a
+     * fork), and an fd opened read-only will do. */
     int memory_fd;
     bool memory_shared;
     int state_fd;             /* device state to begin from (a fork); -1: cold boot */

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -179,7 +180,7 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
                  .accel = o->accel,
                  .cpus = o->sandbox->cpus,
                  .memory_bytes = o->sandbox->memory_bytes,
-                 .memory_fd = o->cold ? -1 : o->golden->memory_fd,
+                 .memory_fd = o->golden->memory_fd, /* none when cold: see below */
                  .state_fd = o->cold ? -1 : o->golden->state_fd,
                  .kernel_fd = o->cold ? o->golden->kernel_fd : -1,
                  .initrd_fd = o->cold ? o->golden->initrd_fd : -1,
@@ -202,6 +203,15 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
     int r = build_env(s, &vm.identity.envc, err);
     if (r < 0)
         return r;
+    BG_AUTOCLOSE int fresh_memory = -1;
+    if (o->cold) {
+        /* vhost-user takes RAM only from a file that is shared; this one has no name. */
+        fresh_memory = memfd_create("guest-ram", MFD_CLOEXEC);
+        if (fresh_memory < 0 || ftruncate(fresh_memory, (off_t)o->sandbox->memory_bytes) < 0)
+            return bg_err_errno(err, -errno, "guest memory");
+        vm.qemu.memory_fd = fresh_memory;
+        vm.qemu.memory_shared = true;
+    }
     vm.identity.env = s->env;
     vm.identity.env_size = s->env_size;
     bg_random(vm.identity.machine_id, sizeof vm.identity.machine_id);
