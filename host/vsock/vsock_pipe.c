@@ -114,6 +114,14 @@ static void credit_back(struct vsock_pipe *pipe, size_t size)
         vsock_consumed(pipe->conn, size - of_start);
 }
 
+/* An idle pipe costs next to nothing. */
+static void drop_kept(struct vsock_pipe *pipe)
+{
+    free(pipe->kept);
+    pipe->kept = NULL;
+    pipe->kept_at = pipe->kept_size = 0;
+}
+
 /* The fd's reader is gone: the guest's writers shall learn it. */
 static void reader_gone(struct vsock_pipe *pipe)
 {
@@ -121,7 +129,7 @@ static void reader_gone(struct vsock_pipe *pipe)
         return;
     pipe->fd_write_over = true;
     credit_back(pipe, pipe->kept_size);
-    pipe->kept_size = 0;
+    drop_kept(pipe);
     if (pipe->conn)
         vsock_stop_reading(pipe->conn);
 }
@@ -163,6 +171,7 @@ static void flush_kept(struct vsock_pipe *pipe)
         pipe->kept_size -= n;
         credit_back(pipe, n);
     }
+    drop_kept(pipe);
 }
 
 /* After the guest's last byte has been written, the fd's reader gets end of file. */

@@ -9,8 +9,8 @@ struct vsock_pipe;
 
 struct vsock_pipe_opts {
     struct vsock_conn *conn; /* taken on success; accepted or from vsock_connect(), open or not */
-    /* Taken on success; becomes non-blocking. A stream socket, or one end of a pipe (then the other
-     * direction is closed from the start). */
+    /* Taken on success; becomes non-blocking. A stream socket, or one end of a pipe: then the other
+     * direction is closed from the start, and the process must ignore SIGPIPE. */
     int fd;
     const uint8_t *to_guest; /* bytes to send to the guest before the fd's; borrowed for the call */
     size_t to_guest_size;
