@@ -169,8 +169,9 @@ void spawn_status_explain(const uint8_t bytes[SPAWN_STATUS_SIZE], const char *co
     if (failure.code >= 0 || failure.code < -4095)
         (void)bg_err_set(err, -EIO, "the process broke off while it was set up");
     else if (failure.stage == SPAWN_CWD)
-        (void)bg_err_errno(err, failure.code, "working folder %s",
-                           bg_quote(cwd, quoted, sizeof quoted));
+        /* Always this code: the others are about the command. */
+        (void)bg_err_set(err, -ENOTDIR, "working folder %s: %s",
+                         bg_quote(cwd, quoted, sizeof quoted), strerror(-failure.code));
     else if (failure.stage != SPAWN_EXEC)
         (void)bg_err_errno(err, failure.code, "cannot set up the process");
     else if (failure.code == -ENOENT)
