@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -343,7 +344,21 @@ static size_t stale_sandboxes(struct app *app, bool fix, size_t *ret_kept)
     return count;
 }
 
-/* Mounts whose sandbox does not run. */
+/* True if nothing is behind a mount any more. Those of sandboxes that we do not know are somebody
+ * else's, and only looked at for that. */
+static bool mount_is_stale(struct app *app, const struct mount_entry *entry)
+{
+    struct life life;
+    struct stat st;
+    bool stale = false;
+    if (life_open(app, entry->sandbox, &life, NULL) == 0) {
+        stale = mounts_match(entry, &life.sandbox) &&
+                (life.state == BG_SANDBOX_STOPPED || life.state == BG_SANDBOX_CRASHED);
+        life_done(&life);
+    }
+    return stale || (stat(entry->path, &st) < 0 && errno == ENOTCONN);
+}
+
 static size_t stale_mounts(struct app *app, bool fix, size_t *ret_kept)
 {
     struct mount_list mounts;
@@ -352,13 +367,7 @@ static size_t stale_mounts(struct app *app, bool fix, size_t *ret_kept)
     if (mounts_read(&mounts, NULL) < 0)
         return 0;
     for (size_t i = mounts.count; i > 0; i--) {
-        struct life life;
-        bool alive = false;
-        if (life_open(app, mounts.entries[i - 1].sandbox, &life, NULL) == 0) {
-            alive = life.state != BG_SANDBOX_STOPPED && life.state != BG_SANDBOX_CRASHED;
-            life_done(&life);
-        }
-        if (alive)
+        if (!mount_is_stale(app, &mounts.entries[i - 1]))
             continue;
         count++;
         *ret_kept += !fix || mounts_unmount(mounts.entries[i - 1].path, NULL, NULL) < 0;

@@ -28,11 +28,11 @@ static const char *const ls_forms[] = {"[OPTIONS]", NULL};
 static const char *const inspect_forms[] = {"NAME...", NULL};
 
 /* Where a sandbox is mounted, as an array of paths. */
-static json_t *mounts_of(const struct mount_list *mounts, const char *name)
+static json_t *mounts_of(const struct mount_list *mounts, const struct bg_sandbox *sandbox)
 {
     json_t *array = json_array();
     for (size_t i = 0; array && i < mounts->count; i++)
-        if (strcmp(mounts->entries[i].sandbox, name) == 0 &&
+        if (mounts_match(&mounts->entries[i], sandbox) &&
             json_array_append_new(array, output_text(mounts->entries[i].path)) < 0) {
             json_decref(array);
             return NULL;
@@ -56,7 +56,7 @@ static json_t *describe(const struct life *life, const struct mount_list *mounts
     (void)bg_sandbox_noted(&life->sandbox, &noted, reason);
     if (json && (json_object_set_new(json, "state", json_string(state_text(life))) < 0 ||
                  json_object_set_new(json, "reason", output_text(reason)) < 0 ||
-                 json_object_set_new(json, "mounts", mounts_of(mounts, life->sandbox.name)) < 0)) {
+                 json_object_set_new(json, "mounts", mounts_of(mounts, &life->sandbox)) < 0)) {
         json_decref(json);
         return NULL;
     }
@@ -78,7 +78,7 @@ static void add_row(struct table *table, const struct life *life, const struct m
     table_add(table, life->damaged ? "?" : memory);
     table_add(table, life->damaged ? "?" : cpus);
     for (size_t i = 0; i < mounts->count; i++) {
-        if (strcmp(mounts->entries[i].sandbox, s->name) != 0)
+        if (!mounts_match(&mounts->entries[i], s))
             continue;
         if (mounted) { /* further ones have a line each */
             for (int j = 0; j < 6; j++)

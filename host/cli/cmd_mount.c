@@ -12,6 +12,7 @@
 #include "common/wire.h"
 #include "host/cli/client.h"
 #include "host/cli/grammar.h"
+#include "host/cli/launch.h"
 #include "host/cli/life.h"
 #include "host/cli/mounts.h"
 #include "host/cli/process.h"
@@ -21,6 +22,7 @@
 #define READY_TIMEOUT_MS 60000  /* for the helper to mount */
 #define STREAM_FD        3
 #define READY_FD         4
+#define READY_LINE_MAX   4096
 #define LOG_FILE         "mount.log"
 #define LOG_TAIL_MAX     65536
 
@@ -96,7 +98,7 @@ static int open_stream(struct app *app, const struct bg_sandbox *sandbox, const 
 }
 
 /* The last line that the helper logged after offset, for the error text. */
-static void last_line(int log_fd, off_t offset, char out[256])
+static void last_line(int log_fd, off_t offset, char out[BG_ERR_TEXT_SIZE])
 {
     char tail[1024];
     off_t end = lseek(log_fd, 0, SEEK_END);
@@ -106,28 +108,36 @@ static void last_line(int log_fd, off_t offset, char out[256])
         n--;
     const char *line = n > 0 ? memrchr(tail, '\n', (size_t)n) : NULL;
     line = line ? line + 1 : tail;
-    bg_escape(line, n > 0 ? (size_t)(tail + n - line) : 0, out, 256);
+    bg_escape(line, n > 0 ? (size_t)(tail + n - line) : 0, out, 256); /* leaves room for the rest */
 }
 
-/* Waits until the helper says that the mount is there; it ends without a word if it is not. */
+/* Waits until the helper says that the mount is there, or why not: one line, as a supervisor's. */
 static int wait_ready(int ready_fd, pid_t pid, int log_fd, off_t log_offset, struct bg_err *err)
 {
     uint64_t deadline = bg_now_ms() + READY_TIMEOUT_MS;
-    struct pollfd p = {.fd = ready_fd, .events = POLLIN};
-    char byte, text[256];
-    for (;;) {
+    char line[READY_LINE_MAX], text[BG_ERR_TEXT_SIZE];
+    size_t used = 0;
+    ssize_t n = 1;
+    while (n > 0 && used < sizeof line && !memchr(line, '\n', used)) {
         uint64_t now = bg_now_ms();
-        int n = poll(&p, 1, now >= deadline ? 0 : (int)(deadline - now));
-        if (n == 0) {
-            (void)kill(pid, SIGKILL); /* our child, not waited for */
+        struct pollfd p = {.fd = ready_fd, .events = POLLIN};
+        int ready = poll(&p, 1, now >= deadline ? 0 : (int)(deadline - now));
+        if (ready == 0) {
+            (void)kill(pid, SIGTERM); /* our child, not waited for; it takes the mount down */
             return bg_err_set(err, -ETIME, "the mount did not appear within %d s",
                               READY_TIMEOUT_MS / 1000);
         }
-        if (n > 0)
-            break;
+        n = ready < 0 ? 1 : read(ready_fd, line + used, sizeof line - used);
+        used += n > 0 && ready > 0 ? (size_t)n : 0;
     }
-    if (read(ready_fd, &byte, 1) == 1)
-        return 0;
+    const char *end = memchr(line, '\n', used);
+    if (end) {
+        enum launch_line_kind kind;
+        json_t *nothing = NULL;
+        int r = launch_parse_line(line, (size_t)(end - line), &kind, text, &nothing, err);
+        json_decref(nothing);
+        return r;
+    }
     int status = process_wait(pid);
     last_line(log_fd, log_offset, text);
     return bg_err_set(err, -EIO, "cannot mount: %s (bellglass-mount ended with status %d)",
@@ -139,11 +149,13 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
 {
     BG_AUTOFREE char *path = NULL;
     BG_AUTOFREE char *log_path = NULL;
+    BG_AUTOFREE char *name = NULL;
     int ready[2];
     int r = bg_helper_path("bellglass-mount", &path, err);
     if (r < 0)
         return r;
-    if (asprintf(&log_path, "%s/%s", sandbox->dir, LOG_FILE) < 0)
+    if (asprintf(&log_path, "%s/%s", sandbox->dir, LOG_FILE) < 0 ||
+        asprintf(&name, "%s:%s", sandbox->name, sandbox->id) < 0)
         return bg_err_errno(err, -ENOMEM, "mount");
     BG_AUTOCLOSE int log_fd = open(log_path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     BG_AUTOCLOSE int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -156,7 +168,7 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
     char program[] = "bellglass-mount", a[] = "--stream-fd", a_value[] = "3", b[] = "--mountpoint",
          c[] = "--name", d[] = "--ready-fd", d_value[] = "4", read_only[] = "--read-only",
          exec[] = "--exec";
-    char *argv[16] = {program, a, a_value, b, dir, c, sandbox->name, d, d_value};
+    char *argv[16] = {program, a, a_value, b, dir, c, name, d, d_value};
     size_t argc = 9;
     if (args_flag(args, OPTION_READ_ONLY))
         argv[argc++] = read_only;

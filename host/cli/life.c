@@ -42,7 +42,7 @@ static void note_crash(struct app *app, const struct bg_sandbox *sandbox)
     BG_AUTOCLOSE int lock = -1;
     enum bg_sandbox_state noted;
     char reason[BG_ERR_TEXT_SIZE];
-    (void)(mounts_unmount_sandbox(sandbox->name, NULL) < 0);
+    (void)(mounts_unmount_sandbox(sandbox, NULL) < 0);
     if (bg_sandbox_lock(sandbox, &lock, NULL) < 0)
         return; /* somebody starts or removes it this moment */
     bg_sandbox_unlisten(&app->paths, sandbox);
@@ -174,7 +174,7 @@ int life_stop(struct app *app, struct life *life, uint64_t grace_ms, bool *ret_c
         *ret_clean = false;
     /* The mounts would have nothing behind them. One that cannot be unmounted gives EIO. */
     struct bg_err mount_err;
-    if (mounts_unmount_sandbox(sandbox->name, &mount_err) < 0)
+    if (mounts_unmount_sandbox(sandbox, &mount_err) < 0)
         app_note("%s", mount_err.text);
     if (life->state == BG_SANDBOX_STOPPED || life->state == BG_SANDBOX_CRASHED)
         return 0;
@@ -214,7 +214,7 @@ int life_stop(struct app *app, struct life *life, uint64_t grace_ms, bool *ret_c
 int life_remove(struct app *app, struct life *life, struct bg_err *err)
 {
     BG_AUTOCLOSE int lock = -1;
-    int r = mounts_unmount_sandbox(life->sandbox.name, err);
+    int r = mounts_unmount_sandbox(&life->sandbox, err);
     if (r < 0)
         return r;
     r = bg_sandbox_lock(&life->sandbox, &lock, err);

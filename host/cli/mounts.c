@@ -52,17 +52,23 @@ static bool parse_line(char *line, char **ret_point, char **ret_source)
     return true;
 }
 
+/* source: NAME:ID. One without an id is none of a sandbox's (bellglass-mount on its own). */
 static int add(struct mount_list *list, char *point, char *source)
 {
+    unescape(point);
+    unescape(source);
+    char *colon = strrchr(source, ':');
+    if (!colon || colon == source || colon[1] == '\0')
+        return 0;
+    *colon = '\0';
     struct mount_entry *grown = reallocarray(list->entries, list->count + 1, sizeof *list->entries);
     if (!grown)
         return -ENOMEM;
     list->entries = grown;
-    unescape(point);
-    unescape(source);
-    grown[list->count] = (struct mount_entry){.sandbox = strdup(source), .path = strdup(point)};
-    list->count++;
-    return grown[list->count - 1].sandbox && grown[list->count - 1].path ? 0 : -ENOMEM;
+    struct mount_entry entry = {
+        .sandbox = strdup(source), .id = strdup(colon + 1), .path = strdup(point)};
+    grown[list->count++] = entry;
+    return entry.sandbox && entry.id && entry.path ? 0 : -ENOMEM;
 }
 
 int mounts_parse(const char *text, struct mount_list *ret, struct bg_err *err)
@@ -96,10 +102,16 @@ void mounts_done(struct mount_list *list)
 {
     for (size_t i = 0; i < list->count; i++) {
         free(list->entries[i].sandbox);
+        free(list->entries[i].id);
         free(list->entries[i].path);
     }
     free(list->entries);
     *list = (struct mount_list){0};
+}
+
+bool mounts_match(const struct mount_entry *entry, const struct bg_sandbox *sandbox)
+{
+    return strcmp(entry->sandbox, sandbox->name) == 0 && strcmp(entry->id, sandbox->id) == 0;
 }
 
 static int fusermount(const char *path, bool lazily, struct bg_err *err)
@@ -145,7 +157,7 @@ int mounts_unmount(const char *path, bool *ret_busy, struct bg_err *err)
     return 0;
 }
 
-int mounts_unmount_sandbox(const char *sandbox, struct bg_err *err)
+int mounts_unmount_sandbox(const struct bg_sandbox *sandbox, struct bg_err *err)
 {
     struct mount_list list;
     struct bg_err why;
@@ -153,7 +165,7 @@ int mounts_unmount_sandbox(const char *sandbox, struct bg_err *err)
     if (first < 0)
         return first;
     for (size_t i = list.count; i > 0; i--) {
-        if (strcmp(list.entries[i - 1].sandbox, sandbox) != 0)
+        if (!mounts_match(&list.entries[i - 1], sandbox))
             continue;
         int r = mounts_unmount(list.entries[i - 1].path, NULL, &why);
         if (r < 0 && first == 0)
