@@ -124,8 +124,9 @@ static void readable(uv_poll_t *poll, int status, int events)
     (void)events;
     if (qmp->state >= QMP_LOST)
         return;
+    /* libuv says UV_EBADF for EPOLLERR: QEMU has gone without reading all. */
     if (status < 0) {
-        (void)bg_err_set(&err, status, "QEMU's monitor: %s", uv_strerror(status));
+        (void)bg_err_set(&err, -EPIPE, "QEMU closed its monitor");
         lose(qmp, &err);
         return;
     }
