@@ -9,10 +9,12 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/wait.h>
 
+#include "common/checked.h"
 #include "common/io.h"
 #include "common/limits.h"
 #include "common/sha256.h"
@@ -32,6 +34,15 @@ static void progress(const struct golden_opts *opts, const char *text)
 {
     if (opts->on_progress)
         opts->on_progress(opts->owner, text);
+}
+
+uint64_t golden_ready_timeout_ms(enum accel accel)
+{
+    const char *text = getenv("BELLGLASS_READY_TIMEOUT_MS");
+    uint64_t value;
+    if (text && bg_parse_u64(text, 1, 24u * 3600 * 1000, &value) == 0)
+        return value;
+    return accel == ACCEL_KVM ? 60000 : 300000;
 }
 
 /* ---- key ---- */
@@ -291,8 +302,8 @@ static void run_maker(const struct golden_opts *opts, const struct golden *files
                      .ca_pem_size = strlen(opts->ca_pem)},
         .log = &log,
         .console_fd = log_fd,
-        .ready_timeout_ms = GOLDEN_BOOT_TIMEOUT_MS(opts->accel),
-        .silence_timeout_ms = GOLDEN_BOOT_TIMEOUT_MS(opts->accel),
+        .ready_timeout_ms = golden_ready_timeout_ms(opts->accel),
+        .silence_timeout_ms = golden_ready_timeout_ms(opts->accel),
         .on_ready = booted,
         .on_request = refuse,
         .on_saved = saved,
@@ -321,7 +332,24 @@ static void run_maker(const struct golden_opts *opts, const struct golden *files
     _exit(r < 0);
 }
 
-/* Makes the maker's child and waits for its word. */
+/* Waits for the child's word on in, or for a signal that tells us to stop: then the child is
+ * killed, so that what it was making can be removed. */
+static int wait_for_maker(pid_t pid, int in, int signal_fd, struct bg_err *why)
+{
+    struct pollfd fds[] = {{.fd = in, .events = POLLIN}, {.fd = signal_fd, .events = POLLIN}};
+    while (poll(fds, 2, -1) < 0)
+        ; /* EINTR; nothing else can be */
+    if (fds[0].revents == 0) {
+        struct signalfd_siginfo info;
+        (void)!read(signal_fd, &info,
+                    sizeof info); /* taken: it shall not end us before the removal */
+        (void)kill(pid, SIGKILL); /* our child, not reaped */
+        return bg_err_set(why, -EINTR, "interrupted");
+    }
+    return bg_read_full(in, why, sizeof *why);
+}
+
+/* Makes the maker's child and takes its word. */
 static int run_vm(const struct golden_opts *opts, const struct golden *files, const char *log_path,
                   struct bg_err *err)
 {
@@ -333,19 +361,31 @@ static int run_vm(const struct golden_opts *opts, const struct golden *files, co
     if (pipe2(pipe_fds, O_CLOEXEC) < 0)
         return bg_err_errno(err, -errno, "pipe");
     BG_AUTOCLOSE int in = pipe_fds[0];
-    pid_t pid = fork();
-    if (pid == 0)
+    sigset_t stops, before;
+    static const int stopping[] = {SIGINT, SIGTERM, SIGHUP};
+    (void)sigemptyset(&stops); /* cannot fail, nor the others with these */
+    for (size_t i = 0; i < sizeof stopping / sizeof stopping[0]; i++)
+        (void)sigaddset(&stops, stopping[i]);
+    (void)sigprocmask(SIG_BLOCK, &stops, &before);
+    BG_AUTOCLOSE int signal_fd = signalfd(-1, &stops, SFD_CLOEXEC);
+    pid_t pid = signal_fd < 0 ? -1 : fork();
+    if (pid == 0) {
+        (void)sigprocmask(SIG_SETMASK, &before, NULL);
         run_maker(opts, files, log_fd, pipe_fds[1]);
+    }
     int fork_errno = errno;
     (void)close(pipe_fds[1]);
+    struct bg_err why = {0};
+    int status, r = 0;
+    if (pid > 0) {
+        r = wait_for_maker(pid, in, signal_fd, &why);
+        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+            ;
+    }
+    (void)sigprocmask(SIG_SETMASK, &before, NULL); /* what is pending has its effect in main */
     if (pid < 0)
         return bg_err_errno(err, -fork_errno, "fork");
-    struct bg_err why;
-    int r = bg_read_full(in, &why, sizeof why);
-    int status;
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        ;
-    if (r < 0)
+    if (r < 0 && r != -EINTR)
         return bg_err_set(err, -EIO, "the process that made it died (status 0x%x)", status);
     why.text[sizeof why.text - 1] = '\0';
     return why.code < 0 ? bg_err_set(err, why.code, "%s", why.text) : 0;
@@ -478,7 +518,8 @@ static int make_in(const struct golden_opts *opts, const char *temp, const char 
     if (r < 0) {
         /* The log of a failed boot is what a person needs; keep the latest beside the snapshots. */
         BG_AUTOFREE char *kept = NULL;
-        if (asprintf(&kept, "%s/snapshots/failed-boot.log", opts->paths->data) >= 0 &&
+        if (r != -EINTR &&
+            asprintf(&kept, "%s/snapshots/failed-boot.log", opts->paths->data) >= 0 &&
             rename(log_path, kept) == 0)
             (void)bg_err_prefix(err, "cold boot failed (log: %s)", kept);
         return r;
@@ -534,7 +575,8 @@ int golden_get(const struct golden_opts *opts, struct golden *ret, struct bg_err
     if (r < 0)
         return r;
     if (asprintf(&folder, "%s/snapshots", opts->paths->data) < 0 ||
-        asprintf(&link, "%s/golden-%s", folder, key) < 0 || asprintf(&lock, "%s.lock", link) < 0)
+        asprintf(&link, "%s/golden-%s", folder, key) < 0 ||
+        asprintf(&lock, "%s/.lock-%s", folder, key) < 0)
         return bg_err_errno(err, -ENOMEM, "golden snapshot");
     BG_AUTOCLOSE int lock_fd = -1;
     for (int round = 0;; round++) {

@@ -47,5 +47,6 @@ void golden_done(struct golden *golden);
 /* The kernel's command line for every cold boot. */
 #define GOLDEN_CMDLINE "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t rdinit=/init"
 
-/* Deadlines by accelerator: cold boots and forks under TCG on a busy machine are slow. */
-#define GOLDEN_BOOT_TIMEOUT_MS(accel) ((accel) == ACCEL_KVM ? 60000u : 300000u)
+/* How long a guest may take until it is ready, in ms: by accelerator, since cold boots under TCG on
+ * a busy machine are slow, or $BELLGLASS_READY_TIMEOUT_MS. */
+uint64_t golden_ready_timeout_ms(enum accel accel);

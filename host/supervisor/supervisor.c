@@ -95,14 +95,15 @@ static json_t *status(void *owner)
     bool ready = s->vm && vm_is_ready(s->vm);
     const struct vm_timings none = {0}, *t = s->vm ? vm_timings(s->vm) : &none;
     return json_pack(
-        "{s:s, s:i, s:i, s:i, s:s, s:b, s:I, s:I, s:{s:I, s:I, s:I, s:I}, s:I, s:I}", "state",
+        "{s:s, s:i, s:i, s:i, s:i, s:s, s:b, s:I, s:I, s:{s:I, s:I, s:I, s:I}, s:I, s:I}", "state",
         s->stopping ? "stopping"
         : ready     ? "running"
                     : "starting",
-        "launcher_pid", (int)getppid(), "qemu_pid", s->vm ? (int)vm_qemu_pid(s->vm) : 0,
-        "proxy_pid", (int)s->proxy_pid, "accel", accel_name(s->opts->accel), "cold",
-        (int)s->opts->cold, "uptime_ms", (json_int_t)(bg_now_ms() - s->started_ms),
-        "agent_silent_ms", (json_int_t)(ready ? vm_silent_ms(s->vm) : 0), "timings", "monitor_ms",
+        "launcher_pid", (int)getppid(), "supervisor_pid", (int)getpid(), "qemu_pid",
+        s->vm ? (int)vm_qemu_pid(s->vm) : 0, "proxy_pid", (int)s->proxy_pid, "accel",
+        accel_name(s->opts->accel), "cold", (int)s->opts->cold, "uptime_ms",
+        (json_int_t)(bg_now_ms() - s->started_ms), "agent_silent_ms",
+        (json_int_t)(ready ? vm_silent_ms(s->vm) : 0), "timings", "monitor_ms",
         (json_int_t)t->monitor_ms, "running_ms", (json_int_t)t->running_ms, "connected_ms",
         (json_int_t)t->connected_ms, "ready_ms", (json_int_t)t->ready_ms, "streams",
         (json_int_t)control_streams(s->control), "egress_streams",
@@ -193,7 +194,7 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
         .identity = {.ca_pem = (const uint8_t *)o->ca_pem, .ca_pem_size = strlen(o->ca_pem)},
         .log = &s->log,
         .console_fd = o->console_fd,
-        .ready_timeout_ms = GOLDEN_BOOT_TIMEOUT_MS(o->accel),
+        .ready_timeout_ms = golden_ready_timeout_ms(o->accel),
         .silence_timeout_ms = SILENCE_MS(o->accel),
         .on_ready = ready,
         .on_request = asked,
