@@ -1,6 +1,7 @@
 #include "guest/agent.h"
 
 #include <assert.h>
+#include <linux/close_range.h>
 #include <linux/vm_sockets.h>
 #include <signal.h>
 #include <string.h>
@@ -267,6 +268,8 @@ int agent_run(const struct agent_opts *opts, struct bg_err *err)
     }
     agent->opts = *opts;
     agent->log = opts->log;
+    /* What our parent left open is nothing for the guest's processes. */
+    (void)close_range(3, ~0u, CLOSE_RANGE_CLOEXEC); /* cannot fail with these arguments */
     agent->signal_fd = agent->cgroup_fd = -1;
     LIST_INIT(&agent->live);
     LIST_INIT(&agent->children);

@@ -187,7 +187,8 @@ static int mount_root(const struct bg_log *log, struct bg_err *err)
     int r = wait_for_disk(err);
     if (r < 0)
         return r;
-    const struct mount_point root = {DISK, NEW_ROOT, "ext4", 0, NULL};
+    /* No background writing of empty inode tables: it would be in every fork's overlay. */
+    const struct mount_point root = {DISK, NEW_ROOT, "ext4", 0, "noinit_itable"};
     r = do_mount(&root, err);
     return r < 0 ? r : switch_root(err);
 }

@@ -11,12 +11,12 @@
 #include "guest/netlink.h"
 
 #define TABLE    "bellglass"
+#define CHAIN    "output"
 #define LO_INDEX 1u /* in every network namespace */
 #define DNS_PORT 53
 
-/* Priorities (linux/netfilter_ipv4.h; that header clashes with libc's). */
-#define PRIORITY_NAT    (-100)
-#define PRIORITY_FILTER 0
+/* Of destination NAT (linux/netfilter_ipv4.h, which clashes with libc's headers). */
+#define PRIORITY_NAT (-100)
 
 static void begin(struct netlink *nl, uint16_t type, uint16_t flags)
 {
@@ -38,36 +38,31 @@ static void table(struct netlink *nl, uint16_t type, uint16_t flags)
     netlink_put_text(nl, NFTA_TABLE_NAME, TABLE);
 }
 
-static void chain(struct netlink *nl, const char *name, const char *type, int32_t priority)
+static void chain(struct netlink *nl)
 {
     begin(nl, NFT_MSG_NEWCHAIN, NLM_F_CREATE | NLM_F_ACK);
     netlink_put_text(nl, NFTA_CHAIN_TABLE, TABLE);
-    netlink_put_text(nl, NFTA_CHAIN_NAME, name);
+    netlink_put_text(nl, NFTA_CHAIN_NAME, CHAIN);
     size_t hook = netlink_nest(nl, NFTA_CHAIN_HOOK);
     netlink_put_u32be(nl, NFTA_HOOK_HOOKNUM, NF_INET_LOCAL_OUT);
-    netlink_put_u32be(nl, NFTA_HOOK_PRIORITY, (uint32_t)priority);
+    netlink_put_u32be(nl, NFTA_HOOK_PRIORITY, (uint32_t)PRIORITY_NAT);
     netlink_nest_end(nl, hook);
-    netlink_put_text(nl, NFTA_CHAIN_TYPE, type);
+    netlink_put_text(nl, NFTA_CHAIN_TYPE, "nat");
 }
 
 /* ---- rules: a list of expressions ---- */
 
-struct rule {
-    struct netlink *nl;
-    size_t list;
-};
-
-static struct rule rule_begin(struct netlink *nl, const char *chain_name)
+static size_t rule_begin(struct netlink *nl)
 {
     begin(nl, NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND | NLM_F_ACK);
     netlink_put_text(nl, NFTA_RULE_TABLE, TABLE);
-    netlink_put_text(nl, NFTA_RULE_CHAIN, chain_name);
-    return (struct rule){nl, netlink_nest(nl, NFTA_RULE_EXPRESSIONS)};
+    netlink_put_text(nl, NFTA_RULE_CHAIN, CHAIN);
+    return netlink_nest(nl, NFTA_RULE_EXPRESSIONS);
 }
 
-static void rule_end(struct rule *rule)
+static void rule_end(struct netlink *nl, size_t rule)
 {
-    netlink_nest_end(rule->nl, rule->list);
+    netlink_nest_end(nl, rule);
 }
 
 struct expression {
@@ -160,52 +155,36 @@ static void return_verdict(struct netlink *nl)
     expression_end(nl, e);
 }
 
-static void reject(struct netlink *nl, uint32_t type, uint8_t code)
+static void refuse(struct netlink *nl)
 {
+    const uint8_t code = NFT_REJECT_ICMPX_PORT_UNREACH;
     struct expression e = expression_begin(nl, "reject");
-    netlink_put_u32be(nl, NFTA_REJECT_TYPE, type);
-    if (type != NFT_REJECT_TCP_RST)
-        netlink_put(nl, NFTA_REJECT_ICMP_CODE, &code, sizeof code);
+    netlink_put_u32be(nl, NFTA_REJECT_TYPE, NFT_REJECT_ICMPX_UNREACH);
+    netlink_put(nl, NFTA_REJECT_ICMP_CODE, &code, sizeof code);
     expression_end(nl, e);
-}
-
-static void leave_loopback_alone(struct netlink *nl, const char *chain_name)
-{
-    struct rule rule = rule_begin(nl, chain_name);
-    match_loopback(nl);
-    return_verdict(nl);
-    rule_end(&rule);
-}
-
-static void redirect_dns(struct netlink *nl, uint8_t protocol)
-{
-    struct rule rule = rule_begin(nl, "nat");
-    match_protocol(nl, protocol);
-    match_port(nl, DNS_PORT);
-    redirect_to(nl, REDIRECT_DNS_PORT);
-    rule_end(&rule);
 }
 
 static void add_rules(struct netlink *nl)
 {
-    chain(nl, "nat", "nat", PRIORITY_NAT);
-    leave_loopback_alone(nl, "nat");
-    redirect_dns(nl, IPPROTO_TCP);
-    redirect_dns(nl, IPPROTO_UDP);
-    struct rule rule = rule_begin(nl, "nat");
+    size_t rule = rule_begin(nl);
+    match_loopback(nl);
+    return_verdict(nl);
+    rule_end(nl, rule);
+    static const uint8_t dns_protocols[] = {IPPROTO_TCP, IPPROTO_UDP};
+    for (size_t i = 0; i < sizeof dns_protocols; i++) {
+        rule = rule_begin(nl);
+        match_protocol(nl, dns_protocols[i]);
+        match_port(nl, DNS_PORT);
+        redirect_to(nl, REDIRECT_DNS_PORT);
+        rule_end(nl, rule);
+    }
+    rule = rule_begin(nl);
     match_protocol(nl, IPPROTO_TCP);
     redirect_to(nl, REDIRECT_TCP_PORT);
-    rule_end(&rule);
-
-    chain(nl, "filter", "filter", PRIORITY_FILTER);
-    leave_loopback_alone(nl, "filter");
-    rule = rule_begin(nl, "filter");
-    match_protocol(nl, IPPROTO_TCP);
-    reject(nl, NFT_REJECT_TCP_RST, 0);
-    rule_end(&rule);
-    rule = rule_begin(nl, "filter");
-    reject(nl, NFT_REJECT_ICMPX_UNREACH, NFT_REJECT_ICMPX_PORT_UNREACH);
-    rule_end(&rule);
+    rule_end(nl, rule);
+    rule = rule_begin(nl);
+    refuse(nl);
+    rule_end(nl, rule);
 }
 
 int redirect_install(struct bg_err *err)
@@ -219,6 +198,7 @@ int redirect_install(struct bg_err *err)
     table(&nl, NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_ACK);
     table(&nl, NFT_MSG_DELTABLE, NLM_F_ACK);
     table(&nl, NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_ACK);
+    chain(&nl);
     add_rules(&nl);
     batch(&nl, NFNL_MSG_BATCH_END);
     r = netlink_send(&nl, err);

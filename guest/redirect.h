@@ -3,12 +3,17 @@
  * refusal for everything else (UDP, ICMP), so that clients of QUIC and the like fall back at once.
  *
  *   table inet bellglass {
- *     chain nat    { type nat hook output priority -100;
+ *     chain output { type nat hook output priority -100;
  *       oif 1 return
- *       meta l4proto tcp th dport 53 redirect to :DNS;  meta l4proto udp th dport 53 redirect to
- * :DNS meta l4proto tcp redirect to :TCP } chain filter { type filter hook output priority 0; oif 1
- * return meta l4proto tcp reject with tcp reset reject with icmpx port-unreachable }
+ *       meta l4proto tcp th dport 53 redirect to :DNS
+ *       meta l4proto udp th dport 53 redirect to :DNS
+ *       meta l4proto tcp redirect to :TCP
+ *       reject with icmpx port-unreachable }
  *   }
+ *
+ * A nat chain sees the first packet of what conntrack knows; what is refused never becomes known, so
+ * every packet of it is a first one. (A filter chain after it would still see the old output
+ * interface of a redirected packet, and could not tell it from the rest.)
  *
  * Root in the guest can remove them: then its packets go to the dummy interface and nowhere. */
 #pragma once
