@@ -38,6 +38,7 @@ struct packer {
     struct archive_entry_linkresolver *links; /* finds later names of one inode */
     size_t link_count;                        /* entries that links has seen */
     int stream_error;                         /* what opts->write returned, kept for the caller */
+    bool abandoned;                           /* nothing more is given to opts->write */
     struct tree_tar_counts counts;
     char *buffer;             /* BLOCK_SIZE, for file contents */
     char where[BG_PATH_MAX];  /* name in the archive of the entry at hand */
@@ -45,23 +46,29 @@ struct packer {
     struct bg_err *err;
 };
 
+/* libarchive leaks its buffer once a write has failed, so to it no write fails: what comes after an
+ * error is dropped here, and the packing ends by itself. */
 static la_ssize_t stream_write(struct archive *a, void *owner, const void *bytes, size_t size)
 {
+    (void)a;
     struct packer *p = owner;
-    int r = p->opts->write(p->opts->owner, bytes, size);
-    if (r < 0) {
-        p->stream_error = r;
-        archive_set_error(a, -r, "stream");
-        return -1;
+    if (!p->abandoned) {
+        int r = p->opts->write(p->opts->owner, bytes, size);
+        if (r < 0) {
+            p->stream_error = r;
+            p->abandoned = true;
+        }
     }
     return (la_ssize_t)size;
 }
 
-/* What an ARCHIVE_* failure of the writer was: the stream's own error goes first. */
-static int fail_writer(struct packer *p)
+/* What the stream or the writer has against going on; 0: nothing. */
+static int check_writer(struct packer *p, bool written)
 {
     if (p->stream_error < 0)
         return bg_err_set(p->err, p->stream_error, "stream");
+    if (written)
+        return 0;
     int code = archive_errno(p->out);
     const char *text = archive_error_string(p->out);
     int r = bg_err_set(p->err, code > 0 ? -code : -EIO, "%s", text ? text : "cannot be packed");
@@ -91,8 +98,9 @@ static int pack_contents(struct packer *p, int fd, uint64_t size)
             memset(p->buffer, 0, want);
             n = (ssize_t)want;
         }
-        if (archive_write_data(p->out, p->buffer, (size_t)n) != n)
-            return fail_writer(p);
+        int r = check_writer(p, archive_write_data(p->out, p->buffer, (size_t)n) == n);
+        if (r < 0)
+            return r;
         size -= (uint64_t)n;
         p->counts.bytes += (uint64_t)n;
     }
@@ -168,10 +176,8 @@ static int pack_folder(struct packer *p, int parent_fd, const char *name, unsign
 static int pack_header(struct packer *p, struct archive_entry *entry)
 {
     /* A warning (ARCHIVE_WARN) is about attributes that we do not set. */
-    if (archive_write_header(p->out, entry) < ARCHIVE_WARN)
-        return fail_writer(p);
     p->counts.entries++;
-    return 0;
+    return check_writer(p, archive_write_header(p->out, entry) >= ARCHIVE_WARN);
 }
 
 static int pack_regular(struct packer *p, int parent_fd, const char *name,
@@ -266,14 +272,13 @@ int tree_tar_pack(const struct tree_tar_pack_opts *opts, struct tree_tar_counts 
             archive_write_set_bytes_per_block(p->out, BLOCK_SIZE) != ARCHIVE_OK ||
             archive_write_set_bytes_in_last_block(p->out, 1) != ARCHIVE_OK ||
             archive_write_open2(p->out, p, NULL, stream_write, NULL, NULL) != ARCHIVE_OK)
-            r = fail_writer(p);
+            r = check_writer(p, false);
     }
     if (r == 0)
         r = pack_entry(p, opts->dir_fd, opts->path, 0);
-    if (r == 0 && archive_write_close(p->out) != ARCHIVE_OK)
-        r = fail_writer(p);
-    if (r < 0 && p->out)
-        (void)archive_write_fail(p->out); /* so that freeing it writes nothing more */
+    if (r == 0)
+        r = check_writer(p, archive_write_close(p->out) == ARCHIVE_OK);
+    p->abandoned = true; /* freeing it ends the archive, which after an error is not to be seen */
     archive_entry_linkresolver_free(p->links);
     if (p->out)
         (void)archive_write_free(p->out); /* everything was flushed by the close */
