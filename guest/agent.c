@@ -118,7 +118,7 @@ static void network_paused(uv_timer_t *timer)
 
 static void network_ended(struct child *child, int wait_status)
 {
-    struct agent *agent = (struct agent *)((char *)child - offsetof(struct agent, network));
+    struct agent *agent = CONTAINER_OF(child, struct agent, network);
     child->pid = 0;
     if (agent->power || agent->stopping)
         return;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/queue.h>
 #include <sys/resource.h>
@@ -17,6 +18,10 @@
 
 struct agent;
 struct stream;
+
+/* The struct that *pointer is the member of. */
+#define CONTAINER_OF(pointer, type, member)                                                        \
+    ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
 /* Whatever lives for one of the host's connections: a stream, a pair of sockets, a worker. */
 struct live {

@@ -33,7 +33,7 @@ static void end(struct bench *bench)
 
 static void drop(struct live *live)
 {
-    end((struct bench *)((char *)live - offsetof(struct bench, live)));
+    end(CONTAINER_OF(live, struct bench, live));
 }
 
 /* Our last byte: the channel closes when it is out and the host has closed. */

@@ -317,7 +317,7 @@ static void settle(struct exec *x)
 
 static void ended(struct child *child, int wait_status)
 {
-    struct exec *x = (struct exec *)((char *)child - offsetof(struct exec, child));
+    struct exec *x = CONTAINER_OF(child, struct exec, child);
     x->reaped = true;
     x->wait_status = wait_status;
     if (x->stream) {

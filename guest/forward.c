@@ -50,7 +50,7 @@ static void refuse(struct forward *forward, int code)
 
 static void drop(struct live *live)
 {
-    struct forward *forward = (struct forward *)((char *)live - offsetof(struct forward, live));
+    struct forward *forward = CONTAINER_OF(live, struct forward, live);
     if (forward->pump) {
         pump_abort(forward->pump);
         return;

@@ -11,8 +11,8 @@
  *       reject with icmpx port-unreachable }
  *   }
  *
- * A nat chain sees the first packet of what conntrack knows; what is refused never becomes known, so
- * every packet of it is a first one. (A filter chain after it would still see the old output
+ * A nat chain sees the first packet of what conntrack knows; what is refused never becomes known,
+ * so every packet of it is a first one. (A filter chain after it would still see the old output
  * interface of a redirected packet, and could not tell it from the rest.)
  *
  * Root in the guest can remove them: then its packets go to the dummy interface and nowhere. */

@@ -67,7 +67,7 @@ int stream_detach(struct stream *stream)
 
 static void drop(struct live *live)
 {
-    stream_abort((struct stream *)((char *)live - offsetof(struct stream, live)));
+    stream_abort(CONTAINER_OF(live, struct stream, live));
 }
 
 /* ---- output ---- */

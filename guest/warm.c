@@ -56,7 +56,7 @@ static void closed(uv_handle_t *handle)
 static void ended(struct child *child, int wait_status)
 {
     (void)wait_status; /* whatever it was, its files are in memory */
-    struct warm *warm = (struct warm *)((char *)child - offsetof(struct warm, child));
+    struct warm *warm = CONTAINER_OF(child, struct warm, child);
     child->pid = 0;
     if (warm->has_cgroup && !cgroup_remove(warm->agent->cgroup_fd, warm->cgroup))
         agent_sweep_later(warm->agent);

@@ -46,7 +46,7 @@ int worker_shed(const char *name, int keep, bool killable)
 
 static void ended(struct child *child, int wait_status)
 {
-    struct worker *worker = (struct worker *)((char *)child - offsetof(struct worker, child));
+    struct worker *worker = CONTAINER_OF(child, struct worker, child);
     struct agent *agent = worker->agent;
     if (worker->on_exit)
         worker->on_exit(worker->owner, wait_status);
@@ -56,7 +56,7 @@ static void ended(struct child *child, int wait_status)
 
 static void drop(struct live *live)
 {
-    struct worker *worker = (struct worker *)((char *)live - offsetof(struct worker, live));
+    struct worker *worker = CONTAINER_OF(live, struct worker, live);
     (void)kill(worker->child.pid, SIGKILL); /* our child, not reaped yet: the pid is its own */
 }
 
