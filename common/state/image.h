@@ -10,15 +10,15 @@
 #include "common/state/paths.h"
 
 struct bg_image {
-    char digest[65];      /* hex SHA-256; also the folder's name */
-    char *name;           /* a tag of it, "" if it has none */
-    char *dir;            /* DATA/images/DIGEST */
-    char *kernel_release; /* "6.1.0-56-cloud-amd64" */
-    char *user;           /* default user in the guest */
-    uint64_t created_ms;  /* Unix time */
+    char digest[65];        /* hex SHA-256; also the folder's name */
+    char *name;             /* a tag of it, "" if it has none */
+    char *dir;              /* DATA/images/DIGEST */
+    char *kernel_release;   /* "6.1.0-56-cloud-amd64" */
+    char *user;             /* default user in the guest */
+    uint64_t created_ms;    /* Unix time */
     uint64_t virtual_bytes; /* size of the disk as the guest sees it */
     uint64_t stored_bytes;  /* files of the image */
-    json_t *manifest;     /* the whole of it, for inspect */
+    json_t *manifest;       /* the whole of it, for inspect */
 };
 
 /* True for names that an image may be tagged with: [a-z0-9][a-z0-9._-]{0,62}. */
@@ -44,7 +44,9 @@ int bg_image_list(const struct bg_paths *paths, struct bg_image **ret, size_t *r
 void bg_image_list_free(struct bg_image *images, size_t count);
 
 /* Files of an image, below its dir. */
-#define BG_IMAGE_DISK     "root.qcow2"
-#define BG_IMAGE_KERNEL   "vmlinuz"
-#define BG_IMAGE_MODULES  "modules.cpio" /* newc; the supervisor puts the agent behind it as /init */
+#define BG_IMAGE_DISK   "root.qcow2"
+#define BG_IMAGE_KERNEL "vmlinuz"
+#define BG_IMAGE_MODULES                                                                           \
+    "modules.cpio" /* newc; the supervisor puts the agent behind it as /init                       \
+                    */
 #define BG_IMAGE_MANIFEST "manifest.json"

@@ -425,8 +425,8 @@ static int lock_is_held(const struct bg_sandbox *sandbox, bool *ret, struct bg_e
     return 0;
 }
 
-/* What state.json says; its reason in reason (reason_size >= 1), cut. One that is missing is that of
- * a sandbox that never ran; one that cannot be read is that of a crash. */
+/* What state.json says; its reason in reason (reason_size >= 1), cut. One that is missing is that
+ * of a sandbox that never ran; one that cannot be read is that of a crash. */
 static enum bg_sandbox_state written_state(const struct bg_sandbox *sandbox, int *ret_pid,
                                            char *reason, size_t reason_size)
 {
@@ -443,8 +443,9 @@ static enum bg_sandbox_state written_state(const struct bg_sandbox *sandbox, int
     json_auto_t *json = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
     const char *state, *why = "";
     int version, pid = 0;
-    if (!json || json_unpack(json, "{s:i, s:s, s?:s, s?:i}", "version", &version, "state", &state,
-                             "reason", &why, "launcher_pid", &pid) < 0 ||
+    if (!json ||
+        json_unpack(json, "{s:i, s:s, s?:s, s?:i}", "version", &version, "state", &state, "reason",
+                    &why, "launcher_pid", &pid) < 0 ||
         version != 1 || pid < 0)
         return BG_SANDBOX_CRASHED;
     for (size_t i = 0; i < sizeof state_names / sizeof *state_names; i++)
@@ -480,7 +481,8 @@ int bg_sandbox_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state *re
         return r;
     enum bg_sandbox_state state = before;
     if (!held) {
-        state = written_state(sandbox, &pid, reason, sizeof reason); /* again: what the launcher wrote last stands */
+        state = written_state(sandbox, &pid, reason,
+                              sizeof reason); /* again: what the launcher wrote last stands */
         pid = 0;
         if (state != BG_SANDBOX_STOPPED)
             state = BG_SANDBOX_CRASHED;
@@ -533,10 +535,7 @@ int bg_sandbox_lock(const struct bg_sandbox *sandbox, int *ret_fd, struct bg_err
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     if (fcntl(fd, F_OFD_SETLK, &lock) < 0)
         return errno == EAGAIN || errno == EACCES
-                   ? bg_err_set(err, -EBUSY,
-                                "sandbox '%s' is in use: another command or its "
-                                "supervisor holds it",
-                                sandbox->name)
+                   ? bg_err_set(err, -EBUSY, "in use: another command or its supervisor holds it")
                    : bg_err_errno(err, -errno, "%s", path);
     struct stat ours, named;
     if (fstat(fd, &ours) < 0)

@@ -77,8 +77,8 @@ int bg_sandbox_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state *re
                      int *ret_launcher_pid, struct bg_err *err) BG_MUST_CHECK;
 const char *bg_sandbox_state_name(enum bg_sandbox_state state); /* "stopped" ... */
 
-/* What state.json alone says, right or not, and the reason noted there ("" if none). True if there is
- * a reason. */
+/* What state.json alone says, right or not, and the reason noted there ("" if none). True if there
+ * is a reason. */
 bool bg_sandbox_noted(const struct bg_sandbox *sandbox, enum bg_sandbox_state *ret,
                       char reason[BG_ERR_TEXT_SIZE]);
 
@@ -88,8 +88,8 @@ int bg_sandbox_set_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state
                          const char *reason, struct bg_err *err) BG_MUST_CHECK;
 
 /* Takes DIR/lock (an open file description lock, exclusive, not blocking); the fd is the lock,
- * shared with whoever inherits it. Errors: -EBUSY someone holds it; -ENOENT the sandbox was
- * removed. */
+ * shared with whoever inherits it. Errors: -EBUSY someone holds it (the text leaves the sandbox's
+ * name to the caller); -ENOENT the sandbox was removed. */
 int bg_sandbox_lock(const struct bg_sandbox *sandbox, int *ret_fd,
                     struct bg_err *err) BG_MUST_CHECK;
 

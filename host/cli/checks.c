@@ -320,24 +320,19 @@ static void check_ptrace(struct app *app, bool fix, struct check_result *ret)
 
 /* --- what was left behind --- */
 
-/* Sandboxes that crashed; those that should have vanished are removed by fix. Returns how many
- * there were, and how many are left in *ret_kept. */
-static size_t stale_sandboxes(struct app *app, bool fix, size_t *ret_kept)
+/* Damaged sandboxes: only the user can say whether there is something in them to keep. Those that
+ * should have vanished with their command are removed by looking at them (life_open). */
+static size_t damaged_sandboxes(struct app *app)
 {
     char **names;
     size_t count = 0;
-    *ret_kept = 0;
     if (bg_sandbox_names(&app->paths, &names, NULL) < 0)
         return 0;
     for (size_t i = 0; names[i]; i++) {
         struct life life;
         if (life_open_any(app, names[i], &life, NULL) < 0)
             continue;
-        bool dead = life.state == BG_SANDBOX_STOPPED || life.state == BG_SANDBOX_CRASHED;
-        if (life.damaged || (dead && life.sandbox.ephemeral)) {
-            count++;
-            *ret_kept += !fix || life.damaged || life_remove(app, &life, NULL) < 0;
-        }
+        count += life.damaged;
         life_done(&life);
     }
     bg_sandbox_names_free(names);
@@ -418,7 +413,7 @@ static size_t stale_sockets(struct app *app, bool fix, size_t *ret_kept)
 static void check_leftovers(struct app *app, bool fix, struct check_result *ret)
 {
     struct bg_err err;
-    size_t sandboxes_kept, mounts_kept, sockets_kept, swept = 0;
+    size_t mounts_kept, sockets_kept, swept = 0;
     int r = app_paths(app, &err);
     if (r == 0 && fix)
         r = bg_sandbox_sweep(&app->paths, &swept, &err);
@@ -427,19 +422,20 @@ static void check_leftovers(struct app *app, bool fix, struct check_result *ret)
         return;
     }
     size_t mounts = stale_mounts(app, fix, &mounts_kept);
-    size_t sandboxes = stale_sandboxes(app, fix, &sandboxes_kept);
+    size_t damaged = damaged_sandboxes(app);
     size_t sockets = stale_sockets(app, fix, &sockets_kept);
-    bool kept = sandboxes_kept + mounts_kept + sockets_kept > 0;
-    if (sandboxes + mounts + sockets + swept == 0) {
+    bool kept = mounts_kept + sockets_kept > 0;
+    if (damaged + mounts + sockets + swept == 0) {
         found(ret, CHECK_OK, "nothing was left behind");
         return;
     }
-    found(ret, kept ? CHECK_WARN : CHECK_OK,
-          "%s %zu sandboxes, %zu mounts, %zu sockets, %zu folders of crashed ones",
-          fix ? "removed or found" : "there are", sandboxes, mounts, sockets, swept);
+    found(ret, kept || damaged > 0 ? CHECK_WARN : CHECK_OK,
+          "%s%zu dead mounts, %zu dead sockets; %zu damaged sandboxes",
+          fix && !kept ? "removed " : "", mounts, sockets, damaged);
     if (kept)
-        hint(ret, fix ? "damaged sandboxes are left for you to look at: bellglass rm -f NAME"
-                      : "bellglass doctor --fix");
+        hint(ret, fix ? "they could not be removed" : "bellglass doctor --fix");
+    else if (damaged > 0)
+        hint(ret, "see bellglass ls; remove with bellglass rm -f NAME");
 }
 
 const struct check checks[] = {

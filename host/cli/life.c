@@ -12,8 +12,10 @@
 #include "host/cli/args.h"
 #include "host/cli/client.h"
 #include "host/cli/mounts.h"
+#include "host/cli/output.h"
 
 #define ANSWER_MS      30000 /* beyond the guest's grace: for the supervisor to end QEMU */
+#define ORPHAN_AGE_MS  60000 /* creating and starting take a few seconds at most */
 #define KILL_ANSWER_MS 5000
 #define EXIT_MS        10000 /* for the launcher to clean up after its supervisor */
 
@@ -52,6 +54,16 @@ static void note_crash(struct app *app, const struct bg_sandbox *sandbox)
                                     "its supervisor ended without cleaning up", NULL) < 0);
 }
 
+/* A sandbox that should have vanished with its command, but both its command and its supervisor
+ * were killed. A young one may be just about to start. */
+static bool is_orphan(const struct life *life)
+{
+    const struct bg_sandbox *s = &life->sandbox;
+    return s->ephemeral && !life->damaged &&
+           (life->state == BG_SANDBOX_STOPPED || life->state == BG_SANDBOX_CRASHED) &&
+           output_now_ms() > s->created_ms + ORPHAN_AGE_MS;
+}
+
 static int open_life(struct app *app, const char *name, bool any, struct life *ret,
                      struct bg_err *err)
 {
@@ -70,6 +82,13 @@ static int open_life(struct app *app, const char *name, bool any, struct life *r
     if (r < 0) {
         life_done(&life);
         return r;
+    }
+    if (is_orphan(&life) && life_remove(app, &life, NULL) == 0) {
+        life_done(&life);
+        return bg_err_set(err, -ENOENT,
+                          "no sandbox '%s': it was left by a killed command, and is "
+                          "removed now",
+                          name);
     }
     if (life.state == BG_SANDBOX_CRASHED && !life.damaged)
         note_crash(app, &life.sandbox);
@@ -218,6 +237,8 @@ int life_remove(struct app *app, struct life *life, struct bg_err *err)
     if (r < 0)
         return r;
     r = bg_sandbox_lock(&life->sandbox, &lock, err);
+    if (r == -EBUSY)
+        (void)bg_err_prefix(err, "sandbox '%s'", life->sandbox.name);
     if (r == 0 && !life->damaged)
         bg_sandbox_unlisten(&app->paths, &life->sandbox);
     if (r == 0)

@@ -395,10 +395,11 @@ int vm_finish(struct vm_process *process)
     uint64_t start_ms = bg_now_ms();
     if (process->in >= 0 && process->in != process->out)
         (void)close(process->in);
-    while (read_more(process, vm_left_ms(start_ms), "end of output")) {
+    while (process->out >= 0 && read_more(process, vm_left_ms(start_ms), "end of output")) {
     }
     int status = wait_child(process->pid, "bellglass");
-    (void)close(process->out);
+    if (process->out >= 0)
+        (void)close(process->out);
     free(process->text);
     free(process);
     return status;
