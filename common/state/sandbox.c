@@ -499,11 +499,15 @@ int bg_sandbox_set_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state
                          const char *reason, struct bg_err *err)
 {
     bool runs = state != BG_SANDBOX_STOPPED && state != BG_SANDBOX_CRASHED;
+    char escaped[BG_ERR_TEXT_SIZE];
     json_auto_t *why = json_string(reason ? reason : "");
-    json_auto_t *json =
-        json_pack("{s:i, s:s, s:O, s:I, s:i}", "version", 1, "state", bg_sandbox_state_name(state),
-                  "reason", why ? why : json_null(), "changed_ms", (json_int_t)unix_ms(),
-                  "launcher_pid", runs ? (int)getpid() : 0);
+    if (!why) { /* it is not UTF-8 */
+        bg_escape(reason, strlen(reason), escaped, sizeof escaped);
+        why = json_string(escaped);
+    }
+    json_auto_t *json = json_pack("{s:i, s:s, s:O, s:I, s:i}", "version", 1, "state",
+                                  bg_sandbox_state_name(state), "reason", why, "changed_ms",
+                                  (json_int_t)unix_ms(), "launcher_pid", runs ? (int)getpid() : 0);
     BG_AUTOFREE char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     BG_AUTOFREE char *path = NULL;
     BG_AUTOFREE char *temp = NULL;

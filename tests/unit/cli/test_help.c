@@ -101,6 +101,17 @@ static void every_command_is_listed(void **state)
     free(man);
 }
 
+static void every_command_has_a_page_to_install(void **state)
+{
+    (void)state;
+    for (size_t i = 0; commands[i]; i++) {
+        char word[64];
+        (void)snprintf(word, sizeof word, " %s ", commands[i]->name);
+        if (!strstr(" " MAN_VERBS " ", word))
+            fail_msg("docs/man/meson.build lacks %s", commands[i]->name);
+    }
+}
+
 static void tables_are_sound(void **state)
 {
     (void)state;
@@ -148,6 +159,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_option_is_explained_everywhere),
         cmocka_unit_test(every_command_is_listed),
+        cmocka_unit_test(every_command_has_a_page_to_install),
         cmocka_unit_test(tables_are_sound),
         cmocka_unit_test(help_fits_a_terminal),
     };

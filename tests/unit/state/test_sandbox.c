@@ -334,6 +334,11 @@ static void the_lock_decides_what_runs(void **state)
     assert_int_equal(bg_sandbox_set_state(&s, BG_SANDBOX_RUNNING, "all \"well\" \xff", &err), 0);
     assert_int_equal(state_of(&s, &pid), BG_SANDBOX_RUNNING);
     assert_int_equal(pid, getpid());
+    char reason[BG_ERR_TEXT_SIZE];
+    enum bg_sandbox_state noted;
+    assert_true(bg_sandbox_noted(&s, &noted, reason));
+    assert_int_equal(noted, BG_SANDBOX_RUNNING);
+    assert_string_equal(reason, "all \"well\" \\xff");
     (void)close(lock);
     assert_int_equal(state_of(&s, &pid), BG_SANDBOX_CRASHED);
     assert_int_equal(pid, 0);

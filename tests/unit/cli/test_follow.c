@@ -1,0 +1,192 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/io.h"
+#include "host/cli/follow.h"
+
+struct seen {
+    char text[512];
+    size_t used, lines, long_lines;
+    int idle_fd; /* told of each idle moment; -1: nobody is */
+    int stop_after, stop_with;
+};
+
+static int on_line(void *owner, size_t index, const char *line, size_t size)
+{
+    struct seen *s = owner;
+    s->lines++;
+    s->long_lines += size == FOLLOW_LINE_MAX;
+    if (size < 64)
+        s->used += (size_t)snprintf(s->text + s->used, sizeof s->text - s->used, "%zu:%.*s|", index,
+                                    (int)size, line);
+    return s->stop_after && (int)s->lines >= s->stop_after ? s->stop_with : 0;
+}
+
+static void on_idle(void *owner)
+{
+    const struct seen *s = owner;
+    if (s->idle_fd >= 0)
+        (void)(bg_write_full(s->idle_fd, "i", 1) < 0); /* the writer has done its part */
+}
+
+static int setup(void **state)
+{
+    char *dir = strdup("/tmp/bg-test-XXXXXX");
+    assert_non_null(mkdtemp(dir));
+    *state = dir;
+    return 0;
+}
+
+static void append(const char *dir, const char *name, const void *bytes, size_t size)
+{
+    char path[128];
+    (void)snprintf(path, sizeof path, "%s/%s", dir, name);
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(bg_write_full(fd, bytes, size), 0);
+    (void)close(fd);
+}
+
+static void drop(const char *dir, const char *name)
+{
+    char path[128];
+    (void)snprintf(path, sizeof path, "%s/%s", dir, name);
+    (void)unlink(path);
+}
+
+static int teardown(void **state)
+{
+    static const char *const names[] = {"a", "b", "c"};
+    for (size_t i = 0; i < 3; i++)
+        drop(*state, names[i]);
+    (void)rmdir(*state);
+    free(*state);
+    return 0;
+}
+
+static void reads_files_in_order_to_their_ends(void **state)
+{
+    struct seen seen = {.idle_fd = -1};
+    struct bg_err err;
+    append(*state, "a", "one\n\ntwo", 8);
+    append(*state, "c", "three\n", 6);
+    struct follow_opts opts = {.dir = *state,
+                               .names = {"a", "b", "c"}, /* there is no b */
+                               .count = 3,
+                               .on_line = on_line,
+                               .on_idle = on_idle,
+                               .owner = &seen};
+    assert_int_equal(follow_files(&opts, &err), 0);
+    assert_string_equal(seen.text, "0:one|0:|2:three|0:two|");
+}
+
+static void cuts_lines_without_end(void **state)
+{
+    struct seen seen = {.idle_fd = -1};
+    struct bg_err err;
+    char *bytes = malloc(3 * FOLLOW_LINE_MAX);
+    memset(bytes, 'x', 3 * FOLLOW_LINE_MAX);
+    append(*state, "a", bytes, 3 * FOLLOW_LINE_MAX);
+    append(*state, "a", "\nend\n", 5);
+    free(bytes);
+    struct follow_opts opts = {.dir = *state,
+                               .names = {"a"},
+                               .count = 1,
+                               .on_line = on_line,
+                               .on_idle = on_idle,
+                               .owner = &seen};
+    assert_int_equal(follow_files(&opts, &err), 0);
+    assert_int_equal(seen.long_lines, 3);
+    assert_string_equal(seen.text, "0:|0:end|");
+}
+
+static void ends_with_what_the_reader_says(void **state)
+{
+    struct seen seen = {.idle_fd = -1, .stop_after = 2, .stop_with = -ENOSPC};
+    struct bg_err err;
+    append(*state, "a", "1\n2\n3\n", 6);
+    struct follow_opts opts = {.dir = *state,
+                               .names = {"a"},
+                               .count = 1,
+                               .on_line = on_line,
+                               .on_idle = on_idle,
+                               .owner = &seen};
+    assert_int_equal(follow_files(&opts, &err), -ENOSPC);
+    assert_int_equal(seen.lines, 2);
+}
+
+static void refuses_a_missing_folder(void **state)
+{
+    (void)state;
+    struct bg_err err;
+    struct follow_opts opts = {.dir = "/nonexistent", .on_line = on_line, .on_idle = on_idle};
+    assert_int_equal(follow_files(&opts, &err), -ENOENT);
+}
+
+/* A child writes one step whenever the reader is idle; the last one removes the folder. */
+static void follows_until_the_folder_is_gone(void **state)
+{
+    int idle[2];
+    assert_int_equal(pipe2(idle, O_CLOEXEC), 0);
+    append(*state, "a", "first\n", 6);
+    pid_t writer = fork();
+    assert_true(writer >= 0);
+    if (writer == 0) {
+        char byte;
+        (void)close(idle[1]);
+        (void)alarm(60);
+        for (int step = 0; read(idle[0], &byte, 1) == 1; step++) {
+            if (step == 0)
+                append(*state, "a", "sec", 3);
+            else if (step == 1)
+                append(*state, "a", "ond\n", 4);
+            else if (step == 2)
+                append(*state, "b", "third\n", 6);
+            else if (step == 3) {
+                drop(*state, "a");
+                drop(*state, "b");
+                _exit(rmdir(*state) < 0);
+            }
+        }
+        _exit(1);
+    }
+    (void)close(idle[0]);
+    struct seen seen = {.idle_fd = idle[1]};
+    struct bg_err err;
+    struct follow_opts opts = {.dir = *state,
+                               .names = {"a", "b"},
+                               .count = 2,
+                               .on = true,
+                               .on_line = on_line,
+                               .on_idle = on_idle,
+                               .owner = &seen};
+    (void)signal(SIGPIPE, SIG_IGN);
+    assert_int_equal(follow_files(&opts, &err), 0);
+    assert_string_equal(seen.text, "0:first|0:second|1:third|");
+    (void)close(idle[1]);
+    int status;
+    assert_int_equal(waitpid(writer, &status, 0), writer);
+    assert_int_equal(status, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(reads_files_in_order_to_their_ends, setup, teardown),
+        cmocka_unit_test_setup_teardown(cuts_lines_without_end, setup, teardown),
+        cmocka_unit_test_setup_teardown(ends_with_what_the_reader_says, setup, teardown),
+        cmocka_unit_test(refuses_a_missing_folder),
+        cmocka_unit_test_setup_teardown(follows_until_the_folder_is_gone, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
