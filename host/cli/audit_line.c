@@ -7,6 +7,7 @@
 #include <jansson.h>
 
 #include "common/quote.h"
+#include "host/cli/output.h"
 
 #define FIELD_SIZE 512
 
@@ -110,6 +111,6 @@ int audit_line_json(const char *line, size_t size, char **ret, struct bg_err *er
     json_auto_t *json = load(line, size, err);
     if (!json)
         return -EPROTO;
-    *ret = json_dumps(json, JSON_COMPACT | JSON_ENSURE_ASCII);
+    *ret = output_json_text(json, JSON_COMPACT);
     return *ret ? 0 : bg_err_errno(err, -ENOMEM, "audit");
 }

@@ -52,8 +52,8 @@ ssize_t copy_stream_read(void *owner, const void **ret_bytes)
     for (;;) {
         uint8_t bytes[BG_FRAME_HEADER_SIZE];
         struct bg_frame_header header;
-        if (s->ended)
-            return s->status < 0 ? -ECANCELED : 0;
+        if (s->broken || s->ended)
+            return s->broken ? s->broken : s->status < 0 ? -ECANCELED : 0;
         int r = receive(s->fd, bytes, sizeof bytes);
         if (r == 0 &&
             bg_frame_header_parse(bytes, sizeof bytes, BG_FRAME_SIZE_MAX, &header, NULL) < 0)
@@ -64,6 +64,7 @@ ssize_t copy_stream_read(void *owner, const void **ret_bytes)
             r = take_end(s, header.size);
         else if (r == 0 && header.type != BG_FRAME_DATA)
             r = -EPROTO;
+        s->broken = r;
         if (r < 0)
             return r;
         if (header.type == BG_FRAME_DATA && header.size > 0) {

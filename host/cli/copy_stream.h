@@ -14,6 +14,7 @@ struct copy_stream {
     int fd;                      /* the stream, its reply read; borrowed */
     bool ended;                  /* the guest's END has come */
     int32_t status;              /* of it */
+    int broken;                  /* the first error, which stays */
     char text[BG_ERR_TEXT_SIZE]; /* of it, escaped */
     uint8_t payload[BG_FRAME_SIZE_MAX];
 };

@@ -161,15 +161,37 @@ json_t *output_sandbox(const struct bg_sandbox *sandbox)
                      secrets(s), "dir", output_text(s->dir));
 }
 
+char *output_json_text(const json_t *json, size_t flags)
+{
+    BG_AUTOFREE char *text = json_dumps(json, flags | JSON_ENSURE_ASCII);
+    if (!text)
+        return NULL;
+    /* jansson lets DEL through. It can only be inside a string. */
+    size_t size = strlen(text), dels = 0, used = 0;
+    for (size_t i = 0; i < size; i++)
+        dels += text[i] == 0x7f;
+    char *out = malloc(size + 5 * dels + 1);
+    for (size_t i = 0; out && i < size; i++) {
+        if (text[i] == 0x7f) {
+            memcpy(out + used, "\\u007f", 6);
+            used += 6;
+        } else {
+            out[used++] = text[i];
+        }
+    }
+    if (out)
+        out[used] = '\0';
+    return out;
+}
+
 int output_json(const json_t *json)
 {
     struct bg_err err;
-    if (!json || json_dumpf(json, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII) < 0) {
-        if (json && ferror(stdout))
-            return app_printed(0);
+    BG_AUTOFREE char *text = json ? output_json_text(json, JSON_INDENT(2)) : NULL;
+    if (!text) {
         (void)bg_err_errno(&err, -ENOMEM, "output");
         return app_fail(&err);
     }
-    (void)fputc('\n', stdout);
+    (void)printf("%s\n", text);
     return app_printed(0);
 }

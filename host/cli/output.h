@@ -42,5 +42,9 @@ json_t *output_text(const char *text);
  */
 json_t *output_sandbox(const struct bg_sandbox *sandbox);
 
+/* json as printable ASCII, heap, the caller's; NULL when memory is out. flags: jansson's, such as
+ * JSON_COMPACT. */
+char *output_json_text(const json_t *json, size_t flags);
+
 /* Prints json (NULL: memory was out) on stdout as ASCII. Returns the exit status. */
 int output_json(const json_t *json);

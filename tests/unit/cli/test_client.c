@@ -225,6 +225,8 @@ static void refuses_broken_copies(void **state)
         pair(ends);
         struct copy_stream *s = copy_stream_new(ends[0]);
         put_frame(ends[1], cases[i].type, cases[i].payload, cases[i].size);
+        put_frame(ends[1], BG_FRAME_END, "\0\0\0\0", 4); /* which mends nothing */
+        assert_int_equal(copy_stream_read(s, &bytes), -EPROTO);
         assert_int_equal(copy_stream_read(s, &bytes), -EPROTO);
         free(s);
         (void)close(ends[0]);

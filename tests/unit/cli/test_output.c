@@ -135,7 +135,8 @@ static void formats_audit_lines(void **state)
 static void audit_lines_cannot_move_the_cursor(void **state)
 {
     (void)state;
-    static const char line[] = "{\"host\":\"\\u001b[2J\\n\\u202e\\u0000x\",\"path\":\"\\u009b\"}";
+    static const char line[] =
+        "{\"host\":\"\\u001b[2J\\n\\u202e\\u0000x\",\"path\":\"\\u009b\x7f\"}";
     char text[AUDIT_LINE_SIZE];
     struct bg_err err;
     char *json;
