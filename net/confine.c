@@ -38,7 +38,7 @@ static int close_others(const int *keep, size_t count)
 
 static int not_to_be_traced(void)
 {
-    return BG_SANITIZED || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 ? 0 : -errno;
+    return prctl(PR_SET_DUMPABLE, BG_SANITIZED, 0, 0, 0) < 0 ? -errno : 0;
 }
 
 int confine_start(const int *keep, size_t count, struct bg_err *err)
@@ -91,7 +91,7 @@ static int confine_files(bool *ret_landlock, struct bg_err *err)
     };
     *ret_landlock = false;
     long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
-    if (abi < 1)
+    if (abi < 1 || BG_SANITIZED)
         return 0;
     /* All rights of the first version; those of later versions are about files that could not be
      * opened anyway. */

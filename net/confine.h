@@ -4,8 +4,8 @@
  *   3. confine_finish: root's rights go; files only for reading and only those of the system that
  *      DNS and TLS use (Landlock); the system calls of serving (seccomp)
  * From then on what breaks into the process has the secrets of this sandbox and the network, but
- * not the disk, nor other processes. In sanitizer builds the filter and the ban on tracing are left
- * out, since their run-time needs them. */
+ * not the disk, nor other processes. In sanitizer builds Landlock, the filter and the ban on
+ * tracing are left out, since their run-time needs what those forbid. */
 #pragma once
 
 #include <stdbool.h>

@@ -29,6 +29,7 @@ static void audit(struct conn *conn, enum audit_decision decision, const char *r
     struct exchange *ex = &conn->exchange;
     /* A head that could not be read names nobody; then the connection's own name stands there. */
     const struct destination *to = ex->route.destination.port ? &ex->route.destination : &conn->to;
+    bool connected = ex->state == EXCHANGE_TLS || ex->state == EXCHANGE_FORWARD;
     struct audit_event event = {
         .stream = conn->stream,
         .host = to->host,
@@ -41,7 +42,7 @@ static void audit(struct conn *conn, enum audit_decision decision, const char *r
         .reason = reason,
         .detail = detail,
         .status = status,
-        .address = conn->upstream_address[0] ? conn->upstream_address : NULL,
+        .address = connected ? conn->upstream_address : NULL,
         .bytes_up = ex->bytes_up + (conn->websocket ? conn->bytes_up : 0),
         .bytes_down = ex->bytes_down + (conn->websocket ? conn->bytes_down : 0),
         .duration_ms = uv_now(conn->engine->loop) - ex->started_ms,

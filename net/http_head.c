@@ -235,6 +235,16 @@ static int parse_request_line(struct slice line, struct http_head *head, int *re
     return 0;
 }
 
+int http_head_check_request_line(const char *bytes, size_t size, int *ret_status,
+                                 struct bg_err *err)
+{
+    struct http_head head = {0};
+    struct slice rest = {bytes, size}, line;
+    *ret_status = 400;
+    int r = next_line(&rest, &line, err);
+    return r < 0 ? r : parse_request_line(line, &head, ret_status, err);
+}
+
 static int check_request(struct http_head *head, int *ret_status, struct bg_err *err)
 {
     if (slice_is(head->method, "trace")) {

@@ -49,6 +49,11 @@ struct http_head {
 int http_head_parse_request(const char *bytes, size_t size, struct http_head *ret, int *ret_status,
                             struct bg_err *err) BG_MUST_CHECK;
 
+/* Parses only the first line of a request, which ends in CR LF, so that what is no HTTP/1.x is not
+ * waited for. Errors as above. */
+int http_head_check_request_line(const char *bytes, size_t size, int *ret_status,
+                                 struct bg_err *err) BG_MUST_CHECK;
+
 /* The same for a response to a request with the given method. Errors: -EPROTO, -ENOMEM. */
 int http_head_parse_response(const char *bytes, size_t size, struct slice request_method,
                              struct http_head *ret, struct bg_err *err) BG_MUST_CHECK;

@@ -114,6 +114,18 @@ static size_t skip_empty_line(struct http_reader *reader, const uint8_t *bytes, 
     return used;
 }
 
+/* The first line alone, as soon as it is there. */
+static int check_first_line(struct http_reader *reader, struct bg_err *err)
+{
+    int status;
+    if (reader->is_response || reader->line_checked || reader->line_start == 0)
+        return 0;
+    reader->line_checked = true;
+    int r = http_head_check_request_line((const char *)buffer_bytes(&reader->raw),
+                                         buffer_size(&reader->raw), &status, err);
+    return r < 0 ? fail(reader, r, status) : 0;
+}
+
 static ssize_t feed_head(struct http_reader *reader, const uint8_t *bytes, size_t size,
                          struct bg_err *err)
 {
@@ -131,7 +143,7 @@ static ssize_t feed_head(struct http_reader *reader, const uint8_t *bytes, size_
         return fail(reader,
                     bg_err_set(err, -EPROTO, "a head of more than %d bytes", BG_EGRESS_HEAD_MAX),
                     431);
-    int r = end > 0 ? parse_head(reader, err) : 0;
+    int r = end > 0 ? parse_head(reader, err) : check_first_line(reader, err);
     return r < 0 ? r : (ssize_t)(skipped + take);
 }
 
@@ -210,6 +222,7 @@ void http_reader_next(struct http_reader *reader)
     buffer_reset(&reader->raw);
     reader->line_start = 0;
     reader->skipped = 0;
+    reader->line_checked = false;
     reader->request_method = (struct slice){0};
     reader->state = HTTP_READER_HEAD;
 }

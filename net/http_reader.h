@@ -27,6 +27,7 @@ struct http_reader {
         request_method; /* responses: of the request; borrowed until the response is done */
     struct buffer raw;  /* the head's bytes; head points into it until http_reader_next */
     size_t line_start;  /* in raw: where the line begins that is not whole yet */
+    bool line_checked;  /* requests: the first line is there and good */
     size_t skipped;     /* of an empty line before a request: 0, 1 (CR) or 2 */
     struct http_head head;
     llhttp_t parser;

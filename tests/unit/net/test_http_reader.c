@@ -98,6 +98,9 @@ static const struct {
     {false, "GET / HTTP/1.1\r\nHost: h\r\n\n", NULL, 400},
     {false, "\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", NULL, 400},
     {false, "GET / HTTP/1.1\r\nHost: h\r\n", NULL, 400}, /* ends early */
+    {false, "GET /\r\n", NULL, 400},
+    {false, "SSH-2.0-client\r\nmore", NULL, 400},
+    {false, "GET / HTTP/2\r\n", NULL, 505},
     {false, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", NULL, 505},
     {false, "BREW / HTTP/1.1\r\nHost: h\r\n\r\n", NULL, 501},
     {false, "get / HTTP/1.1\r\nHost: h\r\n\r\n", NULL, 501},

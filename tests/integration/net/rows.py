@@ -1,0 +1,354 @@
+"""The attack table: what a guest sends, what of it the upstream must get, what the guest must get,
+and what the audit log says. One row a case; more rows, not more code.
+
+In all bytes {P} {O} {L} {X} are the placeholders of KEY (for h.test and *.w.test), of OTHER (for
+e.test), of LOST (h.test; the store has no value) and of a secret of nobody; {S} is KEY's value; {H}
+is the host and port that the row connects to. An upstream's steps are pairs: bytes that must come,
+exactly, and bytes to answer with."""
+
+import base64
+import dataclasses
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+BAD_REQUEST = {"decision": "deny", "reason": "bad-request", "status": 400}
+ALLOWED = {"decision": "allow", "reason": "allowed", "status": 200}
+
+
+def basic(text):
+    """Base64 of a text that is filled in first, so written {B:text} in the rows."""
+    return b"{B:" + text + b"}"
+
+
+@dataclasses.dataclass
+class Row:
+    name: str
+    send: bytes = b""
+    upstream: object = ()     # steps; None: no connection may be made
+    guest: object = OK        # the exact bytes, (status, text within the body), or a list of both
+    audit: object = (ALLOWED,)
+    number: object = None     # in the catalogue of attacks
+    host: object = "h.test"
+    port: object = "good"     # an upstream's certificate, "http", or a number
+    tls: object = True        # False: bare
+    server_name: object = ""  # SNI other than host; None: none
+    alpn: object = ("http/1.1",)
+    form: int = 1             # 2: an address literal
+    refused: int = 0          # the stream's status
+    alert: str = ""           # the guest's handshake fails with it
+    closed: bool = False      # the proxy ends the connection by itself
+    step: int = 1 << 20       # how many bytes are sent at a time
+    alone: bool = False       # only where no name server can be asked
+    half_close: bool = False  # the guest ends its sending after the last byte
+
+
+def get(extra=b"", path=b"/"):
+    return b"GET " + path + b" HTTP/1.1\r\nHost: {H}\r\n" + extra + b"\r\n"
+
+
+def post(extra, body):
+    return b"POST / HTTP/1.1\r\nHost: {H}\r\n" + extra + b"\r\n" + body
+
+
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+USED = dict(ALLOWED, secrets=["KEY"])
+NOT_APPROVED = {"decision": "allow", "reason": "placeholder-not-approved", "status": 200,
+                "secrets": []}
+
+
+def refused(name, number, request, status=400, **more):
+    """A request that must not get anywhere."""
+    reason = {400: "bad-request", 421: "identity-mismatch", 403: "host-not-allowed"}.get(
+        status, "bad-request")
+    return Row(name, request, None, (status, b"bellglass: "),
+               ({"decision": "deny", "reason": reason, "status": status},), number, closed=True,
+               **more)
+
+
+ROWS = [
+    # --- plain use ---
+    Row("a request and its answer", get(b"A: b\r\n"), [(get(b"A: b\r\n"), OK)]),
+    Row("over plain HTTP", get(), [(get(), OK)], tls=False, port="http"),
+    Row("two on one connection", get(path=b"/1") + get(path=b"/2"),
+        [(get(path=b"/1"), OK), (get(path=b"/2"), OK)], OK + OK, (ALLOWED, ALLOWED)),
+    Row("byte by byte", get(b"A: b\r\n"), [(get(b"A: b\r\n"), OK)], step=1),
+    Row("a body with a length", post(b"Content-Length: 5\r\n", b"hello"),
+        [(post(b"Content-Length: 5\r\n", b"hello"), OK)],
+        audit=(dict(ALLOWED, bytes_up=5, bytes_down=2, method="POST", path="/"),)),
+    Row("a body in chunks, framed anew",
+        post(CHUNKED, b"2;ext=1\r\nhe\r\n03\r\nllo\r\n0\r\nTrailer: x\r\n\r\n"),
+        [(post(CHUNKED, b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"), OK)]),
+    Row("an answer in chunks", get(),
+        [(get(), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nok\r\n0\r\nT: x\r\n\r\n")],
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
+    Row("an answer until the end becomes chunks", get(),
+        [(get(), b"HTTP/1.0 200 OK\r\n\r\nok"), None],
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
+    Row("HEAD", b"HEAD / HTTP/1.1\r\nHost: {H}\r\n\r\n" + get(),
+        [(b"HEAD / HTTP/1.1\r\nHost: {H}\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"),
+         (get(), OK)],
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n" + OK, (ALLOWED, ALLOWED), number=32),
+    Row("the query is not in the audit", get(path=b"/p?token=1"), [(get(path=b"/p?token=1"), OK)],
+        audit=(dict(ALLOWED, path="/p"),)),
+    Row("a name in capitals with a dot", b"GET / HTTP/1.1\r\nHost: H.Test.:{PORT}\r\n\r\n",
+        [(get(), OK)], number=52),
+    Row("a subdomain by its suffix", get(), [(get(), OK)], host="a.w.test", number=51),
+    Row("an address that a rule names", get(), [(get(), OK)], host="127.0.0.1", form=2,
+        server_name=None),
+
+    # --- where a placeholder may stand ---
+    Row("a bearer token", get(b"Authorization: Bearer {P}\r\n"),
+        [(get(b"Authorization: Bearer {S}\r\n"), OK)], audit=(USED,), number=1),
+    Row("the same to a host of another secret", get(b"Authorization: Bearer {P}\r\n"),
+        [(get(b"Authorization: Bearer {P}\r\n"), OK)], host="e.test", audit=(NOT_APPROVED,), number=2),
+    Row("and in clear text", get(b"Authorization: Bearer {P}\r\n"),
+        [(get(b"Authorization: Bearer {P}\r\n"), OK)], tls=False, port="http",
+        audit=(NOT_APPROVED,), number=2),
+    Row("Basic, as the password", get(b"Authorization: Basic " + basic(b"user:{P}") + b"\r\n"),
+        [(get(b"Authorization: Basic " + basic(b"user:{S}") + b"\r\n"), OK)], audit=(USED,), number=4),
+    Row("Basic, as the user, one byte further", get(b"Authorization: basic " + basic(b"x{P}:") + b"\r\n"),
+        [(get(b"Authorization: basic " + basic(b"x{S}:") + b"\r\n"), OK)], audit=(USED,), number=4),
+    Row("Basic to another host", get(b"Authorization: Basic " + basic(b"u:{P}") + b"\r\n"),
+        [(get(b"Authorization: Basic " + basic(b"u:{P}") + b"\r\n"), OK)], host="e.test",
+        audit=(NOT_APPROVED,), number=4),
+    Row("in the path", get(path=b"/{P}"), [(get(path=b"/{P}"), OK)], number=5),
+    Row("in the query", get(path=b"/?k={P}"), [(get(path=b"/?k={P}"), OK)], number=5),
+    Row("in a cookie among others", get(b"Cookie: a=b; k={P}; c=d\r\n"),
+        [(get(b"Cookie: a=b; k={S}; c=d\r\n"), OK)], audit=(USED,), number=6),
+    Row("in a body", post(b"Content-Length: 81\r\n", b"{P}"),
+        [(post(b"Content-Length: 81\r\n", b"{P}"), OK)], number=7),
+    Row("cut by records", get(b"A: {P}\r\n"), [(get(b"A: {S}\r\n"), OK)], step=50, audit=(USED,),
+        number=9),
+    Row("in trailers and chunk extensions", post(CHUNKED, b"2;{P}\r\nok\r\n0\r\nT: {P}\r\n\r\n"),
+        [(post(CHUNKED, b"2\r\nok\r\n0\r\n\r\n"), OK)], number=14),
+    Row("twice, and in itself", get(b"A: {P}{P}\r\nB: BELLGLASS_SECRET_{P}\r\n"),
+        [(get(b"A: {S}{S}\r\nB: BELLGLASS_SECRET_{S}\r\n"), OK)], audit=(USED,), number=16),
+    Row("cut short", get(b"A: BELLGLASS_SECRET_aaaa\r\n"), [(get(b"A: BELLGLASS_SECRET_aaaa\r\n"), OK)],
+        number=16),
+    Row("of another sandbox", get(b"A: {X}\r\n"), [(get(b"A: {X}\r\n"), OK)],
+        audit=({"decision": "allow", "reason": "placeholder-unknown", "placeholders_unknown": 1},),
+        number=17),
+    Row("in a header's name", get(b"{P}: a\r\n"), [(get(b"{P}: a\r\n"), OK)], number=19),
+    Row("in Range", get(b"Range: {P}\r\n"), [(get(b"Range: {P}\r\n"), OK)], number=19),
+    refused("as the method", 19, b"{P} / HTTP/1.1\r\nHost: {H}\r\n\r\n", 501),
+    refused("as the host", 19, b"GET / HTTP/1.1\r\nHost: {P}\r\n\r\n"),
+    refused("as a length", 19, post(b"Content-Length: {P}\r\n", b"")),
+    Row("without a value in the store", get(b"A: {L}\r\n"), None, (503, b"secret LOST has no value"),
+        ({"decision": "error", "reason": "secret-without-value",
+          "secrets_without_value": ["LOST"]},)),
+    Row("Connection cannot drop a header", get(b"Connection: Authorization\r\nAuthorization: {P}\r\n"),
+        [(get(b"Authorization: {S}\r\n"), OK)], audit=(USED,), number=66),
+
+    # --- who it is really for ---
+    refused("fronting: another Host than the server name", 40, b"GET / HTTP/1.1\r\nHost: e.test\r\n\r\n",
+            421),
+    Row("another server name than the connection's", b"", None, None,
+        ({"decision": "deny", "reason": "identity-mismatch", "status": 421},), 41,
+        server_name="e.test", alert="unrecognized name"),
+    Row("a server name on a connection to an address", b"", None, None,
+        ({"decision": "deny", "reason": "identity-mismatch", "status": 421},), 43,
+        host="127.0.0.1", form=2, server_name="h.test", alert="unrecognized name"),
+    refused("an absolute target elsewhere", 42, b"GET https://e.test/ HTTP/1.1\r\nHost: {H}\r\n\r\n", 421),
+    Row("an absolute target here", b"GET https://{H}/x HTTP/1.1\r\nHost: {H}\r\n\r\n",
+        [(get(path=b"/x"), OK)], number=42),
+    refused("two Hosts", 42, get(b"Host: {H}\r\n")),
+    refused("a Host with a user", 42, b"GET / HTTP/1.1\r\nHost: u@h.test\r\n\r\n"),
+    refused("a Host with another port", 42, b"GET / HTTP/1.1\r\nHost: h.test:1\r\n\r\n", 421),
+    refused("a list of Hosts", 42, b"GET / HTTP/1.1\r\nHost: {H}, e.test\r\n\r\n"),
+    refused("an address as Host", 42, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 421),
+    Row("no server name", get(), [(get(), OK)], server_name=None, number=43),
+    Row("only h2", b"", None, None, ({"decision": "deny", "reason": "alpn-not-supported"},),
+        alpn=("h2",), alert="no application protocol"),
+    Row("an upstream with another name", get(b"A: {P}\r\n"), "handshake",
+        (502, b"cannot be trusted: its certificate is refused: "),
+        ({"decision": "error", "reason": "upstream-certificate", "status": 502},), 45, port="wrong"),
+    Row("an upstream that is expired", get(), "handshake", (502, b"has expired"),
+        ({"decision": "error", "reason": "upstream-certificate"},), 45, port="expired"),
+    Row("an upstream of an unknown CA", get(), "handshake", (502, b"issuer certificate"),
+        ({"decision": "error", "reason": "upstream-certificate"},), 45, port="unknown"),
+    Row("an upstream that signed itself", get(), "handshake", (502, b"self-signed"),
+        ({"decision": "error", "reason": "upstream-certificate"},), 45, port="self"),
+    Row("an upstream with a weak key", get(), "handshake", (502, b"too weak"),
+        ({"decision": "error", "reason": "upstream-certificate"},), 45, port="weak"),
+    Row("an upstream without TLS", get(), "handshake", (502, b"TLS handshake"),
+        ({"decision": "error", "reason": "upstream-tls"},), 45, port="http"),
+    Row("an upstream that is not there", get(), None, (502, b"cannot connect to h.test"),
+        ({"decision": "error", "reason": "connect-failed"},), port="dead"),
+    Row("a name that leads to loopback", get(), None, (403, b"a loopback address; if that is meant"),
+        ({"decision": "deny", "reason": "address-not-public", "status": 403},), 48,
+        host="localhost", tls=True),
+    Row("a name that is nowhere", get(), None, (502, b"cannot resolve nowhere.invalid"),
+        ({"decision": "error", "reason": "resolve-failed"},), host="nowhere.invalid", port=443,
+        alone=True),
+
+    # --- not allowed ---
+    Row("a host that no rule names, in TLS", get(), None,
+        (403, b"nobody.test:443 is not allowed by this sandbox's rules; allow it with --allow "
+              b"nobody.test\n"),
+        ({"decision": "deny", "reason": "host-not-allowed", "status": 403, "host": "nobody.test",
+          "rule": None},), host="nobody.test", port=443),
+    Row("in clear text", get(), None, (403, b"nobody.test:80 is not allowed"),
+        ({"decision": "deny", "reason": "host-not-allowed", "scheme": "http"},),
+        host="nobody.test", port=80, tls=False),
+    Row("on another port", get(), None, (403, b"allow it with --allow nobody.test:8080\n"),
+        ({"decision": "deny", "reason": "host-not-allowed"},), host="nobody.test", port=8080,
+        tls=False),
+    Row("twice, and one connection is enough", get() + get(), None,
+        [(403, b"not allowed"), (403, b"not allowed")],
+        ({"reason": "host-not-allowed"}, {"reason": "host-not-allowed"}), host="nobody.test",
+        port=443, number=64),
+    Row("the port of another rule", get(), None, (403, b"h.test:1444 is not allowed"),
+        ({"reason": "host-not-allowed"},), port=1444, number=56),
+    Row("the suffix itself", get(), None, (403, b"w.test:443 is not allowed"),
+        ({"reason": "host-not-allowed"},), host="w.test", port=443, number=51),
+    Row("a name that ends like it", get(), None, (403, b"not allowed"),
+        ({"reason": "host-not-allowed"},), host="evilw.test", port=443, number=51),
+    Row("a name with it in front", get(), None, (403, b"not allowed"),
+        ({"reason": "host-not-allowed"},), host="h.test.evil.test", port=443, number=51),
+    Row("the metadata service", get(), None, (403, b"169.254.169.254:80 is not allowed"),
+        ({"reason": "host-not-allowed"},), host="169.254.169.254", form=2, port=80, tls=False,
+        number=48),
+    Row("loopback as a number", get(), None, (403, b"127.0.0.1:80 is not allowed"),
+        ({"reason": "host-not-allowed", "host": "127.0.0.1"},), host="2130706433", port=80, tls=False,
+        number=47),
+    Row("loopback in octal", get(), None, (403, b"127.0.0.1:80 is not allowed"),
+        ({"reason": "host-not-allowed"},), host="0177.1", port=80, tls=False, number=47),
+    Row("loopback mapped into IPv6", get(), None, (403, b"127.0.0.1:80 is not allowed"),
+        ({"reason": "host-not-allowed"},), host="::ffff:127.0.0.1", form=2, port=80, tls=False,
+        number=47),
+    Row("an address with a zone", b"", None, None,
+        ({"decision": "deny", "reason": "bad-destination"},), host="fe80::1%eth0", form=2, port=80,
+        refused=-22, number=47),
+    Row("a name that is none", b"", None, None, ({"decision": "deny", "reason": "bad-destination"},),
+        host="a..b", port=80, refused=-22, number=52),
+    Row("a label of 64 bytes", b"", None, None, ({"reason": "bad-destination"},),
+        host="a" * 64 + ".test", port=80, refused=-22, number=52),
+    Row("a name in UTF-8", b"", None, None, ({"reason": "bad-destination"},),
+        host="b\u00fccher.test", port=80, refused=-22, number=52),
+    Row("a name called an address", b"", None, None, ({"reason": "bad-destination"},),
+        host="h.test", form=2, port=80, refused=-22),
+    Row("mail is refused at once", b"", None, None,
+        ({"decision": "deny", "reason": "host-not-allowed", "scheme": "tcp"},),
+        host="nobody.test", port=25, refused=-13),
+    Row("something else on a high port", b"\x00\x01\x02", None, b"",
+        ({"decision": "deny", "reason": "host-not-allowed"},), host="nobody.test", port=9999,
+        tls=False, closed=True),
+    Row("something else where only the web is allowed", b"SSH-2.0-x\r\n", None, b"",
+        ({"decision": "deny", "reason": "protocol-not-allowed"},), host="web.test", port=80,
+        tls=False, closed=True),
+
+    # --- other protocols ---
+    Row("plain TCP by a rule with a port", b"\x00\x01hello", [(b"\x00\x01hello", b"\x02world")],
+        b"\x02world", ({"decision": "allow", "scheme": "tcp", "bytes_up": 7, "bytes_down": 6},),
+        port="http", tls=False, half_close=True),
+    Row("a placeholder in it is only bytes", b"\x00{P}", [(b"\x00{P}", b"x")], b"x",
+        ({"scheme": "tcp", "secrets": []},), port="http", tls=False, half_close=True),
+    Row("a protocol where the server speaks first", b"", [(b"", b"220 hello\r\n"), None], b"220 hello\r\n",
+        ({"decision": "allow", "scheme": "tcp"},), port="http", tls=False,
+        closed=True),
+
+    # --- abuse of the protocol ---
+    refused("a length and chunks", 60, post(b"Content-Length: 5\r\n" + CHUNKED, b"0\r\n\r\n")),
+    refused("chunks and a length", 60, post(CHUNKED + b"Content-Length: 5\r\n", b"0\r\n\r\n")),
+    refused("two lengths", 60, post(b"Content-Length: 5\r\nContent-Length: 6\r\n", b"hello")),
+    refused("the same length twice", 60, post(b"Content-Length: 5\r\nContent-Length: 5\r\n", b"hello")),
+    refused("a signed length", 60, post(b"Content-Length: +5\r\n", b"hello")),
+    refused("a length in hex", 60, post(b"Content-Length: 0x5\r\n", b"hello")),
+    refused("a list of lengths", 60, post(b"Content-Length: 5,5\r\n", b"hello")),
+    refused("a length of 2^64", 60, post(b"Content-Length: 18446744073709551616\r\n", b"hello")),
+    Row("a length with white space", post(b"Content-Length:  5 \r\n", b"hello"),
+        [(post(b"Content-Length: 5\r\n", b"hello"), OK)], number=60),
+    refused("an unknown coding", 61, post(b"Transfer-Encoding: xchunked\r\n", b"")),
+    refused("two codings", 61, post(b"Transfer-Encoding: chunked, identity\r\n", b"")),
+    refused("a folded coding", 61, post(b"Transfer-Encoding:\r\n chunked\r\n", b"")),
+    refused("a vertical tab before it", 61, post(b"Transfer-Encoding: \x0bchunked\r\n", b"")),
+    Row("a tab before it is white space", post(b"Transfer-Encoding:\tchunked\r\n", b"0\r\n\r\n"),
+        [(post(CHUNKED, b"0\r\n\r\n"), OK)], number=61),
+    refused("a space before the colon", 62, post(b"Content-Length : 5\r\n", b"hello")),
+    refused("an empty name", 62, get(b": x\r\n")),
+    refused("a NUL", 62, get(b"A: \x00\r\n")),
+    refused("a bare CR", 62, get(b"A: b\rC: d\r\n")),
+    refused("a bare LF", 62, get(b"A: b\nC: d\r\n")),
+    refused("eight bits in a name", 62, get(b"\xc3\xa4: b\r\n")),
+    Row("a chunk size that overflows", post(CHUNKED, b"10000000000000000\r\nx"), "any",
+        (400, b"body: "), (BAD_REQUEST,), 63, closed=True),
+    Row("a negative chunk size", post(CHUNKED, b"-1\r\nx"), "any", (400, b"body: "), (BAD_REQUEST,),
+        63, closed=True),
+    Row("a huge chunk extension", post(CHUNKED, b"1;" + b"x" * 100000), "any",
+        (400, b"chunk line or trailers"), (BAD_REQUEST,), 63, closed=True),
+    Row("no last chunk", post(CHUNKED, b"2\r\nok\r\n"), "any", (400, b"ended inside"), (BAD_REQUEST,),
+        63, closed=True, half_close=True),
+    Row("a refused one in the middle", get(path=b"/1") + get(b"A: {L}\r\n") + get(path=b"/2"),
+        [(get(path=b"/1"), OK), (get(path=b"/2"), OK)], [OK, (503, b"LOST"), OK],
+        (ALLOWED, {"reason": "secret-without-value"}, ALLOWED), 64),
+    Row("HTTP/1.0", b"GET / HTTP/1.0\r\n\r\n", [(get(), OK)],
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok", number=65, closed=True),
+    Row("HTTP/1.0 that stays", b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", [(get(), OK)],
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nok", number=65),
+    Row("chunks for HTTP/1.0", b"GET / HTTP/1.0\r\n\r\n",
+        [(get(), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")],
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nok", number=65, closed=True),
+    refused("HTTP/0.9", 65, b"GET /\r\n"),
+    refused("HTTP/2 without asking", 65, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    refused("TRACE", 67, b"TRACE / HTTP/1.1\r\nHost: {H}\r\n\r\n", 405),
+    refused("CONNECT inside of TLS", 67, b"CONNECT {H} HTTP/1.1\r\nHost: {H}\r\n\r\n"),
+    Row("OPTIONS *", b"OPTIONS * HTTP/1.1\r\nHost: {H}\r\n\r\n",
+        [(b"OPTIONS * HTTP/1.1\r\nHost: {H}\r\n\r\n", OK)], number=67),
+    Row("an upgrade to something else is not asked for",
+        get(b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n"),
+        [(get(), OK)], number=66),
+    refused("a head that is too large", 62, get(b"A: " + b"x" * 70000 + b"\r\n"), 431),
+    refused("too many fields", 62, get(b"A: b\r\n" * 200), 431),
+    refused("an unknown expectation", 13, get(b"Expect: miracles\r\n"), 417),
+    Row("a WebSocket", get(b"Upgrade: websocket\r\nConnection: Upgrade\r\nX-Key: {P}\r\n") + b"{P}",
+        [(get(b"X-Key: {S}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"),
+          b"HTTP/1.1 101 Go\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nearly"),
+         (b"{P}", b"late"), None],
+        b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearlylate",
+        ({"decision": "allow", "status": 101, "secrets": ["KEY"], "bytes_up": 81, "bytes_down": 9},),
+        number=14),
+    Row("a WebSocket that is refused stays HTTP",
+        get(b"Upgrade: websocket\r\nConnection: Upgrade\r\n") + get(path=b"/2"),
+        [(get(b"Connection: Upgrade\r\nUpgrade: websocket\r\n"), OK), (get(path=b"/2"), OK)], OK + OK,
+        (ALLOWED, ALLOWED), number=75),
+
+    # --- upstreams ---
+    Row("a switch that nobody asked for", get(),
+        [(get(), b"HTTP/1.1 101 Go\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n")],
+        (502, b"switch of protocols"), ({"decision": "error", "reason": "upstream-response"},)),
+    Row("a length and chunks in an answer", get(),
+        [(get(), b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n")],
+        (502, b"both Content-Length and Transfer-Encoding"),
+        ({"decision": "error", "reason": "upstream-response", "status": 502},), 74),
+    Row("no answer", get(), [(get(), b""), None], (502, b"ended without an answer"),
+        ({"decision": "error", "reason": "upstream-response"},), 74),
+    Row("half an answer", get(), [(get(), b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok"), None],
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok",
+        ({"decision": "error", "reason": "upstream-response"},), 74, closed=True),
+    Row("interim answers", post(b"Expect: 100-continue\r\nContent-Length: 2\r\n", b"hi"),
+        [(post(b"Expect: 100-continue\r\nContent-Length: 2\r\n", b"hi"),
+          b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + OK)],
+        b"HTTP/1.1 100 Continue\r\n\r\n" + OK, number=13),
+    Row("a flood of interim answers", get(), [(get(), b"HTTP/1.1 102 P\r\n\r\n" * 17 + OK)],
+        (502, b"interim answers"), ({"decision": "error", "reason": "upstream-response"},), 76),
+    Row("as many as may be", get(), [(get(), b"HTTP/1.1 102 P\r\n\r\n" * 16 + OK)], number=76),
+    Row("another protocol is not advertised", get(),
+        [(get(), b"HTTP/1.1 200 OK\r\nAlt-Svc: h3=\":443\"\r\nContent-Length: 2\r\n\r\nok")],
+        number=58),
+    Row("a redirect passes as text", get(),
+        [(get(), b"HTTP/1.1 302 F\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n")],
+        b"HTTP/1.1 302 F\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n",
+        (dict(ALLOWED, status=302),), 57),
+    Row("line breaks do not get into the audit", get(path=b"/a%0a%22}"),
+        [(get(path=b"/a%0a%22}"), OK)], audit=(dict(ALLOWED, path="/a%0a%22}"),), number=86),
+]
+
+
+def fill(data, values):
+    """Puts placeholders, secrets and hosts into a row's bytes."""
+    for key, value in values.items():
+        data = data.replace(b"{" + key.encode() + b"}", value.encode())
+    while b"{B:" in data:
+        before, _, rest = data.partition(b"{B:")
+        text, _, after = rest.partition(b"}")
+        data = before + base64.b64encode(text) + after
+    return data

@@ -1,0 +1,853 @@
+#!/usr/bin/env -S python3 -B
+"""The egress proxy as a whole: the attack table of rows.py, then what a table cannot say. Prints TAP.
+As root it runs in a network namespace of its own, where only loopback is."""
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+import warnings
+
+import harness
+import rows
+from harness import DEADLINE_S, Failure, Proxy, Tap, Upstream, read_exactly, read_to_end
+
+CLONE_NEWNET = 0x40000000
+OK = rows.OK
+
+
+def enter_own_network():
+    """True when nothing but loopback is there now."""
+    if os.geteuid() != 0:
+        return False
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
+        return False
+    harness.run("ip", "link", "set", "lo", "up")
+    return True
+
+
+class World:
+    """Everything that the tests share."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.alone = enter_own_network()
+        certificates_folder = os.path.join(folder, "certificates")
+        os.mkdir(certificates_folder)
+        self.certificates = harness.Certificates(certificates_folder)
+        c = self.certificates
+        self.upstreams = {
+            "good": Upstream(c.server_context(c.good)), "http": Upstream(),
+            "wrong": Upstream(c.server_context(c.wrong_name)),
+            "expired": Upstream(c.server_context(c.expired)),
+            "unknown": Upstream(c.server_context(c.unknown_ca)),
+            "self": Upstream(c.server_context(c.self_signed)),
+            "weak": Upstream(c.server_context(c.weak)),
+        }
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            self.dead_port = closed.getsockname()[1]
+        self.allow = [f"h.test:{u.port}=127.0.0.1" for u in self.upstreams.values()]
+        for name in ("good", "http"):
+            port = self.upstreams[name].port
+            self.allow += [f"e.test:{port}=127.0.0.1", f"*.w.test:{port}=127.0.0.1",
+                           f"127.0.0.1:{port}", f"localhost:{port}"]
+        self.allow += [f"h.test:{self.dead_port}=127.0.0.1", "nowhere.invalid",
+                       "web.test=127.0.0.1"]
+        # A slow guest must not look like one that waits for the upstream to speak.
+        self.proxy = self.make("main", options=["--timeout=peek=2000"])
+        self.seen = b""  # all that any guest got
+
+    def make(self, name, allow=None, options=(), secrets=None):
+        folder = os.path.join(self.folder, name)
+        os.mkdir(folder)
+        return Proxy(folder, self.certificates, allow or self.allow, secrets, options)
+
+    def port(self, which):
+        if which == "dead":
+            return self.dead_port
+        return which if isinstance(which, int) else self.upstreams[which].port
+
+
+# --- a guest ---
+
+def wrap(connection, proxy, name, alpn=("http/1.1",)):
+    context = proxy.ca_context(alpn)
+    if name is None:
+        context.check_hostname = False
+    return context.wrap_socket(connection, server_hostname=name)
+
+
+@contextlib.contextmanager
+def guest(world, host="h.test", port="good", tls=True, proxy=None):
+    proxy = proxy or world.proxy
+    connection, status = proxy.connect(host, world.port(port))
+    if status != 0:
+        raise Failure(f"refused with {status}: {connection!r}")
+    if tls:
+        connection = wrap(connection, proxy, host)
+    with connection:
+        yield connection
+
+
+def read_response(connection):
+    """Status, head and body of a response with a length."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = connection.recv(1)
+        if not byte:
+            raise Failure(f"the connection ended after {head!r}")
+        head += byte
+    length = next((int(line.split(b":")[1]) for line in head.split(b"\r\n")
+                   if line.lower().startswith(b"content-length:")), 0)
+    return int(head.split(b" ")[1]), head, read_exactly(connection, length)
+
+
+def check_guest(connection, want, seen):
+    for part in want if isinstance(want, list) else [want]:
+        if isinstance(part, bytes):
+            got = read_exactly(connection, len(part))
+            seen.append(got)
+            if got != part:
+                raise Failure(f"the guest got {got!r}, not {part!r}")
+        else:
+            status, head, body = read_response(connection)
+            seen.append(head + body)
+            if status != part[0] or part[1] not in body:
+                raise Failure(f"the guest got {status} {body!r}, not {part!r}")
+
+
+def check_audit(proxy, want):
+    got = proxy.audit(len(want))
+    if len(got) != len(want):
+        raise Failure(f"{len(got)} audit lines, not {len(want)}: {got}")
+    for line, fields in zip(got, want):
+        for key, value in fields.items():
+            if line.get(key) != value:
+                raise Failure(f"audit: {key} is {line.get(key)!r}, not {value!r}: {line}")
+
+
+# --- the table ---
+
+def script_of(steps, values):
+    if steps == "any":
+        return read_to_end
+    if steps in (None, "handshake"):
+        return None
+
+    def script(connection):
+        for step in steps:
+            if step is None:
+                return
+            want, answer = rows.fill(step[0], values), rows.fill(step[1], values)
+            got = read_exactly(connection, len(want))
+            if got != want:
+                raise Failure(f"the upstream got {got!r}, not {want!r}")
+            connection.sendall(answer)
+        rest = read_to_end(connection)
+        if rest:
+            raise Failure(f"the upstream got {rest!r} besides")
+    return script
+
+
+def send(connection, data, step):
+    # A refused connection may be closed while we still send.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError, ssl.SSLError):
+        for at in range(0, len(data), step):
+            connection.sendall(data[at:at + step])
+
+
+def talk(row, world, connection, values):
+    if row.tls:
+        name = row.host if row.server_name == "" else row.server_name
+        if row.form == 2 and name is None:
+            name = row.host  # checked against the certificate, not sent
+        try:
+            connection = wrap(connection, world.proxy, name, row.alpn)
+        except ssl.SSLError as e:
+            if row.alert and row.alert in str(e).lower().replace("_", " "):
+                return
+            raise
+        if row.alert:
+            raise Failure("the handshake did not fail")
+    seen = []
+    with connection:
+        send(connection, rows.fill(row.send, values), row.step)
+        if row.half_close:
+            if row.tls:
+                harness.end_tls(connection)
+            connection.settimeout(DEADLINE_S)
+            socket.socket.shutdown(connection, socket.SHUT_WR)
+        if row.guest is not None:
+            want = row.guest
+            check_guest(connection, rows.fill(want, values) if isinstance(want, bytes) else want, seen)
+        if row.closed:
+            seen.append(read_to_end(connection))
+            if seen[-1]:
+                raise Failure(f"the guest got {seen[-1]!r} besides")
+    world.seen += b"".join(seen)
+
+
+def run_row(row, world):
+    try:
+        try_row(row, world)
+    except Exception:
+        world.proxy.audit_skip()
+        raise
+
+
+def try_row(row, world):
+    port = world.port(row.port)
+    values = {"P": harness.PLACEHOLDERS["KEY"], "O": harness.PLACEHOLDERS["OTHER"],
+              "L": harness.PLACEHOLDERS["LOST"], "X": harness.STRANGER,
+              "S": harness.SECRETS["KEY"], "PORT": str(port),
+              "H": f"{row.host}:{port}" if port not in (80, 443) else row.host}
+    for upstream in world.upstreams.values():
+        upstream.expect(None)
+    upstream = world.upstreams.get(row.port)
+    if upstream:
+        upstream.expect(script_of(row.upstream, values))
+    connection, status = world.proxy.connect(row.host, port, row.form)
+    if status != row.refused:
+        raise Failure(f"the stream's status is {status}, not {row.refused}: {connection!r}")
+    if status == 0:
+        talk(row, world, connection, values)
+    check_audit(world.proxy, row.audit)
+    for other in world.upstreams.values():
+        accepted, errors = other.settle()
+        if accepted and (row.upstream is None or other is not upstream):
+            raise Failure("a connection to an upstream was made")
+        if errors and row.upstream not in ("handshake", "any"):
+            raise errors[0]
+    if world.proxy.audit_rest():
+        raise Failure(f"more audit lines: {world.proxy.audit_rest()!r}")
+
+
+# --- what a table cannot say ---
+
+def run_test(test, world):
+    try:
+        test(world)
+    except Exception:
+        world.proxy.audit_skip()
+        raise
+
+
+def request(path=b"/", extra=b"", port=0, host=b"h.test"):
+    return (b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b":" + str(port).encode() + b"\r\n" +
+            extra + b"\r\n")
+
+
+def serve_requests(connection, answer=OK, count=None):
+    """Answers each request without a body; count: then closes."""
+    data = b""
+    while count is None or count > 0:
+        while b"\r\n\r\n" not in data:
+            more = connection.recv(65536)
+            if not more:
+                return
+            data += more
+        data = data.partition(b"\r\n\r\n")[2]
+        connection.sendall(answer)
+        count = count - 1 if count else count
+
+
+def test_reuses_an_upstream_connection(world):
+    upstream = world.upstreams["good"]
+    upstream.expect(serve_requests)
+    with guest(world) as connection:
+        for _ in range(3):
+            connection.sendall(request(port=upstream.port))
+            check_guest(connection, OK, [])
+    accepted, _ = upstream.settle()
+    if accepted != 1:
+        raise Failure(f"{accepted} connections for three requests")
+    world.proxy.audit_skip()
+
+
+def test_sends_again_when_a_kept_connection_was_closed(world):
+    upstream = world.upstreams["good"]
+    upstream.expect(lambda c: serve_requests(c, count=1))
+    with guest(world) as connection:
+        for _ in range(3):
+            connection.sendall(request(port=upstream.port))
+            check_guest(connection, OK, [])
+    world.proxy.audit_skip()
+
+
+def test_does_not_use_a_connection_with_surplus_again(world):
+    upstream = world.upstreams["good"]
+    wrong = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
+    upstream.expect(lambda c: serve_requests(c, OK + wrong))
+    with guest(world) as connection:
+        for _ in range(2):
+            connection.sendall(request(port=upstream.port))
+            check_guest(connection, OK, [])
+    accepted, _ = upstream.settle()
+    if accepted != 2:
+        raise Failure(f"{accepted} connections for two requests")
+    world.proxy.audit_skip()
+
+
+def test_carries_large_bodies_both_ways(world):
+    size = 32 << 20
+    upstream = world.upstreams["good"]
+    chunk = bytes(range(256)) * 256
+    digests = []
+
+    def script(connection):
+        read_head(connection)
+        digest, left = hashlib.sha256(), size
+        while left:
+            data = connection.recv(min(left, 65536))
+            if not data:
+                raise Failure("the upload ended early")
+            digest.update(data)
+            left -= len(data)
+        digests.append(digest.hexdigest())
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(size // len(chunk)):
+            connection.sendall(chunk)
+
+    upstream.expect(script)
+    want = hashlib.sha256(chunk * (size // len(chunk))).hexdigest()
+    with guest(world) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: h.test:%d\r\nContent-Length: %d\r\n\r\n"
+                           % (upstream.port, size))
+        for _ in range(size // len(chunk)):
+            connection.sendall(chunk)
+        _, _, body = read_response(connection)
+    if digests != [want] or hashlib.sha256(body).hexdigest() != want:
+        raise Failure("bytes changed on the way")
+    check_audit(world.proxy, [{"bytes_up": size, "bytes_down": size}])
+
+
+def read_head(connection):
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = connection.recv(1)
+        if not byte:
+            raise Failure("no head")
+        head += byte
+    return head
+
+
+def test_holds_little_for_a_guest_that_does_not_read(world):
+    upstream = world.upstreams["good"]
+    sent = [0]
+
+    def script(connection):
+        read_head(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (1 << 40))
+        connection.settimeout(1)  # once the buffers are full it stands still
+        with contextlib.suppress(TimeoutError, ssl.SSLError, OSError):
+            while True:
+                sent[0] += connection.send(b"x" * 65536)
+
+    upstream.expect(script)
+    with guest(world) as connection:
+        connection.sendall(request(port=upstream.port))
+        read_head(connection)
+        upstream.settle()
+        held = world.proxy.status("Private_Dirty")
+    if held > 8192:
+        raise Failure(f"{held} KiB")
+    if sent[0] > 32 << 20:
+        raise Failure(f"{sent[0]} bytes were taken from the upstream")
+    drain_after(world.proxy, 1)
+
+
+def drain_after(proxy, count):
+    if len(proxy.audit(count)) != count:
+        raise Failure("no audit line")
+
+
+def test_serves_many_connections_at_once(world):
+    upstream = world.upstreams["good"]
+    upstream.expect(serve_requests)
+    errors = []
+
+    def one(number):
+        try:
+            with guest(world) as connection:
+                connection.sendall(request(b"/%d" % number, port=upstream.port))
+                check_guest(connection, OK, [])
+        except Exception as e:  # pylint: disable=broad-except; told below
+            errors.append(e)
+
+    # connect() counts streams; the supervisor is one process, too.
+    lock, connect = threading.Lock(), world.proxy.connect
+
+    def locked_connect(*arguments):
+        with lock:
+            return connect(*arguments)
+
+    world.proxy.connect = locked_connect
+    try:
+        threads = [threading.Thread(target=one, args=(i,)) for i in range(100)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        world.proxy.connect = connect
+    if errors:
+        raise errors[0]
+    drain_after(world.proxy, 100)
+
+
+def test_lets_go_of_an_upstream_when_the_guest_is_gone(world):
+    upstream = world.upstreams["good"]
+    asked, ended = threading.Event(), threading.Event()
+
+    def script(connection):
+        read_head(connection)
+        asked.set()
+        if read_to_end(connection) == b"":
+            ended.set()
+
+    upstream.expect(script)
+    with guest(world) as connection:
+        connection.sendall(request(port=upstream.port))
+        asked.wait(DEADLINE_S)
+    if not ended.wait(DEADLINE_S):
+        raise Failure("the upstream connection stayed")
+    check_audit(world.proxy, [{"decision": "error", "reason": "guest-gone"}])
+
+
+def test_answers_a_guest_that_has_ended_its_sending(world):
+    upstream = world.upstreams["http"]
+    upstream.expect(serve_requests)
+    with guest(world, port="http", tls=False) as connection:
+        connection.sendall(request(port=upstream.port))
+        connection.shutdown(socket.SHUT_WR)
+        check_guest(connection, OK, [])
+        if read_to_end(connection):
+            raise Failure("more than the answer")
+    drain_after(world.proxy, 1)
+
+
+def client_hello(proxy, name):
+    """The bytes that a TLS client begins with."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = proxy.ca_context(["http/1.1"]).wrap_bio(incoming, outgoing, server_hostname=name)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
+
+
+def test_takes_a_client_hello_in_records_of_one_byte(world):
+    hello = client_hello(world.proxy, "h.test")[5:]
+    connection, _ = world.proxy.connect("h.test", world.port("good"))
+    with connection:
+        for byte in hello:
+            connection.sendall(b"\x16\x03\x01\x00\x01" + bytes([byte]))
+        if connection.recv(1) != b"\x16":
+            raise Failure("no ServerHello")
+    drain_after(world.proxy, 1)
+
+
+def test_refuses_tls_garbage(world):
+    cases = [b"\x16\x03\x01\x00\x05\x02\x00\x00\x01\x00", b"\x16\x03\x01\xff\xff",
+             b"\x16\x02\x00\x00\x01", b"\x16\x03\x01\x40\x00\x01\x00\xff\xfc" + b"\0" * 16380]
+    for case in cases:
+        connection, _ = world.proxy.connect("h.test", world.port("good"))
+        with connection:
+            connection.sendall(case)
+            answer = read_to_end(connection)
+        if answer != b"\x15\x03\x03\x00\x02\x02\x32":
+            raise Failure(f"{case[:8]!r}: {answer!r}")
+        check_audit(world.proxy, [{"decision": "deny", "reason": "bad-client-hello"}])
+
+
+def test_refuses_old_tls(world):
+    context = world.proxy.ca_context(["http/1.1"])
+    context.set_ciphers("DEFAULT@SECLEVEL=0")
+    with contextlib.suppress(ValueError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.TLSv1_1
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    connection, _ = world.proxy.connect("h.test", world.port("good"))
+    try:
+        context.wrap_socket(connection, server_hostname="h.test").close()
+    except ssl.SSLError:
+        check_audit(world.proxy, [{"decision": "error", "reason": "guest-tls"}])
+        return
+    raise Failure("TLS 1.1 was spoken")
+
+
+def test_mints_more_names_than_it_keeps(world):
+    for number in list(range(300)) + [0, 299]:
+        connection, _ = world.proxy.connect(f"n{number}.nobody.test", 443)
+        with wrap(connection, world.proxy, f"n{number}.nobody.test") as tls:
+            tls.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            if read_response(tls)[0] != 403:
+                raise Failure("not refused")
+    drain_after(world.proxy, 302)
+
+
+def test_takes_odd_messages_of_the_supervisor(world):
+    proxy = world.proxy
+    for body in (b"x", b"\1\0\0\0", b"\1\0\0\0\1\0\0\0\0\0\0", struct.pack("<IBHI", 1, 3, 80, 1) + b"a",
+                 struct.pack("<IBHI", 1, 1, 80, 9) + b"a", struct.pack("<IBHI", 1, 1, 0, 1) + b"a",
+                 struct.pack("<IBHI", 1, 1, 80, 1) + b"\0"):
+        with proxy.message(body) as connection:
+            header = read_exactly(connection, 12)
+            if len(header) != 12 or struct.unpack("<4siI", header)[1] != -71:
+                raise Failure(f"{body!r}: {header!r}")
+    with proxy.message(b"x" * 5000) as connection:  # too long to be one
+        if read_to_end(connection):
+            raise Failure("an answer to no message")
+    proxy.supervisor.send(b"no socket with it")
+    upstream = world.upstreams["http"]
+    upstream.expect(serve_requests)
+    with guest(world, port="http", tls=False) as connection:
+        connection.sendall(request(port=upstream.port))
+        check_guest(connection, OK, [])
+    drain_after(proxy, 1)
+
+
+def test_keeps_secrets_to_itself(world):
+    pid = world.proxy.process.pid
+    places = {"audit": world.proxy.audit_path, "log": world.proxy.log_path,
+              "arguments": f"/proc/{pid}/cmdline"}
+    if os.geteuid() == 0:
+        places["environment"] = f"/proc/{pid}/environ"
+    else:
+        try:
+            open(f"/proc/{pid}/mem", "rb").close()
+        except PermissionError:
+            pass
+        else:
+            raise Failure("its memory can be read")
+    for secret in harness.SECRETS.values():
+        for what, path in places.items():
+            with open(path, "rb") as f:
+                if secret.encode() in f.read():
+                    raise Failure(f"a secret is in the {what}")
+        if secret.encode() in world.seen:
+            raise Failure("a guest got a secret")
+    with open(f"/proc/{pid}/status", encoding="ascii") as f:
+        status = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+    if status["NoNewPrivs"] != "1":
+        raise Failure("new privileges can be had")
+    if not harness.SANITIZED and status["Seccomp"] != "2":
+        raise Failure("no seccomp filter")
+    if os.geteuid() == 0 and "0" in status["Uid"].split():
+        raise Failure("it runs as root")
+    with open(f"/proc/{pid}/limits", encoding="ascii") as f:
+        core = next(line for line in f if line.startswith("Max core"))
+    if core.split()[4] != "0":
+        raise Failure("it can dump core")
+
+
+def test_is_small_when_idle(world):
+    proxy = world.make("idle")
+    connection, _ = proxy.connect("nobody.test", 80)
+    with connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        read_response(connection)
+    private = proxy.status("Private_(?:Clean|Dirty)")
+    print(f"# idle: {private} KiB private, of it {proxy.status('Private_Dirty')} KiB dirty")
+    if proxy.stop() != 0:
+        raise Failure("it did not end well")
+    if private > 4096:
+        raise Failure(f"{private} KiB private")
+
+
+def test_comes_back_from_files_alone(world):
+    upstream = world.upstreams["good"]
+    proxy = world.make("crash")
+    asked = threading.Event()
+
+    def stuck(connection):
+        read_head(connection)
+        asked.set()
+        read_to_end(connection)
+
+    upstream.expect(stuck)
+    with guest(world, proxy=proxy) as connection:
+        connection.sendall(request(port=upstream.port))
+        asked.wait(DEADLINE_S)
+        proxy.process.send_signal(signal.SIGKILL)
+        proxy.process.wait(DEADLINE_S)
+        if read_to_end(connection):
+            raise Failure("an answer from the dead")
+    proxy.supervisor.close()
+    proxy.start()
+    upstream.expect(serve_requests)
+    with guest(world, proxy=proxy) as connection:
+        connection.sendall(request(port=upstream.port, extra=b"A: %s\r\n" %
+                                   harness.PLACEHOLDERS["KEY"].encode()))
+        check_guest(connection, OK, [])
+    lines = proxy.audit(3)
+    if lines[-1]["secrets"] != ["KEY"]:
+        raise Failure(f"{lines}")
+    if proxy.stop() != 0:
+        raise Failure("it did not end well")
+
+
+def test_says_at_start_which_secret_is_missing(world):
+    proxy = world.make("missing")
+    check_audit(proxy, [{"decision": "error", "reason": "secret-without-value",
+                         "secrets_without_value": ["LOST"]}])
+    with open(proxy.log_path, encoding="utf-8") as f:
+        if "no secret 'LOST'; set it with 'bellglass secret set LOST'" not in f.read():
+            raise Failure("the log does not say it")
+    proxy.stop()
+
+
+def expect_no_start(proxy, text):
+    if proxy.process.wait(DEADLINE_S) != 125:
+        raise Failure("it started")
+    with open(proxy.log_path, encoding="utf-8") as f:
+        log = f.read()
+    if text not in log:
+        raise Failure(f"the log says {log!r}")
+    proxy.supervisor.close()
+
+
+def test_does_not_start_on_damaged_files(world):
+    proxy = world.make("damaged", allow=["good.test", "bad rule"])
+    expect_no_start(proxy, "'bad rule'")
+    proxy = world.make("damaged2")
+    proxy.stop()
+    with open(os.path.join(proxy.home, "data", "ca", "ca.key"), "w", encoding="ascii") as f:
+        f.write("nonsense")
+    proxy.start()
+    expect_no_start(proxy, "remove both and a new CA is made")
+    os.remove(os.path.join(proxy.home, "data", "ca", "ca.key"))
+    os.remove(os.path.join(proxy.home, "data", "ca", "ca.pem"))
+    with open(os.path.join(proxy.sandbox, "sandbox.json"), "w", encoding="ascii") as f:
+        f.write("{")
+    proxy.start()
+    expect_no_start(proxy, "sandbox.json")
+
+
+def test_ends_slow_phases(world):
+    milliseconds = {"peek": 50, "handshake": 200, "head": 200, "idle": 200, "response": 200,
+                    "stall": 200, "linger": 200}
+    options = [f"--timeout={phase}={ms}" for phase, ms in milliseconds.items()]
+    proxy = world.make("slow", allow=world.allow + ["h.test=127.0.0.1"], options=options)
+    drain_after(proxy, 1)  # LOST
+    upstream = world.upstreams["good"]
+
+    def ends(name, send_bytes, status, audit, script=None, tls=True, port="good"):
+        upstream.expect(script)
+        with guest(world, proxy=proxy, tls=tls, port=port) as connection:
+            connection.sendall(send_bytes)
+            if status:
+                got = read_response(connection)[0]
+                if got != status:
+                    raise Failure(f"{name}: {got}")
+            if read_to_end(connection):
+                raise Failure(f"{name}: not closed")
+        check_audit(proxy, audit)
+
+    timeout = {"reason": "timeout"}
+    head = b"GET / HTTP/1.1\r\nHost: h.test:%d\r\n" % upstream.port
+    ends("head", head, 408, [dict(timeout, status=408)])
+    ends("idle", b"", 0, [])
+    ends("body", head.replace(b"GET", b"POST") + b"Content-Length: 5\r\n\r\nhe", 408,
+         [dict(timeout, status=408)], read_to_end)
+    ends("response", head + b"\r\n", 504, [dict(timeout, status=504)], read_to_end)
+    # A handshake that stops half-way, and one that has not begun.
+    for piece in (b"\x16\x03", client_hello(proxy, "h.test")):
+        connection, _ = proxy.connect("h.test", upstream.port)
+        with connection:
+            connection.sendall(piece)
+            read_to_end(connection)
+        check_audit(proxy, [timeout])
+    proxy.stop()
+
+
+def test_counts_connections(world):
+    proxy = world.make("few", options=["--connections=4"])
+    drain_after(proxy, 1)  # LOST
+    held = [proxy.connect("h.test", world.port("good")) for _ in range(4)]
+    if any(status for _, status in held):
+        raise Failure("refused too early")
+    text, status = proxy.connect("h.test", world.port("good"))
+    if status != -11 or b"too many" not in text:
+        raise Failure(f"{status} {text!r}")
+    held.pop()[0].close()
+    deadline = time.monotonic() + DEADLINE_S
+    while proxy.connect("h.test", world.port("good"))[1] != 0:
+        if time.monotonic() > deadline:
+            raise Failure("a place did not become free")
+    for connection, _ in held:
+        connection.close()
+    proxy.stop()
+
+
+class Forward:
+    """bellglass-proxy as a forward proxy."""
+
+    def __init__(self, world, *options):
+        self.home = os.path.join(world.folder, "main")
+        environment = dict(os.environ, BELLGLASS_HOME=self.home)
+        self.process = subprocess.Popen(
+            [world.proxy.program("bellglass-proxy"), "--listen", "127.0.0.1:0", *options],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.port = int(self.process.stdout.readline().rsplit(":", 1)[1])
+
+    def connect(self):
+        connection = socket.create_connection(("127.0.0.1", self.port))
+        connection.settimeout(DEADLINE_S)
+        return connection
+
+    def stop(self):
+        self.process.terminate()
+        _, errors = self.process.communicate(timeout=DEADLINE_S)
+        if self.process.returncode != 0:
+            raise Failure(f"status {self.process.returncode}: {errors}")
+        return errors
+
+
+def test_is_a_forward_proxy(world):
+    http, https = world.upstreams["http"], world.upstreams["good"]
+    forward = Forward(world, "--allow", f"h.test:{http.port}=127.0.0.1", "--allow",
+                      f"h.test:{https.port}=127.0.0.1", "--secret", "KEY@h.test", "--upstream-ca",
+                      world.certificates.path("ca.pem"))
+    name, _, placeholder = forward.process.stdout.readline().strip().partition("=")
+    if name != "KEY" or not placeholder.startswith("BELLGLASS_SECRET_"):
+        raise Failure("no placeholder")
+    got = []
+
+    def script(connection):
+        got.append(read_head(connection))
+        connection.sendall(OK)
+        read_to_end(connection)
+
+    http.expect(script)
+    https.expect(script)
+    with forward.connect() as connection:
+        connection.sendall(b"GET http://h.test:%d/x HTTP/1.1\r\nHost: h.test:%d\r\n"
+                           b"Proxy-Connection: keep-alive\r\n\r\n" % (http.port, http.port))
+        check_guest(connection, OK, [])
+        connection.sendall(b"GET http://nobody.test/ HTTP/1.1\r\nHost: nobody.test\r\n\r\n")
+        if read_response(connection)[0] != 403:
+            raise Failure("not refused")
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: h.test\r\n\r\n")
+        if read_response(connection)[0] != 400:
+            raise Failure("not refused")
+    with forward.connect() as connection:
+        connection.sendall(b"CONNECT h.test:%d HTTP/1.1\r\nHost: h.test:%d\r\n\r\n"
+                           % (https.port, https.port))
+        if b" 200 " not in read_head(connection):
+            raise Failure("no tunnel")
+        with wrap(connection, world.proxy, "h.test") as tls:
+            tls.sendall(request(port=https.port, extra=b"A: %s\r\n" % placeholder.encode()))
+            check_guest(tls, OK, [])
+    with forward.connect() as connection:
+        connection.sendall(b"CONNECT nobody.test:443 HTTP/1.1\r\nHost: nobody.test:443\r\n\r\n")
+        if b" 403 " not in read_head(connection):
+            raise Failure("not refused")
+    if got != [b"GET /x HTTP/1.1\r\nHost: h.test:%d\r\n\r\n" % http.port,
+               request(port=https.port, extra=b"A: %s\r\n" % harness.SECRETS["KEY"].encode())]:
+        raise Failure(f"{got}")
+    lines = [json.loads(line) for line in forward.stop().splitlines() if line.startswith("{")]
+    if [line["decision"] for line in lines] != ["allow", "deny", "deny", "allow", "deny"]:
+        raise Failure(f"{lines}")
+
+
+def test_lets_nothing_out_when_the_audit_log_is_full(world):
+    upstream = world.upstreams["http"]
+    upstream.expect(serve_requests)
+    forward = Forward(world, "--allow", f"h.test:{upstream.port}=127.0.0.1", "--audit", "/dev/full")
+    target = b"GET http://h.test:%d/ HTTP/1.1\r\nHost: h.test:%d\r\n\r\n" % (upstream.port,
+                                                                            upstream.port)
+    with forward.connect() as connection:
+        connection.sendall(target)  # its line is the first that cannot be written
+        check_guest(connection, OK, [])
+        connection.sendall(target)
+        status, _, body = read_response(connection)
+        if status != 503 or b"audit log cannot be written" not in body:
+            raise Failure(f"{status} {body!r}")
+    if "cannot write the audit log" not in forward.stop():
+        raise Failure("the log does not say it")
+
+
+def test_makes_one_ca_for_all_who_come_at_once(world):
+    home = os.path.join(world.folder, "race")
+    environment = dict(os.environ, BELLGLASS_HOME=home)
+    program = world.proxy.program("bellglass-proxy")
+    many = [subprocess.Popen([program, "ca-path"], env=environment, stdout=subprocess.PIPE,
+                             text=True) for _ in range(8)]
+    paths = {p.communicate(timeout=DEADLINE_S)[0] for p in many}
+    if any(p.returncode for p in many) or len(paths) != 1:
+        raise Failure(f"{paths}")
+    folder = os.path.join(home, "data", "ca")
+    if sorted(os.listdir(folder)) != ["ca.key", "ca.pem", "lock"]:
+        raise Failure(f"{os.listdir(folder)}")
+    if os.stat(os.path.join(folder, "ca.key")).st_mode & 0o777 != 0o600:
+        raise Failure("the key's mode")
+    # They fit each other: the next one takes them.
+    harness.run("env", f"BELLGLASS_HOME={home}", program, "ca-path")
+
+
+def secret(world, *arguments, value=b"", variables=None):
+    environment = dict(os.environ, BELLGLASS_HOME=os.path.join(world.folder, "store"),
+                       **(variables or {}))
+    return subprocess.run([world.proxy.program("bellglass-secret"), *arguments], input=value,
+                          env=environment, capture_output=True, timeout=DEADLINE_S)
+
+
+def test_stores_secrets_without_showing_them(world):
+    for arguments, value, variables in (
+            (("set", "A"), b"value-1\n", None), (("set", "B", "--from-env", "SRC"), b"",
+                                                 {"SRC": "value-2"})):
+        done = secret(world, *arguments, value=value, variables=variables)
+        if done.returncode != 0 or done.stdout or done.stderr:
+            raise Failure(f"{done}")
+    folder = os.path.join(world.folder, "store", "data", "secrets")
+    with open(os.path.join(folder, "A"), "rb") as a, open(os.path.join(folder, "B"), "rb") as b:
+        if a.read() != b"value-1" or b.read() != b"value-2":
+            raise Failure("not what was set")
+    listed = secret(world, "ls", "--json")
+    if [e["name"] for e in json.loads(listed.stdout)] != ["A", "B"] or b"value" in listed.stdout:
+        raise Failure(f"{listed}")
+    if b"value" in secret(world, "ls").stdout:
+        raise Failure("a value is listed")
+    for arguments, value, text in (
+            (("set", "A"), b"a\nb", b"line break"), (("set", "A"), b"", b"empty"),
+            (("set", "A"), b"x" * 65537, b"larger"), (("set", "A"), b"a\0b", b"NUL"),
+            (("set", "1A"), b"x", b"name"), (("set", "A", "value-3"), b"", b"stdin"),
+            (("set", "A", "--from-env", "NOT_SET"), b"", b"not set"), (("rm", "C"), b"", b"no secret"),
+            (("frob",), b"", b"see bellglass secret --help"), ((), b"", b"--help")):
+        done = secret(world, *arguments, value=value)
+        if done.returncode != 125 or text not in done.stderr or b"value-3" in done.stderr:
+            raise Failure(f"{arguments}: {done}")
+    if secret(world, "rm", "A").returncode != 0 or os.path.exists(os.path.join(folder, "A")):
+        raise Failure("not removed")
+    if not secret(world, "--help").stdout.startswith(b"usage: bellglass secret"):
+        raise Failure("no help")
+
+
+def main():
+    tap = Tap()
+    with harness.temporary_folder() as folder:
+        world = World(folder)
+        drain_after(world.proxy, 1)  # LOST has no value; it says so at start
+        for row in rows.ROWS:
+            name = f"{row.number}: {row.name}" if row.number else row.name
+            if row.alone and not world.alone:
+                continue
+            tap.check(name, run_row, row, world)
+        for name, test in list(globals().items()):
+            if name.startswith("test_"):
+                tap.check(name[5:].replace("_", " "), run_test, test, world)
+        tap.check("ends when its supervisor does", lambda: world.proxy.stop() == 0 or 1 / 0)
+    return tap.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
