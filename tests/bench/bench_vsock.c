@@ -120,7 +120,7 @@ static pid_t start_user_net(const char *image, const char *initrd, uint16_t port
             _exit(126);
         (void)execlp("qemu-system-x86_64", "qemu-system-x86_64", "-nodefaults", "-no-user-config",
                      "-display", "none", "-machine", "pc", "-accel", accel ? accel : "tcg", "-cpu",
-                     "max", "-m", "512", "-smp", "1", "-kernel", kernel, "-initrd", initrd,
+                     "max,-erms", "-m", "512", "-smp", "1", "-kernel", kernel, "-initrd", initrd,
                      "-append", "quiet panic=-1 rdinit=/init", "-netdev", net, "-device",
                      "virtio-net-pci,netdev=n,romfile=", (char *)NULL);
         _exit(126);
