@@ -59,6 +59,8 @@ static int set_up(const struct spawn_opts *opts)
     struct rlimit files = {.rlim_cur = FILES_SOFT, .rlim_max = FILES_HARD};
     (void)setrlimit(RLIMIT_NOFILE, &files); /* without the right to raise it: it stays */
     become_killable();
+    const struct sched_param none = {0};
+    (void)sched_setscheduler(0, SCHED_OTHER, &none); /* the agent is a batch task; a right of all */
     (void)umask(022);
     return opts->drop_rights ? enter_user(opts->account) : 0;
 }
