@@ -69,7 +69,8 @@ static void files_can_be_made_moved_and_removed(void **state)
     (void)vm_host(
         vm,
         "cd %s; mkdir -p a/b; echo one >a/one; mv a/one a/b/two; ln -s two a/b/link; ln a/b/two "
-        "a/hard; cat a/b/link >>a/b/two; chmod 700 a/b; truncate -s 5 a/hard; touch -d @1000000000 "
+        "a/hard; cat a/b/link >a/three; cat a/three >>a/b/two; chmod 700 a/b; truncate -s 5 "
+        "a/hard; touch -d @1000000000 "
         "a/hard; printf odd >$'\\xff-name'",
         m);
     assert_string_equal(

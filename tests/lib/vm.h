@@ -121,9 +121,10 @@ json_t *vm_json(struct vm *vm, const char *arg, ...) __attribute__((sentinel));
 
 /* A command in the background. */
 struct vm_process {
-    pid_t pid;   /* 0 when it has been waited for */
-    int in, out; /* to and from it; the pty's master for both with a terminal; -1 closed */
-    char *text;  /* all output read so far, NUL-terminated */
+    pid_t pid; /* 0 when it has been waited for */
+    int in,
+        out; /* to and from it; the pty's master for both with a terminal; -1: a test closed it */
+    char *text; /* all output read so far, NUL-terminated */
     size_t text_size;
     size_t matched; /* what vm_expect has gone past */
 };
