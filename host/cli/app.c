@@ -1,8 +1,33 @@
 #include "host/cli/app.h"
 
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
+
+/* A command started without one of these would give its number to some file it opens. */
+static bool open_standard_fds(void)
+{
+    int fd;
+    do {
+        fd = open("/dev/null", O_RDWR); /* helpers shall have them too */
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    return fd >= 0 && close(fd) == 0;
+}
+
+bool app_start(void)
+{
+    if (!open_standard_fds())
+        return false;
+    /* Nothing that we were started with by accident goes on to a helper. Linux 5.11; older ones
+     * pass it on, which is no error. */
+    (void)close_range(STDERR_FILENO + 1, UINT_MAX, CLOSE_RANGE_CLOEXEC);
+    (void)signal(SIGPIPE, SIG_IGN); /* cannot fail */
+    return true;
+}
 
 int app_paths(struct app *app, struct bg_err *err)
 {

@@ -29,3 +29,7 @@ void app_note(const char *format, ...) BG_PRINTF(1, 2);
 /* Flushes stdout and says if that failed (a full disk): the last step of commands that print.
  * Returns status, or APP_FAILED. */
 int app_printed(int status);
+
+/* The first thing in main: standard fds are open, nothing else is passed on, SIGPIPE is an error
+ * like others. Returns false if even /dev/null cannot be opened. */
+bool app_start(void);

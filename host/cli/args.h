@@ -29,7 +29,7 @@ struct command {
     const char *const *examples;       /* NULL-terminated, may be NULL */
     /* Everything after the first operand belongs to it, options too (commands that run others). */
     bool rest_is_operands;
-    /* The whole line goes to this helper program, unread (image, secret). */
+    /* The whole line goes to this helper program, unread (image, secret, cp). */
     const char *helper;
     int operands_min, operands_max; /* max < 0: any number */
     /* Returns the exit status. */

@@ -55,15 +55,16 @@ static int check_target(const char *dir, char **ret_dir, struct bg_err *err)
                           "this container the device",
                           strerror(errno));
     BG_AUTOFREE char *path = realpath(dir, NULL);
-    if (!path && (errno == ENOTCONN || errno == EIO))
-        return bg_err_set(err, -ENOTCONN, "%s is a dead mount: bellglass umount %s", quoted, dir);
-    if (!path)
-        return bg_err_set(err, -errno, "%s: %s%s", quoted, strerror(errno),
-                          errno == ENOENT ? "; make the folder first" : "");
-    if (stat(path, &st) < 0 || !S_ISDIR(st.st_mode))
+    int r = path && stat(path, &st) == 0 ? 0 : -errno;
+    if (r == -ENOTCONN || r == -EIO)
+        return bg_err_set(err, r, "%s is a dead mount: bellglass umount %s", quoted, dir);
+    if (r < 0)
+        return bg_err_set(err, r, "%s: %s%s", quoted, strerror(-r),
+                          r == -ENOENT ? "; make the folder first" : "");
+    if (!S_ISDIR(st.st_mode))
         return bg_err_set(err, -ENOTDIR, "%s is not a folder", quoted);
     struct mount_list mounts;
-    int r = mounts_read(&mounts, err);
+    r = mounts_read(&mounts, err);
     if (r < 0)
         return r;
     for (size_t i = 0; i < mounts.count; i++)

@@ -37,7 +37,7 @@ static int unknown_command(const char *name)
     return app_fail(&err);
 }
 
-/* image, secret: the rest of the line as it is. */
+/* image, secret, cp: the rest of the line as it is. */
 static int run_helper(const struct command *command, int argc, char **argv)
 {
     BG_AUTOFREE char *path = NULL;
@@ -57,12 +57,11 @@ static int run_helper(const struct command *command, int argc, char **argv)
     return app_fail(&err);
 }
 
-static int run_command(struct app *app, const struct command *command, int argc, char **argv)
+int command_run(struct app *app, const struct command *command,
+                int (*run)(struct app *app, const struct args *args), int argc, char **argv)
 {
     struct bg_err err;
     struct args args;
-    if (command->helper)
-        return run_helper(command, argc, argv);
     if (args_parse(command, argc, argv, &args, &err) < 0)
         return app_fail(&err);
     int status;
@@ -70,7 +69,7 @@ static int run_command(struct app *app, const struct command *command, int argc,
         help_command(stdout, command);
         status = app_printed(0);
     } else {
-        status = command->run(app, &args);
+        status = run(app, &args);
     }
     args_done(&args);
     return status;
@@ -88,5 +87,8 @@ int commands_run(struct app *app, int argc, char **argv)
     else if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0)
         name = "version";
     const struct command *command = command_find(name);
-    return command ? run_command(app, command, argc - 1, argv + 1) : unknown_command(name);
+    if (!command)
+        return unknown_command(name);
+    return command->helper ? run_helper(command, argc - 1, argv + 1)
+                           : command_run(app, command, command->run, argc - 1, argv + 1);
 }

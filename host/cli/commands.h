@@ -11,3 +11,8 @@ extern const struct command cmd_run, cmd_create, cmd_exec, cmd_shell, cmd_cp, cm
 /* Runs the command that argv[0] names; argv: without the program's name. Returns the exit status.
  */
 int commands_run(struct app *app, int argc, char **argv);
+
+/* Reads argv (without the command's name) by the command's table and calls run, or prints its help.
+ * Returns the exit status. */
+int command_run(struct app *app, const struct command *command,
+                int (*run)(struct app *app, const struct args *args), int argc, char **argv);
