@@ -498,6 +498,7 @@ static int take_response(struct conn *conn, const uint8_t *bytes, size_t size, s
 static int forward_response(struct conn *conn, struct bg_err *err)
 {
     struct exchange *ex = &conn->exchange;
+    const struct engine_timeouts *t = &conn->engine->opts.timeouts;
     while (ex->response.state != HTTP_READER_DONE && conn_room(conn->guest)) {
         const uint8_t *bytes;
         ssize_t n = conn_read_upstream(conn, &bytes);
@@ -514,9 +515,11 @@ static int forward_response(struct conn *conn, struct bg_err *err)
             r = bg_err_set(err, -EPROTO, "the connection broke: %s", strerror((int)-n));
         if (r < 0)
             return r;
-        conn_deadline(conn, conn->engine->opts.timeouts.response_ms);
         if (channel_flush(conn->guest) < 0)
             return 0; /* seen by the caller */
+        /* Now it is the upstream's turn, or, if not all could be sent, the guest's. */
+        conn_deadline(conn,
+                      buffer_size(channel_out(conn->guest)) > 0 ? t->stall_ms : t->response_ms);
     }
     return 0;
 }
@@ -605,7 +608,9 @@ void exchange_timed_out(struct conn *conn)
         failure.text = "the host did not finish its TLS handshake in time";
         break;
     case EXCHANGE_FORWARD:
-        if (ex->request.state == HTTP_READER_BODY) {
+        if (buffer_size(channel_out(conn->guest)) > 0) {
+            failure.text = "the answer was not read";
+        } else if (ex->request.state == HTTP_READER_BODY) {
             failure.status = 408;
             failure.text = "the request's body stalled";
         } else {

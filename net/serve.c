@@ -4,6 +4,7 @@
 #include <malloc.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "common/io.h"
 #include "common/limits.h"
@@ -12,7 +13,8 @@
 #include "net/locked.h"
 #include "net/store.h"
 
-#define DRAIN_MS 500 /* for connections to end by themselves */
+#define DRAIN_MS    500 /* for connections to end by themselves */
+#define OTHER_FILES 64  /* the loop's, the log, the resolver's */
 
 struct server {
     const struct serve_opts *opts;
@@ -31,8 +33,13 @@ static int load_secret(struct server *server, const struct bg_secret_use *use, s
 {
     void *value = NULL;
     size_t size = 0;
+    bool locked = true;
     struct bg_err why;
-    int r = store_get(server->opts->paths->data, use->name, &value, &size, &why);
+    int r = store_get(server->opts->paths->data, use->name, &value, &size, &locked, &why);
+    if (!locked)
+        bg_log(server->opts->log, BG_LOG_WARN,
+               "secret %s may be swapped out: the limit on locked memory is too low (ulimit -l)",
+               use->name);
     if (r < 0 && r != -ENOMEM) /* said again, and audited, for each request that would need it */
         bg_log(server->opts->log, BG_LOG_ERROR, "%s; requests that need it are refused", why.text);
     if (r == -ENOMEM)
@@ -142,9 +149,33 @@ static int watch_signals(struct server *server, struct bg_err *err)
     return 0;
 }
 
+/* Each connection has two sockets. With fewer files allowed there are fewer connections, so that
+ * running out of files is not a case of its own. */
+static int raise_file_limit(const struct bg_log *log, unsigned *conns_max, struct bg_err *err)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return bg_err_errno(err, -errno, "limit on open files");
+    rlim_t want = 2 * (rlim_t)*conns_max + OTHER_FILES;
+    if (limit.rlim_cur < want)
+        limit.rlim_cur = limit.rlim_max < want ? limit.rlim_max : want;
+    if (limit.rlim_cur <= OTHER_FILES + 2 || setrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return bg_err_set(err, -EMFILE, "the limit on open files is too low (ulimit -n)");
+    if (limit.rlim_cur < want) {
+        *conns_max = (unsigned)(limit.rlim_cur - OTHER_FILES) / 2;
+        bg_log(log, BG_LOG_WARN, "only %u connections at once: the limit on open files is %llu",
+               *conns_max, (unsigned long long)limit.rlim_cur);
+    }
+    return 0;
+}
+
 static int open_loop(struct server *server, struct bg_err *err)
 {
     const struct serve_opts *opts = server->opts;
+    unsigned conns_max = opts->conns_max;
+    int r = raise_file_limit(opts->log, &conns_max, err);
+    if (r < 0)
+        return r;
     const struct engine_opts engine_opts = {.sandbox = opts->sandbox,
                                             .policy = &server->policy,
                                             .secrets = &server->secrets,
@@ -152,8 +183,8 @@ static int open_loop(struct server *server, struct bg_err *err)
                                             .audit_fd = opts->audit_fd,
                                             .log = opts->log,
                                             .timeouts = opts->timeouts,
-                                            .conns_max = opts->conns_max};
-    int r = uv_loop_init(&server->loop);
+                                            .conns_max = conns_max};
+    r = uv_loop_init(&server->loop);
     if (r < 0)
         return bg_err_set(err, r, "loop: %s", uv_strerror(r));
     server->engine = malloc(sizeof *server->engine);

@@ -65,9 +65,10 @@ int store_set(const char *data_dir, const char *name, const void *value, size_t 
 }
 
 /* Straight into the locked memory: no copy stays behind anywhere else. */
-static int read_value(int fd, size_t size, void **ret_value, const char *name, struct bg_err *err)
+static int read_value(int fd, size_t size, void **ret_value, bool *ret_locked, const char *name,
+                      struct bg_err *err)
 {
-    void *value = locked_new(size, NULL);
+    void *value = locked_new(size, ret_locked);
     if (!value)
         return bg_err_errno(err, -ENOMEM, "secret %s", name);
     int r = bg_read_full(fd, value, size);
@@ -85,7 +86,7 @@ static int read_value(int fd, size_t size, void **ret_value, const char *name, s
 }
 
 int store_get(const char *data_dir, const char *name, void **ret_value, size_t *ret_size,
-              struct bg_err *err)
+              bool *ret_locked, struct bg_err *err)
 {
     BG_AUTOCLOSE int dir = -1;
     int r = check_name(name, err);
@@ -104,7 +105,7 @@ int store_get(const char *data_dir, const char *name, void **ret_value, size_t *
                           name);
     if (st.st_size <= 0 || st.st_size > BG_SECRET_SIZE_MAX)
         return bg_err_set(err, -EINVAL, "secret %s: its file is damaged; set it anew", name);
-    r = read_value(fd, (size_t)st.st_size, ret_value, name, err);
+    r = read_value(fd, (size_t)st.st_size, ret_value, ret_locked, name, err);
     if (r == 0)
         *ret_size = (size_t)st.st_size;
     return r;

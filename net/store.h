@@ -2,6 +2,7 @@
  * or writes there. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,7 +16,7 @@ int store_set(const char *data_dir, const char *name, const void *value, size_t 
  * *ret_size). Errors: -ENOENT no such secret; -EINVAL damaged; -EPERM others could read or write
  * it; errno. */
 int store_get(const char *data_dir, const char *name, void **ret_value, size_t *ret_size,
-              struct bg_err *err) BG_MUST_CHECK;
+              bool *ret_locked, struct bg_err *err) BG_MUST_CHECK;
 
 /* Errors: -ENOENT no such secret. */
 int store_remove(const char *data_dir, const char *name, struct bg_err *err) BG_MUST_CHECK;

@@ -98,9 +98,10 @@ class Upstream:
     """A listener on loopback. Each connection is handled by the script that was expected when it was
     made, in a thread of its own."""
 
-    def __init__(self, context=None):
+    def __init__(self, context=None, address=("127.0.0.1", 0)):
         self.context = context
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.listener = socket.create_server(address, family=family)
         self.port = self.listener.getsockname()[1]
         self.changed = threading.Condition()
         self.now = Expectation(None)
@@ -179,6 +180,46 @@ def read_to_end(connection):
         data += more
 
 
+class NameServer:
+    """A DNS server on loopback. answers: name to addresses, or to a list of such lists that are given
+    out in turn, the last one for ever; a name that is None is never answered."""
+
+    def __init__(self, answers):
+        self.answers = answers
+        self.queries = []
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 53))
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            query, sender = self.socket.recvfrom(4096)
+            labels, at = [], 12
+            while query[at]:
+                labels.append(query[at + 1:at + 1 + query[at]].decode())
+                at += 1 + query[at]
+            name, (kind,) = ".".join(labels), struct.unpack(">H", query[at + 1:at + 3])
+            earlier = self.queries.count((name, kind))
+            self.queries.append((name, kind))
+            addresses = self.answers.get(name, [])
+            if addresses is None:
+                continue
+            if addresses and isinstance(addresses[0], list):
+                addresses = addresses[min(earlier, len(addresses) - 1)]
+            records = b""
+            for address in addresses:
+                family = socket.AF_INET6 if ":" in address else socket.AF_INET
+                if kind != {socket.AF_INET: 1, socket.AF_INET6: 28}[family]:
+                    continue
+                data = socket.inet_pton(family, address)
+                records += struct.pack(">HHHIH", 0xc00c, kind, 1, 0, len(data)) + data
+            count = records.count(b"\xc0\x0c\0")
+            # RFC 1035: id, flags (an answer, or that there is no such name), counts, question
+            flags = 0x8180 if name in self.answers else 0x8183
+            self.socket.sendto(query[:2] + struct.pack(">HHHHH", flags, 1, count, 0, 0) +
+                               query[12:at + 5] + records, sender)
+
+
 class Proxy:
     """bellglass-proxy for one sandbox."""
 
@@ -221,11 +262,11 @@ class Proxy:
         subprocess.run([self.program("bellglass-secret"), "set", name], check=True,
                        input=value.encode() + b"\n", env=self.environment)
 
-    def start(self):
+    def start(self, prefix=()):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with open(self.log_path, "ab") as log, theirs:
             self.process = subprocess.Popen(
-                [self.program("bellglass-proxy"), "sandbox", self.name,
+                [*prefix, self.program("bellglass-proxy"), "sandbox", self.name,
                  "--socket-fd", str(theirs.fileno()), "--log-fd", str(log.fileno()), *self.options],
                 pass_fds=(theirs.fileno(), log.fileno()), env=self.environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)

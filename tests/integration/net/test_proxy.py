@@ -21,17 +21,29 @@ import harness
 import rows
 from harness import DEADLINE_S, Failure, Proxy, Tap, Upstream, read_exactly, read_to_end
 
-CLONE_NEWNET = 0x40000000
+CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
 OK = rows.OK
+# Of the public Internet, as far as our own network goes.
+PUBLIC, PUBLIC_6, SILENT = "93.184.215.14", "2606:2800:21f::14", "93.184.215.15"
 
 
-def enter_own_network():
-    """True when nothing but loopback is there now."""
+def enter_own_network(folder):
+    """True when nothing but loopback is there now, with some public addresses on it and a name server
+    of ours."""
     if os.geteuid() != 0:
         return False
-    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS | CLONE_NEWNET) != 0:
         return False
+    resolv_conf = os.path.join(folder, "resolv.conf")
+    with open(resolv_conf, "w", encoding="ascii") as f:
+        f.write("nameserver 127.0.0.1\noptions timeout:2 attempts:1\n")
+    os.chmod(resolv_conf, 0o644)
+    harness.run("mount", "--make-rprivate", "/")
+    harness.run("mount", "--bind", resolv_conf, os.path.realpath("/etc/resolv.conf"))
     harness.run("ip", "link", "set", "lo", "up")
+    for address in (PUBLIC, SILENT):
+        harness.run("ip", "address", "add", address + "/32", "dev", "lo")
+    harness.run("ip", "-6", "address", "add", PUBLIC_6 + "/128", "dev", "lo", "nodad")
     return True
 
 
@@ -40,7 +52,7 @@ class World:
 
     def __init__(self, folder):
         self.folder = folder
-        self.alone = enter_own_network()
+        self.alone = enter_own_network(folder)
         certificates_folder = os.path.join(folder, "certificates")
         os.mkdir(certificates_folder)
         self.certificates = harness.Certificates(certificates_folder)
@@ -669,6 +681,50 @@ def test_ends_slow_phases(world):
     proxy.stop()
 
 
+def test_ends_a_guest_that_does_not_read(world):
+    proxy = world.make("stalled", options=["--timeout=stall=300"], secrets={})
+    upstream = world.upstreams["http"]
+
+    def script(connection):
+        read_head(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (1 << 40))
+        with contextlib.suppress(OSError):
+            while True:
+                connection.sendall(b"x" * 65536)
+
+    upstream.expect(script)
+    with guest(world, proxy=proxy, tls=False, port="http") as connection:
+        connection.sendall(request(port=upstream.port))
+        check_audit(proxy, [{"reason": "timeout", "detail": "the answer was not read"}])
+        upstream.settle()
+    proxy.stop()
+
+
+def test_gives_certificates_for_one_name_and_a_short_time(world):
+    with guest(world) as connection:
+        mine = connection.getpeercert()
+    with guest(world, host="e.test") as connection:
+        other = connection.getpeercert()
+    if mine["subjectAltName"] != (("DNS", "h.test"),) or mine["serialNumber"] == other["serialNumber"]:
+        raise Failure(f"{mine}")
+    life = ssl.cert_time_to_seconds(mine["notAfter"]) - time.time()
+    if not 0 < life < 8 * 86400:
+        raise Failure(f"valid for {life} s")
+
+
+def test_serves_fewer_with_fewer_files(world):
+    proxy = world.make("files")
+    proxy.stop()
+    proxy.start(["prlimit", "--nofile=76:76"])
+    held = [proxy.connect("h.test", world.port("good")) for _ in range(6)]
+    text, status = proxy.connect("h.test", world.port("good"))
+    if any(s for _, s in held) or status != -11:
+        raise Failure(f"{status} {text!r}")
+    for connection, _ in held:
+        connection.close()
+    proxy.stop()
+
+
 def test_counts_connections(world):
     proxy = world.make("few", options=["--connections=4"])
     drain_after(proxy, 1)  # LOST
@@ -686,6 +742,129 @@ def test_counts_connections(world):
     for connection, _ in held:
         connection.close()
     proxy.stop()
+
+
+class Internet:
+    """Public hosts on the ports of the web, and names for them."""
+
+    def __init__(self, world):
+        if not world.alone:
+            raise harness.Skip("needs a network of its own, which takes root")
+        self.names = harness.NameServer({
+            "public.test": [PUBLIC], "six.test": [PUBLIC_6],
+            "mixed.test": ["10.9.9.9", "127.0.0.1", "169.254.169.254", "::1", "fd00::1", PUBLIC],
+            "later.test": [SILENT, PUBLIC],
+            "rebind.test": [[PUBLIC], ["127.0.0.1"]],
+            "silent.test": None,
+            **{f"p{i}.test": [address] for i, address in enumerate(self.PRIVATE)},
+        })
+        context = world.certificates.server_context(
+            world.certificates.make("web", world.certificates.ca, "DNS:public.test"))
+        self.http = Upstream(None, (PUBLIC, 80))
+        self.https = Upstream(context, (PUBLIC, 443))
+        self.six = Upstream(None, (PUBLIC_6, 80))
+        self.proxy = world.make("internet", allow=["*.test"], secrets={"KEY": ["public.test"]},
+                                options=["--timeout=resolve=300"])
+
+    PRIVATE = ["10.0.0.1", "127.0.0.1", "127.9.9.9", "169.254.169.254", "0.0.0.0", "100.64.0.1",
+               "172.16.0.1", "192.168.0.1", "198.18.0.1", "224.0.0.1", "255.255.255.255", "::1", "::",
+               "fd00::1", "fe80::1", "ff02::1", "64:ff9b::7f00:1", "::ffff:127.0.0.1", "2002:7f00:1::"]
+
+    instance = None
+
+    @classmethod
+    def of(cls, world):
+        cls.instance = cls.instance or cls(world)
+        return cls.instance
+
+    def get(self, host, upstream=None, port=80):
+        """Status and body of GET /; the upstream answers with what it got as Host."""
+        def script(connection):
+            host_line = next(line for line in read_head(connection).split(b"\r\n")
+                             if line.startswith(b"Host: "))
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
+                               % (len(host_line), host_line))
+            read_to_end(connection)
+
+        for other in (self.http, self.https, self.six):
+            other.expect(script if other is upstream else None)
+        connection, status = self.proxy.connect(host, port)
+        if status != 0:
+            raise Failure(f"refused with {status}")
+        if port == 443:
+            connection = wrap(connection, self.proxy, host)
+        with connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n" % host.encode())
+            status, _, body = read_response(connection)
+        for other in (self.http, self.https, self.six):
+            accepted, _ = other.settle()
+            if accepted and other is not upstream:
+                raise Failure("another upstream was reached")
+        return status, body
+
+
+def test_reaches_the_web_by_name(world):
+    net = Internet.of(world)
+    for host, upstream, port, address in (("public.test", net.http, 80, PUBLIC),
+                                          ("public.test", net.https, 443, PUBLIC),
+                                          ("six.test", net.six, 80, PUBLIC_6)):
+        got = net.get(host, upstream, port)
+        if got != (200, b"Host: " + host.encode()):
+            raise Failure(f"{host}: {got}")
+        check_audit(net.proxy, [dict(rows.ALLOWED, address=address, rule="*.test")])
+
+
+def test_dials_only_the_public_ones_of_many_addresses(world):
+    net = Internet.of(world)
+    if net.get("mixed.test", net.http)[0] != 200:
+        raise Failure("not reached")
+    check_audit(net.proxy, [dict(rows.ALLOWED, address=PUBLIC)])
+
+
+def test_tries_the_next_address(world):
+    net = Internet.of(world)
+    if net.get("later.test", net.http)[0] != 200:
+        raise Failure("not reached")
+    check_audit(net.proxy, [dict(rows.ALLOWED, address=PUBLIC)])
+
+
+def test_refuses_names_of_private_addresses(world):
+    net = Internet.of(world)
+    for number, address in enumerate(net.PRIVATE):
+        status, body = net.get(f"p{number}.test")
+        if status != 403 or b"resolves to" not in body or b"public" in body:
+            raise Failure(f"{address}: {status} {body!r}")
+        check_audit(net.proxy, [{"decision": "deny", "reason": "address-not-public"}])
+
+
+def test_resolves_a_name_once(world):
+    net = Internet.of(world)
+    if net.get("rebind.test", net.http)[0] != 200:
+        raise Failure("not reached")
+    if net.names.queries.count(("rebind.test", 1)) != 1:
+        raise Failure(f"{net.names.queries}")
+    if net.get("rebind.test")[0] != 403:  # decided anew, with the new address
+        raise Failure("not refused")
+    check_audit(net.proxy, [rows.ALLOWED, {"reason": "address-not-public"}])
+
+
+def test_asks_nobody_about_a_refused_name(world):
+    net = Internet.of(world)
+    before = len(net.names.queries)
+    for host, port in (("stolen-data.attacker.example", 80), ("stolen-data.attacker.example", 443)):
+        if net.get(host, None, port)[0] != 403:
+            raise Failure("not refused")
+    if len(net.names.queries) != before:
+        raise Failure(f"{net.names.queries[before:]}")
+    check_audit(net.proxy, [{"reason": "host-not-allowed"}] * 2)
+
+
+def test_does_not_wait_for_a_name_server(world):
+    net = Internet.of(world)
+    status, body = net.get("silent.test")
+    if status != 504 or b"DNS did not answer" not in body:
+        raise Failure(f"{status} {body!r}")
+    check_audit(net.proxy, [{"decision": "error", "reason": "timeout", "status": 504}])
 
 
 class Forward:

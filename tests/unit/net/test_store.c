@@ -64,12 +64,12 @@ static void keeps_a_value_for_its_owner_only(void **state)
     assert_int_equal(st.st_mode & 0777, 0700);
     assert_int_equal(stat(path_of(folder, "TOKEN", path), &st), 0);
     assert_int_equal(st.st_mode & 0777, 0600);
-    assert_int_equal(store_get(folder->path, "TOKEN", &value, &size, NULL), 0);
+    assert_int_equal(store_get(folder->path, "TOKEN", &value, &size, NULL, NULL), 0);
     assert_int_equal(size, 2);
     assert_memory_equal(value, "v\xff", 2);
     locked_free(value, size);
     assert_int_equal(store_set(folder->path, "TOKEN", "new", 3, NULL), 0);
-    assert_int_equal(store_get(folder->path, "TOKEN", &value, &size, NULL), 0);
+    assert_int_equal(store_get(folder->path, "TOKEN", &value, &size, NULL, NULL), 0);
     assert_int_equal(size, 3);
     locked_free(value, size);
 }
@@ -80,11 +80,11 @@ static void says_what_is_missing(void **state)
     struct bg_err err;
     void *value;
     size_t size;
-    assert_int_equal(store_get(folder->path, "NONE", &value, &size, &err), -ENOENT);
+    assert_int_equal(store_get(folder->path, "NONE", &value, &size, NULL, &err), -ENOENT);
     assert_non_null(strstr(err.text, "bellglass secret set NONE"));
     assert_int_equal(store_remove(folder->path, "NONE", &err), -ENOENT);
     assert_int_equal(store_set(folder->path, "OTHER", "x", 1, &err), 0);
-    assert_int_equal(store_get(folder->path, "NONE", &value, &size, &err), -ENOENT);
+    assert_int_equal(store_get(folder->path, "NONE", &value, &size, NULL, &err), -ENOENT);
     assert_int_equal(store_remove(folder->path, "NONE", &err), -ENOENT);
 }
 
@@ -123,10 +123,10 @@ static void does_not_read_what_others_may_touch(void **state)
     size_t size;
     assert_int_equal(store_set(folder->path, "A", "x", 1, NULL), 0);
     assert_int_equal(chmod(path_of(folder, "A", path), 0640), 0);
-    assert_int_equal(store_get(folder->path, "A", &value, &size, NULL), -EPERM);
+    assert_int_equal(store_get(folder->path, "A", &value, &size, NULL, NULL), -EPERM);
     assert_int_equal(chmod(path, 0600), 0);
     assert_int_equal(chmod(path_of(folder, "", path), 0750), 0);
-    assert_int_equal(store_get(folder->path, "A", &value, &size, NULL), -EPERM);
+    assert_int_equal(store_get(folder->path, "A", &value, &size, NULL, NULL), -EPERM);
     assert_int_equal(store_set(folder->path, "A", "x", 1, NULL), -EPERM);
     assert_int_equal(chmod(path, 0700), 0);
 }
@@ -139,7 +139,7 @@ static void does_not_follow_a_link(void **state)
     size_t size;
     assert_int_equal(store_set(folder->path, "A", "x", 1, NULL), 0);
     assert_int_equal(symlink("A", path_of(folder, "LINK", path)), 0);
-    assert_int_equal(store_get(folder->path, "LINK", &value, &size, NULL), -ELOOP);
+    assert_int_equal(store_get(folder->path, "LINK", &value, &size, NULL, NULL), -ELOOP);
     assert_int_equal(unlink(path), 0);
 }
 
@@ -155,10 +155,10 @@ static void does_not_take_a_damaged_file(void **state)
         int fd = open(path_of(folder, "A", path), O_WRONLY | O_TRUNC | O_CLOEXEC);
         assert_int_equal(write(fd, contents[i], strlen(contents[i])), strlen(contents[i]));
         (void)close(fd);
-        assert_int_equal(store_get(folder->path, "A", &value, &size, NULL), -EINVAL);
+        assert_int_equal(store_get(folder->path, "A", &value, &size, NULL, NULL), -EINVAL);
     }
     assert_int_equal(truncate(path, BG_SECRET_SIZE_MAX + 1), 0);
-    assert_int_equal(store_get(folder->path, "A", &value, &size, NULL), -EINVAL);
+    assert_int_equal(store_get(folder->path, "A", &value, &size, NULL, NULL), -EINVAL);
 }
 
 int main(void)
