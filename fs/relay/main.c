@@ -110,6 +110,38 @@ static int serve(const struct args *args, const char *path, const struct bg_log 
     return r; /* the fds end with the process */
 }
 
+/* Lets go of every fd that is not needed: the caller may wait for the end of its pipes, and what
+ * the relay does not have cannot be taken from it. keep: sorted. */
+static void close_others(const int *keep, size_t count)
+{
+    unsigned from = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (keep[i] < 0 || (unsigned)keep[i] < from)
+            continue; /* none, or the same as the one before */
+        if ((unsigned)keep[i] > from)
+            (void)close_range(from, (unsigned)keep[i] - 1,
+                              0); /* Linux 5.9, as openat2 and others */
+        from = (unsigned)keep[i] + 1;
+    }
+    (void)close_range(from, ~0u, 0);
+}
+
+static int by_number(const void *a, const void *b)
+{
+    return *(const int *)a - *(const int *)b;
+}
+
+/* Puts /dev/null in the place of the caller's stdin, stdout and stderr. */
+static void drop_stdio(int log_fd)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int fd = 0; fd <= 2 && null >= 0; fd++)
+        if (fd != log_fd)
+            (void)dup2(null, fd); /* fds 0 to 2 can always be replaced */
+    if (null > 2)
+        (void)close(null);
+}
+
 /* Does not return. */
 static void run_relay(const struct args *args, const char *path, const struct bg_log *log,
                       int report_fd)
@@ -118,6 +150,10 @@ static void run_relay(const struct args *args, const char *path, const struct bg
     (void)signal(SIGINT, SIG_IGN); /* the keeper's affair */
     (void)signal(SIGHUP, SIG_IGN);
     (void)signal(SIGPIPE, SIG_IGN);
+    drop_stdio(log->fd);
+    int keep[] = {0, 1, 2, args->stream_fd, log->fd, report_fd};
+    qsort(keep, sizeof keep / sizeof *keep, sizeof *keep, by_number);
+    close_others(keep, sizeof keep / sizeof *keep);
     tzset(); /* the log's clock reads a file; later there are none */
     int r = serve(args, path, log, report_fd, &err);
     if (r < 0) {
@@ -243,12 +279,7 @@ static int await_ready(struct keeper *keeper)
 /* Lets go of the caller's terminal and folder. */
 static void detach(struct keeper *keeper)
 {
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    for (int fd = 0; fd <= 2 && null >= 0; fd++)
-        if (fd != keeper->args->log_fd)
-            (void)dup2(null, fd); /* fds 0 to 2 can always be replaced */
-    if (null > 2)
-        (void)close(null);
+    drop_stdio(keeper->args->log_fd);
     if (chdir("/") < 0)
         bg_log(keeper->log, BG_LOG_WARN, "chdir /: %s", strerror(errno));
     write_if_there(keeper->started_fd, "", 1); /* an empty text: ready */
@@ -285,9 +316,6 @@ static int run_keeper(const struct args *args, const char *path, const struct bg
         return 1;
     }
     if (keeper.relay == 0) {
-        (void)close(reports[0]);
-        if (started_fd >= 0)
-            (void)close(started_fd);
         run_relay(args, path, log, reports[1]);
     }
     (void)close(reports[1]);

@@ -47,8 +47,9 @@ static bool type_fits(uint32_t opcode, const struct fs_tree_entry *entry)
         return entry->type == S_IFLNK;
     case FUSE_MKNOD:
     case FUSE_CREATE:
-    case FUSE_LINK:
         return entry->type == S_IFREG && !entry->special;
+    case FUSE_LINK:
+        return entry->type != S_IFDIR;
     default:
         return true;
     }
@@ -86,7 +87,7 @@ static int answer_entry(struct fs_relay *relay, const struct fs_pending *pending
     int r = enter(relay, pending->opcode, pending->node, pending->name, reply, &node);
     if (r < 0)
         return r;
-    if (pending->opcode == FUSE_LINK && node != pending->node2) {
+    if (pending->opcode == FUSE_LINK && node->peer != pending->node2->peer) {
         fs_tree_forget(&relay->tree, node, 1);
         return -EIO; /* a new name is another file: not what was asked for */
     }

@@ -210,7 +210,7 @@ static int find_node2(const struct fs_relay *relay, const struct fs_request *req
         return -ESTALE;
     if (moves && node->type != S_IFDIR)
         return -ENOTDIR;
-    if (!moves && node->type != S_IFREG)
+    if (!moves && node->type == S_IFDIR)
         return -EPERM;
     *ret = node;
     return moves ? check_rename(request, node) : 0;
