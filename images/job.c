@@ -35,7 +35,7 @@ int jobs_init(struct jobs *jobs, struct bg_err *err)
     int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (fd < 0)
         return bg_err_errno(err, -errno, "signals");
-    *jobs = (struct jobs){.signal_fd = fd};
+    *jobs = (struct jobs){.signal_fd = fd, .lock_fd = -1};
     return 0;
 }
 
@@ -59,7 +59,7 @@ static int limit(__rlimit_resource_t resource, uint64_t value)
 }
 
 /* In the child, up to the work itself. */
-static int child_prepare(const struct job *job, pid_t parent)
+static int child_prepare(const struct jobs *jobs, const struct job *job, pid_t parent)
 {
     sigset_t set;
     signal_set(&set);
@@ -73,6 +73,8 @@ static int child_prepare(const struct job *job, pid_t parent)
     if (log_fd < 0 || null_fd < 0 || dup2(null_fd, STDIN_FILENO) < 0 ||
         dup2(job->out_fd > 0 ? job->out_fd : log_fd, STDOUT_FILENO) < 0 ||
         dup2(log_fd, STDERR_FILENO) < 0)
+        return -errno;
+    if (jobs->lock_fd >= 0 && fcntl(jobs->lock_fd, F_SETFD, 0) < 0)
         return -errno;
     int r = job->memory_max ? limit(RLIMIT_AS, job->memory_max) : 0;
     if (r == 0 && job->cpu_s_max)
@@ -93,10 +95,10 @@ static int child_prepare(const struct job *job, pid_t parent)
     return 0;
 }
 
-static void child_main(const struct job *job, pid_t parent, int result_fd)
+static void child_main(const struct jobs *jobs, const struct job *job, pid_t parent, int result_fd)
 {
     struct bg_err err = {0};
-    int r = child_prepare(job, parent);
+    int r = child_prepare(jobs, job, parent);
     if (r < 0) {
         (void)bg_err_errno(&err, r, "%s", job->name);
     } else if (job->argv) {
@@ -174,7 +176,7 @@ int job_run(struct jobs *jobs, const struct job *job, struct bg_err *err)
     if (pid < 0)
         return bg_err_errno(err, -errno, "%s: fork", job->name);
     if (pid == 0)
-        child_main(job, parent, result_write_fd);
+        child_main(jobs, job, parent, result_write_fd);
     (void)close(bg_take_fd(&result_write_fd));
     (void)setpgid(pid, pid); /* the child does too: whoever is first */
     BG_AUTOCLOSE int pid_fd = (int)syscall(SYS_pidfd_open, pid, 0);

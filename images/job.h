@@ -11,7 +11,9 @@
 
 struct jobs {
     int signal_fd;
-    int signal; /* that interrupted us; 0: none */
+    int signal;  /* that interrupted us; 0: none */
+    int lock_fd; /* borrowed; programs inherit it, so that what it locks stays locked while they
+                    clean up after our death; negative: none */
 };
 
 struct job {

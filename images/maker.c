@@ -19,8 +19,10 @@
 
 int maker_init(struct maker *maker, struct bg_err *err)
 {
-    *maker = (struct maker){
-        .store = {.fd = -1}, .work = {.fd = -1}, .lock_fd = -1, .jobs = {.signal_fd = -1}};
+    *maker = (struct maker){.store = {.fd = -1},
+                            .work = {.fd = -1},
+                            .lock_fd = -1,
+                            .jobs = {.signal_fd = -1, .lock_fd = -1}};
     progress_init(&maker->progress);
     int r = bg_paths_init(&maker->paths, err);
     if (r == 0)
@@ -80,6 +82,7 @@ int maker_begin(struct maker *maker, struct bg_err *err)
         r = store_work_begin(&maker->store, &maker->work, err);
     if (r < 0)
         return r;
+    maker->jobs.lock_fd = maker->work.fd;
     if (asprintf(&maker->log, "%s/log", maker->work.dir) < 0)
         maker->log = NULL;
     if (asprintf(&maker->partial, "%s/partial.qcow2", maker->work.dir) < 0)

@@ -62,22 +62,31 @@ int store_remove_tree(int dir_fd, const char *path)
 
 /* Removes a plain user's tmp folder. What an interrupted mmdebstrap has left in it belongs to the
  * user's subordinate uids, so it takes a user namespace with them. */
-static void remove_outside(const char *path)
+static int remove_outside(const char *path)
 {
     if (store_remove_tree(AT_FDCWD, path) == 0)
-        return;
+        return 0;
     pid_t pid = fork();
+    if (pid < 0)
+        return -errno;
     if (pid == 0) {
+        int null_fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+        if (null_fd >= 0)
+            (void)dup2(null_fd, STDERR_FILENO);
         (void)execlp("unshare", "unshare", "--map-root-user", "--map-auto", "rm", "-rf",
                      "--one-file-system", "--", path, (char *)NULL);
         _exit(127);
     }
     int status;
-    while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        ;
+    while (waitpid(pid, &status, 0) < 0)
+        if (errno != EINTR)
+            return -errno;
+    /* The folder itself is ours, not the namespace's. */
+    return store_remove_tree(AT_FDCWD, path);
 }
 
-/* Ends a work folder whose lock we hold. */
+/* Ends a work folder whose lock we hold. What cannot be removed is tried again by the next command,
+ * so the link to the tmp folder goes last. */
 static void remove_work(int store_fd, const char *name)
 {
     char link[NAME_MAX + sizeof "/" OUTSIDE_LINK], target[BG_PATH_MAX];
@@ -88,10 +97,10 @@ static void remove_work(int store_fd, const char *name)
         const char *slash = strrchr(target, '/');
         struct stat st;
         if (slash && strncmp(slash + 1, OUTSIDE_PREFIX, strlen(OUTSIDE_PREFIX)) == 0 &&
-            lstat(target, &st) == 0 && S_ISDIR(st.st_mode) && st.st_uid == geteuid())
-            remove_outside(target);
+            lstat(target, &st) == 0 && S_ISDIR(st.st_mode) && st.st_uid == geteuid() &&
+            remove_outside(target) < 0)
+            return;
     }
-    /* What could not be removed is tried again by the next command. */
     (void)!store_remove_tree(store_fd, name);
 }
 
@@ -151,9 +160,9 @@ int store_open(const struct bg_paths *paths, struct store *ret, struct bg_err *e
     if (r == 0)
         r = make_folder(store.cache, 0755, err);
     if (r == 0) {
-        store.fd = open_folder(AT_FDCWD, store.dir);
+        store.fd = open(store.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* may be a symlink */
         if (store.fd < 0)
-            r = bg_err_errno(err, store.fd, "%s", store.dir);
+            r = bg_err_errno(err, -errno, "%s", store.dir);
     }
     if (r == 0 && mkdirat(store.fd, "tags", 0755) < 0 && errno != EEXIST)
         r = bg_err_errno(err, -errno, "%s/tags", store.dir);

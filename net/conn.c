@@ -540,6 +540,7 @@ static bool relay_way(struct conn *conn, bool up)
         if (channel_flush(to) < 0)
             return false;
     }
+    conn->held |= !conn_room(to);
     if (relay_way_done(conn, up))
         channel_finish(to);
     return channel_flush(to) == 0;
@@ -604,14 +605,9 @@ static void watch(struct conn *conn)
         channel_watch(conn->upstream, upstream);
 }
 
-void conn_run(struct conn *conn)
+static void run_states(struct conn *conn)
 {
     enum conn_step step = CONN_AGAIN;
-    conn->budget = TURN_BYTES_MAX;
-    if (channel_gone(conn->guest) && conn->state == CONN_HTTP && exchange_waits(conn)) {
-        conn_abort(conn, "guest-gone");
-        return;
-    }
     while (step == CONN_AGAIN) {
         switch (conn->state) {
         case CONN_PEEK:
@@ -638,13 +634,36 @@ void conn_run(struct conn *conn)
             break;
         }
     }
+}
+
+/* Sends what is queued. Returns true if that made room for a side that was held up: bytes of it may
+ * be inside of TLS already, where no event of its socket would tell of them. */
+static bool flush(struct conn *conn)
+{
+    if (channel_flush(conn->guest) < 0) {
+        conn_abort(conn, "guest-gone");
+        return false;
+    }
+    if (conn->upstream && channel_flush(conn->upstream) < 0)
+        return false; /* shows, and is said better, when it is read */
+    return conn->held && conn_room(conn->guest) && (!conn->upstream || conn_room(conn->upstream));
+}
+
+void conn_run(struct conn *conn)
+{
     if (conn->state == CONN_CLOSED)
         return;
-    /* The stream's reply, a handshake's answer: whatever a state has put without sending it. */
-    if (channel_flush(conn->guest) < 0) {
+    if (channel_gone(conn->guest) && conn->state == CONN_HTTP && exchange_waits(conn)) {
         conn_abort(conn, "guest-gone");
         return;
     }
+    conn->budget = TURN_BYTES_MAX;
+    do {
+        conn->held = false;
+        run_states(conn);
+    } while (conn->state != CONN_CLOSED && flush(conn));
+    if (conn->state == CONN_CLOSED)
+        return;
     if (conn->budget == 0)
         engine_again(conn->engine, conn);
     watch(conn);

@@ -59,6 +59,7 @@ struct conn {
     const struct policy_rule *rule; /* for to; NULL: it is refused */
     bool tls;                       /* the guest speaks through TLS with us as *to */
     bool websocket;                 /* the relay belongs to the exchange */
+    bool held;                      /* a side was not read since the other had no room */
     size_t budget;                  /* bytes that may still be read in this turn */
     uint64_t started_ms;
     uint64_t bytes_up, bytes_down;            /* relay */

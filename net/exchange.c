@@ -310,8 +310,10 @@ static enum conn_step read_request(struct conn *conn)
         conn_close(conn);
         return CONN_WAIT;
     }
-    if (!conn_room(conn->guest))
+    if (!conn_room(conn->guest)) {
+        conn->held = true;
         return CONN_WAIT;
+    }
     if (conn->upstream) {
         const uint8_t *unwanted;
         if (conn_read_upstream(conn, &unwanted) != -EAGAIN)
@@ -432,6 +434,7 @@ static bool forward_request(struct conn *conn, struct bg_err *err)
         if (channel_flush(conn->upstream) < 0)
             break; /* it may have answered before it stopped to listen */
     }
+    conn->held |= !conn_room(conn->upstream);
     return true;
 }
 
@@ -521,6 +524,7 @@ static int forward_response(struct conn *conn, struct bg_err *err)
         conn_deadline(conn,
                       buffer_size(channel_out(conn->guest)) > 0 ? t->stall_ms : t->response_ms);
     }
+    conn->held |= !conn_room(conn->guest);
     return 0;
 }
 
@@ -554,9 +558,6 @@ static enum conn_step forward(struct conn *conn)
         struct failure failure = {AUDIT_DENY, "bad-request", 400, err.text};
         return fail(conn, &failure);
     }
-    /* That it takes no more shows again, and better, when the response is read. */
-    int sent = channel_flush(conn->upstream);
-    (void)sent;
     if (forward_response(conn, &err) < 0) {
         if (may_try_again(ex))
             return start_dial(conn);
@@ -565,10 +566,6 @@ static enum conn_step forward(struct conn *conn)
         (void)snprintf(text, sizeof text, "%s: %s", target, err.text);
         struct failure failure = {AUDIT_ERROR, "upstream-response", 502, text};
         return fail(conn, &failure);
-    }
-    if (channel_flush(conn->guest) < 0) {
-        conn_abort(conn, "guest-gone");
-        return CONN_WAIT;
     }
     return ex->response.state == HTTP_READER_DONE ? finish(conn) : CONN_WAIT;
 }

@@ -78,13 +78,14 @@ static int read_source(struct follower *f, size_t index)
     return r;
 }
 
-/* Waits until something in the folder has changed. False when the folder is gone, which is seen by
- * its link count, since we keep it open. */
+/* Waits until something in the folder has changed. False when it has gone from its place, which
+ * begins with a rename (bg_sandbox_remove): of a folder that is open, the kernel tells no more. */
 static bool wait_for_more(const struct follower *f)
 {
     char events[4096] __attribute__((aligned(__alignof__(struct inotify_event))));
-    struct stat st;
-    if (fstat(f->dir_fd, &st) < 0 || st.st_nlink == 0)
+    struct stat ours, named;
+    if (fstat(f->dir_fd, &ours) < 0 || stat(f->opts->dir, &named) < 0 ||
+        ours.st_ino != named.st_ino || ours.st_dev != named.st_dev)
         return false;
     return read(f->watch_fd, events, sizeof events) > 0 || errno == EINTR;
 }
@@ -98,9 +99,9 @@ static int follow(struct follower *f, struct bg_err *err)
     if (opts->on) {
         /* Before the first reading, so that nothing written after it is missed. */
         f->watch_fd = inotify_init1(IN_CLOEXEC);
-        if (f->watch_fd < 0 ||
-            inotify_add_watch(f->watch_fd, opts->dir,
-                              IN_MODIFY | IN_CREATE | IN_MOVED_TO | IN_DELETE | IN_DELETE_SELF) < 0)
+        if (f->watch_fd < 0 || inotify_add_watch(f->watch_fd, opts->dir,
+                                                 IN_MODIFY | IN_CREATE | IN_MOVED_TO |
+                                                     IN_MOVE_SELF | IN_DELETE_SELF) < 0)
             return bg_err_errno(err, -errno, "%s: cannot follow it", opts->dir);
     }
     int r = 0;

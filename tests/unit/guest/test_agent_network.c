@@ -1,0 +1,414 @@
+/* The guest's network, in a network namespace of the test's own: DNS, redirection, egress. The test
+ * plays the host on a Unix socket. Skipped where namespaces or `ip` are not to be had. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "common/io.h"
+#include "guest/interface.h"
+#include "tests/unit/guest/client.h"
+
+struct world {
+    struct test_agent agent;
+    char host_path[64];
+    int host_fd; /* where the agent's egress connects */
+};
+
+static int bind_host(struct world *world)
+{
+    struct sockaddr_un here = {.sun_family = AF_UNIX};
+    (void)snprintf(world->host_path, sizeof world->host_path, "/tmp/bg-egress-%d", (int)getpid());
+    (void)unlink(world->host_path);
+    (void)snprintf(here.sun_path, sizeof here.sun_path, "%s", world->host_path);
+    world->host_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct timeval deadline = {.tv_sec = 60};
+    if (world->host_fd < 0 || bind(world->host_fd, (struct sockaddr *)&here, sizeof here) < 0 ||
+        setsockopt(world->host_fd, SOL_SOCKET, SO_RCVTIMEO, &deadline, sizeof deadline) < 0)
+        return -1;
+    return listen(world->host_fd, 64);
+}
+
+static int udp_socket(const char *address, uint16_t port)
+{
+    const bool v6 = strchr(address, ':') != NULL;
+    struct sockaddr_in to4 = {.sin_family = AF_INET, .sin_port = htons(port)};
+    struct sockaddr_in6 to6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+    assert_int_equal(inet_pton(v6 ? AF_INET6 : AF_INET, address,
+                               v6 ? (void *)&to6.sin6_addr : (void *)&to4.sin_addr),
+                     1);
+    int fd = socket(v6 ? AF_INET6 : AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    assert_int_equal(v6 ? connect(fd, (struct sockaddr *)&to6, sizeof to6)
+                        : connect(fd, (struct sockaddr *)&to4, sizeof to4),
+                     0);
+    return fd;
+}
+
+/* An A or AAAA query for NAME.test. */
+static size_t make_query(const char *name, uint16_t type, uint8_t *out, size_t out_size)
+{
+    struct bg_writer w = bg_writer_init(out, out_size);
+    bg_writer_bytes(&w, "\x12\x34\1\0\0\1\0\0\0\0\0\0", 12);
+    bg_writer_u8(&w, (uint8_t)strlen(name));
+    bg_writer_bytes(&w, name, strlen(name));
+    bg_writer_bytes(&w, "\4test\0", 6);
+    bg_writer_u16be(&w, type);
+    bg_writer_u16be(&w, 1);
+    assert_true(bg_writer_ok(&w));
+    return w.used;
+}
+
+/* Asks by UDP. Returns the size of the address, 0 for no answer. */
+static size_t ask(const char *server, const char *name, uint16_t type, int wait_ms,
+                  uint8_t address[16])
+{
+    uint8_t query[128], answer[512];
+    size_t size = make_query(name, type, query, sizeof query);
+    BG_AUTOCLOSE int fd = udp_socket(server, 53);
+    if (send(fd, query, size, 0) != (ssize_t)size)
+        return 0;
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    if (poll(&p, 1, wait_ms) <= 0)
+        return 0;
+    ssize_t n = recv(fd, answer, sizeof answer, 0);
+    if (n < (ssize_t)size + 12)
+        return 0;
+    size_t address_size = type == 1 ? 4 : 16;
+    assert_int_equal(n, size + 12 + address_size);
+    memcpy(address, answer + n - address_size, address_size);
+    return address_size;
+}
+
+/* The network process opens its sockets a while after the agent's start. */
+static void wait_for_network(void)
+{
+    uint64_t deadline_ms = bg_now_ms() + 60000;
+    uint8_t address[16];
+    /* Through the redirection, which comes last. */
+    while (ask("8.8.8.8", "ready", 1, 100, address) == 0) {
+        assert_true(bg_now_ms() < deadline_ms);
+        (void)poll(NULL, 0, 10); /* a refused datagram returns at once */
+    }
+}
+
+static int start(void **state)
+{
+    struct world *world = calloc(1, sizeof *world);
+    if (!world || bind_host(world) < 0)
+        return -1;
+    test_agent_start(&world->agent, world->host_path);
+    wait_for_network();
+    *state = world;
+    return 0;
+}
+
+static int stop(void **state)
+{
+    struct world *world = *state;
+    test_agent_stop(&world->agent);
+    (void)close(world->host_fd);
+    (void)unlink(world->host_path);
+    free(world);
+    return 0;
+}
+
+static int tcp_socket(int family)
+{
+    int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    struct timeval deadline = {.tv_sec = 60};
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &deadline, sizeof deadline), 0);
+    return fd;
+}
+
+static int dial4(const uint8_t address[4], uint16_t port)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
+    memcpy(&to.sin_addr, address, 4);
+    int fd = tcp_socket(AF_INET);
+    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    return fd;
+}
+
+static int dial6(const uint8_t address[16], uint16_t port)
+{
+    struct sockaddr_in6 to = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+    memcpy(&to.sin6_addr, address, 16);
+    int fd = tcp_socket(AF_INET6);
+    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    return fd;
+}
+
+/* The host's side of the next connection, with what was asked for. */
+static int take_connect(const struct world *world, struct bg_connect_request *ret)
+{
+    int fd = accept4(world->host_fd, NULL, NULL, SOCK_CLOEXEC);
+    assert_true(fd >= 0);
+    uint8_t bytes[BG_STREAM_HEADER_SIZE], body[512];
+    client_read(fd, bytes, sizeof bytes);
+    struct bg_stream_header header;
+    assert_int_equal(bg_stream_header_parse(bytes, sizeof bytes, &header, NULL), 0);
+    assert_int_equal(header.kind, BG_STREAM_CONNECT);
+    assert_true(header.body_size <= sizeof body);
+    client_read(fd, body, header.body_size);
+    assert_int_equal(bg_connect_request_parse(body, header.body_size, ret, NULL), 0);
+    return fd;
+}
+
+static void reply(int fd, int status, const char *text)
+{
+    uint8_t header[BG_REPLY_HEADER_SIZE];
+    bg_reply_header_emit(
+        &(struct bg_reply_header){.status = status, .body_size = (uint32_t)strlen(text)}, header);
+    client_write(fd, header, sizeof header);
+    client_write(fd, text, strlen(text));
+}
+
+static void answers_by_every_way(void **state)
+{
+    (void)state;
+    static const char *const servers[] = {"127.0.0.53", "8.8.8.8", "2001:4860:4860::8888"};
+    uint8_t first[16], address[16];
+    assert_int_equal(ask("127.0.0.53", "name", 1, 60000, first), 4);
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(ask(servers[i], "NAME", 1, 60000, address), 4);
+        assert_memory_equal(first, address, 4);
+        assert_int_equal(ask(servers[i], "name", 28, 60000, address), 16);
+        assert_memory_equal(first, address + 12, 4);
+    }
+    /* By TCP: two questions in one write, byte counts before each. */
+    const uint8_t server[] = {127, 0, 0, 53};
+    int fd = dial4(server, 53);
+    uint8_t query[128], both[256], answer[512], prefix[2];
+    size_t size = make_query("name", 1, query, sizeof query);
+    struct bg_writer w = bg_writer_init(both, sizeof both);
+    for (int i = 0; i < 2; i++) {
+        bg_writer_u16be(&w, (uint16_t)size);
+        bg_writer_bytes(&w, query, size);
+    }
+    client_write(fd, both, w.used);
+    for (int i = 0; i < 2; i++) {
+        client_read(fd, prefix, 2);
+        size_t answer_size = (size_t)prefix[0] << 8 | prefix[1];
+        assert_int_equal(answer_size, size + 16);
+        client_read(fd, answer, answer_size);
+        assert_memory_equal(answer + answer_size - 4, first, 4);
+    }
+    client_write(fd, "\xff\xff", 2); /* longer than any query */
+    assert_true(client_at_end(fd));
+    (void)close(fd);
+}
+
+static void connects_by_name_with_half_closes(void **state)
+{
+    uint8_t address[16];
+    for (int family = 0; family < 2; family++) {
+        assert_true(ask("127.0.0.53", "service", family ? 28 : 1, 60000, address) > 0);
+        int fd = family ? dial6(address, 443) : dial4(address, 443);
+        struct bg_connect_request request;
+        int host = take_connect(*state, &request);
+        assert_int_equal(request.form, BG_CONNECT_NAME);
+        assert_string_equal(request.host, "service.test");
+        assert_int_equal(request.port, 443);
+        client_write(fd, "early", 5); /* before the reply: it waits */
+        reply(host, 0, "");
+        char text[16] = "";
+        client_read(host, text, 5);
+        assert_string_equal(text, "early");
+        assert_int_equal(shutdown(fd, SHUT_WR), 0);
+        assert_true(client_at_end(host));
+        client_write(host, "late", 4);
+        (void)close(host);
+        memset(text, 0, sizeof text);
+        client_read(fd, text, 4);
+        assert_string_equal(text, "late");
+        assert_true(client_at_end(fd));
+        (void)close(fd);
+    }
+}
+
+static void connects_to_literal_addresses(void **state)
+{
+    struct bg_connect_request request;
+    const uint8_t v4[4] = {10, 1, 2, 3}, v6[16] = {0x20, 1, 0x0d, 0xb8, [15] = 7};
+    int fd = dial4(v4, 8080), host = take_connect(*state, &request);
+    assert_int_equal(request.form, BG_CONNECT_ADDRESS);
+    assert_string_equal(request.host, "10.1.2.3");
+    assert_int_equal(request.port, 8080);
+    (void)close(host);
+    (void)close(fd);
+    fd = dial6(v6, 1);
+    host = take_connect(*state, &request);
+    assert_int_equal(request.form, BG_CONNECT_ADDRESS);
+    assert_string_equal(request.host, "2001:db8::7");
+    (void)close(host);
+    (void)close(fd);
+}
+
+static void a_refused_connection_is_reset(void **state)
+{
+    static const int codes[] = {-EACCES, -EHOSTUNREACH, -ETIMEDOUT};
+    const uint8_t address[4] = {10, 0, 0, 1};
+    for (size_t i = 0; i < 3; i++) {
+        struct bg_connect_request request;
+        int fd = dial4(address, 80), host = take_connect(*state, &request);
+        reply(host, codes[i], "not allowed");
+        char byte;
+        assert_int_equal(read(fd, &byte, 1), -1);
+        assert_int_equal(errno, ECONNRESET);
+        (void)close(host);
+        (void)close(fd);
+    }
+    /* The host goes away without a word, or with nonsense; a synthetic address that nobody has. */
+    struct bg_connect_request request;
+    int fd = dial4(address, 80), host = take_connect(*state, &request);
+    (void)close(host);
+    assert_true(client_at_end(fd));
+    (void)close(fd);
+    fd = dial4(address, 80);
+    host = take_connect(*state, &request);
+    client_write(host, "this is no reply", 16);
+    assert_true(client_at_end(fd));
+    (void)close(host);
+    (void)close(fd);
+    const uint8_t nobody[4] = {198, 19, 100, 100};
+    fd = dial4(nobody, 80);
+    assert_true(client_at_end(fd));
+    (void)close(fd);
+}
+
+static void much_data_waits_for_a_slow_host(void **state)
+{
+    const uint8_t address[4] = {10, 0, 0, 1};
+    struct bg_connect_request request;
+    int fd = dial4(address, 80), host = take_connect(*state, &request);
+    reply(host, 0, "");
+    assert_int_equal(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+    static uint8_t chunk[64 * 1024];
+    size_t sent = 0, got = 0;
+    const size_t much = 256u << 20;
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+    while (sent < much && poll(&p, 1, 500) > 0) {
+        ssize_t n = send(fd, chunk, sizeof chunk, MSG_NOSIGNAL);
+        assert_true(n > 0 || errno == EAGAIN);
+        sent += n > 0 ? (size_t)n : 0;
+    }
+    assert_true(sent < much);
+    assert_int_equal(shutdown(fd, SHUT_WR), 0);
+    for (ssize_t n; (n = read(host, chunk, sizeof chunk)) > 0;)
+        got += (size_t)n;
+    assert_int_equal(got, sent);
+    (void)close(host);
+    (void)close(fd);
+}
+
+static void other_traffic_is_refused_at_once(void **state)
+{
+    (void)state;
+    static const char *const addresses[] = {"8.8.8.8", "2001:db8::1"};
+    for (size_t i = 0; i < 2; i++) {
+        BG_AUTOCLOSE int fd = udp_socket(addresses[i], 443);
+        char byte;
+        /* The first send may already fail (EPERM), or the ICMP error comes back. */
+        ssize_t n = send(fd, "x", 1, 0);
+        if (n > 0)
+            n = recv(fd, &byte, 1, 0);
+        assert_int_equal(n, -1);
+        assert_true(errno == EPERM || errno == ECONNREFUSED);
+    }
+}
+
+static void the_loopback_is_left_alone(void **state)
+{
+    (void)state;
+    struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof here;
+    BG_AUTOCLOSE int listener = tcp_socket(AF_INET);
+    assert_int_equal(bind(listener, (struct sockaddr *)&here, sizeof here), 0);
+    assert_int_equal(listen(listener, 1), 0);
+    assert_int_equal(getsockname(listener, (struct sockaddr *)&here, &size), 0);
+    BG_AUTOCLOSE int fd = tcp_socket(AF_INET);
+    assert_int_equal(connect(fd, (struct sockaddr *)&here, sizeof here), 0);
+    BG_AUTOCLOSE int peer = accept(listener, NULL, NULL);
+    assert_true(peer >= 0);
+}
+
+static pid_t network_pid(const struct test_agent *agent)
+{
+    char path[96];
+    BG_AUTOFREE char *text = NULL;
+    (void)snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)agent->pid,
+                   (int)agent->pid);
+    if (bg_read_file(AT_FDCWD, path, 4096, &text, NULL, NULL) < 0)
+        return -1;
+    return (pid_t)strtol(text, NULL, 10);
+}
+
+static void the_network_is_started_again(void **state)
+{
+    struct world *world = *state;
+    pid_t pid = network_pid(&world->agent);
+    if (pid <= 0)
+        skip(); /* a kernel without CONFIG_PROC_CHILDREN */
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    wait_for_network();
+    connects_by_name_with_half_closes(state);
+}
+
+static int run(const char *script)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        (void)execl("/bin/sh", "sh", "-c", script, NULL);
+        _exit(127);
+    }
+    int status;
+    return waitpid(pid, &status, 0) == pid && status == 0 ? 0 : -1;
+}
+
+/* Not every kernel has the dummy driver; a pair of veths does as well. False: nothing does. */
+static bool enter_namespace(void)
+{
+    if (unshare(geteuid() == 0 ? CLONE_NEWNET : CLONE_NEWUSER | CLONE_NEWNET) < 0)
+        return false;
+    if (run("ip link add dummy0 type veth peer name peer0 && ip link set peer0 up") < 0)
+        return false;
+    return interface_loopback_up(NULL) == 0;
+}
+
+int main(void)
+{
+    if (!enter_namespace()) {
+        (void)fputs("no network namespace to be had: skipped\n", stderr);
+        return 77;
+    }
+#define TEST(f) cmocka_unit_test_setup_teardown(f, start, stop)
+    const struct CMUnitTest tests[] = {
+        TEST(answers_by_every_way),
+        TEST(connects_by_name_with_half_closes),
+        TEST(connects_to_literal_addresses),
+        TEST(a_refused_connection_is_reset),
+        TEST(much_data_waits_for_a_slow_host),
+        TEST(other_traffic_is_refused_at_once),
+        TEST(the_loopback_is_left_alone),
+        TEST(the_network_is_started_again),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
