@@ -49,7 +49,7 @@ static int setup(void **state)
 
 static void append(const char *dir, const char *name, const void *bytes, size_t size)
 {
-    char path[128];
+    char path[512];
     (void)snprintf(path, sizeof path, "%s/%s", dir, name);
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     assert_true(fd >= 0);
@@ -59,7 +59,7 @@ static void append(const char *dir, const char *name, const void *bytes, size_t 
 
 static void drop(const char *dir, const char *name)
 {
-    char path[128];
+    char path[512];
     (void)snprintf(path, sizeof path, "%s/%s", dir, name);
     (void)unlink(path);
 }
