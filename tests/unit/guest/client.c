@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -70,6 +71,7 @@ void test_agent_start(struct test_agent *agent, const char *network)
     agent->pid = fork();
     assert_true(agent->pid >= 0);
     if (agent->pid == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that is cut off leaves nothing */
         const struct bg_log log = {.fd = 2, .level = BG_LOG_INFO, .tag = "agent under test"};
         const struct agent_opts opts = {.listen_fd = listener,
                                         .cgroup_path =
