@@ -48,6 +48,28 @@ static bool snapshot_is_of(int snapshots_fd, const char *name, const char *diges
     return found;
 }
 
+/* Removes those of the entries that are snapshots of the image, and frees all. A snapshot may be
+ * reached by several names (a link to the folder in use), so all are judged before the first is
+ * gone. */
+static int remove_snapshots(int fd, struct dirent **entries, size_t count, const char *digest)
+{
+    int r = 0;
+    for (size_t i = 0; i < count; i++) {
+        const char *name = entries[i]->d_name;
+        if (strncmp(name, "golden-", strlen("golden-")) == 0 && snapshot_is_of(fd, name, digest))
+            continue;
+        free(entries[i]);
+        entries[i] = NULL;
+    }
+    for (size_t i = 0; i < count; i++) {
+        int one = entries[i] ? store_remove_tree(fd, entries[i]->d_name) : 0;
+        free(entries[i]);
+        if (r == 0)
+            r = one;
+    }
+    return r;
+}
+
 int remove_golden(const struct bg_paths *paths, const char *digest, struct bg_err *err)
 {
     BG_AUTOFREE char *path = NULL;
@@ -60,19 +82,9 @@ int remove_golden(const struct bg_paths *paths, const char *digest, struct bg_er
     int count = scandirat(fd, ".", &entries, NULL, NULL);
     if (count < 0)
         return bg_err_errno(err, -errno, "%s", path);
-    int r = 0;
-    for (int i = 0; i < count; i++) {
-        const char *name = entries[i]->d_name;
-        if (r == 0 && strncmp(name, "golden-", strlen("golden-")) == 0 &&
-            snapshot_is_of(fd, name, digest)) {
-            r = store_remove_tree(fd, name);
-            if (r < 0)
-                (void)bg_err_errno(err, r, "%s/%s", path, name);
-        }
-        free(entries[i]);
-    }
+    int r = remove_snapshots(fd, entries, (size_t)count, digest);
     free(entries);
-    return r;
+    return r < 0 ? bg_err_errno(err, r, "%s", path) : 0;
 }
 
 /* Fails if a sandbox uses the image. One whose file is damaged cannot be told, so it counts. */
