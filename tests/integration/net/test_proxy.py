@@ -7,6 +7,7 @@ import ctypes
 import hashlib
 import json
 import os
+import select
 import signal
 import socket
 import ssl
@@ -338,6 +339,45 @@ def test_carries_large_bodies_both_ways(world):
             connection.sendall(chunk)
         _, _, body = read_response(connection)
     if digests != [want] or hashlib.sha256(body).hexdigest() != want:
+        raise Failure("bytes changed on the way")
+    check_audit(world.proxy, [{"bytes_up": size, "bytes_down": size}])
+
+
+def test_streams_both_ways_at_once(world):
+    size, piece = 24 << 20, bytes(range(251)) * 261
+    upstream = world.upstreams["good"]
+
+    def script(connection):
+        read_head(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        left = size
+        while left:
+            data = connection.recv(min(left, 50000))
+            if not data:
+                raise Failure("the upload ended early")
+            connection.sendall(data)
+            left -= len(data)
+
+    whole = piece * (size // len(piece) + 1)
+    upstream.expect(script)
+    with guest(world) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: h.test:%d\r\nContent-Length: %d\r\n\r\n"
+                           % (upstream.port, size))
+        read_head(connection)
+        connection.setblocking(False)
+        sent, got = 0, bytearray()
+        while len(got) < size:
+            if not select.select([connection], [connection] if sent < size else [], [],
+                                 DEADLINE_S)[0] and sent == size:
+                raise Failure(f"stuck after {len(got)} bytes")
+            with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                while sent < size:
+                    sent += connection.send(whole[sent:min(size, sent + 50000)])
+            with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                while data := connection.recv(65536):
+                    got += data
+                raise Failure(f"it ended after {len(got)} bytes")
+    if got != whole[:size]:
         raise Failure("bytes changed on the way")
     check_audit(world.proxy, [{"bytes_up": size, "bytes_down": size}])
 
