@@ -3,6 +3,7 @@
  * it shows what reached an upstream. A thread for each connection; nothing here is fast or for the
  * open network. */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -15,6 +16,7 @@
 #include <sys/time.h>
 
 #include "common/checked.h"
+#include "common/io.h"
 #include "net/buffer.h"
 #include "net/http_reader.h"
 #include "net/tls.h"
@@ -27,7 +29,7 @@
 
 static const char help[] =
     "usage: bellglass-echo [--dir FOLDER] [--host NAME] [--listen ADDRESS] [--https-port N]\n"
-    "                      [--http-port N]\n"
+    "                      [--http-port N] [--log FILE]\n"
     "\n"
     "A demo and test service: answers every request with the request itself. Prints 'https PORT',\n"
     "'http PORT' and 'ca FILE' (the CA to trust), then serves until it is ended.\n"
@@ -36,10 +38,11 @@ static const char help[] =
     "                 FOLDER/ca/ca.pem\n"
     "--host NAME      the name in its certificate (default: echo.test)\n"
     "--listen ADDRESS (default: 127.0.0.1)\n"
-    "--https-port N, --http-port N  (default: any free one)\n";
+    "--https-port N, --http-port N  (default: any free one)\n"
+    "--log FILE       append every request there, as it came\n";
 
 struct options {
-    const char *dir, *host, *listen;
+    const char *dir, *host, *listen, *log;
     uint16_t https_port, http_port;
     bool help;
 };
@@ -49,6 +52,7 @@ struct server {
     struct destination host;
     pthread_mutex_t lock; /* of tls, whose certificates are shared */
     atomic_uint conns;
+    int log_fd; /* -1: none */
 };
 
 struct conn {
@@ -85,6 +89,23 @@ static bool send_all(struct conn *conn, const uint8_t *bytes, size_t size)
         size -= (size_t)n;
     }
     return true;
+}
+
+/* One write for a request, so that those of two connections do not mix. */
+static bool write_log(const struct conn *conn)
+{
+    const struct buffer *parts[] = {&conn->reader.raw, &conn->body};
+    struct buffer entry = buffer_init(2 * BODY_MAX);
+    if (conn->server->log_fd < 0)
+        return true;
+    for (size_t i = 0; i < 2; i++)
+        if (buffer_size(parts[i]) > 0)
+            buffer_put(&entry, buffer_bytes(parts[i]), buffer_size(parts[i]));
+    buffer_put_text(&entry, "\n");
+    bool written = buffer_ok(&entry) && bg_write_full(conn->server->log_fd, buffer_bytes(&entry),
+                                                      buffer_size(&entry)) == 0;
+    buffer_reset(&entry);
+    return written;
 }
 
 static bool answer(struct conn *conn)
@@ -131,7 +152,7 @@ static void serve(struct conn *conn)
             if (conn->reader.state == HTTP_READER_HAVE_HEAD && !go_on(conn, &err))
                 return;
             if (conn->reader.state == HTTP_READER_DONE) {
-                if (!answer(conn))
+                if (!write_log(conn) || !answer(conn))
                     return;
                 http_reader_next(&conn->reader);
             }
@@ -214,11 +235,18 @@ static int open_listener(const char *address, uint16_t port, int *ret_fd, uint16
 
 static int run(const struct options *o, struct bg_err *err)
 {
-    struct server server = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    struct server server = {.lock = PTHREAD_MUTEX_INITIALIZER, .log_fd = -1};
     BG_AUTOCLOSE int https = -1;
     BG_AUTOCLOSE int http = -1;
     uint16_t https_port, http_port;
     (void)signal(SIGPIPE, SIG_IGN); /* fails only for numbers that are none */
+    BG_AUTOCLOSE int log = -1;
+    if (o->log) {
+        log = open(o->log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+        if (log < 0)
+            return bg_err_errno(err, -errno, "%s", o->log);
+        server.log_fd = log;
+    }
     int r = destination_parse_host(o->host, strlen(o->host), &server.host, err);
     if (r == 0)
         r = tls_context_new(o->dir, NULL, 0, &server.tls, err);
@@ -258,6 +286,7 @@ static int parse_options(int argc, char **argv, struct options *o, struct bg_err
                                           {"listen", required_argument, NULL, 'l'},
                                           {"https-port", required_argument, NULL, 's'},
                                           {"http-port", required_argument, NULL, 'p'},
+                                          {"log", required_argument, NULL, 'g'},
                                           {"help", no_argument, NULL, 'h'},
                                           {0}};
     int r = 0;
@@ -277,6 +306,9 @@ static int parse_options(int argc, char **argv, struct options *o, struct bg_err
             break;
         case 'p':
             r = parse_port(optarg, &o->http_port, err);
+            break;
+        case 'g':
+            o->log = optarg;
             break;
         case 'h':
             o->help = true;
