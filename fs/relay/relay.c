@@ -243,7 +243,8 @@ struct fs_rhandle *fs_handle_find(const struct fs_relay *relay, uint64_t id)
     return NULL;
 }
 
-struct fs_rhandle *fs_handle_new(struct fs_relay *relay, struct fs_rnode *node, uint64_t server_fh)
+struct fs_rhandle *fs_handle_new(struct fs_relay *relay, struct fs_rnode *node, uint64_t server_fh,
+                                 bool writes)
 {
     if (relay->handles.count >= BG_FS_HANDLES_MAX)
         return NULL;
@@ -252,6 +253,7 @@ struct fs_rhandle *fs_handle_new(struct fs_relay *relay, struct fs_rnode *node, 
         return NULL;
     handle->id = relay->next_handle++;
     handle->server_fh = server_fh;
+    handle->writes = writes;
     handle->node = node;
     fs_tree_ref(node);
     fs_table_insert(&relay->handles, &handle->link, fs_table_hash(&relay->handles, handle->id));

@@ -123,12 +123,18 @@ static int answer_attr(struct fs_relay *relay, const struct fs_pending *pending,
 
 /* ---- handles ---- */
 
+static bool opens_for_writing(const struct fs_pending *pending)
+{
+    return (pending->flags & O_ACCMODE) != O_RDONLY;
+}
+
 static int answer_open(struct fs_relay *relay, const struct fs_pending *pending,
                        struct fs_reply *reply, uint64_t now_ms)
 {
     bool folder = pending->opcode == FUSE_OPENDIR;
     uint64_t server_fh = reply->fh;
-    struct fs_rhandle *handle = fs_handle_new(relay, pending->node, server_fh);
+    struct fs_rhandle *handle =
+        fs_handle_new(relay, pending->node, server_fh, opens_for_writing(pending));
     if (handle) {
         reply->fh = handle->id;
         reply->open_flags = 0; /* the relay's to decide; without a change feed none applies */
@@ -146,7 +152,8 @@ static int answer_create(struct fs_relay *relay, const struct fs_pending *pendin
     uint64_t server_node = reply->node, server_fh = reply->fh;
     struct fs_rnode *node;
     int r = enter(relay, pending->opcode, pending->node, pending->name, reply, &node);
-    struct fs_rhandle *handle = r == 0 ? fs_handle_new(relay, node, server_fh) : NULL;
+    struct fs_rhandle *handle =
+        r == 0 ? fs_handle_new(relay, node, server_fh, opens_for_writing(pending)) : NULL;
     if (handle) {
         reply->fh = handle->id;
         reply->open_flags = 0;

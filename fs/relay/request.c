@@ -291,6 +291,16 @@ static bool has_slow_room(const struct fs_relay *relay, uint32_t opcode)
     return !slow || relay->slow < BG_FS_SLOW_MAX;
 }
 
+/* Closing a file that was only read and has had no locks changes nothing: the server need not hear
+ * of it, and every reader is spared a round trip. */
+static bool flush_is_idle(const struct fs_relay *relay, const struct fs_request *request,
+                          const struct fs_rnode *node)
+{
+    const struct fs_rhandle *handle = fs_handle_find(relay, request->fh);
+    return request->opcode == FUSE_FLUSH && handle && handle->node == node && !handle->writes &&
+           !node->locked;
+}
+
 static int forward(struct fs_relay *relay, struct fs_request *request, uint64_t now_ms)
 {
     struct fs_rnode *node = fs_tree_find(&relay->tree, request->node);
@@ -301,6 +311,10 @@ static int forward(struct fs_relay *relay, struct fs_request *request, uint64_t 
                                                                                           : -EIO;
     if (node->stale)
         return -ESTALE;
+    if (flush_is_idle(relay, request, node)) {
+        (void)fs_relay_answer(relay, request->unique, FUSE_FLUSH, &(struct fs_reply){0});
+        return 0;
+    }
     struct fs_rnode *node2;
     int r = check_request(relay, request, node);
     if (r == 0)
@@ -320,8 +334,10 @@ static int forward(struct fs_relay *relay, struct fs_request *request, uint64_t 
     request->node = node->peer->id;
     if (node2)
         request->node2 = node2->peer->id;
-    if (fs_op_find(request->opcode)->class == FS_CLASS_WAIT || request->opcode == FUSE_SETLK)
+    if (request->opcode == FUSE_SETLK || request->opcode == FUSE_SETLKW) {
         pending->lock = *request;
+        node->locked = true;
+    }
     fs_relay_send(relay, request, pending, now_ms);
     return 0;
 }

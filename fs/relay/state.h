@@ -15,6 +15,7 @@ struct fs_rhandle {
     uint64_t id;           /* the kernel's: a counter */
     uint64_t server_fh;    /* the server's, any number */
     struct fs_rnode *node; /* referenced */
+    bool writes;           /* opened for writing */
     uint64_t entries;      /* read since the start of the folder */
     uint64_t waited_ms;    /* for answers to READDIR */
 };
@@ -102,7 +103,8 @@ void fs_relay_forget(void *relay, uint64_t server_id, uint64_t count);
 
 struct fs_rhandle *fs_handle_find(const struct fs_relay *relay, uint64_t id);
 /* NULL: too many, or no memory. */
-struct fs_rhandle *fs_handle_new(struct fs_relay *relay, struct fs_rnode *node, uint64_t server_fh);
+struct fs_rhandle *fs_handle_new(struct fs_relay *relay, struct fs_rnode *node, uint64_t server_fh,
+                                 bool writes);
 void fs_handle_free(struct fs_relay *relay, struct fs_rhandle *handle);
 
 /* The answer to a request that the server does not answer, where memory has one. */

@@ -33,6 +33,7 @@ struct fs_rnode {
     mode_t type;      /* S_IFREG, S_IFDIR, S_IFLNK; for good */
     bool special;     /* shown as an empty file that cannot be opened */
     bool stale;       /* every request on it fails */
+    bool locked;      /* somebody on the host has had a POSIX lock on it */
     bool placed;      /* in by_place: folders and links where they were last seen */
     uint64_t nlookup; /* the kernel's references */
     unsigned refs;    /* ours: children, handles, requests in flight */

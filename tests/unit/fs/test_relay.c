@@ -93,6 +93,25 @@ static void ids_that_the_kernel_cannot_have_are_stale(void **state)
     bench_expect_nothing_for_server(b);
 }
 
+static void closing_what_was_only_read_is_answered_here(void **state)
+{
+    struct bench *b = *state;
+    struct fs_request asked =
+        bench_pass(b, (struct fs_request){.opcode = FUSE_OPEN, .node = b->file});
+    assert_int_equal(bench_reply(b, &asked, (struct fs_reply){.fh = 5}), 0);
+    uint64_t fh = bench_kernel_got(b, FUSE_OPEN).fh;
+    struct fs_request flush = {.opcode = FUSE_FLUSH, .node = b->file, .fh = fh, .owner = 3};
+    bench_ask(b, flush);
+    bench_expect_error(b, 0);
+    bench_expect_nothing_for_server(b);
+    struct fs_request lock = {
+        .opcode = FUSE_SETLK, .node = b->file, .fh = fh, .owner = 3, .lock_type = F_RDLCK};
+    asked = bench_pass(b, lock);
+    assert_int_equal(bench_reply(b, &asked, (struct fs_reply){0}), 0);
+    bench_expect_error(b, 0);
+    assert_int_equal(bench_pass(b, flush).owner, 3); /* its locks end there */
+}
+
 /* ---- 2.1: lengths and numbers ---- */
 
 static void every_flipped_byte_leaves_one_harmless_answer(void **state)
@@ -1136,6 +1155,7 @@ int main(void)
         cmocka_unit_test(every_good_answer_passes),
         RELAY_TEST(ids_and_handles_are_translated),
         RELAY_TEST(ids_that_the_kernel_cannot_have_are_stale),
+        RELAY_TEST(closing_what_was_only_read_is_answered_here),
         cmocka_unit_test(every_flipped_byte_leaves_one_harmless_answer),
         cmocka_unit_test(every_truncated_answer_is_an_error),
         RELAY_TEST(answers_to_nothing_end_the_stream_after_a_few),
