@@ -689,10 +689,16 @@ void conn_refuse(int fd, int status, const char *text)
     (void)close(fd);
 }
 
-/* Ports where a client that is refused would wait for us to speak, or could not read an answer in
- * HTTP: it is told by the end of the connection. */
+/* Ports of protocols that are not HTTP: a refused client there could not read an answer in HTTP, or
+ * would wait for the other side to speak. It is told by a reset. */
 static bool refused_at_once(const struct destination *to)
 {
+    static const uint16_t others[] = {
+        1433, 1521, 2049, 3306, 3389, 5432, 5672, 5900, 6379, 9092, 11211, 27017,
+    };
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (to->port == others[i])
+            return true;
     return to->port < 1024 && to->port != 80 && to->port != 443;
 }
 

@@ -229,6 +229,8 @@ ROWS = [
     Row("mail is refused at once", b"", None, None,
         ({"decision": "deny", "reason": "host-not-allowed", "scheme": "tcp"},),
         host="nobody.test", port=25, refused=-13),
+    Row("so is a database", b"", None, None, ({"decision": "deny", "reason": "host-not-allowed"},),
+        host="nobody.test", port=5432, refused=-13),
     Row("something else on a high port", b"\x00\x01\x02", None, b"",
         ({"decision": "deny", "reason": "host-not-allowed"},), host="nobody.test", port=9999,
         tls=False, closed=True),
