@@ -204,7 +204,7 @@ static void says_where_it_looked(void **state)
     assert_non_null(strstr(err.text, "'no-such-recipe'"));
     assert_int_equal(recipe_load("./no/such.yaml", &recipe, &err), -ENOENT);
     assert_non_null(strstr(err.text, "./no/such.yaml"));
-    assert_int_equal(recipe_load("../../etc/passwd", &recipe, &err), -EINVAL);
+    assert_int_equal(recipe_load("/etc/passwd", &recipe, &err), -EINVAL);
 }
 
 int main(void)
