@@ -41,8 +41,7 @@ static void load_modules(void)
     FILE *list = fopen(path, "re");
     while (list && fgets(line, sizeof line, list)) {
         line[strcspn(line, "\n")] = '\0';
-        (void)snprintf(path, sizeof path, "/lib/modules/%s/%s", names.release, line);
-        load(path);
+        load(line);
     }
     for (size_t i = 0; i < 3; i++)
         load(extra[i]);
