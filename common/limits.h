@@ -20,6 +20,7 @@
 #define BG_VSOCK_QUEUE_MAX   256          /* entries of a virtqueue; device fails */
 #define BG_VSOCK_CHAIN_MAX   64           /* descriptors of one buffer; device fails */
 #define BG_VSOCK_LOG_LINES   20           /* lines that a guest causes, per minute; dropped */
+#define BG_AGENT_LOG_LINES   60 /* lines that the agent sends for the log, per minute; dropped */
 
 /* Trees as tar streams. */
 #define BG_TREE_DEPTH_MAX 512 /* folders in folders when packing; -ENAMETOOLONG */

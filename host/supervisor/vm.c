@@ -59,6 +59,8 @@ struct vm {
     unsigned open_handles; /* until 0 the memory stays */
     bool shutting_down;    /* the end is wanted: it is no failure */
     bool silence_logged;
+    uint64_t log_minute; /* the minute in which the agent has logged log_lines */
+    unsigned log_lines;
     struct bg_err why;
 };
 
@@ -240,9 +242,14 @@ static void agent_ready(void *owner)
 static void agent_logged(void *owner, const char *text, size_t size)
 {
     struct vm *vm = owner;
-    char escaped[512];
-    bg_escape(text, size, escaped, sizeof escaped);
-    bg_log(vm->opts.log, BG_LOG_INFO, "guest: %s", escaped);
+    uint64_t minute = bg_now_ms() / 60000;
+    if (minute != vm->log_minute)
+        vm->log_lines = 0;
+    vm->log_minute = minute;
+    if (vm->log_lines++ >= BG_AGENT_LOG_LINES)
+        return; /* the guest shall not fill the host's disk */
+    int shown = size < 512 ? (int)size : 512;
+    bg_log(vm->opts.log, BG_LOG_INFO, "guest: %.*s", shown, text);
 }
 
 static void agent_prepared(void *owner);
