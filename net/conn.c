@@ -706,6 +706,7 @@ void conn_open(struct engine *engine, int fd, uint32_t stream, const struct dest
                bool reply)
 {
     struct bg_err err;
+    assert(to || !reply);
     const struct policy_rule *rule = to ? policy_find(engine->opts.policy, to) : NULL;
     struct conn *conn =
         engine->conn_count < engine->opts.conns_max ? calloc(1, sizeof *conn) : NULL;

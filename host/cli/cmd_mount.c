@@ -49,11 +49,11 @@ static int check_target(const char *dir, char **ret_dir, struct bg_err *err)
     struct stat st;
     (void)bg_quote(dir, quoted, sizeof quoted);
     BG_AUTOCLOSE int fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-    if (fuse < 0)
-        return bg_err_set(err, -errno,
-                          "cannot open /dev/fuse: %s; load the module (modprobe fuse), or give "
-                          "this container the device",
-                          strerror(errno));
+    if (fuse < 0 || fstat(fuse, &st) < 0 || !S_ISCHR(st.st_mode))
+        return bg_err_set(err, fuse < 0 ? -errno : -ENODEV,
+                          "/dev/fuse: %s; load the module (modprobe fuse), or give this container "
+                          "the device",
+                          fuse < 0 ? strerror(errno) : "not a device");
     BG_AUTOFREE char *path = realpath(dir, NULL);
     int r = path && stat(path, &st) == 0 ? 0 : -errno;
     if (r == -ENOTCONN || r == -EIO)

@@ -80,7 +80,8 @@ static void a_killed_client_of_create_leaves_a_whole_sandbox_or_none(void **stat
 static void damage_golden(struct vm *vm, const char *script)
 {
     (void)vm_sandbox(vm);
-    (void)vm_host(vm, "cd %s/data/snapshots/golden-*; %s", vm->home, script);
+    (void)vm_host(vm, "for d in %s/data/snapshots/golden-*/; do cd $d; chmod -R u+w .; %s; done",
+                  vm->home, script);
 }
 
 static void a_damaged_snapshot_is_made_anew(void **state)
@@ -90,10 +91,10 @@ static void a_damaged_snapshot_is_made_anew(void **state)
         "truncate -s 1M memory",
         "truncate -s -1 state",
         "printf x | dd of=state bs=1 seek=100 conv=notrunc status=none",
-        "rm disk.qcow2",
+        "rm -f disk.qcow2",
         "printf '{' >manifest.json",
         "printf '{}' >manifest.json",
-        "rm manifest.json",
+        "rm -f manifest.json",
     };
     for (size_t i = 0; i < sizeof damages / sizeof *damages; i++) {
         damage_golden(vm, damages[i]);
@@ -117,7 +118,8 @@ static void an_interrupted_making_leaves_nothing_behind(void **state)
     const char *next = vm_sandbox_with(vm, "--memory", "352M", NULL);
     assert_string_equal(vm_guest(vm, next, "echo up"), "up\n");
     assert_string_equal(
-        vm_host(vm, "ls %s/data/snapshots | { grep -v '^golden-[0-9a-f.]*$' || true; }", vm->home),
+        vm_host(vm, "ls %s/data/snapshots | { grep -vE '^golden-[0-9a-f.]+(\\.lock)?$' || true; }",
+                vm->home),
         "");
 }
 
@@ -127,7 +129,7 @@ static void own_images(struct vm *vm, const char *const *script_of_damage, const
     (void)vm_host(vm,
                   "cd %s/data; mv images images.shared; cp -a --reflink=auto $(readlink "
                   "images.shared) images; "
-                  "cd images/*/; %s",
+                  "cd images/$(readlink images/tags/debian | cut -c4-); %s",
                   vm->home, *script_of_damage);
     vm_refused(vm, words, "create", "--memory", "416M", vm_name(vm), NULL);
     (void)vm_host(vm, "cd %s/data; rm -r images; mv images.shared images", vm->home);
@@ -229,10 +231,11 @@ static void no_dev_fuse_is_told(void **state)
     assert_int_equal(mkdir(folder, 0755), 0);
     const char *out =
         vm_host(vm,
-                "unshare --mount --propagation private sh -c 'mount -t tmpfs none /mnt; "
-                "touch /mnt/fuse; chmod 0 /mnt/fuse; mount --bind -o nodev /mnt/fuse /dev/fuse; "
+                "unshare --mount --propagation private bash -c 'd=%s/dev; mkdir $d; mount -t "
+                "tmpfs dev $d; for n in null zero full random urandom tty; do touch $d/$n; "
+                "mount --bind /dev/$n $d/$n; done; mount --rbind $d /dev; "
                 "%s mount %s %s' 2>&1 && exit 1; true",
-                vm->bellglass, s, folder);
+                vm->folder, vm->bellglass, s, folder);
     assert_non_null(strstr(out, "/dev/fuse"));
 }
 

@@ -155,7 +155,8 @@ const char *vm_name(struct vm *vm);
 /* Its state folder. */
 const char *vm_sandbox_dir(struct vm *vm, const char *sandbox);
 
-/* A field of the supervisor's status answer; fails the test when it does not answer. */
+/* "qemu_pid", "launcher_pid" or "proxy_pid" of the supervisor's status answer, or
+ * "supervisor_pid"; fails the test when it does not answer. */
 int vm_pid(struct vm *vm, const char *sandbox, const char *field);
 /* The state that `bellglass ls` shows: "running", "crashed" ... */
 const char *vm_state(struct vm *vm, const char *sandbox);

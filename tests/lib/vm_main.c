@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -267,6 +268,10 @@ static int check_mounts(const struct vm *vm)
         if (strstr(line, vm->folder)) {
             print_error("left mounted: %s\n", line);
             failed = 1;
+            /* Field 5 of mountinfo, so that the folder can go. */
+            BG_AUTOFREE char *where = NULL;
+            if (sscanf(line, "%*s %*s %*s %*s %ms", &where) == 1)
+                (void)umount2(where, MNT_DETACH);
         }
     return failed;
 }
