@@ -8,12 +8,17 @@
 
 #include "common/io.h"
 #include "common/limits.h"
+#include "common/quote.h"
 #include "images/argv.h"
 
-#define APT_TEXT_MAX (4u * 1024u * 1024u) /* what apt says about its configuration; refused */
+#define APT_TEXT_MAX (4u * 1024u * 1024u)  /* what apt says about its configuration; refused */
+#define LOG_MAX      (16u * 1024u * 1024u) /* of mmdebstrap; a longer one is only shown */
 #define KEYRING      "/usr/share/keyrings/debian-archive-keyring.gpg"
 #define SETUP        "bellglass-setup" /* folder with our scripts, in the work folder and the root */
 #define APT_CONFIG   "etc/apt/apt.conf.d/00bellglass-build"
+
+/* Said by our script in the log, with the step's number behind. */
+static const char run_step_failed[] = "bellglass: failed run step ";
 
 /* Runs in the host's shell with the root as $1, since mmdebstrap's apt does too and may need the
  * host's logins. %s: the kernel's package. A meta package is followed to the real one. */
@@ -238,9 +243,8 @@ static void print_script(FILE *out, const struct recipe *recipe)
     for (unsigned i = 0; i < recipe->run_count; i++)
         (void)fprintf(out,
                       "echo 'bellglass: run step %u of the recipe'\n"
-                      "sh -eu /" SETUP "/run-%u || { echo 'bellglass: run step %u failed'; "
-                      "exit 1; }\n",
-                      i + 1, i, i + 1);
+                      "sh -eu /" SETUP "/run-%u || { echo '%s%u'; exit 1; }\n",
+                      i + 1, i, run_step_failed, i + 1);
 }
 
 static int write_text(int dir_fd, const char *name, const char *text, struct bg_err *err)
@@ -375,6 +379,24 @@ static int build_argv(struct jobs *jobs, const struct bootstrap *bootstrap,
     return r;
 }
 
+/* If a run step ended mmdebstrap, says which. */
+static void name_run_step(const struct bootstrap *bootstrap, const struct recipe *recipe,
+                          struct bg_err *err)
+{
+    BG_AUTOFREE char *text = NULL;
+    size_t size;
+    if (bg_read_file(AT_FDCWD, bootstrap->log, LOG_MAX, &text, &size, NULL) < 0)
+        return;
+    const char *found = memmem(text, size, run_step_failed, strlen(run_step_failed));
+    unsigned long step = found ? strtoul(found + strlen(run_step_failed), NULL, 10) : 0;
+    if (step == 0 || step > recipe->run_count)
+        return;
+    const char *command = recipe->run[step - 1];
+    char shown[128];
+    bg_escape(command, strcspn(command, "\n"), shown, sizeof shown);
+    (void)bg_err_set(err, err->code, "run step %lu failed: %s", step, shown);
+}
+
 int bootstrap_run(struct jobs *jobs, const struct bootstrap *bootstrap, const struct recipe *recipe,
                   struct bg_err *err)
 {
@@ -394,6 +416,8 @@ int bootstrap_run(struct jobs *jobs, const struct bootstrap *bootstrap, const st
             &(struct job){
                 .name = "mmdebstrap", .argv = argv.at, .env = env.at, .log = bootstrap->log},
             err);
+    if (r == -EREMOTEIO)
+        name_run_step(bootstrap, recipe, err);
     argv_done(&argv);
     argv_done(&env);
     return r;

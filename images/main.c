@@ -25,8 +25,22 @@ static const struct verb {
              {"ls", cmd_ls},
              {"rm", cmd_rm}};
 
+/* A plain user's PATH lacks where depmod and chroot are. */
+static int extend_path(void)
+{
+    const char *path = getenv("PATH");
+    BG_AUTOFREE char *longer = NULL;
+    if (asprintf(&longer, "%s:/usr/sbin:/sbin", path && path[0] ? path : "/usr/bin:/bin") < 0) {
+        longer = NULL;
+        return -ENOMEM;
+    }
+    return setenv("PATH", longer, 1) < 0 ? -errno : 0;
+}
+
 int main(int argc, char **argv)
 {
+    if (extend_path() < 0)
+        return fail(&(struct bg_err){.code = -ENOMEM, .text = "out of memory"});
     /* What we make is for QEMU to read, whatever uid it runs as; private files say so. */
     (void)umask(022);
     if (argc < 2)
