@@ -36,7 +36,8 @@ struct fs_pin {
 
 struct fs_nodes_opts {
     const char *root;
-    size_t fds_max;                     /* not in use */
+    size_t fds_max; /* not in use; > 2 */
+    bool handles;   /* we have the right to open by file handle (CAP_DAC_READ_SEARCH) */
     const struct fs_identity *identity; /* borrowed until close */
 };
 

@@ -277,8 +277,10 @@ int fs_server_run(int in_fd, int out_fd, const struct fs_server_opts *opts, stru
     server.input = malloc(INPUT_SIZE);
     int r = server.input ? 0 : bg_err_set(err, -ENOMEM, "file server: out of memory");
     if (r == 0) {
-        struct fs_nodes_opts nodes_opts = {
-            .root = opts->root, .fds_max = node_fds, .identity = &server.identity};
+        struct fs_nodes_opts nodes_opts = {.root = opts->root,
+                                           .fds_max = node_fds,
+                                           .handles = geteuid() == 0,
+                                           .identity = &server.identity};
         r = fs_nodes_open(&nodes_opts, &server.ops.nodes, err);
     }
     if (r == 0 && fs_handles_open(server.ops.nodes, handle_count, &server.ops.handles) < 0)
