@@ -53,7 +53,7 @@ void base64_encode(const uint8_t *bytes, size_t size, char *out)
             v |= bytes[i + 2];
         *out++ = alphabet[v >> 18];
         *out++ = alphabet[v >> 12 & 63];
-        *out++ = left > 1 ? alphabet[v >> 6 & 63] : '=';
-        *out++ = left > 2 ? alphabet[v & 63] : '=';
+        *out++ = (char)(left > 1 ? alphabet[v >> 6 & 63] : '=');
+        *out++ = (char)(left > 2 ? alphabet[v & 63] : '=');
     }
 }
