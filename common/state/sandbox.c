@@ -219,6 +219,8 @@ static int make_folder(int base, const struct bg_sandbox *s, struct bg_err *err)
     if (mkdirat(base, temp, 0700) < 0)
         return bg_err_errno(err, -errno, "sandbox '%s': cannot make its folder", s->name);
     int r = fill_folder(base, temp, s, err);
+    if (r < 0)
+        (void)bg_err_prefix(err, "sandbox '%s'", s->name);
     /* A sandbox's folder is never empty, so this never replaces one: of two callers one wins. */
     if (r == 0 && renameat(base, temp, base, s->name) < 0)
         r = errno == EEXIST || errno == ENOTEMPTY || errno == ENOTDIR

@@ -52,6 +52,14 @@ int app_fail(const struct bg_err *err)
     return APP_FAILED;
 }
 
+void app_hint_space(struct bg_err *err)
+{
+    size_t used = strlen(err->text);
+    if ((err->code == -ENOSPC || err->code == -EDQUOT) && !strstr(err->text, "free space"))
+        (void)snprintf(err->text + used, sizeof err->text - used,
+                       "; free some: bellglass rm NAME, bellglass image rm IMAGE");
+}
+
 void app_note(const char *format, ...)
 {
     char text[BG_ERR_TEXT_SIZE];

@@ -23,6 +23,9 @@ void app_done(struct app *app);
  * where it repeats what others said. */
 int app_fail(const struct bg_err *err);
 
+/* Adds the way out to an error of a full disk here; leaves others as they are. */
+void app_hint_space(struct bg_err *err);
+
 /* Prints a warning or a note on stderr, one line. */
 void app_note(const char *format, ...) BG_PRINTF(1, 2);
 

@@ -49,13 +49,17 @@ static int create(struct app *app, struct bg_sandbox *sandbox, const struct args
     int r = signals_open(&signal_fd, &err);
     if (r == 0)
         r = bg_sandbox_create(&app->paths, sandbox, &err);
-    if (r < 0)
+    if (r < 0) {
+        app_hint_space(&err);
         return app_fail(&err);
+    }
     struct launch_opts launch = {
         .signal_fd = signal_fd, .owner_fd = -1, .quiet = args_flag(args, OPTION_QUIET)};
     r = launch_start(sandbox, &launch, &timings, &signal_number, &err);
-    if (r < 0)
+    if (r < 0) {
+        app_hint_space(&err);
         return give_up(app, sandbox, signal_number, &err);
+    }
     if (!args_flag(args, OPTION_JSON)) {
         json_decref(timings);
         (void)printf("%s\n", sandbox->name);

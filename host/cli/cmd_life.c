@@ -42,6 +42,8 @@ static int start_one(struct app *app, const char *name, const struct launch_opts
         app_note("sandbox '%s' is running already", name);
     else
         r = launch_start(&life.sandbox, opts, NULL, ret_signal, err);
+    if (r < 0)
+        app_hint_space(err);
     life_done(&life);
     return r;
 }

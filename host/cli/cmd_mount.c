@@ -167,10 +167,10 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
     if (log_offset > LOG_TAIL_MAX && ftruncate(log_fd, 0) == 0)
         log_offset = 0; /* a log of many mounts: only the last ones matter */
     char program[] = "bellglass-mount", a[] = "--stream-fd", a_value[] = "3", b[] = "--mountpoint",
-         c[] = "--name", d[] = "--ready-fd", d_value[] = "4", read_only[] = "--read-only",
-         exec[] = "--exec";
-    char *argv[16] = {program, a, a_value, b, dir, c, name, d, d_value};
-    size_t argc = 9;
+         c[] = "--name", d[] = "--ready-fd", d_value[] = "4", e[] = "--log-fd", e_value[] = "2",
+         read_only[] = "--read-only", exec[] = "--exec";
+    char *argv[16] = {program, a, a_value, b, dir, c, name, d, d_value, e, e_value};
+    size_t argc = 11;
     if (args_flag(args, OPTION_READ_ONLY))
         argv[argc++] = read_only;
     if (args_flag(args, OPTION_EXEC))

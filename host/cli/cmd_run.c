@@ -60,6 +60,8 @@ static int run_in(struct app *app, struct bg_sandbox *sandbox, const struct args
     int signal_number, status = APP_FAILED;
     int r = launch_start(sandbox, &launch, NULL, &signal_number, &err);
     bool started = r == 0;
+    if (!started)
+        app_hint_space(&err);
     if (r == 0)
         r = guest_command_run(app, sandbox, command, &status, &err);
     if (r < 0 || err.text[0] != '\0')
@@ -88,6 +90,7 @@ static int run(struct app *app, const struct args *args)
         r = bg_sandbox_create(&app->paths, &sandbox, &err);
     if (r < 0) {
         bg_sandbox_done(&sandbox);
+        app_hint_space(&err);
         return app_fail(&err);
     }
     command.signal_fd = signal_fd;
