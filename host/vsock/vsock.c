@@ -153,33 +153,6 @@ static int scatter(struct vsock_device *device, const struct virtqueue_chain *ch
     return 0;
 }
 
-void device_rx_put(struct vsock_device *device, const struct vsock_packet *packet,
-                   const uint8_t *payload)
-{
-    if (device->state != DEVICE_OPEN)
-        return;
-    if (device->rx_header_count == BG_VSOCK_QUEUE_MAX)
-        rx_copy(device);
-    struct virtqueue_batch *batch = &device->rx_batch;
-    assert(batch->at < batch->count);
-    const struct virtqueue_chain *chain = &batch->chains[batch->at++];
-    assert(packet->size <= chain->size - VSOCK_HEADER_SIZE);
-    device->rx_room -= chain->size - VSOCK_HEADER_SIZE;
-    uint8_t *header = device->rx_headers[device->rx_header_count++];
-    vsock_packet_emit(packet, header);
-    size_t offset = 0;
-    int r = scatter(device, chain, &offset, header, VSOCK_HEADER_SIZE);
-    if (r == 0)
-        r = scatter(device, chain, &offset, payload, packet->size);
-    if (r < 0) {
-        struct bg_err err;
-        (void)bg_err_errno(&err, r, "vsock receive ring: write to the guest");
-        device_fail(device, &err);
-        return;
-    }
-    virtqueue_put(&device->rx, chain->head, VSOCK_HEADER_SIZE + packet->size);
-}
-
 /* Publishes what has been used, and interrupts the guest if it wants that. */
 static void ring_flush(struct vsock_device *device, struct virtqueue *vq, unsigned index)
 {
@@ -205,6 +178,33 @@ static void rx_flush(struct vsock_device *device)
         return;
     ring_flush(device, &device->rx, RX);
     device->rx_header_count = 0;
+}
+
+void device_rx_put(struct vsock_device *device, const struct vsock_packet *packet,
+                   const uint8_t *payload)
+{
+    if (device->state != DEVICE_OPEN)
+        return;
+    struct virtqueue_batch *batch = &device->rx_batch;
+    assert(batch->at < batch->count);
+    const struct virtqueue_chain *chain = &batch->chains[batch->at++];
+    assert(packet->size <= chain->size - VSOCK_HEADER_SIZE);
+    device->rx_room -= chain->size - VSOCK_HEADER_SIZE;
+    uint8_t *header = device->rx_headers[device->rx_header_count++];
+    vsock_packet_emit(packet, header);
+    size_t offset = 0;
+    int r = scatter(device, chain, &offset, header, VSOCK_HEADER_SIZE);
+    if (r == 0)
+        r = scatter(device, chain, &offset, payload, packet->size);
+    if (r < 0) {
+        struct bg_err err;
+        (void)bg_err_errno(&err, r, "vsock receive ring: write to the guest");
+        device_fail(device, &err);
+        return;
+    }
+    virtqueue_put(&device->rx, chain->head, VSOCK_HEADER_SIZE + packet->size);
+    if (device->rx.put_count == VSOCK_RX_PUBLISH) /* the guest works on them while we go on */
+        rx_flush(device);
 }
 
 void device_rx_commit(struct vsock_device *device)

@@ -16,6 +16,7 @@
 
 #define VSOCK_BOUNCE_SIZE  (256 * 1024) /* packets copied in one go: what a level 2 cache holds */
 #define VSOCK_SCRATCH_SIZE (256 * 1024) /* as much as a connection's credit usually is */
+#define VSOCK_RX_PUBLISH   32           /* packets to the guest that wait to be published */
 #define VSOCK_BUCKETS      1024         /* power of two */
 
 /* Control packets that a connection has to send, in the order of sending. RST replaces all. */
@@ -85,8 +86,8 @@ struct vsock_device {
     struct virtqueue rx, tx;
     struct virtqueue_batch rx_batch, tx_batch;
     size_t rx_room; /* payload that the chains in rx_batch take */
-    uint8_t rx_headers[BG_VSOCK_QUEUE_MAX][VSOCK_HEADER_SIZE];
-    size_t rx_header_count; /* of packets that wait in rx.out */
+    uint8_t rx_headers[VSOCK_RX_PUBLISH][VSOCK_HEADER_SIZE];
+    size_t rx_header_count; /* of packets that wait in rx.out, <= rx.put_count */
 
     /* vsock_conn.c's */
     struct vsock_conn_list all, control, waiting, due, dead;
