@@ -311,11 +311,14 @@ static void become_stale(struct fs_relay *relay, uint64_t now_ms)
     give_up_all(relay);
 }
 
-static void expire(struct fs_relay *relay, uint64_t now_ms)
+/* Returns whether there is a request left that time can end. */
+static bool expire(struct fs_relay *relay, uint64_t now_ms)
 {
+    bool timed = false;
     for (struct fs_pending *p = relay->first; p; p = p->next) {
         if (!is_waiting(p))
             continue;
+        timed = timed || p->interrupted || p->class != FS_CLASS_WAIT;
         if (p->interrupted && now_ms - p->interrupted_ms >= INTERRUPT_GRACE_MS) {
             /* The first INTERRUPT may have come before the server began to wait. */
             struct fs_request again = {.opcode = FUSE_INTERRUPT, .interrupted = p->unique};
@@ -330,6 +333,7 @@ static void expire(struct fs_relay *relay, uint64_t now_ms)
     }
     if (relay->timeouts >= TIMEOUTS_TO_STALE && relay->state == FS_RELAY_LIVE)
         become_stale(relay, now_ms);
+    return timed;
 }
 
 void fs_relay_probe(struct fs_relay *relay, uint64_t now_ms)
@@ -353,12 +357,12 @@ int fs_relay_tick(struct fs_relay *relay, uint64_t now_ms, uint64_t *ret_next_ms
     *ret_next_ms = UINT64_MAX;
     if (relay->state == FS_RELAY_GONE)
         return 0;
-    expire(relay, now_ms);
+    bool timed = expire(relay, now_ms);
     if (relay->state == FS_RELAY_STALE)
         probe(relay, now_ms);
     if (relay->late > BG_FS_LATE_MAX)
         return bg_err_set(err, -EPROTO, "%zu requests without an answer", relay->late);
-    if (relay->in_window + relay->slow > 0 || relay->state == FS_RELAY_STALE)
+    if (timed || relay->state == FS_RELAY_STALE)
         *ret_next_ms = TICK_MS;
     return 0;
 }

@@ -119,20 +119,26 @@ void fs_handles_put(struct fs_handles *handles, struct fs_handle *handle)
         slot_free(handles, slot);
 }
 
-bool fs_handles_end(struct fs_handles *handles, struct fs_handle *handle)
+void fs_handles_end(struct fs_handles *handles, struct fs_handle *handle)
 {
-    bool others = false;
     (void)pthread_mutex_lock(&handles->lock);
     if (!handle->closed) {
         handle->closed = true;
         assert(handle->refs > 1); /* open, and got by the caller */
         handle->refs--;
     }
-    for (size_t i = 0; i < handles->table.size && !others; i++)
-        for (struct fs_link *l = handles->table.buckets[i]; l && !others; l = l->next) {
+    (void)pthread_mutex_unlock(&handles->lock);
+}
+
+bool fs_handles_has(struct fs_handles *handles, uint64_t node)
+{
+    bool found = false;
+    (void)pthread_mutex_lock(&handles->lock);
+    for (size_t i = 0; i < handles->table.size && !found; i++)
+        for (struct fs_link *l = handles->table.buckets[i]; l && !found; l = l->next) {
             const struct fs_handle *h = &FS_LINK_OWNER(l, struct slot, link)->handle;
-            others = !h->closed && h->node.node == handle->node.node;
+            found = !h->closed && h->node.id == node;
         }
     (void)pthread_mutex_unlock(&handles->lock);
-    return !others;
+    return found;
 }

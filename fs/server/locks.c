@@ -258,6 +258,16 @@ void fs_locks_flush(struct fs_locks *locks, uint64_t node, uint64_t owner)
     owners_remove(locks, node, &owner);
 }
 
+bool fs_locks_has(struct fs_locks *locks, uint64_t node)
+{
+    bool found = false;
+    (void)pthread_mutex_lock(&locks->lock);
+    for (const struct owner *o = locks->owners; o && !found; o = o->next)
+        found = o->node == node;
+    (void)pthread_mutex_unlock(&locks->lock);
+    return found;
+}
+
 void fs_locks_drop_node(struct fs_locks *locks, uint64_t node)
 {
     owners_remove(locks, node, NULL);

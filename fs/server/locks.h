@@ -36,6 +36,8 @@ int fs_locks_apply(struct fs_locks *locks, const struct fs_request *request,
 
 /* owner has closed the file: its POSIX locks end. */
 void fs_locks_flush(struct fs_locks *locks, uint64_t node, uint64_t owner);
+/* True when an owner may have POSIX locks on the node. */
+bool fs_locks_has(struct fs_locks *locks, uint64_t node);
 /* Nobody has the file open any more. */
 void fs_locks_drop_node(struct fs_locks *locks, uint64_t node);
 

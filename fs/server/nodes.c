@@ -17,6 +17,8 @@
 #include "fs/table.h"
 
 #define MOUNTS_MAX      64u   /* file systems opened by handle; further ones go by name */
+#define DEVICES_MAX     256u  /* told apart in inode numbers; further ones share */
+#define DEVICE_SHIFT    48    /* above what file systems use */
 #define REOPEN_DEPTH    4096u /* folders above a node that is opened by name */
 #define HANDLE_SIZE_MAX 128   /* MAX_HANDLE_SZ: what the kernel may give */
 #define ROOT_ID         1u
@@ -44,6 +46,7 @@ struct fs_node {
     struct fs_link by_id, by_key;
     uint64_t id;
     struct node_key key;
+    uint64_t device_bits; /* of the inode number that is shown */
     bool hollow;
     uint64_t nlookup;
     unsigned pins;                  /* users of fd */
@@ -64,6 +67,8 @@ struct fs_nodes {
     size_t idle_fds, fds_max;
     struct mount mounts[MOUNTS_MAX];
     size_t mount_count;
+    uint64_t devices[DEVICES_MAX]; /* seen so far; the root's is the first */
+    size_t device_count;
     const struct fs_identity *identity;
     bool handles;       /* we may open by handle at all */
     dev_t device_files; /* file system of /dev, when it has one of its own */
@@ -246,6 +251,16 @@ static struct fs_node *find_key(const struct fs_nodes *nodes, const struct node_
     return NULL;
 }
 
+static uint64_t device_bits(struct fs_nodes *nodes, uint64_t device)
+{
+    size_t i = 0;
+    while (i < nodes->device_count && nodes->devices[i] != device)
+        i++;
+    if (i == nodes->device_count && i < DEVICES_MAX)
+        nodes->devices[nodes->device_count++] = device;
+    return (uint64_t)i << DEVICE_SHIFT;
+}
+
 static struct fs_node *node_new(struct fs_nodes *nodes, const struct node_key *key)
 {
     struct fs_node *node = calloc(1, sizeof *node);
@@ -253,6 +268,7 @@ static struct fs_node *node_new(struct fs_nodes *nodes, const struct node_key *k
         return NULL;
     node->id = nodes->next_id++;
     node->key = *key;
+    node->device_bits = device_bits(nodes, key->device);
     node->fd = -1;
     fs_table_insert(&nodes->by_id, &node->by_id, fs_table_hash(&nodes->by_id, node->id));
     fs_table_insert(&nodes->by_key, &node->by_key, key_hash(nodes, key));
@@ -481,12 +497,20 @@ static void hollow_out(struct statx *st)
     st->stx_nlink = 2;
 }
 
+uint64_t fs_nodes_ino(const struct fs_pin *pin, uint64_t ino)
+{
+    return ino ^ pin->node->device_bits;
+}
+
 int fs_nodes_stat(const struct fs_pin *pin, int fd, struct statx *ret)
 {
     int r = stat_fd(fd, ret);
-    if (r == 0 && pin->hollow)
+    if (r < 0)
+        return r;
+    ret->stx_ino = fs_nodes_ino(pin, ret->stx_ino);
+    if (pin->hollow)
         hollow_out(ret);
-    return r;
+    return 0;
 }
 
 int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const char *name,
@@ -530,6 +554,7 @@ int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const c
                 surplus = idle_add(nodes, node);
         }
         *ret_id = node->id;
+        ret_stat->stx_ino ^= node->device_bits;
     }
     (void)pthread_mutex_unlock(&nodes->lock);
     if (surplus >= 0)

@@ -60,6 +60,11 @@ int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const c
 /* Attributes as the client shall see them. fd: of pin, or of an open file of it. */
 int fs_nodes_stat(const struct fs_pin *pin, int fd, struct statx *ret) BG_MUST_CHECK;
 
+/* The inode number that the client shall see for one that is on the file system of pin. Those of
+ * the root's file system are unchanged; others are told apart by their upper bits, since the client
+ * sees one file system only. */
+uint64_t fs_nodes_ino(const struct fs_pin *pin, uint64_t ino);
+
 /* Takes back count look-ups. Unknown ids and too large counts: as much as there is. */
 void fs_nodes_forget(struct fs_nodes *nodes, uint64_t id, uint64_t count);
 

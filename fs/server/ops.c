@@ -619,7 +619,7 @@ static int read_folder(struct fs_ops *ops, const struct fs_request *request,
     (void)pthread_mutex_lock(&handle->lock);
     while (r > 0 && (r = entries_fill(handle, offset)) > 0) {
         struct raw_entry raw = raw_entry_at(handle->entries + handle->entries_at);
-        struct fs_dirent entry = {.ino = raw.ino,
+        struct fs_dirent entry = {.ino = fs_nodes_ino(&handle->node, raw.ino),
                                   .offset = (uint64_t)raw.offset,
                                   .type = raw.type,
                                   .name = raw.name,
@@ -687,7 +687,8 @@ static int run_on_handle(struct fs_ops *ops, const struct fs_request *request, b
         break;
     case FUSE_RELEASE:
     case FUSE_RELEASEDIR:
-        if (fs_handles_end(ops->handles, handle))
+        fs_handles_end(ops->handles, handle);
+        if (fs_locks_has(ops->locks, request->node) && !fs_handles_has(ops->handles, request->node))
             fs_locks_drop_node(ops->locks, request->node);
         break;
     default:
