@@ -59,9 +59,10 @@ static void fill(struct bench *bench)
         finish(bench);
 }
 
-static void take(struct bench *bench, uint8_t *bytes, size_t size)
+/* size bytes of the host's are in the scratch buffer. */
+static void take(struct bench *bench, size_t size)
 {
-    struct iovec part = {.iov_base = bytes, .iov_len = size};
+    struct iovec part = {.iov_base = bench->agent->scratch, .iov_len = size};
     if (bench->request.mode == BG_BENCH_SINK) {
         bench->left -= size < bench->left ? size : bench->left;
         if (bench->left > 0)
@@ -96,7 +97,7 @@ static void readable(void *owner)
         return;
     }
     if (!bench->ended && bench->request.mode != BG_BENCH_SOURCE)
-        take(bench, bench->agent->scratch, (size_t)n);
+        take(bench, (size_t)n);
 }
 
 static void has_room(void *owner)
@@ -153,7 +154,7 @@ static int bench_open(struct stream *stream, const uint8_t *body, size_t size, s
     if (request.mode == BG_BENCH_SOURCE)
         fill(bench);
     else if (request.mode == BG_BENCH_SINK && request.bytes == 0)
-        take(bench, bench->agent->scratch, 0);
+        take(bench, 0);
     return 0;
 }
 

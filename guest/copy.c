@@ -75,7 +75,7 @@ static int take_end(struct copier *c, const uint8_t *payload, size_t size)
 static ssize_t read_data(void *owner, const void **ret_bytes)
 {
     struct copier *c = owner;
-    struct bg_frame_header frame;
+    struct bg_frame_header frame = {0};
     do {
         if (c->input_ended)
             return 0;

@@ -598,7 +598,7 @@ static int exec_open(struct stream *stream, const uint8_t *body, size_t size, st
     struct plan *plan = calloc(1, sizeof *plan);
     r = x && plan ? plan_make(&request, &stream->agent->env, plan, err)
                   : bg_err_errno(err, -ENOMEM, "exec");
-    if (r < 0) {
+    if (!x || !plan || r < 0) {
         free(plan);
         free(x);
         return r;

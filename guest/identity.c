@@ -112,7 +112,7 @@ static int trust(const uint8_t *pem, size_t size, struct bg_err *err)
     if (r < 0 && r != -ENOENT)
         return bg_err_set(err, r, "%s", why.text);
     if (!bundle || !memmem(bundle, bundle_size, pem, size)) {
-        bool newline = bundle_size > 0 && bundle[bundle_size - 1] != '\n';
+        bool newline = bundle && bundle_size > 0 && bundle[bundle_size - 1] != '\n';
         r = newline ? write_text(CA_BUNDLE, "\n", 1, O_APPEND, err) : 0;
         if (r >= 0)
             r = write_text(CA_BUNDLE, (const char *)pem, size, O_APPEND, err);

@@ -304,6 +304,7 @@ static int take_kept(struct stream *stream, struct bg_err *err)
         free_input(stream);
         return 0;
     }
+    assert(want > stream->input_used); /* nothing was taken: there is a frame, and it is larger */
     uint8_t *grown = realloc(stream->input, want);
     if (!grown)
         return bg_err_errno(err, -ENOMEM, "frame of %zu bytes", want);

@@ -621,7 +621,7 @@ static int unpack_symlink(struct unpacker *u, struct archive_entry *entry, const
 static int unpack_hardlink(struct unpacker *u, struct archive_entry *entry, const char *rel,
                            const char *leaf)
 {
-    char target[BG_PATH_MAX];
+    char target[BG_PATH_MAX] = "";
     int r = place(u, archive_entry_hardlink(entry), target);
     if (r < 0)
         return r;
@@ -650,7 +650,7 @@ static int unpack_hardlink(struct unpacker *u, struct archive_entry *entry, cons
 
 static int unpack_entry(struct unpacker *u, struct archive_entry *entry)
 {
-    char rel[BG_PATH_MAX];
+    char rel[BG_PATH_MAX] = "";
     int r = place(u, archive_entry_pathname(entry), rel);
     if (r < 0)
         return r;

@@ -29,7 +29,7 @@ static int stream_write(void *owner, const void *bytes, size_t size)
     struct stream *s = owner;
     if (s->fail_after && s->used + size > s->fail_after)
         return -EPIPE;
-    if (s->used + size > s->room) {
+    if (!s->bytes || s->used + size > s->room) {
         s->room = (s->used + size) * 2;
         s->bytes = realloc(s->bytes, s->room);
         assert_non_null(s->bytes);
@@ -312,8 +312,9 @@ static void add_raw(struct stream *s, const struct raw_entry *e)
     memcpy(h + 136, "00000000000", 12);
     h[156] = (uint8_t)e->type;
     if (e->link)
-        memcpy(h + 157, e->link, strlen(e->link));
-    memcpy(h + 257, "ustar\00000", 8);
+        (void)memccpy(h + 157, e->link, 0, 100);
+    static const uint8_t magic[] = {'u', 's', 't', 'a', 'r', 0, '0', '0'};
+    memcpy(h + 257, magic, sizeof magic);
     memset(h + 148, ' ', 8);
     unsigned sum = 0;
     for (size_t i = 0; i < sizeof h; i++)
