@@ -213,6 +213,9 @@ static int run_group(struct vm *vm, const char *program, const struct CMUnitTest
     return failed == 0 ? 0 : 1;
 }
 
+/* Set when we are to end (a test runner's time limit). */
+static volatile sig_atomic_t end_now;
+
 /* The pid of one child that is left; 0 if it cannot be told. */
 static pid_t first_child(void)
 {
@@ -235,7 +238,7 @@ static int check_processes(void)
             continue;
         if (pid < 0)
             return failed; /* ECHILD: nothing is left */
-        if (bg_now_ms() - start_ms < LEFTOVER_MS) {
+        if (bg_now_ms() - start_ms < LEFTOVER_MS && !end_now) {
             (void)poll(NULL, 0, 50);
             continue;
         }
@@ -305,6 +308,34 @@ static void print_logs(const struct vm *vm)
         print_error("%s", text + (size > 20000 ? size - 20000 : 0));
 }
 
+static void asked_to_end(int signal_number)
+{
+    (void)signal_number;
+    end_now = 1;
+}
+
+/* Waits for the tester and reaps whatever else becomes our child meanwhile, at once, as init would
+ * do, so that nobody sees zombies. Returns the tester's status. */
+static int wait_tester(pid_t tester)
+{
+    const struct sigaction action = {.sa_handler = asked_to_end};
+    (void)sigaction(SIGTERM, &action, NULL); /* no SA_RESTART: waitpid shall come back */
+    (void)sigaction(SIGINT, &action, NULL);
+    for (;;) {
+        int wait_status;
+        pid_t pid = waitpid(-1, &wait_status, 0);
+        if (pid == tester)
+            return vm_status_of(wait_status);
+        if (end_now) {
+            (void)kill(tester, SIGKILL);
+            (void)waitpid(tester, NULL, 0);
+            return 1;
+        }
+        if (pid < 0 && errno != EINTR)
+            return 1;
+    }
+}
+
 int vm_main(const char *program, unsigned needs, const struct CMUnitTest *tests, size_t count)
 {
     struct vm vm = {0};
@@ -326,19 +357,8 @@ int vm_main(const char *program, unsigned needs, const struct CMUnitTest *tests,
         (void)fflush(NULL);
         _exit(status);
     }
-    /* The tester is no subreaper, so what outlives its command becomes our child: reaped at once,
-     * as init would do, so that nobody sees zombies. */
-    status = 1;
-    for (;;) {
-        int wait_status;
-        pid_t pid = waitpid(-1, &wait_status, 0);
-        if (pid == tester) {
-            status = vm_status_of(wait_status);
-            break;
-        }
-        if (pid < 0 && errno != EINTR)
-            break;
-    }
+    /* The tester is no subreaper: what outlives its command becomes our child. */
+    status = wait_tester(tester);
     status |= check_processes() | check_mounts(&vm) | check_reports(&vm);
     if (status != 0)
         print_logs(&vm);
