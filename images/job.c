@@ -76,11 +76,6 @@ static int child_prepare(const struct jobs *jobs, const struct job *job, pid_t p
         return -errno;
     if (jobs->lock_fd >= 0 && fcntl(jobs->lock_fd, F_SETFD, 0) < 0)
         return -errno;
-    int r = job->memory_max ? limit(RLIMIT_AS, job->memory_max) : 0;
-    if (r == 0 && job->cpu_s_max)
-        r = limit(RLIMIT_CPU, job->cpu_s_max);
-    if (r < 0)
-        return r;
     if (job->uid != 0) {
         if (setgroups(0, NULL) < 0 || setresgid(job->gid, job->gid, job->gid) < 0 ||
             setresuid(job->uid, job->uid, job->uid) < 0)
@@ -92,7 +87,11 @@ static int child_prepare(const struct jobs *jobs, const struct job *job, pid_t p
     for (char *const *pair = job->env; pair && *pair; pair++)
         if (putenv(*pair) != 0)
             return -ENOMEM;
-    return 0;
+    /* Last: a limit on memory is for the program, not for what is allocated up to here. */
+    int r = job->memory_max ? limit(RLIMIT_AS, job->memory_max) : 0;
+    if (r == 0 && job->cpu_s_max)
+        r = limit(RLIMIT_CPU, job->cpu_s_max);
+    return r;
 }
 
 static void child_main(const struct jobs *jobs, const struct job *job, pid_t parent, int result_fd)
