@@ -313,7 +313,7 @@ int bg_sandbox_load(const struct bg_paths *paths, const char *name, struct bg_sa
 {
     struct bg_sandbox found = {0}, s = {0};
     int r = bg_sandbox_locate(paths, name, &found, err);
-    if (r < 0)
+    if (r < 0 || !found.dir)
         return r;
     BG_AUTOCLOSE int dir = open(found.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     BG_AUTOFREE char *text = NULL;
@@ -503,7 +503,7 @@ int bg_sandbox_set_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state
     bool runs = state != BG_SANDBOX_STOPPED && state != BG_SANDBOX_CRASHED;
     char escaped[BG_ERR_TEXT_SIZE];
     json_auto_t *why = json_string(reason ? reason : "");
-    if (!why) { /* it is not UTF-8 */
+    if (!why && reason) { /* it is not UTF-8 */
         bg_escape(reason, strlen(reason), escaped, sizeof escaped);
         why = json_string(escaped);
     }

@@ -154,7 +154,12 @@ int args_parse(const struct command *command, int argc, char **argv, struct args
         letters += strlen(argv[i]);
     args.given = calloc(letters, sizeof *args.given);
     args.operands = calloc((size_t)argc + 1, sizeof *args.operands);
-    int r = args.given && args.operands ? 0 : bg_err_errno(err, -ENOMEM, "command line");
+    if (!args.given || !args.operands) {
+        args_done(&args);
+        (void)bg_err_errno(err, -ENOMEM, "command line");
+        return -ENOMEM;
+    }
+    int r = 0;
     struct reading in = {.command = command, .argc = argc, .argv = argv, .args = &args};
     bool options_ended = false;
     while (r == 0 && in.at < argc && !args.help) {

@@ -14,9 +14,9 @@ struct args;
 struct option_spec {
     int id;            /* > 0, unique in its command: what args_* are asked with */
     char letter;       /* 0: long form only */
+    bool repeats;      /* may be given more than once, each counts; else the last one counts */
     const char *name;  /* without the dashes */
     const char *value; /* what stands for its value in help: "HOST[:PORT]"; NULL: a flag */
-    bool repeats;      /* may be given more than once, each counts; else the last one counts */
     const char *help;  /* one line, without a dot at the end */
 };
 

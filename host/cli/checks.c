@@ -101,7 +101,7 @@ static json_t *probe(struct check_result *ret)
     BG_AUTOFREE char *path = NULL;
     char output[4096], verb[] = "probe";
     struct bg_err err;
-    int status;
+    int status = 0;
     int r = bg_helper_path("bellglass-supervisor", &path, &err);
     char *argv[] = {path, verb, NULL};
     if (r == 0)
@@ -169,7 +169,7 @@ static void check_device(struct app *app, bool fix, struct check_result *ret)
     char *forced = getenv("BELLGLASS_QEMU");
     char *argv[] = {forced && *forced ? forced : fallback, option, what, NULL};
     struct bg_err err;
-    int status;
+    int status = 0;
     (void)app;
     (void)fix;
     if (!output)

@@ -12,12 +12,12 @@
 enum { OPTION_MAN = OPTION_OWN };
 
 static const struct option_spec help_options[] = {
-    {OPTION_MAN, 0, "man", NULL, false, "as a man page, in roff"},
+    {OPTION_MAN, 0, false, "man", NULL, "as a man page, in roff"},
     {0},
 };
 
 static const struct option_spec version_options[] = {
-    {OPTION_JSON, 0, "json", NULL, false, "print JSON"},
+    {OPTION_JSON, 0, false, "json", NULL, "print JSON"},
     {0},
 };
 

@@ -6,7 +6,7 @@
 #include "host/cli/sandbox_options.h"
 
 static const struct option_spec options[] = {
-    {OPTION_USER, 'u', "user", "USER", false, "read or write there as USER [the image's]"},
+    {OPTION_USER, 'u', false, "user", "USER", "read or write there as USER [the image's]"},
     {0},
 };
 

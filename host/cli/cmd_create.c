@@ -10,8 +10,8 @@
 
 static const struct option_spec options[] = {
     SANDBOX_OPTIONS,
-    {OPTION_NAME, 0, "name", "NAME", false, "the same as the argument NAME"},
-    {OPTION_JSON, 0, "json", NULL, false, "print the new sandbox as JSON"},
+    {OPTION_NAME, 0, false, "name", "NAME", "the same as the argument NAME"},
+    {OPTION_JSON, 0, false, "json", NULL, "print the new sandbox as JSON"},
     {0},
 };
 

@@ -9,8 +9,8 @@
 enum { OPTION_FIX = OPTION_OWN };
 
 static const struct option_spec options[] = {
-    {OPTION_FIX, 0, "fix", NULL, false, "remove what crashed or killed sandboxes left"},
-    {OPTION_JSON, 0, "json", NULL, false, "print JSON"},
+    {OPTION_FIX, 0, false, "fix", NULL, "remove what crashed or killed sandboxes left"},
+    {OPTION_JSON, 0, false, "json", NULL, "print JSON"},
     {0},
 };
 

@@ -9,14 +9,14 @@
 
 static const struct option_spec exec_options[] = {
     EXEC_OPTIONS,
-    {OPTION_ENV, 'e', "env", "K=V", true, "a variable for it; K alone: your own"},
+    {OPTION_ENV, 'e', true, "env", "K=V", "a variable for it; K alone: your own"},
     {0},
 };
 
 static const struct option_spec shell_options[] = {
-    {OPTION_USER, 'u', "user", "USER", false, "as USER [the image's]"},
-    {OPTION_CWD, 'w', "workdir", "DIR", false, "in DIR [the user's home]"},
-    {OPTION_ENV, 'e', "env", "K=V", true, "a variable for it; K alone: your own"},
+    {OPTION_USER, 'u', false, "user", "USER", "as USER [the image's]"},
+    {OPTION_CWD, 'w', false, "workdir", "DIR", "in DIR [the user's home]"},
+    {OPTION_ENV, 'e', true, "env", "K=V", "a variable for it; K alone: your own"},
     {0},
 };
 

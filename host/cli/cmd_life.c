@@ -14,18 +14,18 @@
 enum { OPTION_TIME = OPTION_OWN, OPTION_FORCE };
 
 static const struct option_spec start_options[] = {
-    {OPTION_QUIET, 'q', "quiet", NULL, false, "no progress on stderr"},
+    {OPTION_QUIET, 'q', false, "quiet", NULL, "no progress on stderr"},
     {0},
 };
 
 static const struct option_spec stop_options[] = {
-    {OPTION_TIME, 't', "time", "SECONDS", false,
+    {OPTION_TIME, 't', false, "time", "SECONDS",
      "for the guest to power off before it is killed [10]; 0: kill it"},
     {0},
 };
 
 static const struct option_spec rm_options[] = {
-    {OPTION_FORCE, 'f', "force", NULL, false, "stop running ones first; do not mind unknown names"},
+    {OPTION_FORCE, 'f', false, "force", NULL, "stop running ones first; do not mind unknown names"},
     {0},
 };
 

@@ -12,18 +12,18 @@
 enum { OPTION_FOLLOW = OPTION_OWN, OPTION_SUPERVISOR, OPTION_CONSOLE, OPTION_PROXY, OPTION_RAW };
 
 static const struct option_spec logs_options[] = {
-    {OPTION_FOLLOW, 'f', "follow", NULL, false, "wait for more until the sandbox is removed"},
-    {OPTION_CONSOLE, 0, "console", NULL, false, "only what the guest's kernel and agent printed"},
-    {OPTION_SUPERVISOR, 0, "supervisor", NULL, false, "only the supervisor's log"},
-    {OPTION_PROXY, 0, "proxy", NULL, false, "only the egress proxy's log"},
-    {OPTION_RAW, 0, "raw", NULL, false,
+    {OPTION_FOLLOW, 'f', false, "follow", NULL, "wait for more until the sandbox is removed"},
+    {OPTION_CONSOLE, 0, false, "console", NULL, "only what the guest's kernel and agent printed"},
+    {OPTION_SUPERVISOR, 0, false, "supervisor", NULL, "only the supervisor's log"},
+    {OPTION_PROXY, 0, false, "proxy", NULL, "only the egress proxy's log"},
+    {OPTION_RAW, 0, false, "raw", NULL,
      "bytes as they are: the guest may send escape sequences to your terminal"},
     {0},
 };
 
 static const struct option_spec audit_options[] = {
-    {OPTION_FOLLOW, 'f', "follow", NULL, false, "wait for more until the sandbox is removed"},
-    {OPTION_JSON, 0, "json", NULL, false, "one JSON object a line"},
+    {OPTION_FOLLOW, 'f', false, "follow", NULL, "wait for more until the sandbox is removed"},
+    {OPTION_JSON, 0, false, "json", NULL, "one JSON object a line"},
     {0},
 };
 

@@ -14,13 +14,13 @@
 enum { OPTION_NAMES = OPTION_OWN };
 
 static const struct option_spec ls_options[] = {
-    {OPTION_JSON, 0, "json", NULL, false, "print JSON"},
-    {OPTION_NAMES, 'q', "names", NULL, false, "print the names only"},
+    {OPTION_JSON, 0, false, "json", NULL, "print JSON"},
+    {OPTION_NAMES, 'q', false, "names", NULL, "print the names only"},
     {0},
 };
 
 static const struct option_spec inspect_options[] = {
-    {OPTION_JSON, 0, "json", NULL, false, "the only form there is"},
+    {OPTION_JSON, 0, false, "json", NULL, "the only form there is"},
     {0},
 };
 

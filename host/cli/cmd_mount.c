@@ -29,10 +29,10 @@
 enum { OPTION_READ_ONLY = OPTION_OWN, OPTION_EXEC, OPTION_AS_ROOT };
 
 static const struct option_spec mount_options[] = {
-    {OPTION_READ_ONLY, 'r', "read-only", NULL, false, "no changes from here"},
-    {OPTION_EXEC, 0, "exec", NULL, false,
+    {OPTION_READ_ONLY, 'r', false, "read-only", NULL, "no changes from here"},
+    {OPTION_EXEC, 0, false, "exec", NULL,
      "let programs in it be run here: they are the sandbox's, and would run as you"},
-    {OPTION_AS_ROOT, 0, "as-root", NULL, false, "act as the guest's root, not as its user"},
+    {OPTION_AS_ROOT, 0, false, "as-root", NULL, "act as the guest's root, not as its user"},
     {0},
 };
 

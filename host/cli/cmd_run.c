@@ -10,7 +10,7 @@
 
 static const struct option_spec options[] = {
     SANDBOX_OPTIONS,
-    {OPTION_NAME, 0, "name", "NAME", false,
+    {OPTION_NAME, 0, false, "name", "NAME",
      "call the sandbox NAME and keep it running afterwards; without it, it is removed"},
     EXEC_OPTIONS,
     {0},

@@ -1,10 +1,13 @@
 #include "host/cli/commands.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "common/quote.h"
 #include "host/cli/help.h"
 #include "host/cli/process.h"
+
+#define COMMANDS_MAX 64
 
 const struct command *const commands[] = {
     &cmd_run,   &cmd_create,  &cmd_exec,   &cmd_shell, &cmd_cp,      &cmd_mount,      &cmd_umount,
@@ -22,12 +25,14 @@ const struct command *command_find(const char *name)
 
 static int unknown_command(const char *name)
 {
-    const char *names[sizeof commands / sizeof *commands];
+    const char *names[COMMANDS_MAX];
     size_t count = 0;
     struct bg_err err;
     char quoted[128];
-    for (; commands[count]; count++)
+    for (; commands[count]; count++) {
+        assert(count < COMMANDS_MAX);
         names[count] = commands[count]->name;
+    }
     const char *near = args_nearest(name, names, count);
     (void)bg_quote(name, quoted, sizeof quoted);
     if (near)

@@ -51,7 +51,7 @@ ssize_t copy_stream_read(void *owner, const void **ret_bytes)
     struct copy_stream *s = owner;
     for (;;) {
         uint8_t bytes[BG_FRAME_HEADER_SIZE];
-        struct bg_frame_header header;
+        struct bg_frame_header header = {0};
         if (s->broken || s->ended)
             return s->broken ? s->broken : s->status < 0 ? -ECANCELED : 0;
         int r = receive(s->fd, bytes, sizeof bytes);

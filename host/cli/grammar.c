@@ -38,8 +38,7 @@ static bool address6_ok(const char *text, size_t size)
     bool colon = false;
     for (size_t i = 0; i < size; i++) {
         colon = colon || text[i] == ':';
-        if (!is_digit(text[i]) && text[i] != ':' && text[i] != '.' &&
-            !memchr("abcdefABCDEF", text[i], 12))
+        if (text[i] == '\0' || !strchr("0123456789abcdefABCDEF:.", text[i]))
             return false;
     }
     return colon;
@@ -132,7 +131,12 @@ int grammar_parse_secret(const char *text, struct grammar_secret *ret, struct bg
     for (const char *p = at; *p != '\0'; p++)
         room += *p == ',';
     secret.hosts = calloc(room, sizeof *secret.hosts);
-    int r = secret.name && secret.hosts ? 0 : bg_err_errno(err, -ENOMEM, "--secret");
+    if (!secret.name || !secret.hosts) {
+        grammar_secret_done(&secret);
+        (void)bg_err_errno(err, -ENOMEM, "--secret");
+        return -ENOMEM;
+    }
+    int r = 0;
     const char *host = at + 1;
     while (r == 0) {
         size_t size = strcspn(host, ",");

@@ -59,19 +59,27 @@ static void wrap(FILE *out, const char *text, int at, int indent)
     (void)fputc('\n', out);
 }
 
-static void print_option(FILE *out, char letter, const char *name, const char *value,
-                         const char *help)
+static const struct option_spec help_option = {.letter = 'h', .name = "help", .help = "show this"};
+
+static const char *repeat_note(const struct option_spec *o)
 {
-    char letters[8] = "    ";
-    if (letter)
-        (void)snprintf(letters, sizeof letters, "-%c, ", letter);
-    int column = fprintf(out, "  %s--%s%s%s", letters, name, value ? " " : "", value ? value : "");
+    return o->repeats ? " (may be repeated)" : "";
+}
+
+static void print_option(FILE *out, const struct option_spec *o)
+{
+    char letters[8] = "    ", text[512];
+    if (o->letter)
+        (void)snprintf(letters, sizeof letters, "-%c, ", o->letter);
+    (void)snprintf(text, sizeof text, "%s%s", o->help, repeat_note(o));
+    int column = fprintf(out, "  %s--%s%s%s", letters, o->name, o->value ? " " : "",
+                         o->value ? o->value : "");
     if (column + 2 > HELP_COLUMN) {
         (void)fputc('\n', out);
         column = 0;
     }
     (void)fprintf(out, "%*s", HELP_COLUMN - column, "");
-    wrap(out, help, HELP_COLUMN, HELP_COLUMN);
+    wrap(out, text, HELP_COLUMN, HELP_COLUMN);
 }
 
 void help_command(FILE *out, const struct command *command)
@@ -82,8 +90,8 @@ void help_command(FILE *out, const struct command *command)
                       command->forms[i]);
     (void)fprintf(out, "\nOptions:\n");
     for (const struct option_spec *o = command->options; o && o->id; o++)
-        print_option(out, o->letter, o->name, o->value, o->help);
-    print_option(out, 'h', "help", NULL, "show this");
+        print_option(out, o);
+    print_option(out, &help_option);
     if (command->details) {
         (void)fputc('\n', out);
         wrap(out, command->details, 0, 0);
@@ -171,7 +179,8 @@ static void man_command(FILE *out, const struct command *command, const char *ve
             (void)fputs("\\fR", out);
         }
         (void)fputc('\n', out);
-        roff_line(out, "", o->help);
+        roff(out, o->help);
+        roff_line(out, "", repeat_note(o));
     }
     (void)fprintf(out, ".TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR\nshow the options\n");
     for (size_t i = 0; command->examples && command->examples[i]; i++)

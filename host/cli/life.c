@@ -113,7 +113,7 @@ void life_done(struct life *life)
 
 int life_open_running(struct app *app, const char *name, struct life *ret, struct bg_err *err)
 {
-    struct life life;
+    struct life life = {0};
     enum bg_sandbox_state noted;
     char reason[BG_ERR_TEXT_SIZE], escaped[BG_ERR_TEXT_SIZE];
     int r = life_open(app, name, &life, err);

@@ -1,6 +1,7 @@
 #include "host/cli/mounts.h"
 
 #include <fcntl.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/mount.h>
 
@@ -19,8 +20,12 @@ static void unescape(char *text)
     for (const char *p = text; *p != '\0'; p++) {
         bool octal = p[0] == '\\' && p[1] >= '0' && p[1] <= '3' && p[2] >= '0' && p[2] <= '7' &&
                      p[3] >= '0' && p[3] <= '7';
-        *to++ = octal ? (char)((p[1] - '0') << 6 | (p[2] - '0') << 3 | (p[3] - '0')) : *p;
-        p += octal ? 3 : 0;
+        if (!octal) {
+            *to++ = *p;
+            continue;
+        }
+        *to++ = (char)(uint8_t)((p[1] - '0') << 6 | (p[2] - '0') << 3 | (p[3] - '0'));
+        p += 3;
     }
     *to = '\0';
 }
@@ -118,16 +123,16 @@ static int fusermount(const char *path, bool lazily, struct bg_err *err)
 {
     BG_AUTOFREE char *copy = strdup(path);
     char program[] = "fusermount3", unmount[] = "-u", quiet[] = "-q", lazy[] = "-z", end[] = "--";
-    char output[256], text[256];
+    char said[256], text[256];
     int status;
     if (!copy)
         return bg_err_errno(err, -ENOMEM, "unmount");
     /* Its quiet lazy form still tells what is wrong by its status. */
     char *argv[] = {program, unmount, lazily ? lazy : quiet, end, copy, NULL};
-    int r = process_output(argv, output, sizeof output, UNMOUNT_TIMEOUT_MS, &status, err);
+    int r = process_output(argv, said, sizeof said, UNMOUNT_TIMEOUT_MS, &status, err);
     if (r < 0 || status == 0)
         return r;
-    bg_escape(output, strcspn(output, "\n"), text, sizeof text);
+    bg_escape(said, strcspn(said, "\n"), text, sizeof text);
     return bg_err_set(err, -EBUSY, "%s", text[0] ? text : "fusermount3 failed");
 }
 
@@ -159,7 +164,7 @@ int mounts_unmount(const char *path, bool *ret_busy, struct bg_err *err)
 
 int mounts_unmount_sandbox(const struct bg_sandbox *sandbox, struct bg_err *err)
 {
-    struct mount_list list;
+    struct mount_list list = {0};
     struct bg_err why;
     int first = mounts_read(&list, err);
     if (first < 0)

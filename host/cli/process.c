@@ -122,7 +122,7 @@ static int collect(int fd, char *out, size_t size, uint64_t deadline_ms)
 int process_output(char *const *argv, char *out, size_t size, int timeout_ms, int *ret_status,
                    struct bg_err *err)
 {
-    int fds[2];
+    int fds[2] = {-1, -1};
     if (pipe2(fds, O_CLOEXEC) < 0)
         return bg_err_errno(err, -errno, "pipe");
     BG_AUTOCLOSE int from = fds[0];

@@ -26,39 +26,36 @@ enum {
 #define SANDBOX_OPTIONS                                                                            \
     {OPTION_IMAGE,                                                                                 \
      0,                                                                                            \
+     false,                                                                                        \
      "image",                                                                                      \
      "IMAGE",                                                                                      \
-     false,                                                                                        \
      "what to fork from, see `bellglass image ls` "                                                \
      "[debian]"},                                                                                  \
-        {OPTION_CPUS, 0, "cpus", "N", false, "virtual CPUs [1]"},                                  \
-        {OPTION_MEMORY, 0, "memory", "SIZE", false, "its memory, such as 512M or 2G [512M]"},      \
-        {OPTION_ENV, 'e', "env", "K=V", true, "a variable for every command; K alone: your own"},  \
-        {OPTION_ALLOW,  0,    "allow",                                                             \
-         "HOST[:PORT]", true, "what it may reach: a name, or *.suffix; all else is refused"},      \
+        {OPTION_CPUS, 0, false, "cpus", "N", "virtual CPUs [1]"},                                  \
+        {OPTION_MEMORY, 0, false, "memory", "SIZE", "its memory, such as 512M or 2G [512M]"},      \
+        {OPTION_ENV, 'e', true, "env", "K=V", "a variable for every command; K alone: your own"},  \
+        {OPTION_ALLOW,  0,                                                                         \
+         true,          "allow",                                                                   \
+         "HOST[:PORT]", "what it may reach: a name, or *.suffix; all else is refused"},            \
         {OPTION_SECRET,                                                                            \
          0,                                                                                        \
+         true,                                                                                     \
          "secret",                                                                                 \
          "NAME@HOST[,HOST]",                                                                       \
-         true,                                                                                     \
          "put the secret NAME into requests to these hosts; the sandbox has a placeholder in "     \
          "$NAME"},                                                                                 \
-        {OPTION_UPSTREAM_CA,                                                                       \
-         0,                                                                                        \
-         "upstream-ca",                                                                            \
-         "FILE",                                                                                   \
-         false,                                                                                    \
-         "also trust the CAs in FILE (PEM) when connecting to hosts"},                             \
+        {OPTION_UPSTREAM_CA, 0,      false,                                                        \
+         "upstream-ca",      "FILE", "also trust the CAs in FILE (PEM) when connecting to hosts"}, \
     {                                                                                              \
-        OPTION_QUIET, 'q', "quiet", NULL, false, "no progress on stderr"                           \
+        OPTION_QUIET, 'q', false, "quiet", NULL, "no progress on stderr"                           \
     }
 
 #define EXEC_OPTIONS                                                                                 \
-    {OPTION_TTY, 't', "tty", NULL, false, "give the command a terminal"},                            \
-        {OPTION_INTERACTIVE, 'i', "interactive", NULL, false, "nothing: stdin is always connected"}, \
-        {OPTION_USER, 'u', "user", "USER", false, "run it as USER [the image's]"},                   \
+    {OPTION_TTY, 't', false, "tty", NULL, "give the command a terminal"},                            \
+        {OPTION_INTERACTIVE, 'i', false, "interactive", NULL, "nothing: stdin is always connected"}, \
+        {OPTION_USER, 'u', false, "user", "USER", "run it as USER [the image's]"},                   \
     {                                                                                                \
-        OPTION_CWD, 'w', "workdir", "DIR", false, "run it in DIR [the user's home]"                  \
+        OPTION_CWD, 'w', false, "workdir", "DIR", "run it in DIR [the user's home]"                  \
     }
 
 /* Fills *ret (end it with bg_sandbox_done) from the options: finds the image, reads sizes, checks

@@ -126,7 +126,7 @@ void guest_copy_init(struct guest_copy *copy, const struct guest_memory *memory,
     copy->count = 0;
 }
 
-static int add_part(struct guest_copy *copy, uint64_t user_addr, uint8_t *local, size_t size)
+static int add_part(struct guest_copy *copy, uint64_t user_addr, void *local, size_t size)
 {
     if (copy->count == GUEST_COPY_PARTS) {
         int r = guest_copy_run(copy);
@@ -134,9 +134,9 @@ static int add_part(struct guest_copy *copy, uint64_t user_addr, uint8_t *local,
             return r;
     }
     copy->local[copy->count] = (struct iovec){.iov_base = local, .iov_len = size};
-    /* An address in QEMU, never dereferenced here. */
-    copy->remote[copy->count] =
-        (struct iovec){.iov_base = (void *)(uintptr_t)user_addr, .iov_len = size};
+    /* An address in QEMU, never dereferenced here. NOLINTNEXTLINE(performance-no-int-to-ptr) */
+    void *remote = (void *)(uintptr_t)user_addr;
+    copy->remote[copy->count] = (struct iovec){.iov_base = remote, .iov_len = size};
     copy->count++;
     return 0;
 }

@@ -72,7 +72,6 @@ int vhost_message_parse(const struct vhost_header *header, const uint8_t *payloa
     struct bg_reader in = bg_reader_init(payload, header->payload_size);
     struct vhost_message m = {.need_reply = header->need_reply};
     size_t fds_wanted = 0;
-    /* NOLINTNEXTLINE: a default is needed, the number is from outside. */
     switch (header->request) {
     case VHOST_GET_FEATURES:
     case VHOST_GET_PROTOCOL_FEATURES:

@@ -241,7 +241,7 @@ int virtqueue_poll(struct virtqueue *vq, struct virtqueue_batch *batch, size_t c
                    struct bg_err *err)
 {
     compact(batch);
-    uint16_t avail_idx;
+    uint16_t avail_idx = 0;
     int r = read_u16(vq, vq->opts.avail + 2, &avail_idx);
     if (r < 0)
         return ring_fault(err, r);
@@ -321,7 +321,7 @@ void virtqueue_put(struct virtqueue *vq, uint16_t head, uint32_t written)
 static int wants_signal(struct virtqueue *vq, uint16_t from, bool *ret)
 {
     atomic_thread_fence(memory_order_seq_cst); /* the index is out before this is read */
-    uint16_t word;
+    uint16_t word = 0;
     int r = read_u16(vq, vq->opts.event_idx ? used_event_addr(vq) : vq->opts.avail, &word);
     if (r < 0)
         return r;
@@ -373,7 +373,7 @@ int virtqueue_listen(struct virtqueue *vq, bool *ret_more, struct bg_err *err)
         return ring_fault(err, r);
     vq->listening = true;
     atomic_thread_fence(memory_order_seq_cst); /* asked before looking again */
-    uint16_t avail_idx;
+    uint16_t avail_idx = 0;
     r = read_u16(vq, vq->opts.avail + 2, &avail_idx);
     if (r < 0)
         return ring_fault(err, r);

@@ -250,6 +250,7 @@ static void send_message(struct run *run, struct bg_reader *in)
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof fds)];
     } control = {0};
+    /* Sending only reads. NOLINTNEXTLINE(performance-no-int-to-ptr) */
     struct iovec part = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = size};
     struct msghdr msg = {.msg_iov = &part, .msg_iovlen = 1};
     if (fd_count > 0) {

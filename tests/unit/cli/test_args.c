@@ -12,9 +12,9 @@
 enum { FLAG = 1, TEXT, LIST };
 
 static const struct option_spec options[] = {
-    {FLAG, 'f', "flag", NULL, false, "a flag"},
-    {TEXT, 't', "text", "T", false, "a text"},
-    {LIST, 'e', "each", "E", true, "texts"},
+    {FLAG, 'f', false, "flag", NULL, "a flag"},
+    {TEXT, 't', false, "text", "T", "a text"},
+    {LIST, 'e', true, "each", "E", "texts"},
     {0},
 };
 

@@ -10,14 +10,14 @@
 struct peer {
     struct fixture *fixture;
     struct vsock_conn *conn; /* NULL after on_end */
+    uint8_t *data;           /* what came: FRONT_MEMORY bytes of room */
+    size_t size;             /* of it */
+    size_t written;          /* in on_writable */
     int opens, eofs, ends, writables;
     int end_code;
-    uint8_t *data; /* what came: FRONT_MEMORY bytes of room */
-    size_t size;
     bool hold;         /* give no credit back */
     bool reset_on_eof; /* in the callback */
     bool write_when_writable;
-    size_t written; /* by it */
 };
 
 struct fixture {

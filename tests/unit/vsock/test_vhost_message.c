@@ -170,8 +170,7 @@ static void refuses_values_out_of_range(void **state)
 {
     (void)state;
     const struct {
-        uint32_t request;
-        size_t at;
+        uint32_t request, at;
         uint8_t value;
     } rows[] = {
         {VHOST_SET_VRING_NUM, 0, VHOST_RINGS},

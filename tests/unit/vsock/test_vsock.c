@@ -382,7 +382,8 @@ static void reads_packets_spread_over_descriptors(void **state)
     p.size = 4;
     uint8_t bytes[VSOCK_HEADER_SIZE + 4];
     vsock_packet_emit(&p, bytes);
-    memcpy(bytes + VSOCK_HEADER_SIZE, "abcd", 4);
+    for (size_t i = 0; i < 4; i++)
+        bytes[VSOCK_HEADER_SIZE + i] = (uint8_t)('a' + i);
     for (uint16_t i = 0; i < 16; i++) { /* three bytes a descriptor */
         memcpy(f->front.memory + 0x300000 + i * 64u, bytes + 3 * i, 3);
         front_write_desc(&f->front, ring->desc, i, front_guest_addr(0x300000 + i * 64u), 3,
