@@ -17,6 +17,8 @@
 #define POLL_MS      2  /* between looks at a condition that sends no event */
 #define RECONNECT_MS 10 /* between tries to reach an agent that does not listen yet */
 #define PING_MS      2000
+#define LAST_WORD_MS 1000 /* for QEMU to end after the session did: its exit tells why */
+#define DRIVER_PINGS 3 /* that may find no driver: a guest that powers off ends in that time */
 #define OUT_MAX      (BG_IDENTITY_SIZE_MAX + 64 * 1024) /* bytes to the agent not yet taken */
 
 enum vm_state {
@@ -58,7 +60,9 @@ struct vm {
     int state_fd;
     unsigned open_handles; /* until 0 the memory stays */
     bool shutting_down;    /* the end is wanted: it is no failure */
+    bool guest_reset;      /* the guest's kernel restarted: with -no-reboot QEMU's end */
     bool silence_logged;
+    unsigned pings_without_driver; /* in a row */
     uint64_t log_minute; /* the minute in which the agent has logged log_lines */
     unsigned log_lines;
     struct bg_err why;
@@ -145,6 +149,9 @@ static void child_changed(uv_signal_t *handle, int signal_number)
     else if (!clean)
         (void)bg_err_set(&why, -EIO, "QEMU ended with status %d; see the sandbox's supervisor.log",
                          WEXITSTATUS(status));
+    else if (vm->guest_reset)
+        (void)bg_err_set(&why, -EIO,
+                         "the guest's kernel panicked or rebooted; see its console.log");
     else if (vm->state < VM_READY)
         (void)bg_err_set(&why, -EIO, "the guest ended before it was ready; see its console.log");
     end(vm, why.code < 0 ? &why : NULL);
@@ -293,6 +300,19 @@ static void retry_connect(uv_timer_t *timer)
     connect_agent(timer->data);
 }
 
+static void agent_left(struct vm *vm, int code)
+{
+    struct bg_err why;
+    (void)bg_err_set(&why, -EIO, "the agent left its session (%s)",
+                     code < 0 ? strerror(-code) : "closed");
+    end(vm, &why);
+}
+
+static void agent_reset(uv_timer_t *timer)
+{
+    agent_left(timer->data, -ECONNRESET);
+}
+
 static void agent_ended(void *owner, int code)
 {
     struct vm *vm = owner;
@@ -305,12 +325,12 @@ static void agent_ended(void *owner, int code)
         (void)uv_timer_start(&vm->retry, retry_connect, RECONNECT_MS, 0); /* cannot fail */
         return;
     }
-    if (vm->state == VM_CONNECTING || (vm->state == VM_READY && !vm->shutting_down)) {
-        struct bg_err why;
-        (void)bg_err_set(&why, -EIO, "the agent left its session (%s)",
-                         code < 0 ? strerror(-code) : "closed");
-        end(vm, &why);
-    }
+    if (vm->state != VM_CONNECTING && (vm->state != VM_READY || vm->shutting_down))
+        return;
+    if (code == -ECONNRESET) /* perhaps because QEMU is ending */
+        (void)uv_timer_start(&vm->retry, agent_reset, LAST_WORD_MS, 0); /* cannot fail */
+    else
+        agent_left(vm, code);
 }
 
 static void connect_agent(struct vm *vm)
@@ -500,6 +520,9 @@ static void monitor_event(void *owner, const char *name, const json_t *data)
 {
     struct vm *vm = owner;
     const char *device = json_string_value(json_object_get(data, "device"));
+    const char *reason = json_string_value(json_object_get(data, "reason"));
+    if (strcmp(name, "SHUTDOWN") == 0 && reason && strcmp(reason, "guest-reset") == 0)
+        vm->guest_reset = true;
     if (strcmp(name, "DEVICE_DELETED") == 0 && device && strcmp(device, QEMU_VSOCK_DEVICE) == 0 &&
         vm->state == VM_UNPLUGGING) {
         vm->state = VM_SAVING;
@@ -542,6 +565,14 @@ static void ping_due(uv_timer_t *timer)
     struct vm *vm = timer->data;
     if (vm->state != VM_READY || !vm->agent_open)
         return;
+    bool up = vm->vsock && vsock_driver_is_up(vm->vsock);
+    vm->pings_without_driver = up ? 0 : vm->pings_without_driver + 1;
+    if (vm->pings_without_driver == DRIVER_PINGS && !vm->shutting_down) {
+        struct bg_err why;
+        (void)bg_err_set(&why, -ENOTCONN, "the guest took its vsock device away");
+        end(vm, &why);
+        return;
+    }
     if (vm_silent_ms(vm) > vm->opts.silence_timeout_ms && !vm->silence_logged) {
         bg_log(vm->opts.log, BG_LOG_WARN, "the guest has not answered for %llu s",
                (unsigned long long)(vm_silent_ms(vm) / 1000));

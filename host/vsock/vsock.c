@@ -604,6 +604,11 @@ static void idle_closed(uv_handle_t *handle)
     handle_gone(handle->data);
 }
 
+bool vsock_driver_is_up(const struct vsock_device *device)
+{
+    return device->rx_active && device->tx_active;
+}
+
 void vsock_device_close(struct vsock_device *device)
 {
     if (!device)

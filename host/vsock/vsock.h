@@ -49,6 +49,10 @@ int vsock_device_open(uv_loop_t *loop, const struct vsock_device_opts *opts,
  * called. Once, in any state, also from a callback. NULL: no-op. */
 void vsock_device_close(struct vsock_device *device);
 
+/* Whether both rings run. They do not before on_ready, while the VM is paused, and when the guest
+ * has unbound its driver: its connections are then as good as dead, and end with the next one. */
+bool vsock_driver_is_up(const struct vsock_device *device);
+
 /* What a connection tells its owner. Each may be NULL except on_end. */
 struct vsock_conn_ops {
     void (*on_open)(void *owner); /* the guest has accepted our vsock_connect() */

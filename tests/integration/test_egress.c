@@ -149,7 +149,7 @@ static void many_connections_at_once_pass(void **state)
     assert_string_equal(
         vm_guest(vm, s,
                  "seq 40 | xargs -P 20 -I {} curl -sS -o /dev/null -w '%%{http_code}\\n' "
-                 "https://echo.test:%d/{} | sort | uniq -c | tr -s ' '",
+                 "https://echo.test:%d/{} 2>&1 | sort | uniq -c | tr -s ' '",
                  echo.https),
         " 40 200\n");
     (void)vm_stop(echo.process, SIGKILL);
