@@ -280,6 +280,7 @@ static void the_secret_is_nowhere_but_in_the_store_and_the_proxy(void **state)
             "    area,mode=line.split()[:2]\n"
             "    if mode[0]!='r' or '[v' in line: continue\n"
             "    at,end=(int(x,16) for x in area.split('-'))\n"
+            "    if end-at>1<<30: continue\n" /* ASan's shadow: reading it fills page tables */
             "    tail=b''\n"
             "    while at<end:\n"
             "        try: mem.seek(at); part=mem.read(min(end-at,1<<22))\n"
