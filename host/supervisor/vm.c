@@ -18,7 +18,7 @@
 #define RECONNECT_MS 10 /* between tries to reach an agent that does not listen yet */
 #define PING_MS      2000
 #define LAST_WORD_MS 1000 /* for QEMU to end after the session did: its exit tells why */
-#define DRIVER_PINGS 3 /* that may find no driver: a guest that powers off ends in that time */
+#define DRIVER_PINGS 3    /* that may find no driver: a guest that powers off ends in that time */
 #define OUT_MAX      (BG_IDENTITY_SIZE_MAX + 64 * 1024) /* bytes to the agent not yet taken */
 
 enum vm_state {
@@ -63,7 +63,7 @@ struct vm {
     bool guest_reset;      /* the guest's kernel restarted: with -no-reboot QEMU's end */
     bool silence_logged;
     unsigned pings_without_driver; /* in a row */
-    uint64_t log_minute; /* the minute in which the agent has logged log_lines */
+    uint64_t log_minute;           /* the minute in which the agent has logged log_lines */
     unsigned log_lines;
     struct bg_err why;
 };
