@@ -7,13 +7,13 @@
 #define FORKS_MAX 8
 #define SETTLE_MS 10000 /* the guest's own start-up work ends; nothing tells us of it */
 
-static void add_sandbox(const char *name, long kib[8])
+static void add_sandbox(const char *name, struct memory sums[4])
 {
     int qemu = sandbox_pid(name, "qemu_pid");
     const int pids[] = {qemu, parent_of(qemu), sandbox_pid(name, "proxy_pid"),
                         sandbox_pid(name, "launcher_pid")};
     for (int i = 0; i < 4; i++)
-        memory_of(pids[i], &kib[2 * i], &kib[2 * i + 1]);
+        memory_add(pids[i], &sums[i]);
 }
 
 void bench_memory(void)
@@ -23,22 +23,28 @@ void bench_memory(void)
     int started = 0;
     (void)BELLGLASS("run", "--memory", "512M", "--", "true");
     (void)printf("memory: idle forks of a 512 MiB guest, MiB each\n");
-    (void)printf("  forks   private       pss   of private: qemu  supervisor  proxy  launcher\n");
+    (void)printf(
+        "  forks   private = dirty + clean       pss   of private: qemu  supervisor  proxy  "
+        "launcher\n");
     for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
         for (; started < counts[c]; started++) {
             (void)snprintf(names[started], sizeof names[started], "bench-m%d", started);
             (void)BELLGLASS("create", "--memory", "512M", names[started]);
         }
         (void)poll(NULL, 0, SETTLE_MS);
-        long kib[8] = {0};
+        struct memory sums[4] = {0};
         for (int i = 0; i < started; i++)
-            add_sandbox(names[i], kib);
-        double each = 1.0 / 1024 / started;
-        (void)printf("  %5d %9.1f %9.1f %17.1f %11.1f %6.1f %9.1f%s\n", started,
-                     (double)(kib[0] + kib[2] + kib[4] + kib[6]) * each,
-                     (double)(kib[1] + kib[3] + kib[5] + kib[7]) * each, (double)kib[0] * each,
-                     (double)kib[2] * each, (double)kib[4] * each, (double)kib[6] * each,
-                     c == 0 ? "    target private <= 60" : "");
+            add_sandbox(names[i], sums);
+        double each = 1.0 / 1024 / started, dirty = 0, clean = 0, pss = 0, private[4];
+        for (int i = 0; i < 4; i++) {
+            private[i] = (double)(sums[i].dirty + sums[i].clean) * each;
+            dirty += (double)sums[i].dirty * each;
+            clean += (double)sums[i].clean * each;
+            pss += (double)sums[i].pss * each;
+        }
+        (void)printf("  %5d %9.1f %7.1f %7.1f %9.1f %17.1f %11.1f %6.1f %9.1f%s\n", started,
+                     dirty + clean, dirty, clean, pss, private[0], private[1], private[2],
+                     private[3], c == 0 ? "    target private <= 60" : "");
     }
     for (int i = 0; i < started; i++)
         (void)BELLGLASS("rm", "--force", names[i]);

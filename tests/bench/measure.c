@@ -81,9 +81,8 @@ void write_all(int fd, const void *bytes, size_t size)
         bench_fail("write: %s", strerror(-r));
 }
 
-struct timing bellglass_timed(const char *const *argv)
+struct timing timed(const char *program, const char *const *argv)
 {
-    const char *program = getenv("BG_TEST_BELLGLASS");
     char *all[32] = {NULL};
     size_t count = 0;
     int out[2];
@@ -114,7 +113,7 @@ struct timing bellglass_timed(const char *const *argv)
     int status;
     struct rusage usage;
     if (wait4(pid, &status, 0, &usage) != pid || status != 0)
-        bench_fail("bellglass %s: status 0x%x", all[1], status);
+        bench_fail("%s %s: status 0x%x", program, all[1] ? all[1] : "", status);
     timing.total_ms = now_ms() - start;
     timing.cpu_ms = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000 +
                     (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1000;
@@ -179,18 +178,23 @@ double cpu_of(int pid)
     return (double)(user + system_time) * 1000 / (double)sysconf(_SC_CLK_TCK);
 }
 
-void memory_of(int pid, long *private_kib, long *pss_kib)
+void memory_add(int pid, struct memory *sum)
 {
     char path[64];
     BG_AUTOFREE char *text = NULL;
     (void)snprintf(path, sizeof path, "/proc/%d/smaps_rollup", pid);
     if (bg_read_file(AT_FDCWD, path, 1 << 16, &text, NULL, NULL) < 0)
         bench_fail("%s: cannot be read", path);
-    static const char *const names[] = {"\nPrivate_Clean:", "\nPrivate_Dirty:", "\nPss:"};
+    const struct {
+        const char *name;
+        long *sum;
+    } fields[] = {{"\nPrivate_Dirty:", &sum->dirty},
+                  {"\nPrivate_Clean:", &sum->clean},
+                  {"\nPss:", &sum->pss}};
     for (size_t i = 0; i < 3; i++) {
-        const char *found = strstr(text, names[i]);
+        const char *found = strstr(text, fields[i].name);
         if (found)
-            *(i < 2 ? private_kib : pss_kib) += strtol(found + strlen(names[i]), NULL, 10);
+            *fields[i].sum += strtol(found + strlen(fields[i].name), NULL, 10);
     }
 }
 

@@ -35,10 +35,11 @@ struct timing {
     double cpu_ms; /* of the command itself, user and system */
 };
 
-/* Runs $BG_TEST_BELLGLASS with the arguments (NULL-terminated, without the program). Must succeed.
- */
-struct timing bellglass_timed(const char *const *argv);
-#define BELLGLASS(...) bellglass_timed((const char *const[]){__VA_ARGS__, NULL})
+/* Runs a program with the arguments (NULL-terminated, without its name). Must succeed. */
+struct timing timed(const char *program, const char *const *argv);
+
+/* The same with $BG_TEST_BELLGLASS. */
+#define BELLGLASS(...) timed(getenv("BG_TEST_BELLGLASS"), (const char *const[]){__VA_ARGS__, NULL})
 
 /* A field of the supervisor's status. */
 int sandbox_pid(const char *sandbox, const char *field);
@@ -46,8 +47,13 @@ int sandbox_pid(const char *sandbox, const char *field);
 int parent_of(int pid);
 /* User and system time that the process has used, in ms, to the clock tick. */
 double cpu_of(int pid);
-/* Private memory of the process and its proportional share, added to the counters, in KiB. */
-void memory_of(int pid, long *private_kib, long *pss_kib);
+/* In KiB. Clean: pages of files that no other process maps now; the next fork shares them. */
+struct memory {
+    long dirty, clean, pss;
+};
+
+/* Adds the process's private memory and its proportional share. */
+void memory_add(int pid, struct memory *sum);
 
 /* Opens a stream to the agent through the control socket, its reply read. */
 int stream_open(const char *sandbox, const char *kind, const void *body, size_t body_size);

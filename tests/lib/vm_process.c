@@ -28,6 +28,14 @@ static void set_nonblocking(int fd)
     assert_int_equal(fcntl(fd, F_SETFL, flags | O_NONBLOCK), 0);
 }
 
+/* What a program said, ahead of the failure's own line: cmocka cuts that at 1 KiB. */
+static void show(const char *text)
+{
+    enum { SHOWN_MAX = 20000 };
+    size_t size = strlen(text);
+    (void)fprintf(stderr, "%s\n", text + (size > SHOWN_MAX ? size - SHOWN_MAX : 0));
+}
+
 static const char *command_text(struct vm *vm, const char *const *argv)
 {
     const char *text = "bellglass";
@@ -239,8 +247,11 @@ const char *vm_host(struct vm *vm, const char *format, ...)
     (void)vm_keep(vm, script);
     const char *const argv[] = {"/bin/bash", "-euo", "pipefail", "-c", script, NULL};
     const struct vm_result *r = call(vm, argv[0], argv, /* with_name= */ false, NULL, 0);
-    if (r->status != 0)
-        fail_msg("%s\nstatus %d\n%s\n%s", script, r->status, r->out, r->err);
+    if (r->status != 0) {
+        show(r->out);
+        show(r->err);
+        fail_msg("%s\nstatus %d", script, r->status);
+    }
     return r->out;
 }
 
@@ -254,8 +265,11 @@ struct vm_result *vm_call(struct vm *vm, const char *arg, ...)
 const char *vm_ok_with(struct vm *vm, const char *const *argv)
 {
     const struct vm_result *r = vm_call_with(vm, argv, NULL, 0);
-    if (r->status != 0)
-        fail_msg("%s: status %d\n%s\n%s", command_text(vm, argv), r->status, r->out, r->err);
+    if (r->status != 0) {
+        show(r->out);
+        show(r->err);
+        fail_msg("%s: status %d", command_text(vm, argv), r->status);
+    }
     return r->out;
 }
 
@@ -364,7 +378,8 @@ static bool read_more(struct vm_process *p, int timeout_ms, const char *what)
     if (n == 0) {
         (void)kill(p->pid, SIGKILL);
         (void)waitpid(p->pid, NULL, 0);
-        fail_msg("no '%s' within %d s in:\n%s", what, VM_DEADLINE_MS / 1000, p->text);
+        show(p->text);
+        fail_msg("no '%s' within %d s in the output", what, VM_DEADLINE_MS / 1000);
     }
     char chunk[4096];
     ssize_t got = read(p->out, chunk, sizeof chunk);
@@ -385,8 +400,10 @@ void vm_expect(struct vm_process *process, const char *text)
             process->matched = (size_t)(found - process->text) + strlen(text);
             return;
         }
-        if (!read_more(process, vm_left_ms(start_ms), text))
-            fail_msg("no '%s' before the output's end:\n%s", text, process->text);
+        if (!read_more(process, vm_left_ms(start_ms), text)) {
+            show(process->text);
+            fail_msg("no '%s' before the output's end", text);
+        }
     }
 }
 
