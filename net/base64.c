@@ -5,7 +5,7 @@
 
 static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-static int digit_of(char c)
+int base64_digit(char c)
 {
     if (c >= 'A' && c <= 'Z')
         return c - 'A';
@@ -29,7 +29,7 @@ ssize_t base64_decode(const char *text, size_t size, uint8_t *out)
     unsigned bit_count = 0;
     size_t used = 0;
     for (size_t i = 0; i < size; i++) {
-        int digit = digit_of(text[i]);
+        int digit = base64_digit(text[i]);
         if (digit < 0)
             return -EINVAL;
         bits = (bits << 6 | (uint32_t)digit) & 0xffffff;

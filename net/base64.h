@@ -1,9 +1,12 @@
-/* Base64 (RFC 4648 §4), for Basic credentials. Pure. */
+/* Base64 (RFC 4648 §4), as Basic credentials use it. Pure. */
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+
+/* The six bits that a character stands for, or -1. */
+int base64_digit(char c);
 
 /* Decodes with or without padding into out (at least size / 4 * 3 + 3 bytes). Returns the count of
  * bytes, or -EINVAL: a byte outside of the alphabet, or a length that no encoder makes. */

@@ -28,6 +28,7 @@ static void audit(struct conn *conn, enum audit_decision decision, const char *r
 {
     struct exchange *ex = &conn->exchange;
     /* A head that could not be read names nobody; then the connection's own name stands there. */
+    ex->use.scrubbed = ex->scrub.found;
     const struct destination *to = ex->route.destination.port ? &ex->route.destination : &conn->to;
     bool connected = ex->state == EXCHANGE_TLS || ex->state == EXCHANGE_FORWARD;
     struct audit_event event = {
@@ -70,15 +71,25 @@ static void request_body(void *owner, const uint8_t *bytes, size_t size)
         buffer_put(channel_out(conn->upstream), bytes, size);
 }
 
+static void put_down(void *owner, const uint8_t *bytes, size_t size)
+{
+    struct conn *conn = owner;
+    struct exchange *ex = &conn->exchange;
+    if (ex->wrap == HTTP_WRAP_CHUNKED)
+        http_forward_chunk(bytes, size, channel_out(conn->guest));
+    else
+        buffer_put(channel_out(conn->guest), bytes, size);
+}
+
 static void response_body(void *owner, const uint8_t *bytes, size_t size)
 {
     struct conn *conn = owner;
     struct exchange *ex = &conn->exchange;
     ex->bytes_down += size;
-    if (ex->wrap == HTTP_WRAP_CHUNKED)
-        http_forward_chunk(bytes, size, channel_out(conn->guest));
-    else
-        buffer_put(channel_out(conn->guest), bytes, size);
+    if (!ex->scrub.set)
+        put_down(conn, bytes, size);
+    else if (scrub_feed(&ex->scrub, bytes, size) < 0)
+        ex->scrub_failed = true;
 }
 
 /* Makes ready for the next request. */
@@ -87,6 +98,7 @@ static void start_request(struct conn *conn)
     struct exchange *ex = &conn->exchange;
     http_reader_done(&ex->request);
     http_reader_done(&ex->response);
+    scrub_done(&ex->scrub);
     buffer_reset(&ex->head);
     struct destination upstream_to = ex->upstream_to;
     *ex = (struct exchange){.head = buffer_init(UPSTREAM_HEAD_MAX), .upstream_to = upstream_to};
@@ -105,6 +117,7 @@ void exchange_done(struct conn *conn)
     struct exchange *ex = &conn->exchange;
     http_reader_done(&ex->request);
     http_reader_done(&ex->response);
+    scrub_done(&ex->scrub);
     buffer_reset(&ex->head);
 }
 
@@ -208,17 +221,22 @@ static enum conn_step answer_connect(struct conn *conn)
 static int write_head(struct conn *conn, struct failure *ret, struct bg_err *err)
 {
     struct exchange *ex = &conn->exchange;
+    const struct secrets *secrets = conn->engine->opts.secrets;
     struct secrets_scope scope = {
-        .secrets = conn->engine->opts.secrets, .to = &ex->route.destination, .verified = conn->tls};
-    http_forward_request(&ex->request.head, &ex->route, conn->tls ? 443 : 80, &scope, &ex->head,
-                         &ex->use);
+        .secrets = secrets, .to = &ex->route.destination, .verified = conn->tls};
+    uint64_t set = secrets_at(secrets, &ex->route.destination);
+    if (set)
+        scrub_init(&ex->scrub, secrets, set, (struct sink){put_down, conn});
+    struct http_forward_request_opts opts = {.port_default = conn->tls ? 443 : 80,
+                                             .to_scrub = ex->scrub.set != 0};
+    http_forward_request(&ex->request.head, &ex->route, &opts, &scope, &ex->head, &ex->use);
     if (!buffer_ok(&ex->head)) {
         *ret = (struct failure){AUDIT_DENY, "head-too-large", 431, err->text};
         return bg_err_set(err, -EPROTO, "the request's head is too large with its secrets");
     }
     if (ex->use.valueless) {
         size_t i = (size_t)__builtin_ctzll(ex->use.valueless);
-        const char *name = conn->engine->opts.secrets->items[i].name;
+        const char *name = secrets->items[i].name;
         *ret = (struct failure){AUDIT_ERROR, "secret-without-value", 503, err->text};
         return bg_err_set(err, -EPROTO,
                           "secret %s has no value on the host; set it there with 'bellglass secret "
@@ -438,6 +456,23 @@ static bool forward_request(struct conn *conn, struct bg_err *err)
     return true;
 }
 
+/* What was asked for in a form that can be scrubbed has to come so. Errors: -EPROTO. */
+static int check_form(const struct http_head *head, struct bg_err *err)
+{
+    if (head->status == 206)
+        return bg_err_set(err, -EPROTO,
+                          "a part of the body was sent where all of it was asked for");
+    for (size_t i = 0; i < head->field_count; i++) {
+        const struct http_field *f = &head->fields[i];
+        if (slice_is(f->name, "content-encoding") && f->value.size > 0 &&
+            !slice_is(f->value, "identity"))
+            return bg_err_set(err, -EPROTO,
+                              "the body has a content coding though none was asked for, and could "
+                              "not be searched for secrets");
+    }
+    return 0;
+}
+
 /* A response's head is there. Errors: -EPROTO. */
 static int forward_head(struct conn *conn, struct bg_err *err)
 {
@@ -455,7 +490,10 @@ static int forward_head(struct conn *conn, struct bg_err *err)
             buffer_put_text(channel_out(conn->guest), "HTTP/1.1 100 Continue\r\n\r\n");
         return http_reader_go_on(&ex->response, err);
     }
+    if (ex->scrub.set && head->framing != HTTP_NO_BODY && check_form(head, err) < 0)
+        return -EPROTO;
     struct http_forward_response_opts opts = {
+        .scrub = ex->scrub.set ? &ex->scrub : NULL,
         .to_http10 = ex->request.head.minor == 0,
         .keep_alive = ex->request.head.keep_alive && ex->request.state == HTTP_READER_DONE,
         .switching = switching,
@@ -476,6 +514,8 @@ static int take_response(struct conn *conn, const uint8_t *bytes, size_t size, s
         ssize_t used = http_reader_feed(&ex->response, bytes, size, err);
         if (used < 0)
             return (int)used;
+        if (ex->scrub_failed)
+            return bg_err_errno(err, -ENOMEM, "looking for secrets in the body");
         bytes += used;
         size -= (size_t)used;
         if (ex->response.state == HTTP_READER_HAVE_HEAD) {
@@ -535,6 +575,8 @@ static enum conn_step finish(struct conn *conn)
         conn_start_relay(conn);
         return CONN_AGAIN;
     }
+    if (ex->scrub.set)
+        scrub_end(&ex->scrub);
     if (ex->wrap == HTTP_WRAP_CHUNKED)
         http_forward_last_chunk(channel_out(conn->guest));
     bool request_done = ex->request.state == HTTP_READER_DONE;

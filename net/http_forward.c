@@ -41,9 +41,17 @@ static void put_host(const struct http_route *route, uint16_t port_default, stru
     buffer_printf(out, "Host: %s\r\n", host);
 }
 
+/* A part of the body could be a part of a secret, and a coded one hides it. */
+static bool keeps_whole(struct slice name)
+{
+    return slice_is(name, "range") || slice_is(name, "if-range") ||
+           slice_is(name, "accept-encoding");
+}
+
 void http_forward_request(const struct http_head *head, const struct http_route *route,
-                          uint16_t port_default, const struct secrets_scope *scope,
-                          struct buffer *out, struct secrets_use *use)
+                          const struct http_forward_request_opts *opts,
+                          const struct secrets_scope *scope, struct buffer *out,
+                          struct secrets_use *use)
 {
     put_slice(out, head->method);
     buffer_put_text(out, " ");
@@ -53,11 +61,11 @@ void http_forward_request(const struct http_head *head, const struct http_route 
     for (size_t i = 0; i < head->field_count; i++) {
         const struct http_field *f = &head->fields[i];
         if (slice_is(f->name, "host")) {
-            put_host(route, port_default, out);
+            put_host(route, opts->port_default, out);
             host_put = true;
             continue;
         }
-        if (ends_here(f->name, false))
+        if (ends_here(f->name, false) || (opts->to_scrub && keeps_whole(f->name)))
             continue;
         put_slice(out, f->name);
         buffer_put_text(out, ": ");
@@ -65,7 +73,9 @@ void http_forward_request(const struct http_head *head, const struct http_route 
         buffer_put_text(out, "\r\n");
     }
     if (!host_put)
-        put_host(route, port_default, out);
+        put_host(route, opts->port_default, out);
+    if (opts->to_scrub)
+        buffer_put_text(out, "Accept-Encoding: identity\r\n");
     if (head->framing == HTTP_LENGTH)
         buffer_printf(out, "Content-Length: %" PRIu64 "\r\n", head->length);
     else if (head->framing == HTTP_CHUNKED)
@@ -75,34 +85,43 @@ void http_forward_request(const struct http_head *head, const struct http_route 
     buffer_put_text(out, "\r\n");
 }
 
+static void put_scrubbed(struct scrub *scrub, struct slice s, struct buffer *out)
+{
+    if (scrub)
+        scrub_text(scrub, s.at, s.size, out);
+    else
+        put_slice(out, s);
+}
+
 void http_forward_response(const struct http_head *head,
                            const struct http_forward_response_opts *opts, struct buffer *out,
                            enum http_wrap *ret_wrap, bool *ret_keep_alive)
 {
     bool keep_alive = opts->keep_alive;
     *ret_wrap = HTTP_WRAP_PLAIN;
-    bool unknown_length = head->framing == HTTP_CHUNKED || head->framing == HTTP_UNTIL_CLOSE;
+    bool counted = head->framing == HTTP_LENGTH && (!opts->scrub || head->length == 0);
+    bool unknown_length = head->framing != HTTP_NO_BODY && !counted;
     if (unknown_length && opts->to_http10)
         keep_alive = false;
     else if (unknown_length)
         *ret_wrap = HTTP_WRAP_CHUNKED;
 
     buffer_printf(out, "HTTP/1.1 %u ", head->status);
-    put_slice(out, head->reason);
+    put_scrubbed(opts->scrub, head->reason, out);
     buffer_put_text(out, "\r\n");
     for (size_t i = 0; i < head->field_count; i++) {
         const struct http_field *f = &head->fields[i];
         /* An answer to HEAD, and a 304, may say how long the body would be. */
         bool length = head->framing == HTTP_NO_BODY && head->status >= 200 && head->status != 204 &&
-                      slice_is(f->name, "content-length");
+                      !opts->scrub && slice_is(f->name, "content-length");
         if (ends_here(f->name, true) && !length)
             continue;
-        put_slice(out, f->name);
+        put_scrubbed(opts->scrub, f->name, out);
         buffer_put_text(out, ": ");
-        put_slice(out, f->value);
+        put_scrubbed(opts->scrub, f->value, out);
         buffer_put_text(out, "\r\n");
     }
-    if (head->framing == HTTP_LENGTH)
+    if (counted)
         buffer_printf(out, "Content-Length: %" PRIu64 "\r\n", head->length);
     if (*ret_wrap == HTTP_WRAP_CHUNKED)
         buffer_put_text(out, "Transfer-Encoding: chunked\r\n");

@@ -4,7 +4,7 @@
 
 #include "net/http_head.h"
 #include "net/http_route.h"
-#include "net/secrets.h"
+#include "net/scrub.h"
 
 /* How the body's bytes are wrapped on the way on. */
 enum http_wrap {
@@ -12,16 +12,22 @@ enum http_wrap {
     HTTP_WRAP_CHUNKED, /* http_forward_chunk, http_forward_last_chunk */
 };
 
-/* Puts the request's head for route->destination, HTTP/1.1. port_default: of the scheme. Fails by
- * failing out. */
+struct http_forward_request_opts {
+    uint16_t port_default; /* of the scheme */
+    bool to_scrub;         /* the answer must come whole and without a content coding */
+};
+
+/* Puts the request's head for route->destination, HTTP/1.1. Fails by failing out. */
 void http_forward_request(const struct http_head *head, const struct http_route *route,
-                          uint16_t port_default, const struct secrets_scope *scope,
-                          struct buffer *out, struct secrets_use *use);
+                          const struct http_forward_request_opts *opts,
+                          const struct secrets_scope *scope, struct buffer *out,
+                          struct secrets_use *use);
 
 struct http_forward_response_opts {
-    bool to_http10;  /* the guest speaks HTTP/1.0: no chunks */
-    bool keep_alive; /* the guest's connection goes on afterwards, if that can be */
-    bool switching;  /* a 101 that the guest asked for */
+    bool to_http10;      /* the guest speaks HTTP/1.0: no chunks */
+    bool keep_alive;     /* the guest's connection goes on afterwards, if that can be */
+    bool switching;      /* a 101 that the guest asked for */
+    struct scrub *scrub; /* for the fields; the body will be of another length then. NULL: none */
 };
 
 /* Puts the response's head. *ret_keep_alive: whether the head says that the connection goes on. */

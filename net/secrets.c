@@ -109,17 +109,23 @@ int secrets_add(struct secrets *secrets, const char *name, const char *placehold
     return 0;
 }
 
-static bool approved(const struct secret *secret, const struct secrets_scope *scope)
+static bool is_for(const struct secret *secret, const struct destination *to)
 {
-    if (!scope->verified)
-        return false;
     for (size_t i = 0; i < secret->host_count; i++) {
         const struct host_pattern *host = &secret->hosts[i];
-        if (host_pattern_matches(host, scope->to) &&
-            (host->host.port == 0 || host->host.port == scope->to->port))
+        if (host_pattern_matches(host, to) && (host->host.port == 0 || host->host.port == to->port))
             return true;
     }
     return false;
+}
+
+uint64_t secrets_at(const struct secrets *secrets, const struct destination *to)
+{
+    uint64_t set = 0;
+    for (size_t i = 0; i < secrets->count; i++)
+        if (is_for(&secrets->items[i], to))
+            set |= UINT64_C(1) << i;
+    return set;
 }
 
 /* Takes the same time whichever digit differs, so that answers tell nothing about near misses. */
@@ -145,7 +151,7 @@ static void put_placeholder(const struct secrets_scope *scope, const char *text,
         return;
     }
     uint64_t bit = UINT64_C(1) << (found - scope->secrets->items);
-    if (!approved(found, scope)) {
+    if (!scope->verified || !is_for(found, scope->to)) {
         use->not_approved |= bit;
         buffer_put(out, text, SECRET_PLACEHOLDER_SIZE);
     } else if (!found->value) {

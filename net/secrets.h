@@ -39,6 +39,7 @@ struct secrets_scope {
 /* What happened; bits are indices of secrets. Zero it before the first of a request's headers. */
 struct secrets_use {
     uint64_t used;         /* replaced */
+    uint64_t scrubbed;     /* found in the answer and taken out (net/scrub.h) */
     uint64_t not_approved; /* left alone: not for this destination */
     uint64_t valueless;    /* approved, but the store has no value: the request must not go out */
     unsigned unknown;      /* placeholders of no secret here: another sandbox's, or removed */
@@ -51,6 +52,10 @@ int secrets_add(struct secrets *secrets, const char *name, const char *placehold
                 const char *const *hosts, size_t host_count, void *value, size_t value_size,
                 struct bg_err *err) BG_MUST_CHECK;
 void secrets_done(struct secrets *secrets);
+
+/* Those that are approved for the destination, as a set of bits: their values may come back from
+ * it, in answers to requests that held none too. */
+uint64_t secrets_at(const struct secrets *secrets, const struct destination *to);
 
 /* Puts the value of the field to out, placeholders exchanged; inside of Basic credentials too,
  * which are then encoded anew. Fields that say where a request goes or how it is framed are left

@@ -8,6 +8,7 @@
  * whether a sandbox runs is what the lock says. */
 #include "common/state/sandbox.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -313,8 +314,9 @@ int bg_sandbox_load(const struct bg_paths *paths, const char *name, struct bg_sa
 {
     struct bg_sandbox found = {0}, s = {0};
     int r = bg_sandbox_locate(paths, name, &found, err);
-    if (r < 0 || !found.dir)
+    if (r < 0)
         return r;
+    assert(found.dir);
     BG_AUTOCLOSE int dir = open(found.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     BG_AUTOFREE char *text = NULL;
     size_t size = 0;

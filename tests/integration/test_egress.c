@@ -98,18 +98,26 @@ static void the_guest_sends_a_placeholder_and_the_service_gets_the_secret(void *
     const char *placeholder = vm_guest(vm, s, "printf %%s \"$TOKEN\"");
     assert_memory_equal(placeholder, "BELLGLASS_SECRET_", 17);
     assert_int_equal(strlen(placeholder), 17 + 64);
-    (void)vm_guest(
-        vm, s,
-        "curl -sSI -H \"Authorization: Bearer $TOKEN\" -u \"user:$TOKEN\" -H \"X-Key: $TOKEN\" "
-        "https://echo.test:%d/path?q=$TOKEN",
-        echo.https);
+    const char *answer = vm_guest(vm, s,
+                                  "curl -sSi -u \"user:$TOKEN\" -H \"X-Key: $TOKEN\" "
+                                  "https://echo.test:%d/path?q=$TOKEN",
+                                  echo.https);
+    /* The service answers with what it got; the guest sees what it sent. */
+    assert_non_null(strstr(answer, vm_text(vm, "X-Key: %s\r\n", placeholder)));
+    assert_null(strstr(answer, secret));
+    const char *basic = vm_host(vm, "printf 'user:%s' | base64 -w0", secret);
+    assert_null(strstr(answer, basic));
     const char *arrived = vm_read(vm, echo.log, NULL);
-    assert_non_null(strstr(arrived, secret));
+    assert_non_null(strstr(arrived, vm_text(vm, "X-Key: %s\r\n", secret)));
+    assert_non_null(strstr(arrived, vm_text(vm, "Authorization: Basic %s\r\n", basic)));
     /* In the query it stays a placeholder. */
     assert_non_null(strstr(arrived, vm_text(vm, "?q=%s", placeholder)));
     json_t *line = last_audit(vm, s, "echo.test");
     assert_string_equal(text_of(line, "decision"), "allow");
     assert_string_equal(text_of(line, "path"), "/path");
+    json_t *scrubbed = json_object_get(line, "scrubbed");
+    assert_int_equal(json_array_size(scrubbed), 1);
+    assert_string_equal(json_string_value(json_array_get(scrubbed, 0)), "TOKEN");
     char *all = vm_keep(vm, json_dumps(line, 0));
     json_decref(line);
     assert_non_null(strstr(all, "TOKEN"));

@@ -44,7 +44,8 @@ static void forward(const struct http_head *head)
         return;
     struct buffer out = buffer_init(1 << 20);
     const struct secrets_scope scope = {.secrets = &secrets, .to = &route.destination};
-    http_forward_request(head, &route, 80, &scope, &out, &use);
+    const struct http_forward_request_opts to = {.port_default = 80};
+    http_forward_request(head, &route, &to, &scope, &out, &use);
     assert(buffer_ok(&out));
     if (head->minor == 1)
         check_again(&out, head);

@@ -46,7 +46,7 @@ class Certificates:
         self.folder = folder
         self.ca = self.make_ca("ca")
         stranger = self.make_ca("stranger")
-        self.good = self.make("good", self.ca, "DNS:h.test,DNS:e.test,DNS:*.w.test,IP:127.0.0.1")
+        self.good = self.make("good", self.ca, "DNS:h.test,DNS:k.test,DNS:e.test,DNS:*.w.test,IP:127.0.0.1")
         self.wrong_name = self.make("wrong", self.ca, "DNS:other.test")
         self.expired = self.make("expired", self.ca, "DNS:h.test", days=-1)
         self.unknown_ca = self.make("unknown", stranger, "DNS:h.test")
@@ -232,7 +232,7 @@ class Proxy:
         self.options = list(options)
         os.makedirs(self.sandbox, mode=0o700, exist_ok=True)
         secrets = secrets if secrets is not None else {
-            "KEY": ["h.test", "*.w.test"], "OTHER": ["e.test"], "LOST": ["h.test"]}
+            "KEY": ["k.test"], "OTHER": ["e.test"], "LOST": ["k.test"]}
         for secret, value in SECRETS.items():
             self.store(secret, value)
         config = {

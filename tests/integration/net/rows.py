@@ -1,9 +1,9 @@
 """The attack table: what a guest sends, what of it the upstream must get, what the guest must get,
 and what the audit log says. One row a case; more rows, not more code.
 
-In all bytes {P} {O} {L} {X} are the placeholders of KEY (for h.test and *.w.test), of OTHER (for
-e.test), of LOST (h.test; the store has no value) and of a secret of nobody; {S} is KEY's value; {H}
-is the host and port that the row connects to. An upstream's steps are pairs: bytes that must come,
+In all bytes {P} {O} {L} {X} are the placeholders of KEY (for k.test), of OTHER (for e.test), of LOST
+(k.test; the store has no value) and of a secret of nobody; {S} is KEY's value; {H} is the host and
+port that the row connects to. No secret is for h.test; answers of the others are scrubbed. An upstream's steps are pairs: bytes that must come,
 exactly, and bytes to answer with."""
 
 import base64
@@ -39,6 +39,7 @@ class Row:
     step: int = 1 << 20       # how many bytes are sent at a time
     alone: bool = False       # only where no name server can be asked
     half_close: bool = False  # the guest ends its sending after the last byte
+    closed_upstream: bool = False  # the upstream ends the connection after its last answer
 
 
 def get(extra=b"", path=b"/"):
@@ -50,9 +51,36 @@ def post(extra, body):
 
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
+# What a host with secrets is asked besides, and how its answers come back.
+PLAIN = b"Accept-Encoding: identity\r\n"
+SCRUBBED_OK = b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\n2\r\nok\r\n0\r\n\r\n"
 USED = dict(ALLOWED, secrets=["KEY"])
+SCRUBBED = dict(ALLOWED, secrets=[], scrubbed=["KEY"])
 NOT_APPROVED = {"decision": "allow", "reason": "placeholder-not-approved", "status": 200,
                 "secrets": []}
+
+
+def keyed(name, number, send, want, audit=USED, answer=OK, guest=SCRUBBED_OK, host="k.test", **more):
+    """A request to a host that a secret is for."""
+    return Row(name, send, [(want, answer)], guest, (audit,), number, host=host, **more)
+
+
+def chunked(body):
+    return b"".join(b"%x\r\n%s\r\n" % (81 if chunk == b"{P}" else len(chunk), chunk)
+                    for chunk in body) + b"0\r\n\r\n"
+
+
+def echoed(name, number, answer, body, head=b"", want_head=b"", audit=SCRUBBED, **more):
+    """An answer with the secret in it, to a request that held none, and the chunks that are to come
+    of it."""
+    return keyed(name, number, get(), get(PLAIN), audit, b"HTTP/1.1 200 OK\r\n" + head + answer,
+                 b"HTTP/1.1 200 OK\r\n" + want_head + CHUNKED + b"\r\n" + chunked(body),
+                 **more)
+
+
+def counted(body):
+    """An answer's rest with the length of a body that is filled in later."""
+    return b"Content-Length: {LEN}\r\n\r\n" + body
 
 
 def refused(name, number, request, status=400, **more):
@@ -96,47 +124,90 @@ ROWS = [
         server_name=None),
 
     # --- where a placeholder may stand ---
-    Row("a bearer token", get(b"Authorization: Bearer {P}\r\n"),
-        [(get(b"Authorization: Bearer {S}\r\n"), OK)], audit=(USED,), number=1),
-    Row("the same to a host of another secret", get(b"Authorization: Bearer {P}\r\n"),
-        [(get(b"Authorization: Bearer {P}\r\n"), OK)], host="e.test", audit=(NOT_APPROVED,), number=2),
-    Row("and in clear text", get(b"Authorization: Bearer {P}\r\n"),
-        [(get(b"Authorization: Bearer {P}\r\n"), OK)], tls=False, port="http",
-        audit=(NOT_APPROVED,), number=2),
-    Row("Basic, as the password", get(b"Authorization: Basic " + basic(b"user:{P}") + b"\r\n"),
-        [(get(b"Authorization: Basic " + basic(b"user:{S}") + b"\r\n"), OK)], audit=(USED,), number=4),
-    Row("Basic, as the user, one byte further", get(b"Authorization: basic " + basic(b"x{P}:") + b"\r\n"),
-        [(get(b"Authorization: basic " + basic(b"x{S}:") + b"\r\n"), OK)], audit=(USED,), number=4),
-    Row("Basic to another host", get(b"Authorization: Basic " + basic(b"u:{P}") + b"\r\n"),
-        [(get(b"Authorization: Basic " + basic(b"u:{P}") + b"\r\n"), OK)], host="e.test",
-        audit=(NOT_APPROVED,), number=4),
-    Row("in the path", get(path=b"/{P}"), [(get(path=b"/{P}"), OK)], number=5),
-    Row("in the query", get(path=b"/?k={P}"), [(get(path=b"/?k={P}"), OK)], number=5),
-    Row("in a cookie among others", get(b"Cookie: a=b; k={P}; c=d\r\n"),
-        [(get(b"Cookie: a=b; k={S}; c=d\r\n"), OK)], audit=(USED,), number=6),
-    Row("in a body", post(b"Content-Length: 81\r\n", b"{P}"),
-        [(post(b"Content-Length: 81\r\n", b"{P}"), OK)], number=7),
-    Row("cut by records", get(b"A: {P}\r\n"), [(get(b"A: {S}\r\n"), OK)], step=50, audit=(USED,),
-        number=9),
-    Row("in trailers and chunk extensions", post(CHUNKED, b"2;{P}\r\nok\r\n0\r\nT: {P}\r\n\r\n"),
-        [(post(CHUNKED, b"2\r\nok\r\n0\r\n\r\n"), OK)], number=14),
-    Row("twice, and in itself", get(b"A: {P}{P}\r\nB: BELLGLASS_SECRET_{P}\r\n"),
-        [(get(b"A: {S}{S}\r\nB: BELLGLASS_SECRET_{S}\r\n"), OK)], audit=(USED,), number=16),
-    Row("cut short", get(b"A: BELLGLASS_SECRET_aaaa\r\n"), [(get(b"A: BELLGLASS_SECRET_aaaa\r\n"), OK)],
-        number=16),
-    Row("of another sandbox", get(b"A: {X}\r\n"), [(get(b"A: {X}\r\n"), OK)],
-        audit=({"decision": "allow", "reason": "placeholder-unknown", "placeholders_unknown": 1},),
-        number=17),
-    Row("in a header's name", get(b"{P}: a\r\n"), [(get(b"{P}: a\r\n"), OK)], number=19),
+    keyed("a bearer token", 1, get(b"Authorization: Bearer {P}\r\n"),
+          get(b"Authorization: Bearer {S}\r\n" + PLAIN)),
+    keyed("the same to a host of another secret", 2, get(b"Authorization: Bearer {P}\r\n"),
+          get(b"Authorization: Bearer {P}\r\n" + PLAIN), NOT_APPROVED, host="e.test"),
+    Row("the same to a host of none", get(b"Authorization: Bearer {P}\r\n"),
+        [(get(b"Authorization: Bearer {P}\r\n"), OK)], audit=(NOT_APPROVED,), number=2),
+    keyed("and in clear text", 2, get(b"Authorization: Bearer {P}\r\n"),
+          get(b"Authorization: Bearer {P}\r\n" + PLAIN), NOT_APPROVED, tls=False, port="http"),
+    keyed("Basic, as the password", 4, get(b"Authorization: Basic " + basic(b"user:{P}") + b"\r\n"),
+          get(b"Authorization: Basic " + basic(b"user:{S}") + b"\r\n" + PLAIN)),
+    keyed("Basic, as the user, one byte further", 4,
+          get(b"Authorization: basic " + basic(b"x{P}:") + b"\r\n"),
+          get(b"Authorization: basic " + basic(b"x{S}:") + b"\r\n" + PLAIN)),
+    keyed("Basic to another host", 4, get(b"Authorization: Basic " + basic(b"u:{P}") + b"\r\n"),
+          get(b"Authorization: Basic " + basic(b"u:{P}") + b"\r\n" + PLAIN), NOT_APPROVED,
+          host="e.test"),
+    keyed("in the path", 5, get(path=b"/{P}"), get(PLAIN, path=b"/{P}"), ALLOWED),
+    keyed("in the query", 5, get(path=b"/?k={P}"), get(PLAIN, path=b"/?k={P}"), ALLOWED),
+    keyed("in a cookie among others", 6, get(b"Cookie: a=b; k={P}; c=d\r\n"),
+          get(b"Cookie: a=b; k={S}; c=d\r\n" + PLAIN)),
+    keyed("in a body", 7, post(b"Content-Length: 81\r\n", b"{P}"),
+          post(PLAIN + b"Content-Length: 81\r\n", b"{P}"), ALLOWED),
+    keyed("cut by records", 9, get(b"A: {P}\r\n"), get(b"A: {S}\r\n" + PLAIN), step=50),
+    keyed("in trailers and chunk extensions", 14, post(CHUNKED, b"2;{P}\r\nok\r\n0\r\nT: {P}\r\n\r\n"),
+          post(PLAIN + CHUNKED, b"2\r\nok\r\n0\r\n\r\n"), ALLOWED),
+    keyed("twice, and in itself", 16, get(b"A: {P}{P}\r\nB: BELLGLASS_SECRET_{P}\r\n"),
+          get(b"A: {S}{S}\r\nB: BELLGLASS_SECRET_{S}\r\n" + PLAIN)),
+    keyed("cut short", 16, get(b"A: BELLGLASS_SECRET_aaaa\r\n"),
+          get(b"A: BELLGLASS_SECRET_aaaa\r\n" + PLAIN), ALLOWED),
+    keyed("of another sandbox", 17, get(b"A: {X}\r\n"), get(b"A: {X}\r\n" + PLAIN),
+          {"decision": "allow", "reason": "placeholder-unknown", "placeholders_unknown": 1}),
+    keyed("in a header's name", 19, get(b"{P}: a\r\n"), get(b"{P}: a\r\n" + PLAIN), ALLOWED),
     Row("in Range", get(b"Range: {P}\r\n"), [(get(b"Range: {P}\r\n"), OK)], number=19),
-    refused("as the method", 19, b"{P} / HTTP/1.1\r\nHost: {H}\r\n\r\n", 501),
-    refused("as the host", 19, b"GET / HTTP/1.1\r\nHost: {P}\r\n\r\n"),
-    refused("as a length", 19, post(b"Content-Length: {P}\r\n", b"")),
+    refused("as the method", 19, b"{P} / HTTP/1.1\r\nHost: {H}\r\n\r\n", 501, host="k.test"),
+    refused("as the host", 19, b"GET / HTTP/1.1\r\nHost: {P}\r\n\r\n", host="k.test"),
+    refused("as a length", 19, post(b"Content-Length: {P}\r\n", b""), host="k.test"),
     Row("without a value in the store", get(b"A: {L}\r\n"), None, (503, b"secret LOST has no value"),
         ({"decision": "error", "reason": "secret-without-value",
-          "secrets_without_value": ["LOST"]},)),
-    Row("Connection cannot drop a header", get(b"Connection: Authorization\r\nAuthorization: {P}\r\n"),
-        [(get(b"Authorization: {S}\r\n"), OK)], audit=(USED,), number=66),
+          "secrets_without_value": ["LOST"]},), host="k.test"),
+    keyed("Connection cannot drop a header", 66,
+          get(b"Connection: Authorization\r\nAuthorization: {P}\r\n"),
+          get(b"Authorization: {S}\r\n" + PLAIN)),
+
+    # --- getting it back ---
+    keyed("the header in the body", 21, get(b"A: {P}\r\n"), get(b"A: {S}\r\n" + PLAIN),
+          dict(USED, scrubbed=["KEY"]), b"HTTP/1.1 200 OK\r\n" + counted(b"A: {S}!"),
+          b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\n" + chunked([b"A: ", b"{P}", b"!"])),
+    echoed("to a later request", 31, counted(b"{S}"), [b"{P}"]),
+    echoed("in clear text", 31, counted(b"{S}"), [b"{P}"], tls=False, port="http"),
+    echoed("in base64", 22, counted(basic(b"{S}")), [b"{P}", b"Q", b"=="]),
+    echoed("percent-encoded", 23, counted(b"{%:{S}}"), [b"{P}"]),
+    echoed("reversed", 24, counted(b"{R:{S}}"), [b"{P}"]),
+    echoed("over chunks", 26, CHUNKED + b"\r\n4\r\ns3cr\r\n1\r\n3\r\n0a\r\nt/Value+1=\r\n2;x\r\n==\r\n0\r\n\r\n",
+           [b"{P}", b"="]),
+    echoed("the beginning only", 26, CHUNKED + b"\r\n4\r\ns3cr\r\n1\r\n3\r\n0\r\n\r\n", [b"s3cr3"],
+           audit=ALLOWED),
+    echoed("until the connection ends", 26, b"\r\n{S}", [b"{P}"], closed_upstream=True),
+    echoed("in the head", 28, b"Content-Length: 2\r\n\r\nok", [b"ok"],
+           b"Location: https://e.test/?k={%:{S}}\r\nSet-Cookie: k={S}; Path=/\r\nETag: \"{S}\"\r\n",
+           b"Location: https://e.test/?k={P}\r\nSet-Cookie: k={P}; Path=/\r\nETag: \"{P}\"\r\n"),
+    echoed("in trailers", 29, CHUNKED + b"\r\n2\r\nok\r\n0\r\nT: {S}\r\n\r\n", [b"ok"],
+           audit=ALLOWED),
+    keyed("in an interim answer", 29, get(), get(PLAIN), ALLOWED,
+          b"HTTP/1.1 103 Early\r\nLink: {S}\r\n\r\n" + OK),
+    keyed("for HTTP/1.0", 21, b"GET / HTTP/1.0\r\n\r\n", get(PLAIN), SCRUBBED,
+          b"HTTP/1.1 200 OK\r\n" + counted(b"{S}"),
+          b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{P}", closed=True),
+    keyed("lengths that would differ", 32, b"HEAD / HTTP/1.1\r\nHost: {H}\r\n\r\n",
+          b"HEAD / HTTP/1.1\r\nHost: {H}\r\n" + PLAIN + b"\r\n", ALLOWED,
+          b"HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"),
+    keyed("a part that was asked for", 27, get(b"Range: bytes=0-3\r\nIf-Range: x\r\n"), get(PLAIN),
+          ALLOWED),
+    keyed("a part that was not", 27, get(), get(PLAIN),
+          {"decision": "error", "reason": "upstream-response", "status": 502},
+          b"HTTP/1.1 206 P\r\nContent-Length: 4\r\n\r\ns3cr", (502, b"a part of the body")),
+    keyed("a coding that was asked for", 25, get(b"Accept-Encoding: br, gzip\r\n"), get(PLAIN),
+          ALLOWED),
+    keyed("a coding that was not", 25, get(), get(PLAIN),
+          {"decision": "error", "reason": "upstream-response", "status": 502},
+          b"HTTP/1.1 200 OK\r\nContent-Encoding: x-rot14\r\nContent-Length: 4\r\n\r\nt4ds",
+          (502, b"content coding")),
+    Row("from a host that no secret is for", get(),
+        [(get(), b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\ns3cr3t/")],
+        b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\ns3cr3t/"),
 
     # --- who it is really for ---
     refused("fronting: another Host than the server name", 40, b"GET / HTTP/1.1\r\nHost: e.test\r\n\r\n",
@@ -160,7 +231,8 @@ ROWS = [
         alpn=("h2",), alert="no application protocol"),
     Row("an upstream with another name", get(b"A: {P}\r\n"), "handshake",
         (502, b"cannot be trusted: its certificate is refused: "),
-        ({"decision": "error", "reason": "upstream-certificate", "status": 502},), 45, port="wrong"),
+        ({"decision": "error", "reason": "upstream-certificate", "status": 502},), 45,
+        host="k.test", port="wrong"),
     Row("an upstream that is expired", get(), "handshake", (502, b"has expired"),
         ({"decision": "error", "reason": "upstream-certificate"},), 45, port="expired"),
     Row("an upstream of an unknown CA", get(), "handshake", (502, b"issuer certificate"),
@@ -280,8 +352,9 @@ ROWS = [
     Row("no last chunk", post(CHUNKED, b"2\r\nok\r\n"), "any", (400, b"ended inside"), (BAD_REQUEST,),
         63, closed=True, half_close=True),
     Row("a refused one in the middle", get(path=b"/1") + get(b"A: {L}\r\n") + get(path=b"/2"),
-        [(get(path=b"/1"), OK), (get(path=b"/2"), OK)], [OK, (503, b"LOST"), OK],
-        (ALLOWED, {"reason": "secret-without-value"}, ALLOWED), 64),
+        [(get(PLAIN, path=b"/1"), OK), (get(PLAIN, path=b"/2"), OK)],
+        [SCRUBBED_OK, (503, b"LOST"), SCRUBBED_OK],
+        (ALLOWED, {"reason": "secret-without-value"}, ALLOWED), 64, host="k.test"),
     Row("HTTP/1.0", b"GET / HTTP/1.0\r\n\r\n", [(get(), OK)],
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok", number=65, closed=True),
     Row("HTTP/1.0 that stays", b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", [(get(), OK)],
@@ -302,12 +375,12 @@ ROWS = [
     refused("too many fields", 62, get(b"A: b\r\n" * 200), 431),
     refused("an unknown expectation", 13, get(b"Expect: miracles\r\n"), 417),
     Row("a WebSocket", get(b"Upgrade: websocket\r\nConnection: Upgrade\r\nX-Key: {P}\r\n") + b"{P}",
-        [(get(b"X-Key: {S}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"),
+        [(get(b"X-Key: {S}\r\n" + PLAIN + b"Connection: Upgrade\r\nUpgrade: websocket\r\n"),
           b"HTTP/1.1 101 Go\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nearly"),
          (b"{P}", b"late"), None],
         b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearlylate",
         ({"decision": "allow", "status": 101, "secrets": ["KEY"], "bytes_up": 81, "bytes_down": 9},),
-        number=14),
+        number=14, host="k.test"),
     Row("a WebSocket that is refused stays HTTP",
         get(b"Upgrade: websocket\r\nConnection: Upgrade\r\n") + get(path=b"/2"),
         [(get(b"Connection: Upgrade\r\nUpgrade: websocket\r\n"), OK), (get(path=b"/2"), OK)], OK + OK,
@@ -346,11 +419,16 @@ ROWS = [
 
 
 def fill(data, values):
-    """Puts placeholders, secrets and hosts into a row's bytes."""
+    """Puts placeholders, secrets and hosts into a row's bytes; then works out what is to be encoded,
+    and the length of a body behind {LEN}."""
+    encoders = {b"{B:": base64.b64encode, b"{R:": lambda text: text[::-1],
+                b"{%:": lambda text: b"".join(b"%%%02x" % byte for byte in text)}
     for key, value in values.items():
         data = data.replace(b"{" + key.encode() + b"}", value.encode())
-    while b"{B:" in data:
-        before, _, rest = data.partition(b"{B:")
-        text, _, after = rest.partition(b"}")
-        data = before + base64.b64encode(text) + after
-    return data
+    for mark, encode in encoders.items():
+        while mark in data:
+            before, _, rest = data.partition(mark)
+            text, _, after = rest.partition(b"}")
+            data = before + encode(text) + after
+    before, found, body = data.partition(b"{LEN}")
+    return before + (b"%d" % (len(body) - 4) + body if found else b"")

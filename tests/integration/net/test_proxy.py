@@ -68,7 +68,8 @@ class World:
         }
         with socket.create_server(("127.0.0.1", 0)) as closed:
             self.dead_port = closed.getsockname()[1]
-        self.allow = [f"h.test:{u.port}=127.0.0.1" for u in self.upstreams.values()]
+        self.allow = [f"{host}:{u.port}=127.0.0.1" for u in self.upstreams.values()
+                      for host in ("h.test", "k.test")]
         for name in ("good", "http"):
             port = self.upstreams[name].port
             self.allow += [f"e.test:{port}=127.0.0.1", f"*.w.test:{port}=127.0.0.1",
@@ -150,7 +151,7 @@ def check_audit(proxy, want):
 
 # --- the table ---
 
-def script_of(steps, values):
+def script_of(steps, values, ends=False):
     if steps == "any":
         return read_to_end
     if steps in (None, "handshake"):
@@ -165,6 +166,8 @@ def script_of(steps, values):
             if got != want:
                 raise Failure(f"the upstream got {got!r}, not {want!r}")
             connection.sendall(answer)
+        if ends:
+            return
         rest = read_to_end(connection)
         if rest:
             raise Failure(f"the upstream got {rest!r} besides")
@@ -227,7 +230,7 @@ def try_row(row, world):
         upstream.expect(None)
     upstream = world.upstreams.get(row.port)
     if upstream:
-        upstream.expect(script_of(row.upstream, values))
+        upstream.expect(script_of(row.upstream, values, row.closed_upstream))
     connection, status = world.proxy.connect(row.host, port, row.form)
     if status != row.refused:
         raise Failure(f"the stream's status is {status}, not {row.refused}: {connection!r}")
@@ -307,6 +310,35 @@ def test_does_not_use_a_connection_with_surplus_again(world):
     accepted, _ = upstream.settle()
     if accepted != 2:
         raise Failure(f"{accepted} connections for two requests")
+    world.proxy.audit_skip()
+
+
+def test_passes_events_on_at_once(world):
+    upstream = world.upstreams["good"]
+    seen = threading.Event()
+    secret = harness.SECRETS["KEY"].encode()
+    first, second = b"data: nothing\n\n", b"data: %s\n\n" % secret[:8]
+
+    def script(connection):
+        read_head(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + first)
+        if not seen.wait(DEADLINE_S):
+            raise Failure("the first event was held back")
+        connection.sendall(second + b"data: " + secret[:8])
+        connection.sendall(secret[8:])
+
+    upstream.expect(script)
+    with guest(world, host="k.test") as connection:
+        connection.sendall(request(port=upstream.port, host=b"k.test"))
+        check_guest(connection, b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n" +
+                    rows.CHUNKED + b"\r\nf\r\n" + first + b"\r\n", [])
+        seen.set()
+        got = b""
+        while not got.endswith(b"0\r\n\r\n"):
+            got += read_exactly(connection, 1)
+    if b"".join(got.split(b"\r\n")[1:-3:2]) != (
+            second + b"data: " + harness.PLACEHOLDERS["KEY"].encode()):
+        raise Failure(f"{got}")
     world.proxy.audit_skip()
 
 
@@ -637,10 +669,10 @@ def test_comes_back_from_files_alone(world):
     proxy.supervisor.close()
     proxy.start()
     upstream.expect(serve_requests)
-    with guest(world, proxy=proxy) as connection:
-        connection.sendall(request(port=upstream.port, extra=b"A: %s\r\n" %
+    with guest(world, host="k.test", proxy=proxy) as connection:
+        connection.sendall(request(port=upstream.port, host=b"k.test", extra=b"A: %s\r\n" %
                                    harness.PLACEHOLDERS["KEY"].encode()))
-        check_guest(connection, OK, [])
+        check_guest(connection, rows.SCRUBBED_OK, [])
     lines = proxy.audit(3)
     if lines[-1]["secrets"] != ["KEY"]:
         raise Failure(f"{lines}")
@@ -804,7 +836,7 @@ class Internet:
         self.http = Upstream(None, (PUBLIC, 80))
         self.https = Upstream(context, (PUBLIC, 443))
         self.six = Upstream(None, (PUBLIC_6, 80))
-        self.proxy = world.make("internet", allow=["*.test"], secrets={"KEY": ["public.test"]},
+        self.proxy = world.make("internet", allow=["*.test"], secrets={"KEY": ["keyed.test"]},
                                 options=["--timeout=resolve=300"])
 
     PRIVATE = ["10.0.0.1", "127.0.0.1", "127.9.9.9", "169.254.169.254", "0.0.0.0", "100.64.0.1",
@@ -935,7 +967,7 @@ class Forward:
 def test_is_a_forward_proxy(world):
     http, https = world.upstreams["http"], world.upstreams["good"]
     forward = Forward(world, "--allow", f"h.test:{http.port}=127.0.0.1", "--allow",
-                      f"h.test:{https.port}=127.0.0.1", "--secret", "KEY@h.test", "--upstream-ca",
+                      f"k.test:{https.port}=127.0.0.1", "--secret", "KEY@k.test", "--upstream-ca",
                       world.certificates.path("ca.pem"))
     name, _, placeholder = forward.process.stdout.readline().strip().partition("=")
     if name != "KEY" or not placeholder.startswith("BELLGLASS_SECRET_"):
@@ -960,19 +992,21 @@ def test_is_a_forward_proxy(world):
         if read_response(connection)[0] != 400:
             raise Failure("not refused")
     with forward.connect() as connection:
-        connection.sendall(b"CONNECT h.test:%d HTTP/1.1\r\nHost: h.test:%d\r\n\r\n"
+        connection.sendall(b"CONNECT k.test:%d HTTP/1.1\r\nHost: k.test:%d\r\n\r\n"
                            % (https.port, https.port))
         if b" 200 " not in read_head(connection):
             raise Failure("no tunnel")
-        with wrap(connection, world.proxy, "h.test") as tls:
-            tls.sendall(request(port=https.port, extra=b"A: %s\r\n" % placeholder.encode()))
-            check_guest(tls, OK, [])
+        with wrap(connection, world.proxy, "k.test") as tls:
+            tls.sendall(request(port=https.port, host=b"k.test",
+                                extra=b"A: %s\r\n" % placeholder.encode()))
+            check_guest(tls, rows.SCRUBBED_OK, [])
     with forward.connect() as connection:
         connection.sendall(b"CONNECT nobody.test:443 HTTP/1.1\r\nHost: nobody.test:443\r\n\r\n")
         if b" 403 " not in read_head(connection):
             raise Failure("not refused")
     if got != [b"GET /x HTTP/1.1\r\nHost: h.test:%d\r\n\r\n" % http.port,
-               request(port=https.port, extra=b"A: %s\r\n" % harness.SECRETS["KEY"].encode())]:
+               request(port=https.port, host=b"k.test", extra=b"A: %s\r\n%s" %
+                       (harness.SECRETS["KEY"].encode(), rows.PLAIN))]:
         raise Failure(f"{got}")
     lines = [json.loads(line) for line in forward.stop().splitlines() if line.startswith("{")]
     if [line["decision"] for line in lines] != ["allow", "deny", "deny", "allow", "deny"]:

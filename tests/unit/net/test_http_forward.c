@@ -7,10 +7,14 @@
 #include <cmocka.h>
 
 #include "net/http_forward.h"
+#include "net/locked.h"
+
+#define P SECRET_PREFIX "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 
 static const struct {
     const char *in, *to;
     const char *out; /* NULL: as in */
+    bool to_scrub;
 } requests[] = {
     {"GET /x HTTP/1.1\r\nHost: a.org\r\nB: c\r\n\r\n", "a.org:443", NULL},
     {"GET /x HTTP/1.1\r\nB:c\r\nHOST: A.ORG:443\r\n\r\n", "a.org:443",
@@ -37,6 +41,13 @@ static const struct {
      "Upgrade: websocket\r\n\r\n"},
     {"PUT / HTTP/1.1\r\nHost: a.org\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n",
      "a.org:443", NULL},
+    {"GET / HTTP/1.1\r\nHost: a.org\r\nRange: bytes=0-3\r\nIf-Range: x\r\n"
+     "Accept-Encoding: br\r\nAccept: */*\r\n\r\n",
+     "a.org:443", NULL},
+    {"GET / HTTP/1.1\r\nHost: a.org\r\nRange: bytes=0-3\r\nIf-Range: x\r\n"
+     "Accept-Encoding: br\r\nAccept: */*\r\naccept-encoding: gzip\r\n\r\n",
+     "a.org:443",
+     "GET / HTTP/1.1\r\nHost: a.org\r\nAccept: */*\r\nAccept-Encoding: identity\r\n\r\n", true},
 };
 
 static void writes_requests_anew(void **state)
@@ -58,7 +69,9 @@ static void writes_requests_anew(void **state)
         const struct http_route_opts opts = {.fixed = &to, .tls = true};
         assert_int_equal(http_route(&head, &opts, &route, &status, NULL), 0);
         const struct secrets_scope scope = {.secrets = &secrets, .to = &to, .verified = true};
-        http_forward_request(&head, &route, 443, &scope, &out, &use);
+        const struct http_forward_request_opts forward_opts = {.port_default = 443,
+                                                               .to_scrub = requests[i].to_scrub};
+        http_forward_request(&head, &route, &forward_opts, &scope, &out, &use);
         buffer_put(&out, "", 1);
         assert_true(buffer_ok(&out));
         assert_string_equal((const char *)buffer_bytes(&out),
@@ -67,6 +80,8 @@ static void writes_requests_anew(void **state)
         http_head_done(&head);
     }
 }
+
+static struct scrub scrub; /* knows the value "s3cret-key" */
 
 static const struct {
     const char *in, *method;
@@ -135,11 +150,46 @@ static const struct {
      "HTTP/1.1 101 Switching\r\nX: y\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
      HTTP_WRAP_PLAIN,
      true},
+    /* Secrets out of every part of the head, and lengths that would no longer be true. */
+    {"HTTP/1.1 200 s3cret-key\r\nLocation: https://b.org/?k=s3cret%2Dkey\r\n"
+     "X-S3cret-Key: czNjcmV0LWtleQ==\r\nContent-Length: 2\r\n\r\n",
+     "GET",
+     {.keep_alive = true, .scrub = &scrub},
+     "HTTP/1.1 200 " P "\r\nLocation: https://b.org/?k=" P "\r\n"
+     "X-" P ": " P "Q==\r\nTransfer-Encoding: chunked\r\n\r\n",
+     HTTP_WRAP_CHUNKED,
+     true},
+    {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+     "GET",
+     {.keep_alive = true, .scrub = &scrub},
+     "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+     HTTP_WRAP_PLAIN,
+     true},
+    {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
+     "GET",
+     {.keep_alive = true, .to_http10 = true, .scrub = &scrub},
+     "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+     HTTP_WRAP_PLAIN,
+     false},
+    {"HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\nETag: yek-terc3s\r\n\r\n",
+     "GET",
+     {.keep_alive = true, .scrub = &scrub},
+     "HTTP/1.1 304 Not Modified\r\nETag: " P "\r\n\r\n",
+     HTTP_WRAP_PLAIN,
+     true},
 };
 
 static void writes_responses_anew(void **state)
 {
     (void)state;
+    static const char value[] = "s3cret-key";
+    static const char *const hosts[] = {"a.org"};
+    struct secrets secrets = {0};
+    void *copy = locked_new(sizeof value - 1, NULL);
+    assert_non_null(copy);
+    memcpy(copy, value, sizeof value - 1);
+    assert_int_equal(secrets_add(&secrets, "KEY", P, hosts, 1, copy, sizeof value - 1, NULL), 0);
+    scrub_init(&scrub, &secrets, 1, (struct sink){0});
     for (size_t i = 0; i < sizeof responses / sizeof *responses; i++) {
         struct http_head head;
         struct buffer out = buffer_init(4096);
@@ -157,6 +207,8 @@ static void writes_responses_anew(void **state)
         buffer_reset(&out);
         http_head_done(&head);
     }
+    scrub_done(&scrub);
+    secrets_done(&secrets);
 }
 
 static void wraps_bodies_in_chunks(void **state)

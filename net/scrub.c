@@ -1,0 +1,494 @@
+#include "net/scrub.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "common/limits.h"
+#include "net/base64.h"
+
+/* A secret's value in one form is a row of symbols, each worked out from the value when it is
+ * looked at: nothing derived from a secret is stored but the set of first characters. A match is
+ * followed symbol by symbol, in all the ways that the text can be read: the set of places where the
+ * next symbol may stand. It nearly always has one member; a secret with percent signs or
+ * backslashes, which escapes begin with too, makes it larger. */
+enum form {
+    FORM_PLAIN,
+    FORM_REVERSED,
+    FORM_ROT13,
+    FORM_HEX,
+    FORM_BASE64_0,
+    FORM_BASE64_1,
+    FORM_BASE64_2,
+    FORM_COUNT
+};
+
+#define PLACES_MAX 32
+#define ESCAPE_MAX 12 /* bytes of the longest escape that is read: &#x0000041; */
+#define GAP_MAX    12 /* bytes between two symbols: a folded line break, or one of hex */
+#define FEED_MAX   ((size_t)16 * 1024)
+#define HELD_MAX   ((size_t)2 * BG_SECRET_SIZE_MAX * (ESCAPE_MAX + GAP_MAX) + FEED_MAX)
+#define INCOMPLETE (-1)
+
+/* Bits of the value before the first whole base64 character, for values that begin at the
+ * (form - FORM_BASE64_0)th byte of a group of three. */
+static const unsigned base64_skip[] = {0, 4, 2};
+
+static uint8_t lower(uint8_t c)
+{
+    return c >= 'A' && c <= 'Z' ? (uint8_t)(c + 32) : c;
+}
+
+static uint8_t rot13(uint8_t c)
+{
+    uint8_t l = lower(c);
+    if (l < 'a' || l > 'z')
+        return c;
+    return (uint8_t)(l < 'n' ? c + 13 : c - 13);
+}
+
+static int hex_digit(uint8_t c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c = lower(c);
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Of both alphabets. */
+static int base64_any(uint8_t c)
+{
+    return base64_digit((char)(c == '-' ? '+' : c == '_' ? '/' : c));
+}
+
+static bool is_base64(enum form form)
+{
+    return form >= FORM_BASE64_0;
+}
+
+/* What is looked for: a value in a form, and where. */
+struct look {
+    const uint8_t *value;
+    size_t value_size;
+    enum form form;
+    size_t count; /* symbols */
+    const uint8_t *text;
+    size_t size;
+    bool final; /* no more will come */
+};
+
+static size_t symbol_count(enum form form, size_t value_size)
+{
+    if (form == FORM_HEX)
+        return 2 * value_size;
+    return is_base64(form) ? (8 * value_size - base64_skip[form - FORM_BASE64_0]) / 6 : value_size;
+}
+
+static bool accepts(const struct look *k, size_t i, uint8_t c)
+{
+    const uint8_t *v = k->value;
+    if (k->form == FORM_HEX)
+        return hex_digit(c) == (i % 2 ? v[i / 2] & 15 : v[i / 2] >> 4);
+    if (is_base64(k->form)) {
+        size_t bit = base64_skip[k->form - FORM_BASE64_0] + 6 * i, at = bit / 8;
+        unsigned pair = (unsigned)v[at] << 8 | (at + 1 < k->value_size ? v[at + 1] : 0u);
+        return base64_any(c) == (int)(pair >> (10 - bit % 8) & 63);
+    }
+    uint8_t want = k->form == FORM_REVERSED ? v[k->value_size - 1 - i] : v[i];
+    if (k->form == FORM_ROT13)
+        want = rot13(want);
+    if (want == ' ' && c == '+') /* as forms encode it */
+        return true;
+    return k->value_size < SCRUB_SIZE_MIN ? want == c : lower(want) == lower(c);
+}
+
+/* ---- escapes ---- */
+
+/* Reads digits of base, at least one and at most count. Returns how many, 0 if there are none or
+ * the number is above 255, INCOMPLETE if more may follow. */
+static int read_number(const uint8_t *at, size_t left, unsigned base, size_t count, uint8_t *ret)
+{
+    unsigned value = 0;
+    size_t n = 0;
+    for (; n < count; n++) {
+        if (n == left)
+            return INCOMPLETE;
+        int digit = hex_digit(at[n]);
+        if (digit < 0 || (unsigned)digit >= base)
+            break;
+        value = value * base + (unsigned)digit;
+        if (value > 255)
+            return 0;
+    }
+    *ret = (uint8_t)value;
+    return (int)n;
+}
+
+/* Exactly two hex digits after skip bytes. */
+static int read_pair(const uint8_t *at, size_t left, size_t skip, uint8_t *ret)
+{
+    for (size_t i = skip; i < skip + 2; i++) {
+        if (i >= left)
+            return INCOMPLETE;
+        if (hex_digit(at[i]) < 0)
+            return 0;
+    }
+    *ret = (uint8_t)(hex_digit(at[skip]) << 4 | hex_digit(at[skip + 1]));
+    return (int)skip + 2;
+}
+
+/* The text that must stand at the place. 1: it does; 0: not; INCOMPLETE. */
+static int stands(const uint8_t *at, size_t left, const char *text)
+{
+    for (size_t i = 0; text[i]; i++) {
+        if (i == left)
+            return INCOMPLETE;
+        if (lower(at[i]) != (uint8_t)text[i])
+            return 0;
+    }
+    return 1;
+}
+
+static int read_entity(const uint8_t *at, size_t left, uint8_t *ret)
+{
+    static const struct {
+        const char *text;
+        char c;
+    } names[] = {{"&amp;", '&'},    {"&lt;", '<'},     {"&gt;", '>'},    {"&quot;", '"'},
+                 {"&apos;", '\''},  {"&plus;", '+'},   {"&sol;", '/'},   {"&equals;", '='},
+                 {"&lowbar;", '_'}, {"&hyphen;", '-'}, {"&nbsp;", ' '},  {"&percnt;", '%'},
+                 {"&bsol;", '\\'},  {"&num;", '#'},    {"&colon;", ':'}, {"&period;", '.'}};
+    if (left < 2)
+        return INCOMPLETE;
+    if (at[1] == '#') {
+        bool hex = left > 2 && lower(at[2]) == 'x';
+        size_t skip = hex ? 3 : 2;
+        int n = left < skip ? INCOMPLETE
+                            : read_number(at + skip, left - skip, hex ? 16 : 10,
+                                          ESCAPE_MAX - 1 - skip, ret);
+        if (n <= 0)
+            return n;
+        /* The semicolon may be left out, as browsers see it. */
+        if ((size_t)n + skip == left)
+            return INCOMPLETE;
+        return n + (int)skip + (at[skip + (size_t)n] == ';');
+    }
+    bool incomplete = false;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        int r = stands(at, left, names[i].text);
+        if (r == 1) {
+            *ret = (uint8_t)names[i].c;
+            return (int)strlen(names[i].text);
+        }
+        incomplete |= r == INCOMPLETE;
+    }
+    return incomplete ? INCOMPLETE : 0;
+}
+
+static int read_backslash(const uint8_t *at, size_t left, uint8_t *ret)
+{
+    if (left < 2)
+        return INCOMPLETE;
+    uint8_t c = lower(at[1]);
+    int r;
+    if (c == 'x')
+        return read_pair(at, left, 2, ret);
+    if (c == 'u') {
+        r = stands(at + 2, left - 2, at[1] == 'U' ? "000000" : "00");
+        if (r == 1)
+            return read_pair(at, left, at[1] == 'U' ? 8 : 4, ret);
+        if (left > 2 && at[2] == '{') {
+            r = read_number(at + 3, left - 3, 16, 6, ret);
+            if (r <= 0)
+                return r;
+            if ((size_t)r + 3 == left)
+                return INCOMPLETE;
+            return at[3 + r] == '}' ? r + 4 : 0;
+        }
+        return r;
+    }
+    if (c >= '0' && c <= '3') {
+        for (size_t i = 1; i < 4; i++) {
+            if (i == left)
+                return INCOMPLETE;
+            if (at[i] < '0' || at[i] > '7')
+                return 0;
+        }
+        *ret = (uint8_t)((at[1] - '0') << 6 | (at[2] - '0') << 3 | (at[3] - '0'));
+        return 4;
+    }
+    static const char letters[] = "nrtbfav", controls[] = "\n\r\t\b\f\a\v";
+    const char *letter = c ? strchr(letters, c) : NULL;
+    if (letter) {
+        *ret = (uint8_t)controls[letter - letters];
+        return 2;
+    }
+    if ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'))
+        return 0;
+    *ret = at[1];
+    return 2;
+}
+
+/* Reads one escaped character. Returns its size, 0 when there is none, INCOMPLETE. */
+static int read_escape(const uint8_t *at, size_t left, uint8_t *ret)
+{
+    switch (at[0]) {
+    case '%':
+        if (left > 1 && lower(at[1]) == 'u') {
+            int r = stands(at + 2, left - 2, "00");
+            return r == 1 ? read_pair(at, left, 4, ret) : r;
+        }
+        return read_pair(at, left, 1, ret);
+    case '=':
+        return read_pair(at, left, 1, ret);
+    case '\\':
+        return read_backslash(at, left, ret);
+    case '&':
+        return read_entity(at, left, ret);
+    default:
+        return 0;
+    }
+}
+
+/* ---- what may stand between two symbols ---- */
+
+static int read_line_break(const uint8_t *at, size_t left)
+{
+    static const char *const breaks[] = {"=\r\n",  "=\n", "\r\n",   "\n",
+                                         "\\r\\n", "\\n", "%0d%0a", "%0a"};
+    for (size_t i = 0; i < sizeof breaks / sizeof *breaks; i++) {
+        int r = stands(at, left, breaks[i]);
+        if (r == 0)
+            continue;
+        size_t size = strlen(breaks[i]);
+        if (r == INCOMPLETE || size == left)
+            return INCOMPLETE;
+        return (int)size + (at[size] == ' ' || at[size] == '\t'); /* folded */
+    }
+    return 0;
+}
+
+/* Between two bytes of hex. */
+static int read_hex_gap(const uint8_t *at, size_t left)
+{
+    size_t n = 0;
+    if (memchr(":-,", at[n], 3))
+        n++;
+    if (n < left && at[n] == ' ')
+        n++;
+    if (n == left)
+        return INCOMPLETE;
+    if (at[n] == '0' || at[n] == '\\') {
+        if (n + 1 == left)
+            return INCOMPLETE;
+        if (lower(at[n + 1]) == 'x')
+            n += 2;
+    }
+    return (int)n;
+}
+
+/* ---- matching ---- */
+
+enum outcome { NO, PARTIAL, YES };
+
+struct best {
+    bool partial;
+    size_t end; /* of the longest match; 0: none */
+};
+
+struct places {
+    size_t count;
+    size_t at[PLACES_MAX];
+};
+
+static void add_place(struct places *places, size_t at)
+{
+    for (size_t i = 0; i < places->count; i++)
+        if (places->at[i] == at)
+            return;
+    if (places->count < PLACES_MAX)
+        places->at[places->count++] = at;
+}
+
+/* Reads symbol i at the place, as it is and escaped, and adds where that leads. */
+static void step(const struct look *k, size_t i, size_t at, struct places *next, struct best *best)
+{
+    if (at == k->size) {
+        best->partial |= !k->final;
+        return;
+    }
+    uint8_t c = 0;
+    int n = read_escape(k->text + at, k->size - at, &c);
+    best->partial |= n == INCOMPLETE && !k->final;
+    if (accepts(k, i, k->text[at]))
+        add_place(next, at + 1);
+    if (n > 0 && accepts(k, i, c))
+        add_place(next, at + (size_t)n);
+}
+
+static int read_gap(const struct look *k, size_t i, size_t at)
+{
+    if (i == 0 || at == k->size)
+        return 0;
+    int n = read_line_break(k->text + at, k->size - at);
+    return n == 0 && k->form == FORM_HEX && i % 2 == 0 ? read_hex_gap(k->text + at, k->size - at)
+                                                       : n;
+}
+
+static void follow(const struct look *k, struct best *best)
+{
+    struct places now = {.count = 1}; /* at 0 */
+    for (size_t i = 0; i < k->count && now.count > 0; i++) {
+        struct places next;
+        next.count = 0;
+        for (size_t j = 0; j < now.count; j++) {
+            int n = read_gap(k, i, now.at[j]);
+            best->partial |= n == INCOMPLETE && !k->final;
+            step(k, i, now.at[j], &next, best);
+            if (n > 0)
+                step(k, i, now.at[j] + (size_t)n, &next, best);
+        }
+        now.count = next.count;
+        memcpy(now.at, next.at, next.count * sizeof next.at[0]);
+    }
+    for (size_t j = 0; j < now.count; j++)
+        if (now.at[j] > best->end)
+            best->end = now.at[j];
+}
+
+/* Looks for every secret at the beginning of text. */
+static enum outcome find(const struct scrub *scrub, const uint8_t *text, size_t size, bool final,
+                         unsigned forms, size_t *ret_size, size_t *ret_index)
+{
+    struct best best = {0};
+    for (uint64_t left = scrub->set; left; left &= left - 1) {
+        size_t index = (size_t)__builtin_ctzll(left);
+        const struct secret *s = &scrub->secrets->items[index];
+        for (unsigned form = 0; form < FORM_COUNT; form++) {
+            if (!(forms >> form & 1) || (form != FORM_PLAIN && s->value_size < SCRUB_SIZE_MIN))
+                continue;
+            struct look k = {.value = s->value,
+                             .value_size = s->value_size,
+                             .form = (enum form)form,
+                             .count = symbol_count((enum form)form, s->value_size),
+                             .text = text,
+                             .size = size,
+                             .final = final};
+            size_t before = best.end;
+            follow(&k, &best);
+            if (best.end > before)
+                *ret_index = index;
+        }
+    }
+    /* What is not decided may turn out to be longer than what was found. */
+    *ret_size = best.end;
+    return best.partial ? PARTIAL : best.end > 0 ? YES : NO;
+}
+
+/* Which forms may begin at the place. */
+static unsigned forms_at(const struct scrub *scrub, const uint8_t *text, size_t size, bool final)
+{
+    uint8_t c = 0;
+    int n = read_escape(text, size, &c);
+    if (n == INCOMPLETE && !final)
+        return (1u << FORM_COUNT) - 1;
+    return scrub->starts[text[0]] | (n > 0 ? scrub->starts[c] : 0u);
+}
+
+/* Sends on what is decided and returns how much that was of the text. */
+static size_t run(struct scrub *scrub, const uint8_t *text, size_t size, bool final,
+                  const struct sink *sink)
+{
+    size_t sent = 0;
+    for (size_t at = 0; at < size;) {
+        uint8_t c = text[at];
+        if (!scrub->starts[c] && c != '%' && c != '\\' && c != '&' && c != '=') {
+            at++;
+            continue;
+        }
+        unsigned forms = forms_at(scrub, text + at, size - at, final);
+        size_t match = 0, index = 0;
+        enum outcome outcome =
+            forms ? find(scrub, text + at, size - at, final, forms, &match, &index) : NO;
+        if (outcome == NO) {
+            at++;
+            continue;
+        }
+        if (at > sent)
+            sink->put(sink->owner, text + sent, at - sent);
+        if (outcome == PARTIAL)
+            return at;
+        scrub->found |= UINT64_C(1) << index;
+        sink->put(sink->owner, (const uint8_t *)scrub->secrets->items[index].placeholder,
+                  SECRET_PLACEHOLDER_SIZE);
+        sent = at += match;
+    }
+    if (size > sent)
+        sink->put(sink->owner, text + sent, size - sent);
+    return size;
+}
+
+/* ---- api ---- */
+
+void scrub_init(struct scrub *scrub, const struct secrets *secrets, uint64_t set, struct sink sink)
+{
+    *scrub = (struct scrub){.secrets = secrets, .held = buffer_init(HELD_MAX), .sink = sink};
+    scrub->held.wipe = true;
+    for (size_t index = 0; index < secrets->count; index++) {
+        const struct secret *s = &secrets->items[index];
+        if (!(set >> index & 1) || !s->value || s->value_size < SCRUB_PLAIN_MIN)
+            continue;
+        scrub->set |= UINT64_C(1) << index;
+        for (unsigned form = 0; form < FORM_COUNT; form++) {
+            struct look k = {
+                .value = s->value, .value_size = s->value_size, .form = (enum form)form};
+            for (unsigned c = 0; c < 256; c++)
+                if (accepts(&k, 0, (uint8_t)c))
+                    scrub->starts[c] |= (uint8_t)(1u << form);
+        }
+    }
+}
+
+int scrub_feed(struct scrub *scrub, const uint8_t *bytes, size_t size)
+{
+    struct buffer *held = &scrub->held;
+    while (size > 0 && buffer_ok(held)) {
+        size_t part = size < FEED_MAX ? size : FEED_MAX;
+        if (buffer_size(held) == 0) {
+            size_t done = run(scrub, bytes, part, /* final= */ false, &scrub->sink);
+            buffer_put(held, bytes + done, part - done);
+        } else {
+            buffer_put(held, bytes, part);
+            if (buffer_ok(held))
+                buffer_drop(held, run(scrub, buffer_bytes(held), buffer_size(held),
+                                      /* final= */ false, &scrub->sink));
+        }
+        bytes += part;
+        size -= part;
+    }
+    return buffer_ok(held) ? 0 : -ENOMEM;
+}
+
+void scrub_end(struct scrub *scrub)
+{
+    if (buffer_size(&scrub->held) > 0)
+        (void)run(scrub, buffer_bytes(&scrub->held), buffer_size(&scrub->held), /* final= */ true,
+                  &scrub->sink);
+    buffer_reset(&scrub->held);
+}
+
+void scrub_done(struct scrub *scrub)
+{
+    buffer_reset(&scrub->held);
+}
+
+static void put_bytes(void *owner, const uint8_t *bytes, size_t size)
+{
+    buffer_put(owner, bytes, size);
+}
+
+void scrub_text(struct scrub *scrub, const void *text, size_t size, struct buffer *out)
+{
+    const struct sink sink = {put_bytes, out};
+    if (size > 0)
+        (void)run(scrub, text, size, /* final= */ true, &sink);
+}
