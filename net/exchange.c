@@ -28,7 +28,7 @@ static void audit(struct conn *conn, enum audit_decision decision, const char *r
 {
     struct exchange *ex = &conn->exchange;
     /* A head that could not be read names nobody; then the connection's own name stands there. */
-    ex->use.scrubbed = ex->scrub.found;
+    ex->use.scrubbed = ex->filter.scrub.found;
     const struct destination *to = ex->route.destination.port ? &ex->route.destination : &conn->to;
     bool connected = ex->state == EXCHANGE_TLS || ex->state == EXCHANGE_FORWARD;
     struct audit_event event = {
@@ -71,10 +71,14 @@ static void request_body(void *owner, const uint8_t *bytes, size_t size)
         buffer_put(channel_out(conn->upstream), bytes, size);
 }
 
-static void put_down(void *owner, const uint8_t *bytes, size_t size)
+static bool filters(const struct exchange *ex)
 {
-    struct conn *conn = owner;
-    struct exchange *ex = &conn->exchange;
+    return ex->filter.scrub.set != 0;
+}
+
+static void put_down(struct conn *conn, const uint8_t *bytes, size_t size)
+{
+    const struct exchange *ex = &conn->exchange;
     if (ex->wrap == HTTP_WRAP_CHUNKED)
         http_forward_chunk(bytes, size, channel_out(conn->guest));
     else
@@ -86,10 +90,10 @@ static void response_body(void *owner, const uint8_t *bytes, size_t size)
     struct conn *conn = owner;
     struct exchange *ex = &conn->exchange;
     ex->bytes_down += size;
-    if (!ex->scrub.set)
+    if (filters(ex))
+        filter_put(&ex->filter, bytes, size);
+    else
         put_down(conn, bytes, size);
-    else if (scrub_feed(&ex->scrub, bytes, size) < 0)
-        ex->scrub_failed = true;
 }
 
 /* Makes ready for the next request. */
@@ -98,7 +102,7 @@ static void start_request(struct conn *conn)
     struct exchange *ex = &conn->exchange;
     http_reader_done(&ex->request);
     http_reader_done(&ex->response);
-    scrub_done(&ex->scrub);
+    filter_done(&ex->filter);
     buffer_reset(&ex->head);
     struct destination upstream_to = ex->upstream_to;
     *ex = (struct exchange){.head = buffer_init(UPSTREAM_HEAD_MAX), .upstream_to = upstream_to};
@@ -117,7 +121,7 @@ void exchange_done(struct conn *conn)
     struct exchange *ex = &conn->exchange;
     http_reader_done(&ex->request);
     http_reader_done(&ex->response);
-    scrub_done(&ex->scrub);
+    filter_done(&ex->filter);
     buffer_reset(&ex->head);
 }
 
@@ -226,9 +230,9 @@ static int write_head(struct conn *conn, struct failure *ret, struct bg_err *err
         .secrets = secrets, .to = &ex->route.destination, .verified = conn->tls};
     uint64_t set = secrets_at(secrets, &ex->route.destination);
     if (set)
-        scrub_init(&ex->scrub, secrets, set, (struct sink){put_down, conn});
+        filter_init(&ex->filter, secrets, set);
     struct http_forward_request_opts opts = {.port_default = conn->tls ? 443 : 80,
-                                             .to_scrub = ex->scrub.set != 0};
+                                             .to_scrub = filters(ex)};
     http_forward_request(&ex->request.head, &ex->route, &opts, &scope, &ex->head, &ex->use);
     if (!buffer_ok(&ex->head)) {
         *ret = (struct failure){AUDIT_DENY, "head-too-large", 431, err->text};
@@ -456,21 +460,16 @@ static bool forward_request(struct conn *conn, struct bg_err *err)
     return true;
 }
 
-/* What was asked for in a form that can be scrubbed has to come so. Errors: -EPROTO. */
-static int check_form(const struct http_head *head, struct bg_err *err)
+/* Makes ready for a body that has to be looked through. Errors: -EPROTO. */
+static int start_filter(struct exchange *ex, struct bg_err *err)
 {
+    const struct http_head *head = &ex->response.head;
+    if (!filters(ex) || head->framing == HTTP_NO_BODY)
+        return 0;
     if (head->status == 206)
         return bg_err_set(err, -EPROTO,
                           "a part of the body was sent where all of it was asked for");
-    for (size_t i = 0; i < head->field_count; i++) {
-        const struct http_field *f = &head->fields[i];
-        if (slice_is(f->name, "content-encoding") && f->value.size > 0 &&
-            !slice_is(f->value, "identity"))
-            return bg_err_set(err, -EPROTO,
-                              "the body has a content coding though none was asked for, and could "
-                              "not be searched for secrets");
-    }
-    return 0;
+    return filter_start(&ex->filter, head, err) < 0 ? -EPROTO : 0;
 }
 
 /* A response's head is there. Errors: -EPROTO. */
@@ -490,10 +489,11 @@ static int forward_head(struct conn *conn, struct bg_err *err)
             buffer_put_text(channel_out(conn->guest), "HTTP/1.1 100 Continue\r\n\r\n");
         return http_reader_go_on(&ex->response, err);
     }
-    if (ex->scrub.set && head->framing != HTTP_NO_BODY && check_form(head, err) < 0)
+    if (start_filter(ex, err) < 0)
         return -EPROTO;
     struct http_forward_response_opts opts = {
-        .scrub = ex->scrub.set ? &ex->scrub : NULL,
+        .scrub = filters(ex) ? &ex->filter.scrub : NULL,
+        .decoded = ex->filter.decoder != NULL,
         .to_http10 = ex->request.head.minor == 0,
         .keep_alive = ex->request.head.keep_alive && ex->request.state == HTTP_READER_DONE,
         .switching = switching,
@@ -514,8 +514,6 @@ static int take_response(struct conn *conn, const uint8_t *bytes, size_t size, s
         ssize_t used = http_reader_feed(&ex->response, bytes, size, err);
         if (used < 0)
             return (int)used;
-        if (ex->scrub_failed)
-            return bg_err_errno(err, -ENOMEM, "looking for secrets in the body");
         bytes += used;
         size -= (size_t)used;
         if (ex->response.state == HTTP_READER_HAVE_HEAD) {
@@ -537,17 +535,63 @@ static int take_response(struct conn *conn, const uint8_t *bytes, size_t size, s
     return 0;
 }
 
+/* Now it is the upstream's turn, or, if not all could be sent, the guest's. */
+static void wait_for_either(struct conn *conn)
+{
+    const struct engine_timeouts *t = &conn->engine->opts.timeouts;
+    conn_deadline(conn, buffer_size(channel_out(conn->guest)) > 0 ? t->stall_ms : t->response_ms);
+}
+
+/* Sends on what the filter makes of the body, as far as there is room. Errors: -EPROTO and such. */
+static int run_filter(struct conn *conn, struct bg_err *err)
+{
+    struct filter *f = &conn->exchange.filter;
+    if (conn->exchange.response.state == HTTP_READER_DONE)
+        filter_end(f);
+    while (conn_room(conn->guest) && conn->budget > 0) {
+        size_t size = buffer_size(&f->out);
+        if (size == 0 && !filter_ready(f))
+            return 0;
+        if (size == 0) {
+            int r = filter_step(f, err);
+            if (r < 0)
+                return r;
+            continue;
+        }
+        if (size > BG_EGRESS_QUEUE_PAUSE)
+            size = BG_EGRESS_QUEUE_PAUSE;
+        conn->budget -= size < conn->budget ? size : conn->budget;
+        put_down(conn, buffer_bytes(&f->out), size);
+        buffer_drop(&f->out, size);
+        if (channel_flush(conn->guest) < 0)
+            return 0; /* seen by the caller */
+        wait_for_either(conn);
+    }
+    conn->held |= !conn_room(conn->guest);
+    return 0;
+}
+
+static bool all_sent(const struct exchange *ex)
+{
+    return ex->response.state == HTTP_READER_DONE &&
+           (!filters(ex) || (ex->filter.ended && buffer_size(&ex->filter.out) == 0));
+}
+
 /* The response on its way down. Errors: -EPROTO it is bad, or ended early. */
 static int forward_response(struct conn *conn, struct bg_err *err)
 {
     struct exchange *ex = &conn->exchange;
-    const struct engine_timeouts *t = &conn->engine->opts.timeouts;
-    while (ex->response.state != HTTP_READER_DONE && conn_room(conn->guest)) {
+    for (;;) {
+        int r = filters(ex) ? run_filter(conn, err) : 0;
+        if (r < 0)
+            return r;
+        bool busy = filters(ex) && (filter_ready(&ex->filter) || buffer_size(&ex->filter.out) > 0);
+        if (ex->response.state == HTTP_READER_DONE || !conn_room(conn->guest) || busy)
+            break;
         const uint8_t *bytes;
         ssize_t n = conn_read_upstream(conn, &bytes);
         if (n == -EAGAIN)
             break;
-        int r = 0;
         if (n > 0)
             r = take_response(conn, bytes, (size_t)n, err);
         else if (n == 0)
@@ -560,9 +604,7 @@ static int forward_response(struct conn *conn, struct bg_err *err)
             return r;
         if (channel_flush(conn->guest) < 0)
             return 0; /* seen by the caller */
-        /* Now it is the upstream's turn, or, if not all could be sent, the guest's. */
-        conn_deadline(conn,
-                      buffer_size(channel_out(conn->guest)) > 0 ? t->stall_ms : t->response_ms);
+        wait_for_either(conn);
     }
     conn->held |= !conn_room(conn->guest);
     return 0;
@@ -575,8 +617,6 @@ static enum conn_step finish(struct conn *conn)
         conn_start_relay(conn);
         return CONN_AGAIN;
     }
-    if (ex->scrub.set)
-        scrub_end(&ex->scrub);
     if (ex->wrap == HTTP_WRAP_CHUNKED)
         http_forward_last_chunk(channel_out(conn->guest));
     bool request_done = ex->request.state == HTTP_READER_DONE;
@@ -609,7 +649,7 @@ static enum conn_step forward(struct conn *conn)
         struct failure failure = {AUDIT_ERROR, "upstream-response", 502, text};
         return fail(conn, &failure);
     }
-    return ex->response.state == HTTP_READER_DONE ? finish(conn) : CONN_WAIT;
+    return all_sent(ex) ? finish(conn) : CONN_WAIT;
 }
 
 enum conn_step exchange_run(struct conn *conn)

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "net/audit.h"
+#include "net/filter.h"
 #include "net/http_forward.h"
 #include "net/http_reader.h"
 
@@ -26,15 +27,13 @@ struct exchange {
     struct http_route route;
     const struct policy_rule *rule; /* NULL: refused */
     struct secrets_use use;
-    struct scrub scrub;  /* of the response; its set is empty where no secret can come back */
-    struct buffer head;  /* to be sent upstream, secrets in it; kept until the response begins */
-    bool reused;         /* the upstream connection has served another request before */
-    bool response_begun; /* bytes of it have come */
-    bool answered;       /* its final head was passed on */
-    bool keep_alive;     /* the guest's connection goes on after it */
-    bool surplus;        /* the upstream sent more than its response */
-    bool cut;            /* the upstream's TLS ended without a word */
-    bool scrub_failed;   /* memory was out */
+    struct filter filter; /* of the response's body, where a secret can come back */
+    struct buffer head;   /* to be sent upstream, secrets in it; kept until the response begins */
+    bool reused;          /* the upstream connection has served another request before */
+    bool response_begun;  /* bytes of it have come */
+    bool answered;        /* its final head was passed on */
+    bool keep_alive;      /* the guest's connection goes on after it */
+    bool surplus;         /* the upstream sent more than its response */
     unsigned interim_count;
     enum http_wrap wrap;            /* of the response's body */
     struct destination upstream_to; /* whom conn->upstream is connected to */

@@ -85,6 +85,13 @@ void http_forward_request(const struct http_head *head, const struct http_route 
     buffer_put_text(out, "\r\n");
 }
 
+/* What is said of the body as it was coded. */
+static bool is_of_coding(struct slice name)
+{
+    return slice_is(name, "content-encoding") || slice_is(name, "content-md5") ||
+           slice_is(name, "content-digest");
+}
+
 static void put_scrubbed(struct scrub *scrub, struct slice s, struct buffer *out)
 {
     if (scrub)
@@ -114,7 +121,7 @@ void http_forward_response(const struct http_head *head,
         /* An answer to HEAD, and a 304, may say how long the body would be. */
         bool length = head->framing == HTTP_NO_BODY && head->status >= 200 && head->status != 204 &&
                       !opts->scrub && slice_is(f->name, "content-length");
-        if (ends_here(f->name, true) && !length)
+        if ((ends_here(f->name, true) && !length) || (opts->decoded && is_of_coding(f->name)))
             continue;
         put_scrubbed(opts->scrub, f->name, out);
         buffer_put_text(out, ": ");

@@ -27,6 +27,7 @@ struct http_forward_response_opts {
     bool to_http10;      /* the guest speaks HTTP/1.0: no chunks */
     bool keep_alive;     /* the guest's connection goes on afterwards, if that can be */
     bool switching;      /* a 101 that the guest asked for */
+    bool decoded;        /* the body's content codings are taken off */
     struct scrub *scrub; /* for the fields; the body will be of another length then. NULL: none */
 };
 

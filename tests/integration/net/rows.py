@@ -8,6 +8,8 @@ exactly, and bytes to answer with."""
 
 import base64
 import dataclasses
+import gzip
+import zlib
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 BAD_REQUEST = {"decision": "deny", "reason": "bad-request", "status": 400}
@@ -53,7 +55,9 @@ def post(extra, body):
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 # What a host with secrets is asked besides, and how its answers come back.
 PLAIN = b"Accept-Encoding: identity\r\n"
+SCRUBBED_HEAD = b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\n"
 SCRUBBED_OK = b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\n2\r\nok\r\n0\r\n\r\n"
+BAD_UPSTREAM = {"decision": "error", "reason": "upstream-response", "status": 502}
 USED = dict(ALLOWED, secrets=["KEY"])
 SCRUBBED = dict(ALLOWED, secrets=[], scrubbed=["KEY"])
 NOT_APPROVED = {"decision": "allow", "reason": "placeholder-not-approved", "status": 200,
@@ -66,7 +70,7 @@ def keyed(name, number, send, want, audit=USED, answer=OK, guest=SCRUBBED_OK, ho
 
 
 def chunked(body):
-    return b"".join(b"%x\r\n%s\r\n" % (81 if chunk == b"{P}" else len(chunk), chunk)
+    return b"".join(b"%x\r\n%s\r\n" % (len(chunk.replace(b"{P}", b"P" * 81)), chunk)
                     for chunk in body) + b"0\r\n\r\n"
 
 
@@ -170,10 +174,10 @@ ROWS = [
     # --- getting it back ---
     keyed("the header in the body", 21, get(b"A: {P}\r\n"), get(b"A: {S}\r\n" + PLAIN),
           dict(USED, scrubbed=["KEY"]), b"HTTP/1.1 200 OK\r\n" + counted(b"A: {S}!"),
-          b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\n" + chunked([b"A: ", b"{P}", b"!"])),
+          b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\n" + chunked([b"A: {P}!"])),
     echoed("to a later request", 31, counted(b"{S}"), [b"{P}"]),
     echoed("in clear text", 31, counted(b"{S}"), [b"{P}"], tls=False, port="http"),
-    echoed("in base64", 22, counted(basic(b"{S}")), [b"{P}", b"Q", b"=="]),
+    echoed("in base64", 22, counted(basic(b"{S}")), [b"{P}Q", b"=="]),
     echoed("percent-encoded", 23, counted(b"{%:{S}}"), [b"{P}"]),
     echoed("reversed", 24, counted(b"{R:{S}}"), [b"{P}"]),
     echoed("over chunks", 26, CHUNKED + b"\r\n4\r\ns3cr\r\n1\r\n3\r\n0a\r\nt/Value+1=\r\n2;x\r\n==\r\n0\r\n\r\n",
@@ -196,15 +200,29 @@ ROWS = [
           b"HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"),
     keyed("a part that was asked for", 27, get(b"Range: bytes=0-3\r\nIf-Range: x\r\n"), get(PLAIN),
           ALLOWED),
-    keyed("a part that was not", 27, get(), get(PLAIN),
-          {"decision": "error", "reason": "upstream-response", "status": 502},
+    keyed("a part that was not", 27, get(), get(PLAIN), BAD_UPSTREAM,
           b"HTTP/1.1 206 P\r\nContent-Length: 4\r\n\r\ns3cr", (502, b"a part of the body")),
     keyed("a coding that was asked for", 25, get(b"Accept-Encoding: br, gzip\r\n"), get(PLAIN),
           ALLOWED),
-    keyed("a coding that was not", 25, get(), get(PLAIN),
-          {"decision": "error", "reason": "upstream-response", "status": 502},
+    echoed("in gzip", 25, counted(b"{GZIP:{S}}"), [b"{P}"], b"Content-Encoding: gzip\r\n"),
+    echoed("in deflate", 25, counted(b"{DEFLATE:{S}}"), [b"{P}"], b"Content-Encoding: deflate\r\n"),
+    echoed("in bare deflate", 25, counted(b"{BARE:{S}}"), [b"{P}"], b"Content-Encoding: Deflate\r\n"),
+    echoed("in br", 25, counted(b"{BR:{S}}"), [b"{P}"], b"Content-Encoding: br\r\n"),
+    echoed("in zstd", 25, counted(b"{ZSTD:{S}}"), [b"{P}"], b"Content-Encoding: zstd\r\n"),
+    echoed("in two codings", 25, counted(b"{TWO:{S}}"), [b"{P}"],
+           b"Content-Encoding: br\r\nA: b\r\nContent-Encoding: gzip\r\n", b"A: b\r\n"),
+    keyed("in another coding", 25, get(), get(PLAIN), BAD_UPSTREAM,
           b"HTTP/1.1 200 OK\r\nContent-Encoding: x-rot14\r\nContent-Length: 4\r\n\r\nt4ds",
-          (502, b"content coding")),
+          (502, b"unknown content coding")),
+    keyed("in three codings", 25, get(), get(PLAIN), BAD_UPSTREAM,
+          b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip, br, gzip\r\nContent-Length: 1\r\n\r\nx",
+          (502, b"more than two content codings")),
+    keyed("a coding that is none", 25, get(), get(PLAIN), BAD_UPSTREAM,
+          b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nt4ds",
+          SCRUBBED_HEAD, closed=True),
+    keyed("a coding that ends early", 25, get(), get(PLAIN), BAD_UPSTREAM,
+          b"HTTP/1.1 200 OK\r\nContent-Encoding: zstd\r\nContent-Length: 7\r\n\r\n{ZSTD:hello}",
+          SCRUBBED_HEAD, closed=True, closed_upstream=True),
     Row("from a host that no secret is for", get(),
         [(get(), b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\ns3cr3t/")],
         b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\ns3cr3t/"),
@@ -418,11 +436,25 @@ ROWS = [
 ]
 
 
+def brotli_stored(text):
+    """One uncompressed meta-block and an empty last one (RFC 7932 9.2)."""
+    return (len(text) - 1 << 4 | 1 << 20).to_bytes(3, "little") + text + b"\3"
+
+
+def zstd_stored(text):
+    """A frame of one raw block (RFC 8878 3.1.1)."""
+    return (b"\x28\xb5\x2f\xfd\x20" + bytes([len(text)]) +
+            (len(text) << 3 | 1).to_bytes(3, "little") + text)
+
+
 def fill(data, values):
     """Puts placeholders, secrets and hosts into a row's bytes; then works out what is to be encoded,
     and the length of a body behind {LEN}."""
     encoders = {b"{B:": base64.b64encode, b"{R:": lambda text: text[::-1],
-                b"{%:": lambda text: b"".join(b"%%%02x" % byte for byte in text)}
+                b"{%:": lambda text: b"".join(b"%%%02x" % byte for byte in text),
+                b"{GZIP:": gzip.compress, b"{DEFLATE:": zlib.compress,
+                b"{BARE:": lambda text: zlib.compress(text)[2:-4], b"{BR:": brotli_stored,
+                b"{ZSTD:": zstd_stored, b"{TWO:": lambda text: gzip.compress(brotli_stored(text))}
     for key, value in values.items():
         data = data.replace(b"{" + key.encode() + b"}", value.encode())
     for mark, encode in encoders.items():

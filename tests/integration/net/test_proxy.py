@@ -4,6 +4,7 @@ As root it runs in a network namespace of its own, where only loopback is."""
 
 import contextlib
 import ctypes
+import gzip
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import sys
 import threading
 import time
 import warnings
+import zlib
 
 import harness
 import rows
@@ -340,6 +342,72 @@ def test_passes_events_on_at_once(world):
             second + b"data: " + harness.PLACEHOLDERS["KEY"].encode()):
         raise Failure(f"{got}")
     world.proxy.audit_skip()
+
+
+def read_chunked(connection, on_bytes):
+    """The body of a response whose head was read; False if the connection ended inside of it."""
+    with connection.makefile("rb") as f:
+        while True:
+            line = f.readline()
+            if not line.endswith(b"\r\n"):
+                return False
+            size = int(line, 16)
+            data = f.read(size + 2)
+            if len(data) != size + 2:
+                return False
+            if size == 0:
+                return True
+            on_bytes(data[:-2])
+
+
+def test_scrubs_large_bodies(world):
+    upstream = world.upstreams["good"]
+    count = 200000
+    want, got = hashlib.sha256(), hashlib.sha256()
+    line = b"%s\n" % harness.SECRETS["KEY"].encode()
+    clean = b"%s\n" % harness.PLACEHOLDERS["KEY"].encode()
+
+    def script(connection):
+        read_head(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n")
+        connection.sendall(gzip.compress(line * count, 1))
+
+    upstream.expect(script)
+    for _ in range(count):
+        want.update(clean)
+    with guest(world, host="k.test") as connection:
+        connection.sendall(request(port=upstream.port, host=b"k.test"))
+        check_guest(connection, rows.SCRUBBED_HEAD, [])
+        if not read_chunked(connection, got.update) or got.digest() != want.digest():
+            raise Failure("another body")
+    world.proxy.audit_skip()
+
+
+def test_refuses_bodies_that_unfold_too_far(world):
+    upstream = world.upstreams["good"]
+    packer = zlib.compressobj(9, wbits=31)
+    bomb = b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(256)), packer.flush()])
+    size = 0
+
+    def count(data):
+        nonlocal size
+        size += len(data)
+
+    def script(connection):
+        read_head(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n")
+        with contextlib.suppress(OSError):
+            connection.sendall(bomb)
+
+    upstream.expect(script)
+    with guest(world, host="k.test") as connection:
+        connection.sendall(request(port=upstream.port, host=b"k.test"))
+        check_guest(connection, rows.SCRUBBED_HEAD, [])
+        if read_chunked(connection, count):
+            raise Failure("all of it came")
+    if size > 32 << 20:
+        raise Failure(f"{size} bytes came")
+    check_audit(world.proxy, [dict(rows.BAD_UPSTREAM)])
 
 
 def test_carries_large_bodies_both_ways(world):
