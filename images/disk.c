@@ -129,14 +129,22 @@ static int add_out(guestfs_h *g, const struct disk_opts *opts, struct bg_err *er
 static int make_file_system(guestfs_h *g, const char *device, struct bg_err *err)
 {
     /* The inode tables are cleared here and not by the guest's kernel in the background, where each
-     * sandbox would write them anew into its own overlay. */
-    if (guestfs_mke2fs(g, device, GUESTFS_MKE2FS_FSTYPE, "ext4", GUESTFS_MKE2FS_LABEL, DISK_LABEL,
-                       GUESTFS_MKE2FS_JOURNALSIZE, (int64_t)JOURNAL_MIB,
-                       GUESTFS_MKE2FS_BYTESPERINODE, BYTES_PER_INODE,
-                       GUESTFS_MKE2FS_RESERVEDBLOCKSPERCENTAGE, 0, GUESTFS_MKE2FS_LAZYITABLEINIT, 0,
-                       -1) < 0)
-        return failed(g, "making the file system", err);
-    return 0;
+     * sandbox would write them anew into its own overlay. Options by name and not by the variadic
+     * call, which cannot tell an int from an int64_t. */
+    const struct guestfs_mke2fs_argv options = {
+        .bitmask = GUESTFS_MKE2FS_FSTYPE_BITMASK | GUESTFS_MKE2FS_LABEL_BITMASK |
+                   GUESTFS_MKE2FS_JOURNALSIZE_BITMASK | GUESTFS_MKE2FS_BYTESPERINODE_BITMASK |
+                   GUESTFS_MKE2FS_RESERVEDBLOCKSPERCENTAGE_BITMASK |
+                   GUESTFS_MKE2FS_LAZYITABLEINIT_BITMASK,
+        .fstype = "ext4",
+        .label = DISK_LABEL,
+        .journalsize = JOURNAL_MIB,
+        .bytesperinode = BYTES_PER_INODE,
+        .reservedblockspercentage = 0,
+        .lazyitableinit = 0,
+    };
+    return guestfs_mke2fs_argv(g, device, &options) < 0 ? failed(g, "making the file system", err)
+                                                        : 0;
 }
 
 /* What every root needs for the agent to mount over. */
