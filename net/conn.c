@@ -364,7 +364,7 @@ static void tcp_dialled(void *owner, const struct dial_result *result)
 static enum conn_step start_tcp(struct conn *conn)
 {
     struct bg_err err;
-    if (!conn->rule || !policy_rule_allows_tcp(conn->rule))
+    if (!conn->rule || !conn->rule->tcp)
         return refuse_bytes(conn);
     if (!engine_may_go_on(conn->engine) ||
         conn_dial(conn, &conn->to, conn->rule, tcp_dialled, &err) < 0) {
@@ -383,7 +383,7 @@ static enum conn_step peek_timed_out(struct conn *conn)
 {
     if (sniff(buffer_bytes(&conn->guest_in), buffer_size(&conn->guest_in)) == SNIFF_TLS)
         return refuse_tls(conn, TLS_ALERT_DECODE_ERROR, "timeout", 0, NULL);
-    if (conn->rule && !policy_rule_allows_tcp(conn->rule)) {
+    if (conn->rule && !conn->rule->tcp) {
         conn_abort(conn, "timeout");
         return CONN_WAIT;
     }
@@ -485,7 +485,7 @@ void conn_start_peek(struct conn *conn)
     if (!conn->rule)
         conn_deadline(conn, web ? t->head_ms : 10 * t->peek_ms);
     else
-        conn_deadline(conn, policy_rule_allows_tcp(conn->rule) ? t->peek_ms : t->idle_ms);
+        conn_deadline(conn, conn->rule->tcp ? t->peek_ms : t->idle_ms);
 }
 
 /* CONN_HANDSHAKE */

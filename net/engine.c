@@ -70,6 +70,8 @@ void engine_remove(struct engine *engine, struct conn *conn)
         while (*at != conn)
             at = &(*at)->again_next;
         *at = conn->again_next;
+        if (!engine->again)
+            (void)uv_idle_stop(&engine->idle); /* cannot fail */
     }
     if (conn->prev)
         conn->prev->next = conn->next;

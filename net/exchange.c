@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/quote.h"
 #include "net/conn.h"
 
 /* Room for the largest head, and for secrets in it. */
@@ -207,6 +208,31 @@ static enum conn_step refuse_host(struct conn *conn)
     return fail(conn, &failure);
 }
 
+/* The host is allowed, the request is not. */
+static enum conn_step refuse_request(struct conn *conn, enum policy_verdict verdict)
+{
+    struct exchange *ex = &conn->exchange;
+    char target[DESTINATION_TEXT_SIZE], rule[DESTINATION_TEXT_SIZE * 2], text[1024];
+    destination_format(&ex->route.destination, 0, target);
+    struct failure failure = {AUDIT_DENY, "request-not-allowed", 403, text};
+    if (verdict == POLICY_NO_REQUEST) {
+        (void)snprintf(text, sizeof text,
+                       "this request is none of those that this sandbox's rules allow at %s",
+                       target);
+    } else if (verdict == POLICY_UNCLEAR_PATH) {
+        failure.reason = "path-unclear";
+        (void)snprintf(text, sizeof text,
+                       "the path can be read in more than one way, and this sandbox's rules for %s "
+                       "look at paths",
+                       target);
+    } else {
+        failure.reason = "request-denied";
+        bg_escape(ex->rule->text, strlen(ex->rule->text), rule, sizeof rule);
+        (void)snprintf(text, sizeof text, "this sandbox's rules deny it at %s: %s", target, rule);
+    }
+    return fail(conn, &failure);
+}
+
 static enum conn_step answer_connect(struct conn *conn)
 {
     struct exchange *ex = &conn->exchange;
@@ -226,14 +252,20 @@ static int write_head(struct conn *conn, struct failure *ret, struct bg_err *err
 {
     struct exchange *ex = &conn->exchange;
     const struct secrets *secrets = conn->engine->opts.secrets;
-    struct secrets_scope scope = {
-        .secrets = secrets, .to = &ex->route.destination, .verified = conn->tls};
+    struct buffer path = buffer_init(3 * ex->route.path.size + 1);
+    bool clear = request_path_normalize(ex->route.path, &path) == 0;
+    struct secrets_scope scope = {.secrets = secrets,
+                                  .to = &ex->route.destination,
+                                  .verified = conn->tls,
+                                  .method = ex->request.head.method,
+                                  .path = clear ? &path : NULL};
     uint64_t set = secrets_at(secrets, &ex->route.destination);
     if (set)
         filter_init(&ex->filter, secrets, set);
     struct http_forward_request_opts opts = {.port_default = conn->tls ? 443 : 80,
                                              .to_scrub = filters(ex)};
     http_forward_request(&ex->request.head, &ex->route, &opts, &scope, &ex->head, &ex->use);
+    buffer_reset(&path);
     if (!buffer_ok(&ex->head)) {
         *ret = (struct failure){AUDIT_DENY, "head-too-large", 431, err->text};
         return bg_err_set(err, -EPROTO, "the request's head is too large with its secrets");
@@ -303,10 +335,17 @@ static enum conn_step request_read(struct conn *conn)
         struct failure failure = {AUDIT_DENY, "bad-request", ex->request.status, err.text};
         return fail(conn, &failure);
     }
-    ex->rule = conn->to_known ? conn->rule
-                              : policy_find(conn->engine->opts.policy, &ex->route.destination);
-    if (!ex->rule)
+    const struct policy *policy = conn->engine->opts.policy;
+    enum policy_verdict verdict = POLICY_ALLOWED;
+    if (ex->route.is_connect)
+        ex->rule = policy_find(policy, &ex->route.destination);
+    else
+        verdict = policy_decide(policy, &ex->route.destination, ex->request.head.method,
+                                ex->route.path, &ex->rule);
+    if (verdict == POLICY_NO_HOST || (verdict == POLICY_ALLOWED && !ex->rule))
         return refuse_host(conn);
+    if (verdict != POLICY_ALLOWED)
+        return refuse_request(conn, verdict);
     if (!engine_may_go_on(conn->engine)) {
         struct failure failure = {AUDIT_ERROR, "audit-lost", 503,
                                   "the audit log cannot be written; nothing goes out until it can"};

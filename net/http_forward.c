@@ -55,7 +55,7 @@ void http_forward_request(const struct http_head *head, const struct http_route 
 {
     put_slice(out, head->method);
     buffer_put_text(out, " ");
-    put_slice(out, route->path);
+    secrets_put_target(scope, route->path, out, use);
     buffer_put_text(out, " HTTP/1.1\r\n");
     bool host_put = false;
     for (size_t i = 0; i < head->field_count; i++) {

@@ -1,5 +1,6 @@
 #include "net/policy.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "common/limits.h"
@@ -69,6 +70,7 @@ int policy_rule_parse(const char *text, struct policy_rule *ret, struct bg_err *
         (void)bg_err_prefix(err, "rule %s", bg_quote(text, shown, sizeof shown));
         return r;
     }
+    rule.tcp = rule.host.host.port != 0;
     rule.text = strdup(text);
     if (!rule.text)
         return bg_err_errno(err, -ENOMEM, "rule");
@@ -79,19 +81,33 @@ int policy_rule_parse(const char *text, struct policy_rule *ret, struct bg_err *
 void policy_rule_done(struct policy_rule *rule)
 {
     free(rule->text);
+    request_match_done(&rule->match);
     *rule = (struct policy_rule){0};
+}
+
+int policy_add(struct policy *policy, struct policy_rule *rule, struct bg_err *err)
+{
+    if (policy->count == BG_EGRESS_RULES_MAX)
+        return bg_err_set(err, -E2BIG, "more than %d network rules", BG_EGRESS_RULES_MAX);
+    struct policy_rule *rules = reallocarray(policy->rules, policy->count + 1, sizeof *rules);
+    if (!rules)
+        return bg_err_errno(err, -ENOMEM, "network rules");
+    policy->rules = rules;
+    rules[policy->count++] = *rule;
+    *rule = (struct policy_rule){0};
+    return 0;
 }
 
 int policy_init(struct policy *policy, const char *const *texts, size_t count, struct bg_err *err)
 {
-    if (count > BG_EGRESS_RULES_MAX)
-        return bg_err_set(err, -E2BIG, "%zu network rules: at most %d", count, BG_EGRESS_RULES_MAX);
-    struct policy p = {.rules = calloc(count ? count : 1, sizeof *p.rules)};
-    if (!p.rules)
-        return bg_err_errno(err, -ENOMEM, "network rules");
-    for (; p.count < count; p.count++) {
-        int r = policy_rule_parse(texts[p.count], &p.rules[p.count], err);
+    struct policy p = {0};
+    for (size_t i = 0; i < count; i++) {
+        struct policy_rule rule = {0};
+        int r = policy_rule_parse(texts[i], &rule, err);
+        if (r == 0)
+            r = policy_add(&p, &rule, err);
         if (r < 0) {
+            policy_rule_done(&rule);
             policy_done(&p);
             return r;
         }
@@ -108,18 +124,60 @@ void policy_done(struct policy *policy)
     *policy = (struct policy){0};
 }
 
+static bool is_at(const struct policy_rule *rule, const struct destination *to)
+{
+    uint16_t port = rule->host.host.port;
+    bool port_ok = port == 0 ? to->port == 80 || to->port == 443 : to->port == port;
+    return port_ok && host_pattern_matches(&rule->host, to);
+}
+
 const struct policy_rule *policy_find(const struct policy *policy,
                                       const struct destination *destination)
 {
     for (size_t i = 0; i < policy->count; i++) {
         const struct policy_rule *rule = &policy->rules[i];
-        uint16_t port = rule->host.host.port;
-        bool port_ok = port == 0 ? destination->port == 80 || destination->port == 443
-                                 : destination->port == port;
-        if (port_ok && host_pattern_matches(&rule->host, destination))
+        if (!is_at(rule, destination))
+            continue;
+        if (rule->action == POLICY_ALLOW)
             return rule;
+        if (request_match_is_any(&rule->match))
+            return NULL;
     }
     return NULL;
+}
+
+static bool asks_for_paths(const struct policy *policy, const struct destination *to)
+{
+    for (size_t i = 0; i < policy->count; i++)
+        if (policy->rules[i].match.path_count > 0 && is_at(&policy->rules[i], to))
+            return true;
+    return false;
+}
+
+enum policy_verdict policy_decide(const struct policy *policy, const struct destination *to,
+                                  struct slice method, struct slice target,
+                                  const struct policy_rule **ret_rule)
+{
+    struct buffer path = buffer_init(3 * target.size + 1);
+    enum policy_verdict verdict = POLICY_NO_HOST;
+    *ret_rule = NULL;
+    if (asks_for_paths(policy, to) && request_path_normalize(target, &path) < 0) {
+        buffer_reset(&path);
+        return POLICY_UNCLEAR_PATH;
+    }
+    for (size_t i = 0; i < policy->count && !*ret_rule; i++) {
+        const struct policy_rule *rule = &policy->rules[i];
+        if (!is_at(rule, to))
+            continue;
+        if (request_match_covers(&rule->match, method, &path)) {
+            verdict = rule->action == POLICY_ALLOW ? POLICY_ALLOWED : POLICY_DENIED;
+            *ret_rule = rule;
+        } else if (rule->action == POLICY_ALLOW) {
+            verdict = POLICY_NO_REQUEST;
+        }
+    }
+    buffer_reset(&path);
+    return verdict;
 }
 
 bool policy_address_ok(const struct policy_rule *rule, const struct destination *destination,

@@ -1,17 +1,18 @@
 /* What a sandbox may reach. Nothing, unless a rule says so. Pure.
  *
- * A rule is one text: HOST[:PORT][=ADDRESS[,ADDRESS...]]
- *   HOST      a name; *.suffix for every name below suffix, at any depth, but not suffix itself; or
- *             an IP address, IPv6 in brackets
- *   PORT      without it: ports 80 and 443, and there only HTTP and TLS; with it: that port, and
- *             any protocol (what is neither HTTP nor TLS passes as plain TCP)
- *   ADDRESS   where HOST is, instead of asking DNS; the only way to a name whose addresses are not
- *             public
- * The first rule that matches decides. */
+ * Rules come from a policy file (policy_file.h), or are one text:
+ * HOST[:PORT][=ADDRESS[,ADDRESS...]] HOST      a name; *.suffix for every name below suffix, at any
+ * depth, but not suffix itself; or an IP address, IPv6 in brackets PORT      without it: ports 80
+ * and 443, and there only HTTP and TLS; with it: that port, and any protocol (what is neither HTTP
+ * nor TLS passes as plain TCP) ADDRESS   where HOST is, instead of asking DNS; the only way to a
+ * name whose addresses are not public The first rule that matches decides. A rule may have
+ * conditions on the request; a connection is let through, as far as it can be HTTP, if there are
+ * requests that would be allowed on it. */
 #pragma once
 
 #include "common/err.h"
 #include "net/destination.h"
+#include "net/request_match.h"
 
 #define POLICY_PINS_MAX 8
 
@@ -31,9 +32,14 @@ int host_pattern_parse(const char *text, size_t size, struct host_pattern *ret,
 bool host_pattern_matches(const struct host_pattern *pattern,
                           const struct destination *destination);
 
+enum policy_action { POLICY_ALLOW, POLICY_DENY };
+
 struct policy_rule {
-    char *text; /* as written; owned */
-    struct host_pattern host;
+    char *text; /* as written, or "FILE:LINE allow HOST"; owned */
+    enum policy_action action;
+    struct host_pattern host; /* its port is one of the rule's; 0: 80 and 443 */
+    bool tcp;                 /* protocols other than HTTP and TLS pass */
+    struct request_match match;
     struct address pins[POLICY_PINS_MAX];
     size_t pin_count;
 };
@@ -48,15 +54,27 @@ int policy_init(struct policy *policy, const char *const *texts, size_t count,
                 struct bg_err *err) BG_MUST_CHECK;
 void policy_done(struct policy *policy);
 
-/* The rule that allows the destination, borrowed; NULL: refused. */
+/* Adds a rule at the end and takes it, on success. Errors: -E2BIG, -ENOMEM. */
+int policy_add(struct policy *policy, struct policy_rule *rule, struct bg_err *err) BG_MUST_CHECK;
+
+/* The first rule that allows the destination, perhaps not for every request, borrowed; NULL: none.
+ */
 const struct policy_rule *policy_find(const struct policy *policy,
                                       const struct destination *destination);
 
-/* Whether the rule lets protocols other than HTTP and TLS pass. */
-static inline bool policy_rule_allows_tcp(const struct policy_rule *rule)
-{
-    return rule->host.host.port != 0;
-}
+enum policy_verdict {
+    POLICY_ALLOWED,
+    POLICY_NO_HOST,      /* no rule allows anything there */
+    POLICY_NO_REQUEST,   /* rules allow others there, not this one */
+    POLICY_DENIED,       /* a rule says so */
+    POLICY_UNCLEAR_PATH, /* rules there ask for paths, and this one has several readings */
+};
+
+/* Decides about a request. *ret_rule: the rule that allowed or denied it; NULL for the others. Out
+ * of memory: POLICY_UNCLEAR_PATH. */
+enum policy_verdict policy_decide(const struct policy *policy, const struct destination *to,
+                                  struct slice method, struct slice target,
+                                  const struct policy_rule **ret_rule);
 
 /* Whether the address may be dialled for a destination that the rule allows. */
 bool policy_address_ok(const struct policy_rule *rule, const struct destination *destination,

@@ -14,6 +14,7 @@
 #include "common/limits.h"
 #include "common/quote.h"
 #include "net/confine.h"
+#include "net/policy_file.h"
 #include "net/serve.h"
 #include "net/tls_ca.h"
 
@@ -32,6 +33,9 @@ static const char help[] =
     "--listen ADDRESS:PORT  be an HTTP forward proxy there; port 0: any free one. Prints\n"
     "                       'listening ADDRESS:PORT', and for each secret NAME=PLACEHOLDER\n"
     "--allow RULE           let requests through; may be given again. Nothing else passes\n"
+    "--policy FILE          rules for requests and secrets, tried after --allow (docs/policy.md); "
+    "its\n"
+    "                       secrets need no --secret\n"
     "--secret NAME@HOST[,HOST...]  put the stored secret NAME where its placeholder stands in a\n"
     "                       header of an HTTPS request to HOST\n"
     "--upstream-ca FILE     PEM certificates to trust for upstreams beside the system's\n"
@@ -49,7 +53,7 @@ static const char help[] =
 struct options {
     const char *sandbox; /* NULL: forward proxy */
     int socket_fd, log_fd;
-    const char *listen, *audit, *upstream_ca;
+    const char *listen, *audit, *upstream_ca, *policy;
     char **allow;
     size_t allow_count;
     char **secrets;
@@ -120,6 +124,7 @@ enum {
     OPT_SECRET,
     OPT_CA,
     OPT_AUDIT,
+    OPT_POLICY,
     OPT_TIMEOUT,
     OPT_CONNECTIONS,
     OPT_HELP
@@ -155,6 +160,9 @@ static int set_option(struct options *o, int option, const char *value, struct b
     case OPT_AUDIT:
         o->audit = value;
         return 0;
+    case OPT_POLICY:
+        o->policy = value;
+        return 0;
     case OPT_TIMEOUT:
         return set_timeout(value, &o->timeouts, err);
     }
@@ -172,6 +180,7 @@ static int parse_options(int argc, char **argv, struct options *o, struct bg_err
         {"secret", required_argument, NULL, OPT_SECRET},
         {"upstream-ca", required_argument, NULL, OPT_CA},
         {"audit", required_argument, NULL, OPT_AUDIT},
+        {"policy", required_argument, NULL, OPT_POLICY},
         {"timeout", required_argument, NULL, OPT_TIMEOUT},
         {"connections", required_argument, NULL, OPT_CONNECTIONS},
         {"help", no_argument, NULL, OPT_HELP},
@@ -237,6 +246,7 @@ static int serve_sandbox(const struct options *o, const struct bg_log *log, stru
                                         .sandbox = sandbox.name,
                                         .allow = sandbox.allow,
                                         .allow_count = sandbox.allow_count,
+                                        .policy = sandbox.policy,
                                         .secrets = sandbox.secrets,
                                         .secret_count = sandbox.secret_count,
                                         .upstream_ca = sandbox.upstream_ca,
@@ -288,6 +298,14 @@ static int print_listener(int fd)
     return printf("listening %s%s%s:%s\n", v6 ? "[" : "", host, v6 ? "]" : "", port) < 0 ? -EIO : 0;
 }
 
+static void make_placeholder(struct bg_secret_use *use)
+{
+    uint8_t random[32];
+    bg_random(random, sizeof random);
+    memcpy(use->placeholder, SECRET_PREFIX, sizeof SECRET_PREFIX);
+    bg_hex(random, sizeof random, use->placeholder + sizeof SECRET_PREFIX - 1);
+}
+
 /* NAME@HOST[,HOST...], with a placeholder of its own; text is cut up. */
 static int read_secret(char *text, struct bg_secret_use *use, struct bg_err *err)
 {
@@ -303,15 +321,20 @@ static int read_secret(char *text, struct bg_secret_use *use, struct bg_err *err
         use->hosts = grown;
         use->hosts[use->host_count++] = host;
     }
-    uint8_t random[32];
-    bg_random(random, sizeof random);
-    memcpy(use->placeholder, SECRET_PREFIX, sizeof SECRET_PREFIX);
-    bg_hex(random, sizeof random, use->placeholder + sizeof SECRET_PREFIX - 1);
+    make_placeholder(use);
     return 0;
 }
 
-static int start_forward(const struct options *o, const struct bg_secret_use *uses,
-                         const struct bg_log *log, struct bg_err *err)
+/* The secrets of a forward proxy, and its policy. */
+struct forward {
+    struct bg_secret_use uses[BG_EGRESS_SECRETS_MAX];
+    size_t count;
+    char *policy; /* the file's text; NULL: none */
+    struct policy_file file;
+};
+
+static int start_forward(const struct options *o, const struct forward *f, const struct bg_log *log,
+                         struct bg_err *err)
 {
     struct bg_paths paths;
     BG_AUTOCLOSE int audit_fd = -1;
@@ -324,16 +347,17 @@ static int start_forward(const struct options *o, const struct bg_secret_use *us
     if (r < 0)
         return r;
     bool printed = print_listener(fd) == 0;
-    for (size_t i = 0; i < o->secret_count; i++)
-        printed &= printf("%s=%s\n", uses[i].name, uses[i].placeholder) > 0;
+    for (size_t i = 0; i < f->count; i++)
+        printed &= printf("%s=%s\n", f->uses[i].name, f->uses[i].placeholder) > 0;
     if (!printed || fflush(stdout) != 0)
         r = bg_err_errno(err, -EIO, "cannot print where it listens");
     const struct serve_opts opts = {.paths = &paths,
                                     .sandbox = "-",
                                     .allow = o->allow,
                                     .allow_count = o->allow_count,
-                                    .secrets = uses,
-                                    .secret_count = o->secret_count,
+                                    .policy = f->policy,
+                                    .secrets = f->uses,
+                                    .secret_count = f->count,
                                     .upstream_ca = o->upstream_ca,
                                     .audit_fd = audit_fd >= 0 ? audit_fd : STDERR_FILENO,
                                     .fd = fd,
@@ -347,17 +371,51 @@ static int start_forward(const struct options *o, const struct bg_secret_use *us
     return r;
 }
 
+static bool has_secret(const struct forward *f, const char *name)
+{
+    for (size_t i = 0; i < f->count; i++)
+        if (strcmp(f->uses[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+static int load_forward(const struct options *o, struct forward *f, struct bg_err *err)
+{
+    size_t size;
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < o->secret_count; i++)
+        r = f->count == BG_EGRESS_SECRETS_MAX
+                ? bg_err_set(err, -E2BIG, "more than %d secrets", BG_EGRESS_SECRETS_MAX)
+                : read_secret(o->secrets[i], &f->uses[f->count++], err);
+    if (r < 0 || !o->policy)
+        return r;
+    r = bg_read_file(AT_FDCWD, o->policy, BG_MANIFEST_MAX, &f->policy, &size, err);
+    if (r == 0)
+        r = policy_file_parse(o->policy, f->policy, size, &f->file, err);
+    for (size_t i = 0; r == 0 && i < f->file.secret_count; i++) {
+        if (has_secret(f, f->file.secrets[i].name))
+            continue;
+        if (f->count == BG_EGRESS_SECRETS_MAX)
+            return bg_err_set(err, -E2BIG, "more than %d secrets", BG_EGRESS_SECRETS_MAX);
+        f->uses[f->count].name = f->file.secrets[i].name;
+        make_placeholder(&f->uses[f->count++]);
+    }
+    return r;
+}
+
 static int serve_forward(const struct options *o, const struct bg_log *log, struct bg_err *err)
 {
-    struct bg_secret_use *uses = calloc(o->secret_count + 1, sizeof *uses);
-    int r = uses ? 0 : bg_err_errno(err, -ENOMEM, "--secret");
-    for (size_t i = 0; r == 0 && i < o->secret_count; i++)
-        r = read_secret(o->secrets[i], &uses[i], err);
+    struct forward *f = calloc(1, sizeof *f);
+    int r = f ? load_forward(o, f, err) : bg_err_errno(err, -ENOMEM, "forward proxy");
     if (r == 0)
-        r = start_forward(o, uses, log, err);
-    for (size_t i = 0; uses && i < o->secret_count; i++)
-        free(uses[i].hosts); /* the texts are the options' */
-    free(uses);
+        r = start_forward(o, f, log, err);
+    for (size_t i = 0; f && i < f->count; i++)
+        free(f->uses[i].hosts); /* the texts are the options' and the policy's */
+    if (f) {
+        free(f->policy);
+        policy_file_done(&f->file);
+    }
+    free(f);
     return r;
 }
 

@@ -49,10 +49,21 @@ static bool is_placeholder(const char *text, size_t size)
     return true;
 }
 
+void secret_rule_done(struct secret_rule *rule)
+{
+    for (size_t i = 0; i < rule->header_count; i++)
+        free(rule->headers[i]);
+    free(rule->headers);
+    request_match_done(&rule->match);
+    *rule = (struct secret_rule){0};
+}
+
 static void secret_done(struct secret *secret)
 {
+    for (size_t i = 0; i < secret->rule_count; i++)
+        secret_rule_done(&secret->rules[i]);
+    free(secret->rules);
     free(secret->name);
-    free(secret->hosts);
     locked_free(secret->value, secret->value_size);
     *secret = (struct secret){0};
 }
@@ -89,15 +100,16 @@ int secrets_add(struct secrets *secrets, const char *name, const char *placehold
         return bg_err_errno(err, -ENOMEM, "secret %s", name);
     secrets->items = items;
     struct secret s = {.name = strdup(name),
-                       .hosts = calloc(host_count ? host_count : 1, sizeof *s.hosts)};
-    int r = s.name && s.hosts ? 0 : bg_err_errno(err, -ENOMEM, "secret %s", name);
+                       .rules = calloc(host_count ? host_count : 1, sizeof *s.rules)};
+    int r = s.name && s.rules ? 0 : bg_err_errno(err, -ENOMEM, "secret %s", name);
     memcpy(s.placeholder, placeholder, SECRET_PLACEHOLDER_SIZE);
-    for (; r == 0 && s.host_count < host_count; s.host_count++) {
-        r = host_pattern_parse(hosts[s.host_count], strlen(hosts[s.host_count]),
-                               &s.hosts[s.host_count], err);
+    for (; r == 0 && s.rule_count < host_count; s.rule_count++) {
+        const char *host = hosts[s.rule_count];
+        s.rules[s.rule_count].in = SECRET_IN_DEFAULT;
+        r = host_pattern_parse(host, strlen(host), &s.rules[s.rule_count].host, err);
         if (r < 0)
             (void)bg_err_prefix(err, "secret %s: host %s", name,
-                                bg_quote(hosts[s.host_count], shown, sizeof shown));
+                                bg_quote(host, shown, sizeof shown));
     }
     if (r < 0) {
         secret_done(&s);
@@ -109,11 +121,46 @@ int secrets_add(struct secrets *secrets, const char *name, const char *placehold
     return 0;
 }
 
-static bool is_for(const struct secret *secret, const struct destination *to)
+int secrets_add_rule(struct secrets *secrets, const char *name, struct secret_rule *rule,
+                     struct bg_err *err)
 {
-    for (size_t i = 0; i < secret->host_count; i++) {
-        const struct host_pattern *host = &secret->hosts[i];
-        if (host_pattern_matches(host, to) && (host->host.port == 0 || host->host.port == to->port))
+    for (size_t i = 0; i < secrets->count; i++) {
+        struct secret *secret = &secrets->items[i];
+        if (strcmp(secret->name, name) != 0)
+            continue;
+        struct secret_rule *rules =
+            reallocarray(secret->rules, secret->rule_count + 1, sizeof *rules);
+        if (!rules)
+            return bg_err_errno(err, -ENOMEM, "secret %s", name);
+        secret->rules = rules;
+        rules[secret->rule_count++] = *rule;
+        *rule = (struct secret_rule){0};
+        return 0;
+    }
+    return bg_err_set(err, -ENOENT, "the sandbox has no secret %s", name);
+}
+
+static bool is_for(const struct secret_rule *rule, const struct destination *to)
+{
+    return host_pattern_matches(&rule->host, to) &&
+           (rule->host.host.port == 0 || rule->host.host.port == to->port);
+}
+
+/* Whether the secret may stand in the place; header: its name, for the places in one. */
+static bool approved(const struct secret *secret, const struct secrets_scope *scope,
+                     enum secret_place place, struct slice header)
+{
+    static const struct buffer no_path = {0};
+    for (size_t i = 0; scope->verified && i < secret->rule_count; i++) {
+        const struct secret_rule *rule = &secret->rules[i];
+        if (!(rule->in & place) || !is_for(rule, scope->to))
+            continue;
+        bool named = rule->header_count == 0 || !(place & SECRET_IN_DEFAULT);
+        for (size_t k = 0; k < rule->header_count; k++)
+            named |= slice_is(header, rule->headers[k]);
+        if (!named || (rule->match.path_count > 0 && !scope->path))
+            continue;
+        if (request_match_covers(&rule->match, scope->method, scope->path ? scope->path : &no_path))
             return true;
     }
     return false;
@@ -123,8 +170,9 @@ uint64_t secrets_at(const struct secrets *secrets, const struct destination *to)
 {
     uint64_t set = 0;
     for (size_t i = 0; i < secrets->count; i++)
-        if (is_for(&secrets->items[i], to))
-            set |= UINT64_C(1) << i;
+        for (size_t k = 0; k < secrets->items[i].rule_count; k++)
+            if (is_for(&secrets->items[i].rules[k], to))
+                set |= UINT64_C(1) << i;
     return set;
 }
 
@@ -137,39 +185,58 @@ static bool same_placeholder(const char *a, const char *b)
     return diff == 0;
 }
 
-/* Puts what stands for the placeholder at text: its secret, or itself. */
-static void put_placeholder(const struct secrets_scope *scope, const char *text, struct buffer *out,
-                            struct secrets_use *use)
+/* Where text is put together, and what becomes of its placeholders. */
+struct putter {
+    const struct secrets_scope *scope;
+    enum secret_place place;
+    struct slice header; /* its name */
+    struct buffer *out;
+    struct secrets_use *use;
+};
+
+static void put_encoded(struct buffer *out, const uint8_t *bytes, size_t size)
 {
-    const struct secret *found = NULL;
-    for (size_t i = 0; i < scope->secrets->count; i++)
-        if (same_placeholder(text, scope->secrets->items[i].placeholder))
-            found = &scope->secrets->items[i];
-    if (!found) {
-        use->unknown++;
-        buffer_put(out, text, SECRET_PLACEHOLDER_SIZE);
-        return;
-    }
-    uint64_t bit = UINT64_C(1) << (found - scope->secrets->items);
-    if (!scope->verified || !is_for(found, scope->to)) {
-        use->not_approved |= bit;
-        buffer_put(out, text, SECRET_PLACEHOLDER_SIZE);
-    } else if (!found->value) {
-        use->valueless |= bit;
-        buffer_put(out, text, SECRET_PLACEHOLDER_SIZE);
-    } else {
-        use->used |= bit;
-        buffer_put(out, found->value, found->value_size);
-    }
+    static const char plain[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
+    for (size_t i = 0; i < size; i++)
+        if (bytes[i] && strchr(plain, bytes[i]))
+            buffer_put(out, &bytes[i], 1);
+        else
+            buffer_printf(out, "%%%02X", bytes[i]);
 }
 
-static void put_text(const struct secrets_scope *scope, const char *text, size_t size,
-                     struct buffer *out, struct secrets_use *use)
+/* Puts what stands for the placeholder at text: its secret, or as_is. */
+static void put_placeholder(const struct putter *p, const char *text, struct slice as_is)
+{
+    const struct secrets *secrets = p->scope->secrets;
+    const struct secret *found = NULL;
+    for (size_t i = 0; i < secrets->count; i++)
+        if (same_placeholder(text, secrets->items[i].placeholder))
+            found = &secrets->items[i];
+    uint64_t bit = found ? UINT64_C(1) << (found - secrets->items) : 0;
+    if (found && found->value && approved(found, p->scope, p->place, p->header)) {
+        p->use->used |= bit;
+        if (p->place & SECRET_IN_DEFAULT)
+            buffer_put(p->out, found->value, found->value_size);
+        else
+            put_encoded(p->out, found->value, found->value_size);
+        return;
+    }
+    if (!found)
+        p->use->unknown++;
+    else if (!approved(found, p->scope, p->place, p->header))
+        p->use->not_approved |= bit;
+    else
+        p->use->valueless |= bit;
+    buffer_put(p->out, as_is.at, as_is.size);
+}
+
+static void put_text(const struct putter *p, const char *text, size_t size)
 {
     while (size > 0) {
         const char *hit = memmem(text, size, SECRET_PREFIX, sizeof SECRET_PREFIX - 1);
         size_t before = hit ? (size_t)(hit - text) : size;
-        buffer_put(out, text, before);
+        buffer_put(p->out, text, before);
         text += before;
         size -= before;
         if (!hit)
@@ -177,9 +244,9 @@ static void put_text(const struct secrets_scope *scope, const char *text, size_t
         size_t take = sizeof SECRET_PREFIX - 1;
         if (is_placeholder(text, size)) {
             take = SECRET_PLACEHOLDER_SIZE;
-            put_placeholder(scope, text, out, use);
+            put_placeholder(p, text, (struct slice){text, take});
         } else {
-            buffer_put(out, text, take);
+            buffer_put(p->out, text, take);
         }
         text += take;
         size -= take;
@@ -187,8 +254,7 @@ static void put_text(const struct secrets_scope *scope, const char *text, size_t
 }
 
 /* Puts Basic credentials with their placeholders exchanged; false: none in there, nothing put. */
-static bool put_basic(const struct secrets_scope *scope, struct slice value, struct buffer *out,
-                      struct secrets_use *use)
+static bool put_basic(const struct putter *outer, struct slice value)
 {
     size_t at = 6;
     if (value.size < at || strncasecmp(value.at, "basic ", at) != 0)
@@ -198,7 +264,7 @@ static bool put_basic(const struct secrets_scope *scope, struct slice value, str
     size_t text_size = value.size - at;
     BG_AUTOFREE uint8_t *plain = malloc(text_size + 3);
     if (!plain) {
-        out->failed = true;
+        outer->out->failed = true;
         return true;
     }
     ssize_t plain_size = base64_decode(value.at + at, text_size, plain);
@@ -209,26 +275,30 @@ static bool put_basic(const struct secrets_scope *scope, struct slice value, str
     struct secrets_use inside = {0};
     struct buffer joined = buffer_init(2 * BG_SECRET_SIZE_MAX);
     joined.wipe = true;
-    put_text(scope, (const char *)plain, (size_t)plain_size, &joined, &inside);
+    const struct putter p = {outer->scope, SECRET_IN_BASIC, outer->header, &joined, &inside};
+    struct secrets_use *use = outer->use;
+    put_text(&p, (const char *)plain, (size_t)plain_size);
+    explicit_bzero(plain, text_size + 3);
     use->used |= inside.used;
     use->not_approved |= inside.not_approved;
     use->valueless |= inside.valueless;
     use->unknown += inside.unknown;
     if (inside.used == 0) {
         buffer_reset(&joined);
-        buffer_put(out, value.at, value.size); /* as it came, but what stood in it is noted */
+        /* As it came, but what stood in it is noted. */
+        buffer_put(outer->out, value.at, value.size);
         return true;
     }
     size_t encoded_size = BASE64_SIZE(buffer_size(&joined));
     char *encoded = buffer_ok(&joined) ? malloc(encoded_size) : NULL;
     if (encoded) {
         base64_encode(buffer_bytes(&joined), buffer_size(&joined), encoded);
-        buffer_put(out, value.at, at);
-        buffer_put(out, encoded, encoded_size);
+        buffer_put(outer->out, value.at, at);
+        buffer_put(outer->out, encoded, encoded_size);
         explicit_bzero(encoded, encoded_size);
         free(encoded);
     } else {
-        out->failed = true;
+        outer->out->failed = true;
     }
     buffer_reset(&joined);
     return true;
@@ -247,7 +317,60 @@ void secrets_put_field(const struct secrets_scope *scope, const struct http_fiel
         buffer_put(out, field->value.at, field->value.size);
         return;
     }
-    if (slice_is(field->name, "authorization") && put_basic(scope, field->value, out, use))
+    const struct putter p = {scope, SECRET_IN_HEADER, field->name, out, use};
+    if (slice_is(field->name, "authorization") && put_basic(&p, field->value))
         return;
-    put_text(scope, field->value.at, field->value.size, out, use);
+    put_text(&p, field->value.at, field->value.size);
+}
+
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c = (char)(c | 32);
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Decodes count characters, each as it is or as %XX. Returns how many bytes of text they take; 0:
+ * there are fewer. */
+static size_t decode_some(const char *text, size_t size, size_t count, char *out)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (at == size)
+            return 0;
+        if (text[at] != '%') {
+            out[i] = text[at++];
+            continue;
+        }
+        int high = size - at > 2 ? hex_digit(text[at + 1]) : -1;
+        int low = size - at > 2 ? hex_digit(text[at + 2]) : -1;
+        if (high < 0 || low < 0)
+            return 0;
+        out[i] = (char)(high << 4 | low);
+        at += 3;
+    }
+    return at;
+}
+
+void secrets_put_target(const struct secrets_scope *scope, struct slice target, struct buffer *out,
+                        struct secrets_use *use)
+{
+    struct putter p = {scope, SECRET_IN_PATH, {"", 0}, out, use};
+    char text[SECRET_PLACEHOLDER_SIZE];
+    for (size_t at = 0; at < target.size;) {
+        const char *here = target.at + at;
+        if (*here == '?')
+            p.place = SECRET_IN_QUERY;
+        size_t taken = 0;
+        if (*here == SECRET_PREFIX[0] || *here == '%')
+            taken = decode_some(here, target.size - at, SECRET_PLACEHOLDER_SIZE, text);
+        if (taken > 0 && is_placeholder(text, sizeof text)) {
+            put_placeholder(&p, text, (struct slice){here, taken});
+        } else {
+            buffer_put(out, here, 1);
+            taken = 1;
+        }
+        at += taken;
+    }
 }

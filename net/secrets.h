@@ -1,7 +1,7 @@
 /* The secrets of a sandbox, and the exchange of a placeholder for one. A placeholder is
- * "BELLGLASS_SECRET_" and 64 hex digits; it becomes its secret only in the value of a request
- * header, only on the way to a host that the secret is approved for, and only inside of TLS whose
- * far end was verified. Anywhere else it stays what it is. Pure. */
+ * "BELLGLASS_SECRET_" and 64 hex digits; it becomes its secret only where a rule of that secret
+ * says so (by default: in the values of request headers, on the way to a host), and only inside of
+ * TLS whose far end was verified. Anywhere else it stays what it is. Pure. */
 #pragma once
 
 #include <stdbool.h>
@@ -11,15 +11,37 @@
 #include "net/buffer.h"
 #include "net/http_head.h"
 #include "net/policy.h"
+#include "net/request_match.h"
 
 #define SECRET_PREFIX           "BELLGLASS_SECRET_"
 #define SECRET_PLACEHOLDER_SIZE (sizeof SECRET_PREFIX - 1 + 64)
 
+/* Places in a request. */
+enum secret_place {
+    SECRET_IN_HEADER = 1, /* a field's value */
+    SECRET_IN_BASIC = 2,  /* inside of Basic credentials, which are then encoded anew */
+    SECRET_IN_QUERY = 4,  /* percent-encoded there, and in the path */
+    SECRET_IN_PATH = 8,
+};
+
+#define SECRET_IN_DEFAULT ((unsigned)SECRET_IN_HEADER | SECRET_IN_BASIC)
+
+/* Where a secret may go. */
+struct secret_rule {
+    struct host_pattern host; /* without a port: any port that the policy allows */
+    unsigned in;              /* of enum secret_place */
+    char **headers;           /* owned, lower case: only in these; none: in any */
+    size_t header_count;
+    struct request_match match;
+};
+
+void secret_rule_done(struct secret_rule *rule);
+
 struct secret {
     char *name;
     char placeholder[SECRET_PLACEHOLDER_SIZE + 1];
-    struct host_pattern *hosts; /* a pattern without a port: any port that the policy allows */
-    size_t host_count;
+    struct secret_rule *rules; /* owned; any of them */
+    size_t rule_count;
     void *value; /* locked memory; NULL: the store has none, and requests that need it fail */
     size_t value_size;
 };
@@ -34,6 +56,8 @@ struct secrets_scope {
     const struct secrets *secrets;
     const struct destination *to;
     bool verified; /* the destination has proven its name */
+    struct slice method;
+    const struct buffer *path; /* normalized; NULL: it has several readings */
 };
 
 /* What happened; bits are indices of secrets. Zero it before the first of a request's headers. */
@@ -53,6 +77,10 @@ int secrets_add(struct secrets *secrets, const char *name, const char *placehold
                 struct bg_err *err) BG_MUST_CHECK;
 void secrets_done(struct secrets *secrets);
 
+/* Adds a rule to the secret of that name and takes it, on success. Errors: -ENOENT; -ENOMEM. */
+int secrets_add_rule(struct secrets *secrets, const char *name, struct secret_rule *rule,
+                     struct bg_err *err) BG_MUST_CHECK;
+
 /* Those that are approved for the destination, as a set of bits: their values may come back from
  * it, in answers to requests that held none too. */
 uint64_t secrets_at(const struct secrets *secrets, const struct destination *to);
@@ -62,6 +90,11 @@ uint64_t secrets_at(const struct secrets *secrets, const struct destination *to)
  * alone. *use is added to. */
 void secrets_put_field(const struct secrets_scope *scope, const struct http_field *field,
                        struct buffer *out, struct secrets_use *use);
+
+/* Puts the target of a request (path and query), placeholders exchanged where a rule says so; each
+ * of their characters may be percent-encoded. */
+void secrets_put_target(const struct secrets_scope *scope, struct slice target, struct buffer *out,
+                        struct secrets_use *use);
 
 /* True if a secret's value is fit for the store and for a header: not empty, at most
  * BG_SECRET_SIZE_MAX, no CR, LF or NUL. Errors: -EINVAL. */

@@ -11,6 +11,7 @@
 #include "net/confine.h"
 #include "net/intake.h"
 #include "net/locked.h"
+#include "net/policy_file.h"
 #include "net/store.h"
 
 #define DRAIN_MS    500 /* for connections to end by themselves */
@@ -69,12 +70,31 @@ static int load_tls(struct server *server, struct bg_err *err)
     return r;
 }
 
+static int load_policy(struct server *server, struct bg_err *err)
+{
+    struct policy_file file;
+    const char *text = server->opts->policy;
+    if (!text)
+        return 0;
+    int r = policy_file_parse("policy", text, strlen(text), &file, err);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; r == 0 && i < file.policy.count; i++)
+        r = policy_add(&server->policy, &file.policy.rules[i], err);
+    for (size_t i = 0; r == 0 && i < file.secret_count; i++)
+        r = secrets_add_rule(&server->secrets, file.secrets[i].name, &file.secrets[i].rule, err);
+    policy_file_done(&file);
+    return r;
+}
+
 static int load(struct server *server, struct bg_err *err)
 {
     const struct serve_opts *opts = server->opts;
     int r = policy_init(&server->policy, (const char *const *)opts->allow, opts->allow_count, err);
     for (size_t i = 0; r == 0 && i < opts->secret_count; i++)
         r = load_secret(server, &opts->secrets[i], err);
+    if (r == 0)
+        r = load_policy(server, err);
     if (r == 0)
         r = load_tls(server, err);
     return r;

@@ -12,6 +12,7 @@ struct serve_opts {
     const char *sandbox; /* name, for the audit */
     char *const *allow;
     size_t allow_count;
+    const char *policy; /* a policy file's text, or NULL; its rules come after allow */
     const struct bg_secret_use *secrets;
     size_t secret_count;
     const char *upstream_ca; /* path, or NULL */

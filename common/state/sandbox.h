@@ -11,7 +11,7 @@
 
 struct bg_secret_use {
     char *name;   /* environment variable and name in the store */
-    char **hosts; /* where it may go: exact or "*.suffix" */
+    char **hosts; /* where it may go: exact or "*.suffix"; the policy may say more */
     size_t host_count;
     char placeholder[96]; /* "BELLGLASS_SECRET_" and 64 hex digits */
 };
@@ -30,6 +30,7 @@ struct bg_sandbox {
     char **allow; /* "HOST" or "HOST:PORT" */
     size_t allow_count;
     char *upstream_ca; /* absolute path, or NULL */
+    char *policy;      /* a policy file's text, or NULL */
     struct bg_secret_use *secrets;
     size_t secret_count;
 };

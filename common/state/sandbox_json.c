@@ -153,13 +153,14 @@ static int secrets_from_json(json_t *array, struct bg_sandbox *s)
 static json_t *to_json(const struct bg_sandbox *s)
 {
     return json_pack(
-        "{s:i, s:s, s:s, s:I, s:{s:s, s:s}, s:I, s:I, s:b, s:o, s:{s:o, s:o}, s:o}", "version", 1,
-        "id", s->id, "name", s->name, "created_ms", (json_int_t)s->created_ms, "image", "name",
+        "{s:i, s:s, s:s, s:I, s:{s:s, s:s}, s:I, s:I, s:b, s:o, s:{s:o, s:o, s:o}, s:o}", "version",
+        1, "id", s->id, "name", s->name, "created_ms", (json_int_t)s->created_ms, "image", "name",
         s->image_name, "digest", s->image_digest, "cpus", (json_int_t)s->cpus, "memory_bytes",
         (json_int_t)s->memory_bytes, "ephemeral", s->ephemeral, "env",
         texts_to_json(s->env, s->env_count), "network", "allow",
         texts_to_json(s->allow, s->allow_count), "upstream_ca",
-        s->upstream_ca ? text_to_json(s->upstream_ca) : json_null(), "secrets", secrets_to_json(s));
+        s->upstream_ca ? text_to_json(s->upstream_ca) : json_null(), "policy",
+        s->policy ? text_to_json(s->policy) : json_null(), "secrets", secrets_to_json(s));
 }
 
 static bool env_ok(char *const *env, size_t count)
@@ -177,15 +178,15 @@ static int from_json(json_t *json, const char *name, struct bg_sandbox *s, struc
     int version, ephemeral;
     const char *id, *own_name, *image_name, *image_digest;
     json_int_t created_ms, cpus, memory_bytes;
-    json_t *env, *allow, *upstream_ca, *secrets;
-    if (json_unpack_ex(json, &why, 0,
-                       "{s:i, s:s, s:s, s:I, s:{s:s, s:s !}, s:I, s:I, s:b, s:o, s:{s:o, s:o !}, "
-                       "s:o !}",
-                       "version", &version, "id", &id, "name", &own_name, "created_ms", &created_ms,
-                       "image", "name", &image_name, "digest", &image_digest, "cpus", &cpus,
-                       "memory_bytes", &memory_bytes, "ephemeral", &ephemeral, "env", &env,
-                       "network", "allow", &allow, "upstream_ca", &upstream_ca, "secrets",
-                       &secrets) < 0)
+    json_t *env, *allow, *upstream_ca, *secrets, *policy = NULL; /* which the first ones lack */
+    if (json_unpack_ex(
+            json, &why, 0,
+            "{s:i, s:s, s:s, s:I, s:{s:s, s:s !}, s:I, s:I, s:b, s:o, s:{s:o, s:o, s?:o !}, "
+            "s:o !}",
+            "version", &version, "id", &id, "name", &own_name, "created_ms", &created_ms, "image",
+            "name", &image_name, "digest", &image_digest, "cpus", &cpus, "memory_bytes",
+            &memory_bytes, "ephemeral", &ephemeral, "env", &env, "network", "allow", &allow,
+            "upstream_ca", &upstream_ca, "policy", &policy, "secrets", &secrets) < 0)
         return bg_err_set(err, -EINVAL, "%s", why.text);
     if (version != 1)
         return bg_err_set(err, -EINVAL, "version %d: this bellglass knows 1", version);
@@ -212,6 +213,8 @@ static int from_json(json_t *json, const char *name, struct bg_sandbox *s, struc
         r = texts_from_json(allow, &s->allow, &s->allow_count);
     if (r == 0 && !json_is_null(upstream_ca))
         r = text_from_json(upstream_ca, &s->upstream_ca);
+    if (r == 0 && policy && !json_is_null(policy))
+        r = text_from_json(policy, &s->policy);
     if (r == 0)
         r = secrets_from_json(secrets, s);
     return r < 0 ? bg_err_set(err, r, r == -ENOMEM ? "out of memory" : "env, network or secrets")
@@ -251,6 +254,7 @@ void bg_sandbox_done(struct bg_sandbox *sandbox)
     texts_free(s->env, s->env_count);
     texts_free(s->allow, s->allow_count);
     free(s->upstream_ca);
+    free(s->policy);
     for (size_t i = 0; i < s->secret_count; i++) {
         free(s->secrets[i].name);
         texts_free(s->secrets[i].hosts, s->secrets[i].host_count);

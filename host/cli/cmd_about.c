@@ -26,6 +26,8 @@ static const char *const version_forms[] = {"[OPTIONS]", NULL};
 static const char *const completion_forms[] = {"bash", NULL};
 static const char *const image_forms[] = {"build [RECIPE]", "ls | inspect IMAGE | rm IMAGE",
                                           "import FILE.qcow2", NULL};
+static const char *const policy_forms[] = {"check FILE", "show FILE|SANDBOX",
+                                           "test FILE|SANDBOX [METHOD] URL", NULL};
 static const char *const secret_forms[] = {"set NAME [--from-env VAR]", "ls", "rm NAME", NULL};
 
 static int run_help(struct app *app, const struct args *args)
@@ -108,6 +110,15 @@ const struct command cmd_image = {
     .forms = image_forms,
     .details = "Its own options: bellglass image --help",
     .helper = "bellglass-image",
+};
+
+const struct command cmd_policy = {
+    .name = "policy",
+    .summary = "check and try the rules of a policy file",
+    .forms = policy_forms,
+    .details =
+        "The file is for --policy of run and create. Its own options: bellglass policy --help",
+    .helper = "bellglass-policy",
 };
 
 const struct command cmd_secret = {

@@ -1,15 +1,20 @@
 #include "host/cli/sandbox_options.h"
 
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "common/checked.h"
+#include "common/io.h"
 #include "common/limits.h"
 #include "common/quote.h"
 #include "common/state/image.h"
 #include "host/cli/grammar.h"
+#include "host/cli/process.h"
 
-#define QUOTED_SIZE 256
+#define QUOTED_SIZE       256
+#define POLICY_NAMES_SIZE 16384
+#define POLICY_TIMEOUT_MS 30000
 
 static int read_sizes(const struct args *args, struct bg_sandbox *s, struct bg_err *err)
 {
@@ -145,6 +150,70 @@ static int read_secrets(const struct args *args, struct bg_sandbox *s, struct bg
     return 0;
 }
 
+static bool has_secret(const struct bg_sandbox *s, const char *name)
+{
+    for (size_t i = 0; i < s->secret_count; i++)
+        if (strcmp(s->secrets[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+/* The secrets that only the policy has rules for; names: one a line, cut up here. */
+static int add_policy_secrets(struct bg_sandbox *s, char *names, struct bg_err *err)
+{
+    for (char *rest = names, *name; (name = strsep(&rest, "\n"));) {
+        if (!*name || has_secret(s, name))
+            continue;
+        if (in_env(s, name))
+            return bg_err_set(err, -EINVAL,
+                              "%s is both -e and a secret of the policy: the secret's placeholder "
+                              "goes into that variable, so leave -e away",
+                              name);
+        struct bg_secret_use *grown =
+            reallocarray(s->secrets, s->secret_count + 1, sizeof *s->secrets);
+        if (!grown)
+            return bg_err_errno(err, -ENOMEM, "--policy");
+        s->secrets = grown;
+        grown[s->secret_count] = (struct bg_secret_use){.name = strdup(name)};
+        if (!grown[s->secret_count].name)
+            return bg_err_errno(err, -ENOMEM, "--policy");
+        s->secret_count++;
+    }
+    return 0;
+}
+
+/* The helper knows what a policy is; we keep its text. */
+static int read_policy(const struct args *args, struct bg_sandbox *s, struct bg_err *err)
+{
+    static const char prefix[] = "bellglass: ";
+    const char *path = args_text(args, OPTION_POLICY, NULL);
+    BG_AUTOFREE char *helper = NULL;
+    char names[POLICY_NAMES_SIZE];
+    size_t size;
+    int status;
+    if (!path)
+        return 0;
+    int r = bg_helper_path("bellglass-policy", &helper, err);
+    if (r < 0)
+        return r;
+    char verb[] = "names", end[] = "--";
+    BG_AUTOFREE char *own_path = strdup(path);
+    if (!own_path)
+        return bg_err_errno(err, -ENOMEM, "--policy");
+    char *argv[] = {helper, end, verb, own_path, NULL};
+    r = process_output(argv, names, sizeof names, POLICY_TIMEOUT_MS, &status, err);
+    if (r < 0)
+        return bg_err_prefix(err, "--policy");
+    if (status != 0) {
+        names[strcspn(names, "\n")] = '\0';
+        bool prefixed = strncmp(names, prefix, sizeof prefix - 1) == 0;
+        return bg_err_set(err, -EINVAL, "--policy: %s",
+                          prefixed ? names + sizeof prefix - 1 : names);
+    }
+    r = bg_read_file(AT_FDCWD, path, BG_MANIFEST_MAX / 4, &s->policy, &size, err);
+    return r < 0 ? bg_err_prefix(err, "--policy") : add_policy_secrets(s, names, err);
+}
+
 /* Only whether there is one: the values are for the proxy alone to read. */
 static int check_secrets(const struct app *app, const struct bg_sandbox *s, struct bg_err *err)
 {
@@ -190,6 +259,8 @@ int sandbox_options_read(struct app *app, const struct args *args, const char *n
         r = read_allow(args, &s, err);
     if (r == 0)
         r = read_secrets(args, &s, err);
+    if (r == 0)
+        r = read_policy(args, &s, err);
     if (r == 0)
         r = read_upstream_ca(args, &s, err);
     if (r == 0)

@@ -13,6 +13,7 @@ enum {
     OPTION_ALLOW,
     OPTION_SECRET,
     OPTION_UPSTREAM_CA,
+    OPTION_POLICY,
     OPTION_NAME,
     OPTION_QUIET,
     OPTION_TTY,
@@ -44,6 +45,12 @@ enum {
          "NAME@HOST[,HOST]",                                                                       \
          "put the secret NAME into requests to these hosts; the sandbox has a placeholder in "     \
          "$NAME"},                                                                                 \
+        {OPTION_POLICY,                                                                            \
+         0,                                                                                        \
+         false,                                                                                    \
+         "policy",                                                                                 \
+         "FILE",                                                                                   \
+         "rules for requests and secrets, see `bellglass policy`; --allow goes before them"},      \
         {OPTION_UPSTREAM_CA, 0,      false,                                                        \
          "upstream-ca",      "FILE", "also trust the CAs in FILE (PEM) when connecting to hosts"}, \
     {                                                                                              \

@@ -17,8 +17,9 @@ import time
 DEADLINE_S = 30  # for anything that has to happen; nothing here waits for time to pass
 
 PLACEHOLDERS = {name: "BELLGLASS_SECRET_" + digit * 64
-                for name, digit in (("KEY", "a"), ("OTHER", "b"), ("LOST", "c"))}
-SECRETS = {"KEY": "s3cr3t/Value+1==", "OTHER": "other-secret"}  # LOST has no value
+                for name, digit in (("KEY", "a"), ("OTHER", "b"), ("LOST", "c"), ("RULED", "e"))}
+SECRETS = {"KEY": "s3cr3t/Value+1==", "OTHER": "other-secret",
+           "RULED": "ruled/secret 1"}  # LOST has no value
 STRANGER = "BELLGLASS_SECRET_" + "d" * 64  # of another sandbox
 
 NAME_FORM, ADDRESS_FORM = 1, 2
@@ -46,7 +47,7 @@ class Certificates:
         self.folder = folder
         self.ca = self.make_ca("ca")
         stranger = self.make_ca("stranger")
-        self.good = self.make("good", self.ca, "DNS:h.test,DNS:k.test,DNS:e.test,DNS:*.w.test,IP:127.0.0.1")
+        self.good = self.make("good", self.ca, "DNS:h.test,DNS:k.test,DNS:e.test,DNS:*.w.test,DNS:*.rule.test,IP:127.0.0.1")
         self.wrong_name = self.make("wrong", self.ca, "DNS:other.test")
         self.expired = self.make("expired", self.ca, "DNS:h.test", days=-1)
         self.unknown_ca = self.make("unknown", stranger, "DNS:h.test")
@@ -223,7 +224,8 @@ class NameServer:
 class Proxy:
     """bellglass-proxy for one sandbox."""
 
-    def __init__(self, folder, certificates, allow, secrets=None, options=(), name="box"):
+    def __init__(self, folder, certificates, allow, secrets=None, options=(), name="box",
+                 policy=None):
         self.home = folder
         self.name = name
         self.environment = dict(os.environ, BELLGLASS_HOME=folder)
@@ -232,14 +234,14 @@ class Proxy:
         self.options = list(options)
         os.makedirs(self.sandbox, mode=0o700, exist_ok=True)
         secrets = secrets if secrets is not None else {
-            "KEY": ["k.test"], "OTHER": ["e.test"], "LOST": ["k.test"]}
+            "KEY": ["k.test"], "OTHER": ["e.test"], "LOST": ["k.test"], "RULED": []}
         for secret, value in SECRETS.items():
             self.store(secret, value)
         config = {
             "version": 1, "id": "sbx_" + "0" * 20, "name": name, "created_ms": 1,
             "image": {"name": "debian", "digest": "0" * 64}, "cpus": 1,
             "memory_bytes": 512 << 20, "ephemeral": False, "env": [],
-            "network": {"allow": allow, "upstream_ca": certificates.path("ca.pem")},
+            "network": {"allow": allow, "upstream_ca": certificates.path("ca.pem"), "policy": policy},
             "secrets": [{"name": s, "hosts": hosts, "placeholder": PLACEHOLDERS[s]}
                         for s, hosts in secrets.items()],
         }
@@ -250,6 +252,7 @@ class Proxy:
         self.next_stream = 1
         self.audit_seen = 0
         self.process = None
+        self.found_dead = False
         self.ca_path = subprocess.run([self.program("bellglass-proxy"), "ca-path"], check=True,
                                       env=self.environment, capture_output=True,
                                       text=True).stdout.strip()
@@ -271,6 +274,22 @@ class Proxy:
                 pass_fds=(theirs.fileno(), log.fileno()), env=self.environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.supervisor = ours
+
+    def check_alive(self, cause):
+        """Fails, once, with the end of the log if the proxy ended by itself."""
+        status = self.process.poll()
+        if status is not None and not self.found_dead:
+            self.found_dead = True
+            raise Failure(f"the proxy ended with {status}: {self.log()}") from cause
+
+    def check_end(self):
+        status = self.stop()
+        if status != 0:
+            raise Failure(f"its status is {status}: {self.log()}")
+
+    def log(self):
+        with open(self.log_path, encoding="utf-8", errors="replace") as f:
+            return f.read()[-3000:]
 
     def stop(self):
         self.supervisor.close()

@@ -2,8 +2,8 @@
 and what the audit log says. One row a case; more rows, not more code.
 
 In all bytes {P} {O} {L} {X} are the placeholders of KEY (for k.test), of OTHER (for e.test), of LOST
-(k.test; the store has no value) and of a secret of nobody; {S} is KEY's value; {H} is the host and
-port that the row connects to. No secret is for h.test; answers of the others are scrubbed. An upstream's steps are pairs: bytes that must come,
+(k.test; the store has no value) and of a secret of nobody; {S} is KEY's value; {Q} {W} {V} are RULED's
+placeholder, its value and that percent-encoded; {H} is the host and port that the row connects to. No secret is for h.test; answers of the others are scrubbed. An upstream's steps are pairs: bytes that must come,
 exactly, and bytes to answer with."""
 
 import base64
@@ -57,6 +57,8 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 PLAIN = b"Accept-Encoding: identity\r\n"
 SCRUBBED_HEAD = b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\n"
 SCRUBBED_OK = b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\n2\r\nok\r\n0\r\n\r\n"
+RULED = {"decision": "allow", "secrets": ["RULED"]}
+BOTH_WAYS = dict(RULED, placeholders_not_approved=["RULED"])
 BAD_UPSTREAM = {"decision": "error", "reason": "upstream-response", "status": 502}
 USED = dict(ALLOWED, secrets=["KEY"])
 SCRUBBED = dict(ALLOWED, secrets=[], scrubbed=["KEY"])
@@ -67,6 +69,12 @@ NOT_APPROVED = {"decision": "allow", "reason": "placeholder-not-approved", "stat
 def keyed(name, number, send, want, audit=USED, answer=OK, guest=SCRUBBED_OK, host="k.test", **more):
     """A request to a host that a secret is for."""
     return Row(name, send, [(want, answer)], guest, (audit,), number, host=host, **more)
+
+
+def by_rule(name, request_line, reason, text):
+    """A request to a host of the policy file that its rules do not allow; the connection stays."""
+    return Row(name, request_line + b" HTTP/1.1\r\nHost: {H}\r\n\r\n", None, (403, text),
+               ({"decision": "deny", "reason": reason, "status": 403},), host="host.rule.test")
 
 
 def chunked(body):
@@ -144,8 +152,8 @@ ROWS = [
     keyed("Basic to another host", 4, get(b"Authorization: Basic " + basic(b"u:{P}") + b"\r\n"),
           get(b"Authorization: Basic " + basic(b"u:{P}") + b"\r\n" + PLAIN), NOT_APPROVED,
           host="e.test"),
-    keyed("in the path", 5, get(path=b"/{P}"), get(PLAIN, path=b"/{P}"), ALLOWED),
-    keyed("in the query", 5, get(path=b"/?k={P}"), get(PLAIN, path=b"/?k={P}"), ALLOWED),
+    keyed("in the path", 5, get(path=b"/{P}"), get(PLAIN, path=b"/{P}"), NOT_APPROVED),
+    keyed("in the query", 5, get(path=b"/?k={P}"), get(PLAIN, path=b"/?k={P}"), NOT_APPROVED),
     keyed("in a cookie among others", 6, get(b"Cookie: a=b; k={P}; c=d\r\n"),
           get(b"Cookie: a=b; k={S}; c=d\r\n" + PLAIN)),
     keyed("in a body", 7, post(b"Content-Length: 81\r\n", b"{P}"),
@@ -170,6 +178,39 @@ ROWS = [
     keyed("Connection cannot drop a header", 66,
           get(b"Connection: Authorization\r\nAuthorization: {P}\r\n"),
           get(b"Authorization: {S}\r\n" + PLAIN)),
+
+    # --- by the rules of a policy file ---
+    keyed("in the path, by a rule", 5, get(path=b"/{Q}/x?{Q}"), get(PLAIN, path=b"/{V}/x?{Q}"),
+          BOTH_WAYS, host="path.rule.test"),
+    keyed("percent-encoded in the path", 5, get(path=b"/%42%45LLGLASS%5fSECRET_" + b"e" * 64), get(PLAIN, path=b"/{V}"),
+          RULED, host="path.rule.test"),
+    keyed("in the query, by a rule", 5, get(path=b"/{Q}?k={Q}&x"), get(PLAIN, path=b"/{Q}?k={V}&x"),
+          BOTH_WAYS, host="query.rule.test"),
+    keyed("with another method", 1, post(b"Content-Length: 0\r\n", b"").replace(b"/ ", b"/?{Q} ", 1),
+          post(PLAIN + b"Content-Length: 0\r\n", b"").replace(b"/ ", b"/?{Q} ", 1), NOT_APPROVED,
+          host="query.rule.test"),
+    keyed("only in Basic", 4, get(b"Authorization: Basic " + basic(b"{Q}:") + b"\r\nA: {Q}\r\n"),
+          get(b"Authorization: Basic " + basic(b"{W}:") + b"\r\nA: {Q}\r\n" + PLAIN), BOTH_WAYS,
+          host="query.rule.test"),
+    keyed("only in a header that is listed", 3, get(b"X-KEY: {Q}\r\nA: {Q}\r\n", path=b"/keys/1"),
+          get(b"X-KEY: {W}\r\nA: {Q}\r\n" + PLAIN, path=b"/keys/1"), BOTH_WAYS, host="head.rule.test"),
+    keyed("only on a path that is listed", 3, get(b"X-Key: {Q}\r\n", path=b"/keys/1/2"),
+          get(b"X-Key: {Q}\r\n" + PLAIN, path=b"/keys/1/2"), NOT_APPROVED, host="head.rule.test"),
+    keyed("not on one with several readings", 3, get(b"X-Key: {Q}\r\n", path=b"/keys/x%2f..%2f1"),
+          get(b"X-Key: {Q}\r\n" + PLAIN, path=b"/keys/x%2f..%2f1"), NOT_APPROVED,
+          host="head.rule.test"),
+    Row("a request that a rule allows", get(path=b"/repos/acme/a?b"),
+        [(get(path=b"/repos/acme/a?b"), OK)], host="host.rule.test",
+        audit=(dict(ALLOWED, method="GET"),)),
+    by_rule("another method", b"PUT /open", "request-not-allowed", b"this request is none of those"),
+    by_rule("another path", b"GET /open/", "request-not-allowed", b"this request is none of those"),
+    by_rule("a path that leads elsewhere", b"GET /repos/acme/../evil", "path-unclear",
+            b"more than one way"),
+    by_rule("the same, encoded", b"GET /repos/acme/%2e%2E/evil", "path-unclear", b"more than one way"),
+    by_rule("a request that a rule denies", b"DELETE /open", "request-denied",
+            b"policy:4 deny host.rule.test:"),
+    Row("a host that a rule denies", get(), None, (403, b"is not allowed by this sandbox's rules"),
+        ({"decision": "deny", "reason": "host-not-allowed"},), host="no.rule.test"),
 
     # --- getting it back ---
     keyed("the header in the body", 21, get(b"A: {P}\r\n"), get(b"A: {S}\r\n" + PLAIN),
@@ -445,6 +486,33 @@ def zstd_stored(text):
     """A frame of one raw block (RFC 8878 3.1.1)."""
     return (b"\x28\xb5\x2f\xfd\x20" + bytes([len(text)]) +
             (len(text) << 3 | 1).to_bytes(3, "little") + text)
+
+
+POLICY = """
+network:
+  rules:
+    - deny: host.rule.test:{good}
+      methods: [DELETE]
+    - allow: host.rule.test:{good}
+      methods: [GET, DELETE, POST]
+      paths: [/open, /repos/acme/**]
+      addresses: 127.0.0.1
+    - deny: no.rule.test
+      ports: [{good}, {http}]
+    - allow: [path.rule.test, query.rule.test, head.rule.test]
+      ports: [{good}]
+      addresses: [127.0.0.1]
+secrets:
+  RULED:
+    - host: path.rule.test
+      in: path
+    - host: query.rule.test
+      in: [query, basic]
+      methods: [GET]
+    - host: head.rule.test
+      headers: [X-Key]
+      paths: [/keys/*]
+"""
 
 
 def fill(data, values):

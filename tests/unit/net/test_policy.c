@@ -78,8 +78,8 @@ static void takes_the_first_rule_that_matches(void **state)
     struct destination d = to("a.b.org:443");
     assert_int_equal(policy_init(&policy, texts, 3, NULL), 0);
     assert_string_equal(policy_find(&policy, &d)->text, "*.b.org");
-    assert_false(policy_rule_allows_tcp(&policy.rules[0]));
-    assert_true(policy_rule_allows_tcp(&policy.rules[1]));
+    assert_false(policy.rules[0].tcp);
+    assert_true(policy.rules[1].tcp);
     policy_done(&policy);
 }
 

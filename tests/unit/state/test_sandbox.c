@@ -80,6 +80,7 @@ static struct bg_sandbox wanted(const char *name)
     s.allow[0] = strdup("*.example.org:443");
     s.allow_count = 1;
     s.upstream_ca = strdup("/etc/\xc3\xa4/ca.pem");
+    s.policy = strdup("network:\n  rules: []\n");
     s.secrets = calloc(1, sizeof *s.secrets);
     s.secrets[0].name = strdup("TOKEN");
     s.secrets[0].hosts = calloc(2, sizeof *s.secrets[0].hosts);
@@ -142,6 +143,7 @@ static void loads_what_it_created(void **state)
     assert_int_equal(back.allow_count, 1);
     assert_string_equal(back.allow[0], "*.example.org:443");
     assert_string_equal(back.upstream_ca, "/etc/\xc3\xa4/ca.pem");
+    assert_string_equal(back.policy, "network:\n  rules: []\n");
     assert_int_equal(back.secret_count, 1);
     assert_string_equal(back.secrets[0].name, "TOKEN");
     assert_int_equal(back.secrets[0].host_count, 2);

@@ -1,0 +1,434 @@
+#include "net/policy_file.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/limits.h"
+#include "common/quote.h"
+#include "net/yaml_doc.h"
+
+#define HOSTS_MAX   64
+#define PORTS_MAX   16
+#define HEADERS_MAX 16
+
+/* One entry of a list of rules while it is read; for a secret too. */
+struct entry {
+    yaml_node_t *hosts[HOSTS_MAX];
+    size_t host_count;
+    uint16_t ports[PORTS_MAX];
+    size_t port_count;
+    struct policy_rule rule; /* what all hosts have in common */
+    bool acts;               /* allow or deny was there */
+    unsigned in;
+    char **headers;
+    size_t header_count;
+};
+
+static void entry_done(struct entry *entry)
+{
+    struct secret_rule secret = {.headers = entry->headers, .header_count = entry->header_count};
+    secret_rule_done(&secret);
+    policy_rule_done(&entry->rule);
+}
+
+/* ---- values ---- */
+
+static int read_host(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct entry *entry = owner;
+    if (entry->host_count == HOSTS_MAX)
+        return yaml_doc_fail(doc, node, err, "more than %d hosts", HOSTS_MAX);
+    entry->hosts[entry->host_count++] = node;
+    return 0;
+}
+
+static int read_action(struct entry *entry, struct yaml_doc *doc, yaml_node_t *node,
+                       enum policy_action action, struct bg_err *err)
+{
+    if (entry->acts)
+        return yaml_doc_fail(doc, node, err, "both allow and deny; make two rules of it");
+    entry->acts = true;
+    entry->rule.action = action;
+    return yaml_doc_list(doc, node, action == POLICY_ALLOW ? "allow" : "deny", read_host, entry,
+                         err);
+}
+
+static int read_allow(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    return read_action(owner, doc, node, POLICY_ALLOW, err);
+}
+
+static int read_deny(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    return read_action(owner, doc, node, POLICY_DENY, err);
+}
+
+static int read_hosts(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    return yaml_doc_list(doc, node, "host", read_host, owner, err);
+}
+
+static int read_port(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct entry *entry = owner;
+    const char *text;
+    char shown[40];
+    int r = yaml_doc_text(doc, node, "ports", &text, err);
+    if (r < 0)
+        return r;
+    if (entry->port_count == PORTS_MAX)
+        return yaml_doc_fail(doc, node, err, "more than %d ports", PORTS_MAX);
+    if (destination_parse_port(text, strlen(text), &entry->ports[entry->port_count]) < 0)
+        return yaml_doc_fail(doc, node, err, "ports: %s: want a number from 1 to 65535",
+                             bg_quote(text, shown, sizeof shown));
+    entry->port_count++;
+    return 0;
+}
+
+static int read_ports(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    return yaml_doc_list(doc, node, "ports", read_port, owner, err);
+}
+
+static int read_protocol(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct entry *entry = owner;
+    const char *text;
+    char shown[40];
+    int r = yaml_doc_text(doc, node, "protocol", &text, err);
+    if (r < 0)
+        return r;
+    if (strcmp(text, "http") != 0 && strcmp(text, "tcp") != 0)
+        return yaml_doc_fail(doc, node, err,
+                             "protocol: %s: want http (HTTP and HTTPS) or tcp (any)",
+                             bg_quote(text, shown, sizeof shown));
+    entry->rule.tcp = strcmp(text, "tcp") == 0;
+    return 0;
+}
+
+static int read_method(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct entry *entry = owner;
+    const char *text;
+    int r = yaml_doc_text(doc, node, "methods", &text, err);
+    if (r < 0)
+        return r;
+    r = request_match_add_method(&entry->rule.match, text, err);
+    return r < 0 ? yaml_doc_prefix(doc, node, "methods", err) : 0;
+}
+
+static int read_methods(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    return yaml_doc_list(doc, node, "methods", read_method, owner, err);
+}
+
+static int read_path(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct entry *entry = owner;
+    const char *text;
+    int r = yaml_doc_text(doc, node, "paths", &text, err);
+    if (r < 0)
+        return r;
+    r = request_match_add_path(&entry->rule.match, text, err);
+    return r < 0 ? yaml_doc_prefix(doc, node, "paths", err) : 0;
+}
+
+static int read_paths(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    return yaml_doc_list(doc, node, "paths", read_path, owner, err);
+}
+
+static int read_address(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct policy_rule *rule = &((struct entry *)owner)->rule;
+    const char *text;
+    char shown[80];
+    int r = yaml_doc_text(doc, node, "addresses", &text, err);
+    if (r < 0)
+        return r;
+    if (rule->pin_count == POLICY_PINS_MAX)
+        return yaml_doc_fail(doc, node, err, "more than %d addresses", POLICY_PINS_MAX);
+    if (address_parse(text, strlen(text), &rule->pins[rule->pin_count]) < 0)
+        return yaml_doc_fail(doc, node, err, "addresses: %s is no IP address",
+                             bg_quote(text, shown, sizeof shown));
+    rule->pin_count++;
+    return 0;
+}
+
+static int read_addresses(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    return yaml_doc_list(doc, node, "addresses", read_address, owner, err);
+}
+
+static int read_place(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    static const struct {
+        const char *name;
+        enum secret_place place;
+    } places[] = {{"header", SECRET_IN_HEADER},
+                  {"basic", SECRET_IN_BASIC},
+                  {"query", SECRET_IN_QUERY},
+                  {"path", SECRET_IN_PATH}};
+    struct entry *entry = owner;
+    const char *text;
+    char shown[40];
+    int r = yaml_doc_text(doc, node, "in", &text, err);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++)
+        if (strcmp(text, places[i].name) == 0) {
+            entry->in |= places[i].place;
+            return 0;
+        }
+    return yaml_doc_fail(doc, node, err, "in: %s: want header, basic, query or path",
+                         bg_quote(text, shown, sizeof shown));
+}
+
+static int read_in(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    return yaml_doc_list(doc, node, "in", read_place, owner, err);
+}
+
+static int read_header(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct entry *entry = owner;
+    const char *text;
+    char shown[80];
+    int r = yaml_doc_text(doc, node, "headers", &text, err);
+    if (r < 0)
+        return r;
+    size_t size = strlen(text);
+    bool ok = size > 0 && size <= 64;
+    for (size_t i = 0; i < size; i++)
+        ok &= isalnum((unsigned char)text[i]) || strchr("-_.", text[i]);
+    if (!ok)
+        return yaml_doc_fail(doc, node, err, "headers: %s is no header's name",
+                             bg_quote(text, shown, sizeof shown));
+    if (entry->header_count == HEADERS_MAX)
+        return yaml_doc_fail(doc, node, err, "more than %d headers", HEADERS_MAX);
+    char **headers = reallocarray(entry->headers, entry->header_count + 1, sizeof *headers);
+    if (!headers)
+        return bg_err_errno(err, -ENOMEM, "%s", doc->name);
+    entry->headers = headers;
+    char *lower = strdup(text);
+    if (!lower)
+        return bg_err_errno(err, -ENOMEM, "%s", doc->name);
+    for (char *c = lower; *c; c++)
+        *c = (char)tolower((unsigned char)*c);
+    headers[entry->header_count++] = lower;
+    return 0;
+}
+
+static int read_headers(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    return yaml_doc_list(doc, node, "headers", read_header, owner, err);
+}
+
+/* ---- rules ---- */
+
+/* The k-th of the entry's ports for a host that has none of its own; 0: the default. */
+static int host_of(const struct entry *entry, struct yaml_doc *doc, yaml_node_t *node, size_t k,
+                   struct host_pattern *ret, struct bg_err *err)
+{
+    const char *text;
+    int r = yaml_doc_text(doc, node, "host", &text, err);
+    if (r < 0)
+        return r;
+    r = host_pattern_parse(text, strlen(text), ret, err);
+    if (r < 0) {
+        char shown[200];
+        return yaml_doc_prefix(doc, node, bg_quote(text, shown, sizeof shown), err);
+    }
+    if (entry->port_count > 0 && ret->host.port != 0)
+        return yaml_doc_fail(doc, node, err, "the host has a port, and there are ports; give one");
+    if (entry->port_count > 0)
+        ret->host.port = entry->ports[k];
+    return 0;
+}
+
+static int add_rule(struct policy_file *file, struct yaml_doc *doc, const struct entry *entry,
+                    yaml_node_t *node, size_t k, struct bg_err *err)
+{
+    struct policy_rule rule = entry->rule; /* whose heap parts are replaced by copies here */
+    rule.match = (struct request_match){0};
+    rule.text = NULL;
+    int r = host_of(entry, doc, node, k, &rule.host, err);
+    if (r < 0)
+        return r;
+    if (rule.tcp && rule.host.host.port == 0)
+        return yaml_doc_fail(doc, node, err, "protocol tcp needs a port: HOST:PORT, or ports");
+    if (rule.pin_count > 0 && rule.host.host.is_address)
+        return yaml_doc_fail(doc, node, err, "an address needs no addresses");
+    if (asprintf(&rule.text, "%s:%u %s %s", doc->name, yaml_doc_line(node),
+                 rule.action == POLICY_ALLOW ? "allow" : "deny",
+                 (const char *)node->data.scalar.value) < 0) {
+        rule.text = NULL;
+        return bg_err_errno(err, -ENOMEM, "%s", doc->name);
+    }
+    r = request_match_copy(&entry->rule.match, &rule.match);
+    r = r < 0 ? bg_err_errno(err, r, "%s", doc->name) : policy_add(&file->policy, &rule, err);
+    policy_rule_done(&rule); /* nothing is left in it if it was added */
+    return r;
+}
+
+static int read_rule(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    static const struct yaml_key keys[] = {
+        {"allow", read_allow},         {"deny", read_deny},
+        {"ports", read_ports},         {"protocol", read_protocol},
+        {"methods", read_methods},     {"paths", read_paths},
+        {"addresses", read_addresses}, {NULL, NULL}};
+    struct entry entry = {0};
+    int r = yaml_doc_mapping(doc, node, "a rule", keys, &entry, err);
+    if (r == 0 && entry.host_count == 0)
+        r = yaml_doc_fail(doc, node, err, "the rule has neither allow nor deny with a host");
+    if (r == 0 && entry.rule.tcp && !request_match_is_any(&entry.rule.match))
+        r = yaml_doc_fail(doc, node, err,
+                          "protocol tcp lets bytes pass that nobody reads: no methods or paths");
+    if (r == 0 && entry.rule.action == POLICY_DENY && entry.rule.pin_count > 0)
+        r = yaml_doc_fail(doc, node, err, "addresses are for allow");
+    for (size_t i = 0; r == 0 && i < entry.host_count; i++)
+        for (size_t k = 0; r == 0 && (k == 0 || k < entry.port_count); k++)
+            r = add_rule(owner, doc, &entry, entry.hosts[i], k, err);
+    entry_done(&entry);
+    return r;
+}
+
+static int read_rules(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    if (node->type != YAML_SEQUENCE_NODE)
+        return yaml_doc_fail(doc, node, err, "rules: want a list, each with allow or deny");
+    return yaml_doc_list(doc, node, "rules", read_rule, owner, err);
+}
+
+static int read_default(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    const char *text;
+    (void)owner;
+    int r = yaml_doc_text(doc, node, "default", &text, err);
+    if (r == 0 && strcmp(text, "deny") != 0)
+        r = yaml_doc_fail(doc, node, err, "default: only deny is possible");
+    return r;
+}
+
+static int read_network(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    static const struct yaml_key keys[] = {
+        {"default", read_default}, {"rules", read_rules}, {NULL, NULL}};
+    return yaml_doc_mapping(doc, node, "network", keys, owner, err);
+}
+
+/* ---- secrets ---- */
+
+struct secret_reader {
+    struct policy_file *file;
+    const char *name;
+};
+
+static int add_secret(struct secret_reader *reader, struct yaml_doc *doc, const struct entry *entry,
+                      yaml_node_t *node, struct bg_err *err)
+{
+    struct policy_file *file = reader->file;
+    struct policy_secret *secrets =
+        reallocarray(file->secrets, file->secret_count + 1, sizeof *secrets);
+    if (!secrets)
+        return bg_err_errno(err, -ENOMEM, "%s", doc->name);
+    file->secrets = secrets;
+    struct policy_secret *s = &secrets[file->secret_count];
+    *s = (struct policy_secret){.name = strdup(reader->name)};
+    s->rule.in = entry->in ? entry->in : SECRET_IN_DEFAULT;
+    s->rule.headers = calloc(entry->header_count + 1, sizeof *s->rule.headers);
+    file->secret_count++; /* from here on policy_file_done frees it */
+    if (!s->name || !s->rule.headers || request_match_copy(&entry->rule.match, &s->rule.match) < 0)
+        return bg_err_errno(err, -ENOMEM, "%s", doc->name);
+    for (size_t i = 0; i < entry->header_count; i++) {
+        s->rule.headers[i] = strdup(entry->headers[i]);
+        if (!s->rule.headers[i])
+            return bg_err_errno(err, -ENOMEM, "%s", doc->name);
+        s->rule.header_count++;
+    }
+    return host_of(entry, doc, node, 0, &s->rule.host, err);
+}
+
+static int read_use(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    static const struct yaml_key keys[] = {{"host", read_hosts},      {"in", read_in},
+                                           {"headers", read_headers}, {"methods", read_methods},
+                                           {"paths", read_paths},     {NULL, NULL}};
+    struct secret_reader *reader = owner;
+    struct entry entry = {0};
+    int r = yaml_doc_mapping(doc, node, "a secret's rule", keys, &entry, err);
+    if (r == 0 && entry.host_count == 0)
+        r = yaml_doc_fail(doc, node, err, "the secret's rule has no host");
+    if (r == 0 && entry.header_count > 0 && entry.in && !(entry.in & SECRET_IN_DEFAULT))
+        r = yaml_doc_fail(doc, node, err, "headers, but header is not among in");
+    for (size_t i = 0; r == 0 && i < entry.host_count; i++)
+        r = add_secret(reader, doc, &entry, entry.hosts[i], err);
+    entry_done(&entry);
+    return r;
+}
+
+static int read_secrets(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    if (node->type != YAML_MAPPING_NODE)
+        return yaml_doc_fail(doc, node, err, "secrets: want names, each with a list of rules");
+    for (yaml_node_pair_t *pair = node->data.mapping.pairs.start;
+         pair < node->data.mapping.pairs.top; pair++) {
+        yaml_node_t *key = yaml_document_get_node(&doc->document, pair->key);
+        yaml_node_t *value = yaml_document_get_node(&doc->document, pair->value);
+        struct secret_reader reader = {.file = owner};
+        char shown[80];
+        int r = yaml_doc_text(doc, key, "secrets", &reader.name, err);
+        if (r < 0)
+            return r;
+        if (!secret_name_ok(reader.name))
+            return yaml_doc_fail(doc, key, err,
+                                 "secrets: %s: a name is letters, digits and _, no digit in front",
+                                 bg_quote(reader.name, shown, sizeof shown));
+        if (value->type != YAML_SEQUENCE_NODE ||
+            value->data.sequence.items.start == value->data.sequence.items.top)
+            return yaml_doc_fail(doc, value, err,
+                                 "secrets: %s: want a list of rules, such as '- host: HOST'",
+                                 reader.name);
+        r = yaml_doc_list(doc, value, reader.name, read_use, &reader, err);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* ---- all of it ---- */
+
+void policy_file_done(struct policy_file *file)
+{
+    for (size_t i = 0; i < file->secret_count; i++) {
+        free(file->secrets[i].name);
+        secret_rule_done(&file->secrets[i].rule);
+    }
+    free(file->secrets);
+    policy_done(&file->policy);
+    *file = (struct policy_file){0};
+}
+
+int policy_file_parse(const char *name, const char *text, size_t size, struct policy_file *ret,
+                      struct bg_err *err)
+{
+    static const struct yaml_key keys[] = {
+        {"network", read_network}, {"secrets", read_secrets}, {NULL, NULL}};
+    struct yaml_doc doc;
+    struct policy_file file = {0};
+    int r = yaml_doc_parse(&doc, name, text, size, err);
+    if (r < 0)
+        return r;
+    yaml_node_t *root = yaml_doc_root(&doc);
+    if (root)
+        r = yaml_doc_mapping(&doc, root, "a policy", keys, &file, err);
+    yaml_doc_done(&doc);
+    if (r < 0)
+        policy_file_done(&file);
+    else
+        *ret = file;
+    return r;
+}

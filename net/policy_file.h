@@ -1,0 +1,34 @@
+/* A policy file: YAML (docs/policy.md). Pure.
+ *
+ *   network:
+ *     rules:
+ *       - allow: HOST[:PORT] or a list          (or deny:)
+ *         ports: [443]                          protocol: http | tcp
+ *         methods: [GET]                        paths: [/graphql]
+ *         addresses: [192.0.2.7]
+ *   secrets:
+ *     NAME:
+ *       - host: HOST[:PORT] or a list
+ *         in: [header, basic, query, path]      headers: [authorization]
+ *         methods: ...                          paths: ... */
+#pragma once
+
+#include "net/policy.h"
+#include "net/secrets.h"
+
+struct policy_secret {
+    char *name;
+    struct secret_rule rule;
+};
+
+struct policy_file {
+    struct policy policy;
+    struct policy_secret *secrets; /* owned; one for each rule, so a name may come again */
+    size_t secret_count;
+};
+
+/* name: the file's, for errors and audit. text: need not end in NUL. Errors: -EINVAL "NAME:LINE:
+ * ..." says what was expected; -E2BIG; -ENOMEM. */
+int policy_file_parse(const char *name, const char *text, size_t size, struct policy_file *ret,
+                      struct bg_err *err) BG_MUST_CHECK;
+void policy_file_done(struct policy_file *file);

@@ -1,0 +1,407 @@
+/* bellglass-policy: what `bellglass policy` runs. It only reads: a policy file, or what a sandbox
+ * has. */
+#include <fcntl.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include <jansson.h>
+
+#include "common/io.h"
+#include "common/quote.h"
+#include "common/state/sandbox.h"
+#include "net/policy_file.h"
+#include "net/yaml_doc.h"
+
+#define REFUSED 1 /* exit status of test */
+
+static const char help[] =
+    "usage: bellglass policy check FILE\n"
+    "       bellglass policy show FILE|SANDBOX [--json]\n"
+    "       bellglass policy test FILE|SANDBOX [METHOD] URL\n"
+    "\n"
+    "What sandboxes may reach, and where their secrets may go, as a file for --policy of run and "
+    "create.\n"
+    "\n"
+    "check  reads the file and says what is wrong, with its line\n"
+    "show   prints the rules in the order in which they are tried, and the secrets' rules\n"
+    "test   says what would become of a request (METHOD: GET) and which secrets may be in it; the "
+    "status\n"
+    "       is 0 if it is allowed, 1 if not. A tcp://HOST:PORT is a connection that is not HTTP\n"
+    "\n"
+    "A name with '/' or '.yaml' is a file, any other a sandbox. docs/policy.md describes the "
+    "file.\n";
+
+/* What is looked at. */
+struct subject {
+    char *text; /* of the file; owned */
+    struct policy_file file;
+};
+
+static void subject_done(struct subject *subject)
+{
+    free(subject->text);
+    policy_file_done(&subject->file);
+}
+
+static bool is_file(const char *name)
+{
+    size_t size = strlen(name);
+    return strchr(name, '/') || (size > 5 && strcmp(name + size - 5, ".yaml") == 0) ||
+           (size > 4 && strcmp(name + size - 4, ".yml") == 0);
+}
+
+static int load_file(const char *path, struct subject *subject, struct bg_err *err)
+{
+    size_t size;
+    const char *slash = strrchr(path, '/');
+    int r = bg_read_file(AT_FDCWD, path, YAML_DOC_SIZE_MAX, &subject->text, &size, err);
+    if (r < 0)
+        return r;
+    return policy_file_parse(slash ? slash + 1 : path, subject->text, size, &subject->file, err);
+}
+
+/* The rules of --allow go before those of the file, as in the proxy. */
+static int merge(const struct bg_sandbox *s, struct subject *subject, struct bg_err *err)
+{
+    struct policy policy;
+    int r = policy_init(&policy, (const char *const *)s->allow, s->allow_count, err);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; r == 0 && i < subject->file.policy.count; i++)
+        r = policy_add(&policy, &subject->file.policy.rules[i], err);
+    policy_done(&subject->file.policy);
+    subject->file.policy = policy;
+    return r;
+}
+
+static int add_secret(struct subject *subject, const struct bg_secret_use *use, const char *host,
+                      struct bg_err *err)
+{
+    struct policy_file *file = &subject->file;
+    struct policy_secret *secrets =
+        reallocarray(file->secrets, file->secret_count + 1, sizeof *secrets);
+    if (!secrets)
+        return bg_err_errno(err, -ENOMEM, "secrets");
+    file->secrets = secrets;
+    secrets[file->secret_count] = (struct policy_secret){.name = strdup(use->name)};
+    struct policy_secret *s = &secrets[file->secret_count++];
+    s->rule.in = SECRET_IN_DEFAULT;
+    if (!s->name)
+        return bg_err_errno(err, -ENOMEM, "secrets");
+    return host_pattern_parse(host, strlen(host), &s->rule.host, err);
+}
+
+static int load_sandbox(const char *name, struct subject *subject, struct bg_err *err)
+{
+    struct bg_paths paths;
+    struct bg_sandbox s = {0};
+    int r = bg_paths_init(&paths, err);
+    if (r < 0)
+        return r;
+    r = bg_sandbox_load(&paths, name, &s, err);
+    if (r == 0 && s.policy)
+        r = policy_file_parse("policy", s.policy, strlen(s.policy), &subject->file, err);
+    if (r == 0)
+        r = merge(&s, subject, err);
+    for (size_t i = 0; r == 0 && i < s.secret_count; i++)
+        for (size_t k = 0; r == 0 && k < s.secrets[i].host_count; k++)
+            r = add_secret(subject, &s.secrets[i], s.secrets[i].hosts[k], err);
+    bg_sandbox_done(&s);
+    bg_paths_done(&paths);
+    return r;
+}
+
+static int load(const char *name, struct subject *subject, struct bg_err *err)
+{
+    return is_file(name) ? load_file(name, subject, err) : load_sandbox(name, subject, err);
+}
+
+static int printed(struct bg_err *err)
+{
+    return fflush(stdout) != 0 ? bg_err_set(err, -EIO, "cannot print") : 0;
+}
+
+static int check(const char *path, struct bg_err *err)
+{
+    struct subject subject = {0};
+    int r = load_file(path, &subject, err);
+    if (r == 0)
+        (void)printf("%zu rules, %zu rules of secrets\n", subject.file.policy.count,
+                     subject.file.secret_count);
+    subject_done(&subject);
+    return r < 0 ? r : printed(err);
+}
+
+/* For `bellglass run --policy`: the names of the secrets, one a line. */
+static int print_names(const char *path, struct bg_err *err)
+{
+    struct subject subject = {0};
+    int r = load_file(path, &subject, err);
+    for (size_t i = 0; r == 0 && i < subject.file.secret_count; i++)
+        if (i == 0 || strcmp(subject.file.secrets[i].name, subject.file.secrets[i - 1].name) != 0)
+            (void)printf("%s\n", subject.file.secrets[i].name);
+    subject_done(&subject);
+    return r < 0 ? r : printed(err);
+}
+
+/* ---- show ---- */
+
+static void host_text(const struct host_pattern *host, char out[DESTINATION_TEXT_SIZE + 2])
+{
+    char text[DESTINATION_TEXT_SIZE];
+    destination_format(&host->host, 0, text);
+    size_t size = strlen(text);
+    if (host->host.port == 0 && size > 2 && strcmp(text + size - 2, ":0") == 0)
+        text[size - 2] = '\0';
+    (void)snprintf(out, DESTINATION_TEXT_SIZE + 2, "%s%s",
+                   host->kind == HOST_PATTERN_SUFFIX ? "*." : "", text);
+}
+
+static json_t *texts_json(char *const *texts, size_t count)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; array && i < count; i++)
+        (void)json_array_append_new(array, json_string(texts[i])); /* seen as a lack below */
+    return array && json_array_size(array) == count ? array : (json_decref(array), NULL);
+}
+
+static const char *const place_names[] = {"header", "basic", "query", "path"};
+
+static json_t *places_json(unsigned in)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; array && i < 4; i++)
+        if (in >> i & 1)
+            (void)json_array_append_new(array, json_string(place_names[i]));
+    return array;
+}
+
+static json_t *rule_json(const struct policy_rule *rule)
+{
+    char host[DESTINATION_TEXT_SIZE + 2];
+    host_text(&rule->host, host);
+    json_t *addresses = json_array();
+    for (size_t i = 0; addresses && i < rule->pin_count; i++) {
+        char address[ADDRESS_TEXT_SIZE];
+        address_format(&rule->pins[i], address);
+        (void)json_array_append_new(addresses, json_string(address));
+    }
+    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o}", "rule", rule->text, "action",
+                     rule->action == POLICY_ALLOW ? "allow" : "deny", "host", host, "protocol",
+                     rule->tcp ? "tcp" : "http", "methods",
+                     texts_json(rule->match.methods, rule->match.method_count), "paths",
+                     texts_json(rule->match.paths, rule->match.path_count), "addresses", addresses);
+}
+
+static json_t *secret_json(const struct policy_secret *secret)
+{
+    char host[DESTINATION_TEXT_SIZE + 2];
+    const struct secret_rule *rule = &secret->rule;
+    host_text(&rule->host, host);
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o}", "name", secret->name, "host", host, "in",
+                     places_json(rule->in), "headers",
+                     texts_json(rule->headers, rule->header_count), "methods",
+                     texts_json(rule->match.methods, rule->match.method_count), "paths",
+                     texts_json(rule->match.paths, rule->match.path_count));
+}
+
+static int show_json(const struct policy_file *file, struct bg_err *err)
+{
+    json_auto_t *rules = json_array(), *secrets = json_array();
+    bool ok = rules && secrets;
+    for (size_t i = 0; ok && i < file->policy.count; i++)
+        ok = json_array_append_new(rules, rule_json(&file->policy.rules[i])) == 0;
+    for (size_t i = 0; ok && i < file->secret_count; i++)
+        ok = json_array_append_new(secrets, secret_json(&file->secrets[i])) == 0;
+    json_auto_t *all = ok ? json_pack("{s:O, s:O}", "rules", rules, "secrets", secrets) : NULL;
+    if (!all)
+        return bg_err_errno(err, -ENOMEM, "output");
+    (void)json_dumpf(all, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII);
+    (void)putchar('\n');
+    return printed(err);
+}
+
+static void show_texts(const char *what, char *const *texts, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        (void)printf("%s%s", i == 0 ? what : ",", texts[i]);
+}
+
+static void show_places(unsigned in)
+{
+    const char *before = "";
+    for (size_t i = 0; i < 4; i++)
+        if (in >> i & 1) {
+            (void)printf("%s%s", before, place_names[i]);
+            before = ",";
+        }
+}
+
+static void show_lines(const struct policy_file *file)
+{
+    char host[DESTINATION_TEXT_SIZE + 2];
+    for (size_t i = 0; i < file->policy.count; i++) {
+        const struct policy_rule *rule = &file->policy.rules[i];
+        host_text(&rule->host, host);
+        (void)printf("%-6s %s", rule->action == POLICY_ALLOW ? "allow" : "deny", host);
+        show_texts("  ", rule->match.methods, rule->match.method_count);
+        show_texts("  ", rule->match.paths, rule->match.path_count);
+        for (size_t k = 0; k < rule->pin_count; k++) {
+            char address[ADDRESS_TEXT_SIZE];
+            address_format(&rule->pins[k], address);
+            (void)printf("%s%s", k == 0 ? "  at " : ",", address);
+        }
+        (void)printf("%s\n", rule->tcp ? "  any protocol" : "");
+    }
+    (void)printf("deny   all else\n");
+    for (size_t i = 0; i < file->secret_count; i++) {
+        const struct secret_rule *rule = &file->secrets[i].rule;
+        host_text(&rule->host, host);
+        (void)printf("secret %s  %s  in ", file->secrets[i].name, host);
+        show_places(rule->in);
+        show_texts("  headers ", rule->headers, rule->header_count);
+        show_texts("  ", rule->match.methods, rule->match.method_count);
+        show_texts("  ", rule->match.paths, rule->match.path_count);
+        (void)printf("\n");
+    }
+}
+
+static int show(const char *name, bool json, struct bg_err *err)
+{
+    struct subject subject = {0};
+    int r = load(name, &subject, err);
+    if (r == 0 && json)
+        r = show_json(&subject.file, err);
+    else if (r == 0)
+        show_lines(&subject.file);
+    subject_done(&subject);
+    return r < 0 ? r : printed(err);
+}
+
+/* ---- test ---- */
+
+struct url {
+    bool tcp, tls;
+    struct destination to;
+    struct slice target;
+};
+
+static int parse_url(const char *text, struct url *ret, struct bg_err *err)
+{
+    static const struct {
+        const char *prefix;
+        uint16_t port;
+    } schemes[] = {{"http://", 80}, {"https://", 443}, {"tcp://", 0}};
+    char shown[200];
+    for (size_t i = 0; i < 3; i++) {
+        size_t prefix = strlen(schemes[i].prefix);
+        if (strncasecmp(text, schemes[i].prefix, prefix) != 0)
+            continue;
+        const char *host = text + prefix;
+        size_t size = strcspn(host, "/?#");
+        struct url url = {.tcp = i == 2, .tls = i == 1};
+        int r = destination_parse(host, size, schemes[i].port, &url.to, err);
+        if (r < 0)
+            return bg_err_prefix(err, "%s", bg_quote(text, shown, sizeof shown));
+        if (url.to.port == 0)
+            return bg_err_set(err, -EINVAL, "%s: want a port", bg_quote(text, shown, sizeof shown));
+        url.target = (struct slice){host + size, strcspn(host + size, "#")};
+        if (url.target.size == 0)
+            url.target = (struct slice){"/", 1};
+        *ret = url;
+        return 0;
+    }
+    return bg_err_set(err, -EINVAL, "%s: want http://, https:// or tcp://",
+                      bg_quote(text, shown, sizeof shown));
+}
+
+static void test_secrets(const struct policy_file *file, const struct url *url, struct slice method)
+{
+    struct buffer path = buffer_init(3 * url->target.size + 1);
+    bool clear = request_path_normalize(url->target, &path) == 0;
+    for (size_t i = 0; i < file->secret_count && url->tls; i++) {
+        const struct secret_rule *rule = &file->secrets[i].rule;
+        uint16_t port = rule->host.host.port;
+        if (!host_pattern_matches(&rule->host, &url->to) || (port != 0 && port != url->to.port) ||
+            (rule->match.path_count > 0 && !clear) ||
+            !request_match_covers(&rule->match, method, &path))
+            continue;
+        (void)printf("secret %s in ", file->secrets[i].name);
+        show_places(rule->in);
+        show_texts("  headers ", rule->headers, rule->header_count);
+        (void)printf("\n");
+    }
+    buffer_reset(&path);
+}
+
+static int test(const char *name, const char *method, const char *text, int *ret_status,
+                struct bg_err *err)
+{
+    static const char *const why[] = {
+        [POLICY_NO_HOST] = "no rule allows anything there",
+        [POLICY_NO_REQUEST] = "the rules there allow other requests",
+        [POLICY_UNCLEAR_PATH] = "the path has several readings, and rules there look at paths"};
+    struct subject subject = {0};
+    struct url url;
+    int r = parse_url(text, &url, err);
+    if (r == 0)
+        r = load(name, &subject, err);
+    if (r == 0) {
+        const struct policy *policy = &subject.file.policy;
+        const struct policy_rule *rule = policy_find(policy, &url.to);
+        const struct slice m = {method, strlen(method)};
+        enum policy_verdict verdict = rule && rule->tcp ? POLICY_ALLOWED : POLICY_NO_HOST;
+        if (!url.tcp)
+            verdict = policy_decide(policy, &url.to, m, url.target, &rule);
+        *ret_status = verdict == POLICY_ALLOWED ? 0 : REFUSED;
+        if (verdict == POLICY_ALLOWED || verdict == POLICY_DENIED)
+            (void)printf("%s: %s\n", verdict == POLICY_ALLOWED ? "allowed" : "refused", rule->text);
+        else
+            (void)printf("refused: %s\n", why[verdict]);
+        if (verdict == POLICY_ALLOWED)
+            test_secrets(&subject.file, &url, m);
+        r = printed(err);
+    }
+    subject_done(&subject);
+    return r;
+}
+
+static int run(char *const *words, int count, bool json, int *ret_status, struct bg_err *err)
+{
+    const char *verb = count > 0 ? words[0] : "";
+    if (strcmp(verb, "check") == 0 && count == 2 && !json)
+        return check(words[1], err);
+    if (strcmp(verb, "names") == 0 && count == 2 && !json)
+        return print_names(words[1], err);
+    if (strcmp(verb, "show") == 0 && count == 2)
+        return show(words[1], json, err);
+    if (strcmp(verb, "test") == 0 && (count == 3 || count == 4) && !json)
+        return test(words[1], count == 4 ? words[2] : "GET", words[count - 1], ret_status, err);
+    return bg_err_set(err, -EINVAL,
+                      "policy: want check FILE, show FILE|SANDBOX or test FILE|SANDBOX URL; see "
+                      "bellglass policy --help");
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option longs[] = {
+        {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {0}};
+    struct bg_err err = {0};
+    bool json = false, wants_help = false;
+    int r = 0, status = 0;
+    for (int option; (option = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
+        json |= option == 'j';
+        wants_help |= option == 'h';
+        if (option == '?')
+            r = bg_err_set(&err, -EINVAL, "policy: see bellglass policy --help");
+    }
+    if (r == 0 && wants_help)
+        r = fputs(help, stdout) < 0 || fflush(stdout) != 0 ? -EIO : 0;
+    else if (r == 0)
+        r = run(argv + optind, argc - optind, json, &status, &err);
+    if (r < 0)
+        (void)fprintf(stderr, "bellglass: %s\n", err.text);
+    return r < 0 ? 125 : status;
+}

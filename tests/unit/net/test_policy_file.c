@@ -1,0 +1,209 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "net/policy_file.h"
+
+static int parse(const char *text, struct policy_file *ret, struct bg_err *err)
+{
+    return policy_file_parse("p.yaml", text, strlen(text), ret, err);
+}
+
+static const char policy[] = "network:\n"
+                             "  default: deny\n"
+                             "  rules:\n"
+                             "    - deny: api.github.com\n"
+                             "      methods: [DELETE]\n"
+                             "    - allow: api.github.com\n"
+                             "      methods: [GET, POST]\n"
+                             "      paths: [/repos/acme/**, /graphql]\n"
+                             "    - allow: ['*.pypi.org', pypi.org]\n"
+                             "      ports: [443, 8443]\n"
+                             "      methods: GET\n"
+                             "    - allow: db.internal:5432\n"
+                             "      protocol: tcp\n"
+                             "      addresses: [10.0.3.7]\n"
+                             "    - deny: bad.example.org\n"
+                             "    - allow: '*.example.org'\n";
+
+static void decides_by_request(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *to, *method, *target;
+        enum policy_verdict verdict;
+        const char *rule;
+    } rows[] = {
+        {"api.github.com:443", "GET", "/graphql", POLICY_ALLOWED, "p.yaml:6 allow api.github.com"},
+        {"api.github.com:443", "GET", "/graphql?x=1", POLICY_ALLOWED,
+         "p.yaml:6 allow api.github.com"},
+        {"api.github.com:80", "POST", "/repos/acme/x/y", POLICY_ALLOWED,
+         "p.yaml:6 allow api.github.com"},
+        {"api.github.com:443", "PUT", "/graphql", POLICY_NO_REQUEST, NULL},
+        {"api.github.com:443", "GET", "/user", POLICY_NO_REQUEST, NULL},
+        {"api.github.com:443", "GET", "/repos/acme/../evil", POLICY_UNCLEAR_PATH, NULL},
+        {"api.github.com:443", "DELETE", "/graphql", POLICY_DENIED, "p.yaml:4 deny api.github.com"},
+        {"api.github.com:8443", "GET", "/graphql", POLICY_NO_HOST, NULL},
+        {"files.pypi.org:443", "GET", "/a/../b", POLICY_ALLOWED, "p.yaml:9 allow *.pypi.org"},
+        {"pypi.org:8443", "GET", "/", POLICY_ALLOWED, "p.yaml:9 allow pypi.org"},
+        {"pypi.org:80", "GET", "/", POLICY_NO_HOST, NULL},
+        {"pypi.org:443", "POST", "/", POLICY_NO_REQUEST, NULL},
+        {"bad.example.org:443", "GET", "/", POLICY_DENIED, "p.yaml:15 deny bad.example.org"},
+        {"good.example.org:443", "GET", "/", POLICY_ALLOWED, "p.yaml:16 allow *.example.org"},
+        {"other.test:443", "GET", "/", POLICY_NO_HOST, NULL},
+    };
+    struct policy_file file;
+    struct bg_err err;
+    if (parse(policy, &file, &err) < 0)
+        fail_msg("%s", err.text);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct destination to;
+        const struct policy_rule *rule;
+        assert_int_equal(destination_parse(rows[i].to, strlen(rows[i].to), 0, &to, NULL), 0);
+        enum policy_verdict verdict =
+            policy_decide(&file.policy, &to, (struct slice){rows[i].method, strlen(rows[i].method)},
+                          (struct slice){rows[i].target, strlen(rows[i].target)}, &rule);
+        if (verdict != rows[i].verdict ||
+            strcmp(rule ? rule->text : "", rows[i].rule ? rows[i].rule : "") != 0)
+            fail_msg("%s %s %s: %d %s", rows[i].method, rows[i].to, rows[i].target, (int)verdict,
+                     rule ? rule->text : "-");
+    }
+    policy_file_done(&file);
+}
+
+static void decides_by_connection(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *to;
+        bool allowed, tcp;
+    } rows[] = {
+        {"api.github.com:443", true, false},   {"pypi.org:443", true, false},
+        {"db.internal:5432", true, true},      {"db.internal:443", false, false},
+        {"bad.example.org:443", false, false}, {"a.example.org:443", true, false},
+    };
+    struct policy_file file;
+    assert_int_equal(parse(policy, &file, NULL), 0);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct destination to;
+        assert_int_equal(destination_parse(rows[i].to, strlen(rows[i].to), 0, &to, NULL), 0);
+        const struct policy_rule *rule = policy_find(&file.policy, &to);
+        if ((rule != NULL) != rows[i].allowed || (rule && rule->tcp != rows[i].tcp))
+            fail_msg("%s", rows[i].to);
+    }
+    policy_file_done(&file);
+}
+
+static void reads_secrets(void **state)
+{
+    (void)state;
+    static const char text[] = "secrets:\n"
+                               "  TOKEN:\n"
+                               "    - host: [api.github.com, '*.githubusercontent.com:443']\n"
+                               "      in: [query, header]\n"
+                               "      headers: Authorization\n"
+                               "      paths: [/repos/**]\n"
+                               "    - host: other.org\n"
+                               "  K2:\n"
+                               "    - host: other.org\n";
+    struct policy_file file;
+    struct bg_err err;
+    if (parse(text, &file, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(file.policy.count, 0);
+    assert_int_equal(file.secret_count, 4);
+    assert_string_equal(file.secrets[1].name, "TOKEN");
+    assert_int_equal(file.secrets[1].rule.in, SECRET_IN_QUERY | SECRET_IN_HEADER);
+    assert_string_equal(file.secrets[1].rule.headers[0], "authorization");
+    assert_int_equal(file.secrets[1].rule.host.host.port, 443);
+    assert_int_equal(file.secrets[1].rule.match.path_count, 1);
+    assert_int_equal(file.secrets[2].rule.in, SECRET_IN_DEFAULT);
+    assert_string_equal(file.secrets[3].name, "K2");
+    policy_file_done(&file);
+}
+
+static void takes_an_empty_one(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"", "# nothing\n", "network:\n  rules: []\n", "{}"};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        struct policy_file file;
+        assert_int_equal(parse(texts[i], &file, NULL), 0);
+        assert_int_equal(file.policy.count, 0);
+        policy_file_done(&file);
+    }
+}
+
+static void says_what_is_wrong_and_where(void **state)
+{
+    (void)state;
+#define RULES "network:\n  rules:\n"
+    static const struct {
+        const char *text, *error;
+    } rows[] = {
+        {"network:\n  ruls: []\n", "p.yaml:2: 'ruls' is no key of network; did you mean 'rules'?"},
+        {"nets: {}\n", "p.yaml:1: 'nets' is no key of a policy, which has: network, secrets"},
+        {RULES "    - alow: a.org\n",
+         "p.yaml:3: 'alow' is no key of a rule; did you mean 'allow'?"},
+        {RULES "    - methods: [GET]\n", "p.yaml:3: the rule has neither"},
+        {RULES "    - allow: a.org\n      deny: b.org\n", "p.yaml:4: both allow and deny"},
+        {RULES "    - allow: a.org\n      allow: b.org\n", "p.yaml:4: 'allow' is there twice"},
+        {RULES "    - allow: a.org\n    - allow: [b.org,\n        a..b]\n", "p.yaml:5: 'a..b': "},
+        {RULES "    - allow: '*'\n", "p.yaml:3: '*': "},
+        {RULES "    - allow: a.org:1\n      ports: 2\n", "p.yaml:3: the host has a port"},
+        {RULES "    - allow: a.org\n      ports: [70000]\n", "p.yaml:4: ports: '70000': want"},
+        {RULES "    - allow: a.org\n      protocol: udp\n", "p.yaml:4: protocol: 'udp': want http"},
+        {RULES "    - allow: a.org\n      protocol: tcp\n", "p.yaml:3: protocol tcp needs a port"},
+        {RULES "    - allow: a.org:1\n      protocol: tcp\n      methods: [GET]\n",
+         "p.yaml:3: protocol tcp lets bytes pass"},
+        {RULES "    - allow: a.org\n      methods: get\n", "p.yaml:4: methods: 'get': a method"},
+        {RULES "    - allow: a.org\n      paths: [x]\n", "p.yaml:4: paths: 'x': a path"},
+        {RULES "    - allow: a.org\n      addresses: x\n", "p.yaml:4: addresses: 'x' is no IP"},
+        {RULES "    - allow: 1.2.3.4\n      addresses: 1.2.3.4\n", "p.yaml:3: an address needs no"},
+        {RULES "    - deny: a.org\n      addresses: 1.2.3.4\n",
+         "p.yaml:3: addresses are for allow"},
+        {RULES "    - allow: {a: b}\n", "p.yaml:3: allow: want a value or a list"},
+        {RULES "    - allow: [[a]]\n", "p.yaml:3: host: want a single value"},
+        {"network:\n  rules: x\n", "p.yaml:2: rules: want a list"},
+        {"network:\n  default: allow\n", "p.yaml:2: default: only deny"},
+        {"secrets:\n  1X:\n    - host: a\n", "p.yaml:2: secrets: '1X': a name"},
+        {"secrets:\n  X: a.org\n", "p.yaml:2: secrets: X: want a list"},
+        {"secrets:\n  X: []\n", "p.yaml:2: secrets: X: want a list"},
+        {"secrets:\n  X:\n    - in: header\n", "p.yaml:3: the secret's rule has no host"},
+        {"secrets:\n  X:\n    - host: a\n      in: body\n", "p.yaml:4: in: 'body': want header"},
+        {"secrets:\n  X:\n    - host: a\n      headers: 'a b'\n", "p.yaml:4: headers: 'a b' is no"},
+        {"secrets:\n  X:\n    - host: a\n      in: query\n      headers: a\n",
+         "p.yaml:3: headers, but"},
+        {"- a\n", "p.yaml:1: want the keys of a policy"},
+        {"a: &x b\nc: *x\n", "p.yaml:2: aliases are not possible"},
+        {"a: b\n---\nc: d\n", "p.yaml:2: a second document"},
+        {"a: [\n", "p.yaml:2: "},
+        {"a: \"b\\0\"\n", "p.yaml:1: 'a' is no key"},
+        {RULES "    - allow: \"a\\0b\"\n", "p.yaml:3: host: a NUL"},
+        {"\xff\n", "p.yaml:1: "},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct policy_file file;
+        struct bg_err err = {0};
+        int r = parse(rows[i].text, &file, &err);
+        if (r != -EINVAL || strncmp(err.text, rows[i].error, strlen(rows[i].error)) != 0)
+            fail_msg("%s\nis: %d %s\nnot: %s", rows[i].text, r, err.text, rows[i].error);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(decides_by_request),
+        cmocka_unit_test(decides_by_connection),
+        cmocka_unit_test(reads_secrets),
+        cmocka_unit_test(takes_an_empty_one),
+        cmocka_unit_test(says_what_is_wrong_and_where),
+    };
+    return cmocka_run_group_tests_name("net-policy-file", tests, NULL, NULL);
+}
