@@ -160,13 +160,13 @@ def end_tls(connection):
 
 
 def read_exactly(connection, size):
-    data = b""
+    data = bytearray()  # and not one buffer of that size for each record
     while len(data) < size:
-        more = connection.recv(size - len(data))
+        more = connection.recv(min(size - len(data), 65536))
         if not more:
             break
         data += more
-    return data
+    return bytes(data)
 
 
 def read_to_end(connection):
