@@ -233,6 +233,32 @@ static enum conn_step refuse_request(struct conn *conn, enum policy_verdict verd
     return fail(conn, &failure);
 }
 
+/* Counts the request against its rule. Returns false with *ret filled if the rule's limits forbid
+ * it. */
+static bool spend(struct conn *conn, struct failure *ret)
+{
+    struct exchange *ex = &conn->exchange;
+    const struct http_head *head = &ex->request.head;
+    if (head->framing == HTTP_LENGTH && head->length > ex->rule->body_max) {
+        *ret = (struct failure){AUDIT_DENY, "body-too-large", 413,
+                                "the body is larger than this sandbox's rules allow there"};
+        return false;
+    }
+    switch (policy_spend(ex->rule, uv_now(conn->engine->loop))) {
+    case POLICY_SPENT:
+        return true;
+    case POLICY_TOO_FAST:
+        *ret = (struct failure){AUDIT_DENY, "rate-exceeded", 429,
+                                "more requests than this sandbox's rules allow there in that time"};
+        return false;
+    case POLICY_USED_UP:
+        *ret = (struct failure){AUDIT_DENY, "requests-used-up", 403,
+                                "the requests that this sandbox's rules allow there are used up"};
+        return false;
+    }
+    return false;
+}
+
 static enum conn_step answer_connect(struct conn *conn)
 {
     struct exchange *ex = &conn->exchange;
@@ -269,6 +295,12 @@ static int write_head(struct conn *conn, struct failure *ret, struct bg_err *err
     if (!buffer_ok(&ex->head)) {
         *ret = (struct failure){AUDIT_DENY, "head-too-large", 431, err->text};
         return bg_err_set(err, -EPROTO, "the request's head is too large with its secrets");
+    }
+    if (conn->engine->opts.policy->strict && (ex->use.not_approved || ex->use.unknown)) {
+        *ret = (struct failure){AUDIT_DENY, "placeholder-not-approved", 403, err->text};
+        return bg_err_set(err, -EPROTO,
+                          "a placeholder stands where its secret may not go, and this sandbox's "
+                          "rules are strict");
     }
     if (ex->use.valueless) {
         size_t i = (size_t)__builtin_ctzll(ex->use.valueless);
@@ -354,7 +386,7 @@ static enum conn_step request_read(struct conn *conn)
     if (ex->route.is_connect)
         return answer_connect(conn);
     struct failure failure;
-    if (write_head(conn, &failure, &err) < 0)
+    if (!spend(conn, &failure) || write_head(conn, &failure, &err) < 0)
         return fail(conn, &failure);
     if (!upstream_fits(conn))
         return start_dial(conn);
@@ -488,6 +520,11 @@ static bool forward_request(struct conn *conn, struct bg_err *err)
         ssize_t used = http_reader_feed(&ex->request, bytes, (size_t)n, err);
         if (used < 0)
             return false;
+        if (ex->bytes_up > ex->rule->body_max) { /* in chunks, without a length to tell before */
+            (void)bg_err_set(err, -EMSGSIZE,
+                             "the body is larger than this sandbox's rules allow there");
+            return false;
+        }
         conn_unread_guest(conn, bytes + used, (size_t)(n - used));
         if (ex->request.state == HTTP_READER_DONE && ex->request.head.framing == HTTP_CHUNKED)
             http_forward_last_chunk(channel_out(conn->upstream));
@@ -677,6 +714,8 @@ static enum conn_step forward(struct conn *conn)
     struct bg_err err;
     if (!forward_request(conn, &err)) {
         struct failure failure = {AUDIT_DENY, "bad-request", 400, err.text};
+        if (err.code == -EMSGSIZE)
+            failure = (struct failure){AUDIT_DENY, "body-too-large", 413, err.text};
         return fail(conn, &failure);
     }
     if (forward_response(conn, &err) < 0) {

@@ -169,10 +169,14 @@ const char *http_status_text(int status)
         return "405 Method Not Allowed";
     case 408:
         return "408 Request Timeout";
+    case 413:
+        return "413 Content Too Large";
     case 417:
         return "417 Expectation Failed";
     case 421:
         return "421 Misdirected Request";
+    case 429:
+        return "429 Too Many Requests";
     case 431:
         return "431 Request Header Fields Too Large";
     case 501:

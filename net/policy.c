@@ -56,7 +56,7 @@ static int parse_pins(const char *text, struct policy_rule *rule, struct bg_err 
 
 int policy_rule_parse(const char *text, struct policy_rule *ret, struct bg_err *err)
 {
-    struct policy_rule rule = {0};
+    struct policy_rule rule = {.body_max = UINT64_MAX};
     size_t size = strcspn(text, "=");
     int r = host_pattern_parse(text, size, &rule.host, err);
     if (r == 0 && text[size] == '=') {
@@ -82,6 +82,8 @@ void policy_rule_done(struct policy_rule *rule)
 {
     free(rule->text);
     request_match_done(&rule->match);
+    if (rule->meter && --rule->meter->owners == 0)
+        free(rule->meter);
     *rule = (struct policy_rule){0};
 }
 
@@ -144,6 +146,29 @@ const struct policy_rule *policy_find(const struct policy *policy,
             return NULL;
     }
     return NULL;
+}
+
+enum policy_spending policy_spend(const struct policy_rule *rule, uint64_t now_ms)
+{
+    struct policy_meter *m = rule->meter;
+    if (!m)
+        return POLICY_SPENT;
+    if (m->requests_max > 0 && m->spent >= m->requests_max)
+        return POLICY_USED_UP;
+    if (m->rate > 0) {
+        uint64_t full = m->rate * m->per_ms, gone = now_ms - m->filled_ms;
+        bool first = m->spent == 0 && m->filled_ms == 0;
+        if (first || gone >= m->per_ms || m->tokens + gone * m->rate >= full)
+            m->tokens = full;
+        else
+            m->tokens += gone * m->rate;
+        m->filled_ms = now_ms;
+        if (m->tokens < m->per_ms)
+            return POLICY_TOO_FAST;
+        m->tokens -= m->per_ms;
+    }
+    m->spent++;
+    return POLICY_SPENT;
 }
 
 static bool asks_for_paths(const struct policy *policy, const struct destination *to)

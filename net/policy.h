@@ -34,12 +34,23 @@ bool host_pattern_matches(const struct host_pattern *pattern,
 
 enum policy_action { POLICY_ALLOW, POLICY_DENY };
 
+/* How much a rule of a policy file allows, and how much of that is gone. All its hosts share one.
+ */
+struct policy_meter {
+    unsigned owners;                   /* rules that point to it */
+    uint64_t rate, per_ms;             /* requests in that time, at once if need be; rate 0: any */
+    uint64_t requests_max;             /* in all; 0: any */
+    uint64_t spent, tokens, filled_ms; /* tokens: left at filled_ms, times per_ms */
+};
+
 struct policy_rule {
     char *text; /* as written, or "FILE:LINE allow HOST"; owned */
     enum policy_action action;
     struct host_pattern host; /* its port is one of the rule's; 0: 80 and 443 */
     bool tcp;                 /* protocols other than HTTP and TLS pass */
     struct request_match match;
+    uint64_t body_max;          /* of a request, in bytes; UINT64_MAX: any */
+    struct policy_meter *meter; /* shared; NULL: no limits */
     struct address pins[POLICY_PINS_MAX];
     size_t pin_count;
 };
@@ -47,7 +58,13 @@ struct policy_rule {
 struct policy {
     struct policy_rule *rules; /* owned */
     size_t count;
+    bool strict; /* requests with placeholders where their secrets may not go are refused */
 };
+
+enum policy_spending { POLICY_SPENT, POLICY_TOO_FAST, POLICY_USED_UP };
+
+/* Counts a request that the rule allows; now_ms: of a clock that only goes forward. */
+enum policy_spending policy_spend(const struct policy_rule *rule, uint64_t now_ms);
 
 /* Reads count rules. Errors: -EINVAL names the rule that is wrong; -E2BIG too many; -ENOMEM. */
 int policy_init(struct policy *policy, const char *const *texts, size_t count,

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/checked.h"
 #include "common/limits.h"
 #include "common/quote.h"
 #include "net/yaml_doc.h"
@@ -12,6 +13,7 @@
 #define HOSTS_MAX   64
 #define PORTS_MAX   16
 #define HEADERS_MAX 16
+#define RATE_MAX    1000000
 
 /* One entry of a list of rules while it is read; for a secret too. */
 struct entry {
@@ -21,6 +23,7 @@ struct entry {
     size_t port_count;
     struct policy_rule rule; /* what all hosts have in common */
     bool acts;               /* allow or deny was there */
+    struct policy_meter meter;
     unsigned in;
     char **headers;
     size_t header_count;
@@ -162,6 +165,54 @@ static int read_addresses(void *owner, struct yaml_doc *doc, yaml_node_t *node, 
     return yaml_doc_list(doc, node, "addresses", read_address, owner, err);
 }
 
+/* N/s, N/min, N/h or N/day */
+static int read_rate(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    static const struct {
+        const char *name;
+        uint64_t ms;
+    } units[] = {{"/s", 1000}, {"/min", 60000}, {"/h", 3600000}, {"/day", 86400000}};
+    struct policy_meter *meter = &((struct entry *)owner)->meter;
+    const char *text;
+    char shown[40], number[16];
+    int r = yaml_doc_text(doc, node, "rate", &text, err);
+    if (r < 0)
+        return r;
+    size_t size = strcspn(text, "/");
+    (void)snprintf(number, sizeof number, "%.*s", (int)(size < 15 ? size : 15), text);
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+        if (strcmp(text + size, units[i].name) == 0)
+            meter->per_ms = units[i].ms;
+    if (meter->per_ms == 0 || bg_parse_u64(number, 1, RATE_MAX, &meter->rate) < 0)
+        return yaml_doc_fail(doc, node, err, "rate: %s: want N/s, N/min, N/h or N/day",
+                             bg_quote(text, shown, sizeof shown));
+    return 0;
+}
+
+static int read_requests(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct entry *entry = owner;
+    const char *text;
+    char shown[40];
+    int r = yaml_doc_text(doc, node, "requests", &text, err);
+    if (r == 0 && bg_parse_u64(text, 1, INT64_MAX, &entry->meter.requests_max) < 0)
+        r = yaml_doc_fail(doc, node, err, "requests: %s: want a number from 1 on",
+                          bg_quote(text, shown, sizeof shown));
+    return r;
+}
+
+static int read_max_body(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct entry *entry = owner;
+    const char *text;
+    char shown[40];
+    int r = yaml_doc_text(doc, node, "max_body", &text, err);
+    if (r == 0 && bg_parse_bytes(text, 0, INT64_MAX, &entry->rule.body_max) < 0)
+        r = yaml_doc_fail(doc, node, err, "max_body: %s: want a size such as 0, 64K or 10M",
+                          bg_quote(text, shown, sizeof shown));
+    return r;
+}
+
 static int read_place(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
     static const struct {
@@ -253,6 +304,7 @@ static int add_rule(struct policy_file *file, struct yaml_doc *doc, const struct
 {
     struct policy_rule rule = entry->rule; /* whose heap parts are replaced by copies here */
     rule.match = (struct request_match){0};
+    rule.meter = NULL;
     rule.text = NULL;
     int r = host_of(entry, doc, node, k, &rule.host, err);
     if (r < 0)
@@ -267,28 +319,64 @@ static int add_rule(struct policy_file *file, struct yaml_doc *doc, const struct
         rule.text = NULL;
         return bg_err_errno(err, -ENOMEM, "%s", doc->name);
     }
+    rule.meter = entry->rule.meter;
+    if (rule.meter)
+        rule.meter->owners++;
     r = request_match_copy(&entry->rule.match, &rule.match);
     r = r < 0 ? bg_err_errno(err, r, "%s", doc->name) : policy_add(&file->policy, &rule, err);
     policy_rule_done(&rule); /* nothing is left in it if it was added */
     return r;
 }
 
+static bool has_conditions(const struct entry *entry)
+{
+    return !request_match_is_any(&entry->rule.match) || entry->meter.rate > 0 ||
+           entry->meter.requests_max > 0 || entry->rule.body_max != UINT64_MAX;
+}
+
+/* What only the whole rule can tell. */
+static int check_rule(const struct entry *entry, const struct yaml_doc *doc,
+                      const yaml_node_t *node, struct bg_err *err)
+{
+    bool limits = entry->meter.rate > 0 || entry->meter.requests_max > 0 ||
+                  entry->rule.body_max != UINT64_MAX;
+    if (entry->host_count == 0)
+        return yaml_doc_fail(doc, node, err, "the rule has neither allow nor deny with a host");
+    if (entry->rule.tcp && has_conditions(entry))
+        return yaml_doc_fail(
+            doc, node, err,
+            "protocol tcp lets bytes pass that nobody reads: no methods, paths or limits");
+    if (entry->rule.action == POLICY_DENY && (limits || entry->rule.pin_count > 0))
+        return yaml_doc_fail(doc, node, err, "addresses and limits are for allow");
+    return 0;
+}
+
 static int read_rule(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
-    static const struct yaml_key keys[] = {
-        {"allow", read_allow},         {"deny", read_deny},
-        {"ports", read_ports},         {"protocol", read_protocol},
-        {"methods", read_methods},     {"paths", read_paths},
-        {"addresses", read_addresses}, {NULL, NULL}};
-    struct entry entry = {0};
+    static const struct yaml_key keys[] = {{"allow", read_allow},
+                                           {"deny", read_deny},
+                                           {"ports", read_ports},
+                                           {"protocol", read_protocol},
+                                           {"methods", read_methods},
+                                           {"paths", read_paths},
+                                           {"addresses", read_addresses},
+                                           {"rate", read_rate},
+                                           {"requests", read_requests},
+                                           {"max_body", read_max_body},
+                                           {NULL, NULL}};
+    struct entry entry = {.rule = {.body_max = UINT64_MAX}};
     int r = yaml_doc_mapping(doc, node, "a rule", keys, &entry, err);
-    if (r == 0 && entry.host_count == 0)
-        r = yaml_doc_fail(doc, node, err, "the rule has neither allow nor deny with a host");
-    if (r == 0 && entry.rule.tcp && !request_match_is_any(&entry.rule.match))
-        r = yaml_doc_fail(doc, node, err,
-                          "protocol tcp lets bytes pass that nobody reads: no methods or paths");
-    if (r == 0 && entry.rule.action == POLICY_DENY && entry.rule.pin_count > 0)
-        r = yaml_doc_fail(doc, node, err, "addresses are for allow");
+    if (r == 0)
+        r = check_rule(&entry, doc, node, err);
+    if (r == 0 && (entry.meter.rate > 0 || entry.meter.requests_max > 0)) {
+        entry.rule.meter = malloc(sizeof *entry.rule.meter);
+        if (entry.rule.meter) {
+            *entry.rule.meter = entry.meter;
+            entry.rule.meter->owners = 1;
+        } else {
+            r = bg_err_errno(err, -ENOMEM, "%s", doc->name);
+        }
+    }
     for (size_t i = 0; r == 0 && i < entry.host_count; i++)
         for (size_t k = 0; r == 0 && (k == 0 || k < entry.port_count); k++)
             r = add_rule(owner, doc, &entry, entry.hosts[i], k, err);
@@ -313,10 +401,22 @@ static int read_default(void *owner, struct yaml_doc *doc, yaml_node_t *node, st
     return r;
 }
 
+static int read_strict(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct policy_file *file = owner;
+    const char *text;
+    int r = yaml_doc_text(doc, node, "strict", &text, err);
+    if (r == 0 && strcmp(text, "true") != 0 && strcmp(text, "false") != 0)
+        r = yaml_doc_fail(doc, node, err, "strict: want true or false");
+    if (r == 0)
+        file->policy.strict = strcmp(text, "true") == 0;
+    return r;
+}
+
 static int read_network(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
     static const struct yaml_key keys[] = {
-        {"default", read_default}, {"rules", read_rules}, {NULL, NULL}};
+        {"default", read_default}, {"strict", read_strict}, {"rules", read_rules}, {NULL, NULL}};
     return yaml_doc_mapping(doc, node, "network", keys, owner, err);
 }
 

@@ -2,6 +2,7 @@
  * has. */
 #include <fcntl.h>
 #include <getopt.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -71,6 +72,7 @@ static int merge(const struct bg_sandbox *s, struct subject *subject, struct bg_
         return r;
     for (size_t i = 0; r == 0 && i < subject->file.policy.count; i++)
         r = policy_add(&policy, &subject->file.policy.rules[i], err);
+    policy.strict = subject->file.policy.strict;
     policy_done(&subject->file.policy);
     subject->file.policy = policy;
     return r;
@@ -188,11 +190,20 @@ static json_t *rule_json(const struct policy_rule *rule)
         address_format(&rule->pins[i], address);
         (void)json_array_append_new(addresses, json_string(address));
     }
-    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o}", "rule", rule->text, "action",
-                     rule->action == POLICY_ALLOW ? "allow" : "deny", "host", host, "protocol",
-                     rule->tcp ? "tcp" : "http", "methods",
-                     texts_json(rule->match.methods, rule->match.method_count), "paths",
-                     texts_json(rule->match.paths, rule->match.path_count), "addresses", addresses);
+    const struct policy_meter *m = rule->meter;
+    json_t *rate = m && m->rate > 0 ? json_pack("{s:I, s:I}", "requests", (json_int_t)m->rate, "ms",
+                                                (json_int_t)m->per_ms)
+                                    : json_null();
+    return json_pack(
+        "{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o}", "rule", rule->text, "action",
+        rule->action == POLICY_ALLOW ? "allow" : "deny", "host", host, "protocol",
+        rule->tcp ? "tcp" : "http", "methods",
+        texts_json(rule->match.methods, rule->match.method_count), "paths",
+        texts_json(rule->match.paths, rule->match.path_count), "addresses", addresses, "rate", rate,
+        "requests",
+        m && m->requests_max > 0 ? json_integer((json_int_t)m->requests_max) : json_null(),
+        "max_body",
+        rule->body_max != UINT64_MAX ? json_integer((json_int_t)rule->body_max) : json_null());
 }
 
 static json_t *secret_json(const struct policy_secret *secret)
@@ -215,7 +226,9 @@ static int show_json(const struct policy_file *file, struct bg_err *err)
         ok = json_array_append_new(rules, rule_json(&file->policy.rules[i])) == 0;
     for (size_t i = 0; ok && i < file->secret_count; i++)
         ok = json_array_append_new(secrets, secret_json(&file->secrets[i])) == 0;
-    json_auto_t *all = ok ? json_pack("{s:O, s:O}", "rules", rules, "secrets", secrets) : NULL;
+    json_auto_t *all = ok ? json_pack("{s:b, s:O, s:O}", "strict", file->policy.strict, "rules",
+                                      rules, "secrets", secrets)
+                          : NULL;
     if (!all)
         return bg_err_errno(err, -ENOMEM, "output");
     (void)json_dumpf(all, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII);
@@ -253,9 +266,17 @@ static void show_lines(const struct policy_file *file)
             address_format(&rule->pins[k], address);
             (void)printf("%s%s", k == 0 ? "  at " : ",", address);
         }
+        if (rule->meter && rule->meter->rate > 0)
+            (void)printf("  %" PRIu64 " per %" PRIu64 " s", rule->meter->rate,
+                         rule->meter->per_ms / 1000);
+        if (rule->meter && rule->meter->requests_max > 0)
+            (void)printf("  %" PRIu64 " in all", rule->meter->requests_max);
+        if (rule->body_max != UINT64_MAX)
+            (void)printf("  bodies up to %" PRIu64 " bytes", rule->body_max);
         (void)printf("%s\n", rule->tcp ? "  any protocol" : "");
     }
-    (void)printf("deny   all else\n");
+    (void)printf("deny   all else%s\n",
+                 file->policy.strict ? ", and placeholders where their secrets may not go" : "");
     for (size_t i = 0; i < file->secret_count; i++) {
         const struct secret_rule *rule = &file->secrets[i].rule;
         host_text(&rule->host, host);

@@ -79,6 +79,7 @@ static int load_policy(struct server *server, struct bg_err *err)
     int r = policy_file_parse("policy", text, strlen(text), &file, err);
     if (r < 0)
         return r;
+    server->policy.strict = file.policy.strict;
     for (size_t i = 0; r == 0 && i < file.policy.count; i++)
         r = policy_add(&server->policy, &file.policy.rules[i], err);
     for (size_t i = 0; r == 0 && i < file.secret_count; i++)

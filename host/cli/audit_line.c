@@ -96,6 +96,7 @@ int audit_line_format(const char *line, size_t size, char out[AUDIT_LINE_SIZE], 
     if (json_is_string(json_object_get(json, "rule")))
         put(&l, "  rule %s", text_of(json, "rule", text));
     put_names(&l, json, "secrets", "  secret ");
+    put_names(&l, json, "scrubbed", "  taken out of the answer: ");
     put_names(&l, json, "placeholders_not_approved", "  placeholder not approved here: ");
     put_names(&l, json, "secrets_without_value", "  secret without a value: ");
     const char *reason = text_of(json, "reason", text);

@@ -209,6 +209,20 @@ ROWS = [
     by_rule("the same, encoded", b"GET /repos/acme/%2e%2E/evil", "path-unclear", b"more than one way"),
     by_rule("a request that a rule denies", b"DELETE /open", "request-denied",
             b"policy:4 deny host.rule.test:"),
+    Row("more requests than a rule allows", get() + get() + get(), [(get(), OK), (get(), OK)],
+        [OK, OK, (403, b"are used up")], (ALLOWED, ALLOWED, {"reason": "requests-used-up"}),
+        host="few.rule.test"),
+    Row("faster than a rule allows", get() + get(), [(get(), OK)], [OK, (429, b"in that time")],
+        (ALLOWED, {"decision": "deny", "reason": "rate-exceeded", "status": 429}),
+        host="slow.rule.test"),
+    Row("a body as large as a rule allows", post(b"Content-Length: 5\r\n", b"hello"),
+        [(post(b"Content-Length: 5\r\n", b"hello"), OK)], host="small.rule.test"),
+    Row("a larger one", post(b"Content-Length: 6\r\n", b"hello!"), None, (413, b"larger than"),
+        ({"decision": "deny", "reason": "body-too-large", "status": 413},), 11,
+        host="small.rule.test", closed=True),
+    Row("a larger one in chunks", post(CHUNKED, b"3\r\nhel\r\n3\r\nlo!\r\n0\r\n\r\n"), "any",
+        (413, b"larger than"), ({"decision": "deny", "reason": "body-too-large", "status": 413},), 11,
+        host="small.rule.test"),
     Row("a host that a rule denies", get(), None, (403, b"is not allowed by this sandbox's rules"),
         ({"decision": "deny", "reason": "host-not-allowed"},), host="no.rule.test"),
 
@@ -502,6 +516,15 @@ network:
     - allow: [path.rule.test, query.rule.test, head.rule.test]
       ports: [{good}]
       addresses: [127.0.0.1]
+    - allow: few.rule.test:{good}
+      addresses: 127.0.0.1
+      requests: 2
+    - allow: slow.rule.test:{good}
+      addresses: 127.0.0.1
+      rate: 1/h
+    - allow: small.rule.test:{good}
+      addresses: 127.0.0.1
+      max_body: 5
 secrets:
   RULED:
     - host: path.rule.test

@@ -320,6 +320,23 @@ def test_does_not_use_a_connection_with_surplus_again(world):
     world.proxy.audit_skip()
 
 
+def test_is_strict_when_asked_to(world):
+    proxy = world.make("strict", policy="network:\n  strict: true\n")
+    proxy.audit(1)  # LOST has no value
+    upstream = world.upstreams["good"]
+    upstream.expect(serve_requests)
+    placeholder = harness.PLACEHOLDERS["OTHER"].encode()
+    with guest(world, host="k.test", proxy=proxy) as connection:
+        for extra, want in ((b"", rows.SCRUBBED_OK), (b"A: " + placeholder + b"\r\n", (403, b"strict")),
+                            (b"A: " + harness.STRANGER.encode() + b"\r\n", (403, b"strict"))):
+            connection.sendall(request(port=upstream.port, host=b"k.test", extra=extra))
+            check_guest(connection, want, [])
+    check_audit(proxy, [rows.ALLOWED, {"reason": "placeholder-not-approved", "decision": "deny"},
+                        {"reason": "placeholder-not-approved", "decision": "deny"}])
+    if proxy.stop() != 0:
+        raise Failure("it did not end well")
+
+
 def test_passes_events_on_at_once(world):
     upstream = world.upstreams["good"]
     seen = threading.Event()

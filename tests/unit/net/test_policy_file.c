@@ -127,6 +127,44 @@ static void reads_secrets(void **state)
     policy_file_done(&file);
 }
 
+static void counts_requests(void **state)
+{
+    (void)state;
+    static const char text[] = "network:\n"
+                               "  strict: true\n"
+                               "  rules:\n"
+                               "    - allow: [a.org, b.org]\n"
+                               "      rate: 3/min\n"
+                               "      max_body: 1K\n"
+                               "    - allow: c.org\n"
+                               "      requests: 2\n"
+                               "    - allow: d.org\n";
+    struct policy_file file;
+    assert_int_equal(parse(text, &file, NULL), 0);
+    assert_true(file.policy.strict);
+    assert_int_equal(file.policy.count, 4);
+    const struct policy_rule *a = &file.policy.rules[0], *b = &file.policy.rules[1];
+    assert_int_equal(a->body_max, 1024);
+    assert_int_equal(file.policy.rules[2].body_max, UINT64_MAX);
+    /* Three at once, of both hosts together; then one every 20 s, and never more than three saved.
+     */
+    assert_int_equal(policy_spend(a, 5000), POLICY_SPENT);
+    assert_int_equal(policy_spend(b, 5000), POLICY_SPENT);
+    assert_int_equal(policy_spend(a, 5001), POLICY_SPENT);
+    assert_int_equal(policy_spend(b, 5002), POLICY_TOO_FAST);
+    assert_int_equal(policy_spend(a, 24999), POLICY_TOO_FAST);
+    assert_int_equal(policy_spend(a, 25001), POLICY_SPENT);
+    assert_int_equal(policy_spend(a, 25002), POLICY_TOO_FAST);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(policy_spend(a, 900000000), POLICY_SPENT);
+    assert_int_equal(policy_spend(a, 900000000), POLICY_TOO_FAST);
+    assert_int_equal(policy_spend(&file.policy.rules[2], 1), POLICY_SPENT);
+    assert_int_equal(policy_spend(&file.policy.rules[2], 2), POLICY_SPENT);
+    assert_int_equal(policy_spend(&file.policy.rules[2], UINT64_MAX), POLICY_USED_UP);
+    assert_int_equal(policy_spend(&file.policy.rules[3], 0), POLICY_SPENT);
+    policy_file_done(&file);
+}
+
 static void takes_an_empty_one(void **state)
 {
     (void)state;
@@ -166,9 +204,18 @@ static void says_what_is_wrong_and_where(void **state)
         {RULES "    - allow: a.org\n      addresses: x\n", "p.yaml:4: addresses: 'x' is no IP"},
         {RULES "    - allow: 1.2.3.4\n      addresses: 1.2.3.4\n", "p.yaml:3: an address needs no"},
         {RULES "    - deny: a.org\n      addresses: 1.2.3.4\n",
-         "p.yaml:3: addresses are for allow"},
+         "p.yaml:3: addresses and limits are for allow"},
         {RULES "    - allow: {a: b}\n", "p.yaml:3: allow: want a value or a list"},
         {RULES "    - allow: [[a]]\n", "p.yaml:3: host: want a single value"},
+        {RULES "    - deny: a.org\n      rate: 1/s\n", "p.yaml:3: addresses and limits are for"},
+        {RULES "    - allow: a.org\n      rate: 1\n", "p.yaml:4: rate: '1': want N/s"},
+        {RULES "    - allow: a.org\n      rate: 0/s\n", "p.yaml:4: rate: '0/s': want N/s"},
+        {RULES "    - allow: a.org\n      rate: 1/week\n", "p.yaml:4: rate: '1/week': want"},
+        {RULES "    - allow: a.org\n      requests: 0\n", "p.yaml:4: requests: '0': want"},
+        {RULES "    - allow: a.org\n      max_body: x\n", "p.yaml:4: max_body: 'x': want"},
+        {RULES "    - allow: a.org:1\n      protocol: tcp\n      max_body: 1\n",
+         "p.yaml:3: protocol tcp lets bytes pass"},
+        {"network:\n  strict: yes\n", "p.yaml:2: strict: want true or false"},
         {"network:\n  rules: x\n", "p.yaml:2: rules: want a list"},
         {"network:\n  default: allow\n", "p.yaml:2: default: only deny"},
         {"secrets:\n  1X:\n    - host: a\n", "p.yaml:2: secrets: '1X': a name"},
@@ -199,11 +246,9 @@ static void says_what_is_wrong_and_where(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(decides_by_request),
-        cmocka_unit_test(decides_by_connection),
-        cmocka_unit_test(reads_secrets),
-        cmocka_unit_test(takes_an_empty_one),
-        cmocka_unit_test(says_what_is_wrong_and_where),
+        cmocka_unit_test(decides_by_request), cmocka_unit_test(decides_by_connection),
+        cmocka_unit_test(reads_secrets),      cmocka_unit_test(counts_requests),
+        cmocka_unit_test(takes_an_empty_one), cmocka_unit_test(says_what_is_wrong_and_where),
     };
     return cmocka_run_group_tests_name("net-policy-file", tests, NULL, NULL);
 }
