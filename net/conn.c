@@ -307,31 +307,6 @@ static enum conn_step start_handshake(struct conn *conn, const struct destinatio
     return CONN_AGAIN;
 }
 
-static enum conn_step peek_tls(struct conn *conn)
-{
-    struct client_hello hello;
-    struct bg_err err;
-    int r = client_hello_parse(buffer_bytes(&conn->guest_in), buffer_size(&conn->guest_in), &hello,
-                               &err);
-    if (r == -EAGAIN)
-        return CONN_WAIT;
-    if (r < 0)
-        return refuse_tls(conn, TLS_ALERT_DECODE_ERROR, "bad-client-hello", 0, err.text);
-    if (hello.has_alpn && !hello.alpn_http11)
-        return refuse_tls(conn, TLS_ALERT_NO_APPLICATION_PROTOCOL, "alpn-not-supported", 0,
-                          "the client speaks no HTTP/1.1");
-    /* A refused host is answered inside of TLS, so that a person reads why; any name will do then.
-     */
-    if (!conn->rule)
-        return start_handshake(conn, hello.has_server_name ? &hello.server_name : &conn->to);
-    if (hello.has_server_name && !destination_same_host(&hello.server_name, &conn->to)) {
-        (void)bg_err_set(&err, -EPROTO, "server name %s on a connection for %s",
-                         hello.server_name.host, conn->to.host);
-        return refuse_tls(conn, TLS_ALERT_UNRECOGNIZED_NAME, "identity-mismatch", 421, err.text);
-    }
-    return start_handshake(conn, &conn->to);
-}
-
 static void start_http(struct conn *conn, bool tls)
 {
     conn->tls = tls;
@@ -361,11 +336,10 @@ static void tcp_dialled(void *owner, const struct dial_result *result)
     conn_run(conn);
 }
 
-static enum conn_step start_tcp(struct conn *conn)
+/* Connects for bytes that nobody here reads. */
+static enum conn_step dial_blind(struct conn *conn)
 {
     struct bg_err err;
-    if (!conn->rule || !conn->rule->tcp)
-        return refuse_bytes(conn);
     if (!engine_may_go_on(conn->engine) ||
         conn_dial(conn, &conn->to, conn->rule, tcp_dialled, &err) < 0) {
         conn_abort(conn, "internal");
@@ -376,6 +350,40 @@ static enum conn_step start_tcp(struct conn *conn)
     const struct engine_timeouts *t = &conn->engine->opts.timeouts;
     conn_deadline(conn, t->resolve_ms + BG_EGRESS_ADDRESSES_MAX * t->connect_ms);
     return CONN_WAIT;
+}
+
+static enum conn_step peek_tls(struct conn *conn)
+{
+    struct client_hello hello;
+    struct bg_err err;
+    int r = client_hello_parse(buffer_bytes(&conn->guest_in), buffer_size(&conn->guest_in), &hello,
+                               &err);
+    if (r == -EAGAIN)
+        return CONN_WAIT;
+    if (r < 0)
+        return refuse_tls(conn, TLS_ALERT_DECODE_ERROR, "bad-client-hello", 0, err.text);
+    bool passes = conn->rule && conn->rule->passthrough;
+    if (passes && !hello.has_server_name)
+        return refuse_tls(conn, TLS_ALERT_UNRECOGNIZED_NAME, "identity-mismatch", 421,
+                          "passthrough goes by the server name, and there is none");
+    if (!passes && hello.has_alpn && !hello.alpn_http11)
+        return refuse_tls(conn, TLS_ALERT_NO_APPLICATION_PROTOCOL, "alpn-not-supported", 0,
+                          "the client speaks no HTTP/1.1");
+    /* A refused host is answered inside of TLS, so that a person reads why; any name will do then.
+     */
+    if (!conn->rule)
+        return start_handshake(conn, hello.has_server_name ? &hello.server_name : &conn->to);
+    if (hello.has_server_name && !destination_same_host(&hello.server_name, &conn->to)) {
+        (void)bg_err_set(&err, -EPROTO, "server name %s on a connection for %s",
+                         hello.server_name.host, conn->to.host);
+        return refuse_tls(conn, TLS_ALERT_UNRECOGNIZED_NAME, "identity-mismatch", 421, err.text);
+    }
+    return passes ? dial_blind(conn) : start_handshake(conn, &conn->to);
+}
+
+static enum conn_step start_tcp(struct conn *conn)
+{
+    return conn->rule && conn->rule->tcp ? dial_blind(conn) : refuse_bytes(conn);
 }
 
 /* Nothing was said, or less than tells what it is: perhaps the other side speaks first. */

@@ -194,7 +194,9 @@ enum policy_verdict policy_decide(const struct policy *policy, const struct dest
         const struct policy_rule *rule = &policy->rules[i];
         if (!is_at(rule, to))
             continue;
-        if (request_match_covers(&rule->match, method, &path)) {
+        if (rule->passthrough)
+            verdict = POLICY_NO_REQUEST; /* what we could read did not come inside of TLS */
+        else if (request_match_covers(&rule->match, method, &path)) {
             verdict = rule->action == POLICY_ALLOW ? POLICY_ALLOWED : POLICY_DENIED;
             *ret_rule = rule;
         } else if (rule->action == POLICY_ALLOW) {

@@ -48,6 +48,7 @@ struct policy_rule {
     enum policy_action action;
     struct host_pattern host; /* its port is one of the rule's; 0: 80 and 443 */
     bool tcp;                 /* protocols other than HTTP and TLS pass */
+    bool passthrough;         /* TLS passes unopened; HTTP does not */
     struct request_match match;
     uint64_t body_max;          /* of a request, in bytes; UINT64_MAX: any */
     struct policy_meter *meter; /* shared; NULL: no limits */

@@ -103,11 +103,13 @@ static int read_protocol(void *owner, struct yaml_doc *doc, yaml_node_t *node, s
     int r = yaml_doc_text(doc, node, "protocol", &text, err);
     if (r < 0)
         return r;
-    if (strcmp(text, "http") != 0 && strcmp(text, "tcp") != 0)
-        return yaml_doc_fail(doc, node, err,
-                             "protocol: %s: want http (HTTP and HTTPS) or tcp (any)",
-                             bg_quote(text, shown, sizeof shown));
     entry->rule.tcp = strcmp(text, "tcp") == 0;
+    entry->rule.passthrough = strcmp(text, "passthrough") == 0;
+    if (!entry->rule.tcp && !entry->rule.passthrough && strcmp(text, "http") != 0)
+        return yaml_doc_fail(doc, node, err,
+                             "protocol: %s: want http (HTTP and HTTPS), passthrough (TLS that is "
+                             "not opened) or tcp (any)",
+                             bg_quote(text, shown, sizeof shown));
     return 0;
 }
 
@@ -309,6 +311,10 @@ static int add_rule(struct policy_file *file, struct yaml_doc *doc, const struct
     int r = host_of(entry, doc, node, k, &rule.host, err);
     if (r < 0)
         return r;
+    if (rule.passthrough && rule.host.host.port == 0)
+        rule.host.host.port = 443;
+    if (rule.passthrough && rule.host.host.is_address)
+        return yaml_doc_fail(doc, node, err, "passthrough goes by the server name; give a name");
     if (rule.tcp && rule.host.host.port == 0)
         return yaml_doc_fail(doc, node, err, "protocol tcp needs a port: HOST:PORT, or ports");
     if (rule.pin_count > 0 && rule.host.host.is_address)
@@ -342,10 +348,14 @@ static int check_rule(const struct entry *entry, const struct yaml_doc *doc,
                   entry->rule.body_max != UINT64_MAX;
     if (entry->host_count == 0)
         return yaml_doc_fail(doc, node, err, "the rule has neither allow nor deny with a host");
-    if (entry->rule.tcp && has_conditions(entry))
-        return yaml_doc_fail(
-            doc, node, err,
-            "protocol tcp lets bytes pass that nobody reads: no methods, paths or limits");
+    bool blind = entry->rule.tcp || entry->rule.passthrough;
+    if (blind && has_conditions(entry))
+        return yaml_doc_fail(doc, node, err,
+                             "protocol %s lets bytes pass that nobody reads: no methods, paths or "
+                             "limits",
+                             entry->rule.tcp ? "tcp" : "passthrough");
+    if (blind && entry->rule.action == POLICY_DENY)
+        return yaml_doc_fail(doc, node, err, "protocol is for allow; deny is for all of them");
     if (entry->rule.action == POLICY_DENY && (limits || entry->rule.pin_count > 0))
         return yaml_doc_fail(doc, node, err, "addresses and limits are for allow");
     return 0;

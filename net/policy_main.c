@@ -197,8 +197,10 @@ static json_t *rule_json(const struct policy_rule *rule)
     return json_pack(
         "{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o}", "rule", rule->text, "action",
         rule->action == POLICY_ALLOW ? "allow" : "deny", "host", host, "protocol",
-        rule->tcp ? "tcp" : "http", "methods",
-        texts_json(rule->match.methods, rule->match.method_count), "paths",
+        rule->tcp           ? "tcp"
+        : rule->passthrough ? "passthrough"
+                            : "http",
+        "methods", texts_json(rule->match.methods, rule->match.method_count), "paths",
         texts_json(rule->match.paths, rule->match.path_count), "addresses", addresses, "rate", rate,
         "requests",
         m && m->requests_max > 0 ? json_integer((json_int_t)m->requests_max) : json_null(),
@@ -273,7 +275,9 @@ static void show_lines(const struct policy_file *file)
             (void)printf("  %" PRIu64 " in all", rule->meter->requests_max);
         if (rule->body_max != UINT64_MAX)
             (void)printf("  bodies up to %" PRIu64 " bytes", rule->body_max);
-        (void)printf("%s\n", rule->tcp ? "  any protocol" : "");
+        (void)printf("%s\n", rule->tcp           ? "  any protocol"
+                             : rule->passthrough ? "  TLS, not opened"
+                                                 : "");
     }
     (void)printf("deny   all else%s\n",
                  file->policy.strict ? ", and placeholders where their secrets may not go" : "");

@@ -223,6 +223,18 @@ ROWS = [
     Row("a larger one in chunks", post(CHUNKED, b"3\r\nhel\r\n3\r\nlo!\r\n0\r\n\r\n"), "any",
         (413, b"larger than"), ({"decision": "deny", "reason": "body-too-large", "status": 413},), 11,
         host="small.rule.test"),
+    Row("clear text where TLS passes unopened", get(), None, (403, b"this request is none of those"),
+        ({"decision": "deny", "reason": "request-not-allowed"},), tls=False, port="http",
+        host="pass.rule.test"),
+    Row("neither TLS nor HTTP there", b"SSH-2.0-x\r\n", None, b"",
+        ({"decision": "deny", "reason": "protocol-not-allowed"},), tls=False, port="http",
+        host="pass.rule.test", closed=True),
+    Row("another server name there", b"", None, None,
+        ({"decision": "deny", "reason": "identity-mismatch", "status": 421},), 41,
+        server_name="h.test", alert="unrecognized name", host="pass.rule.test"),
+    Row("no server name there", b"", None, None,
+        ({"decision": "deny", "reason": "identity-mismatch", "status": 421},), 43,
+        server_name=None, alert="unrecognized name", host="pass.rule.test"),
     Row("a host that a rule denies", get(), None, (403, b"is not allowed by this sandbox's rules"),
         ({"decision": "deny", "reason": "host-not-allowed"},), host="no.rule.test"),
 
@@ -525,6 +537,10 @@ network:
     - allow: small.rule.test:{good}
       addresses: 127.0.0.1
       max_body: 5
+    - allow: pass.rule.test
+      ports: [{good}, {http}]
+      protocol: passthrough
+      addresses: 127.0.0.1
 secrets:
   RULED:
     - host: path.rule.test

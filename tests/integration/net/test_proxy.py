@@ -320,6 +320,30 @@ def test_does_not_use_a_connection_with_surplus_again(world):
     world.proxy.audit_skip()
 
 
+def test_passes_tls_through_unopened(world):
+    upstream = world.upstreams["good"]
+    port = upstream.port
+    placeholder = harness.PLACEHOLDERS["KEY"].encode()
+    sent = request(port=port, host=b"pass.rule.test", extra=b"A: " + placeholder + b"\r\n")
+    got = []
+
+    def script(connection):
+        got.append(read_exactly(connection, len(sent)))
+        connection.sendall(OK)
+
+    upstream.expect(script)
+    connection, _ = world.proxy.connect("pass.rule.test", port)
+    # The certificate is the upstream's own.
+    context = ssl.create_default_context(cafile=world.certificates.path("ca.pem"))
+    with context.wrap_socket(connection, server_hostname="pass.rule.test") as tls:
+        tls.sendall(sent)
+        check_guest(tls, OK, [])
+    if got != [sent]:
+        raise Failure(f"{got}")
+    check_audit(world.proxy, [{"decision": "allow", "scheme": "tcp", "host": "pass.rule.test",
+                               "secrets": []}])
+
+
 def test_is_strict_when_asked_to(world):
     proxy = world.make("strict", policy="network:\n  strict: true\n")
     proxy.audit(1)  # LOST has no value
