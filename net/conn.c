@@ -677,6 +677,26 @@ void conn_run(struct conn *conn)
     watch(conn);
 }
 
+void conn_drain(struct conn *conn)
+{
+    switch (conn->state) {
+    case CONN_PEEK:
+    case CONN_HANDSHAKE:
+        conn_close(conn); /* nothing was asked for yet */
+        break;
+    case CONN_HTTP:
+        if (conn->exchange.state == EXCHANGE_REQUEST)
+            conn_close(conn);
+        break;
+    case CONN_DIAL:
+    case CONN_LISTEN:
+    case CONN_RELAY:
+    case CONN_LINGER:
+    case CONN_CLOSED:
+        break;
+    }
+}
+
 static void put_reply(struct buffer *out, int status, const char *text)
 {
     uint8_t header[BG_REPLY_HEADER_SIZE];

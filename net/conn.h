@@ -76,6 +76,9 @@ void conn_open(struct engine *engine, int fd, uint32_t stream, const struct dest
 /* Sends a reply that refuses a stream, and closes fd. */
 void conn_refuse(int fd, int status, const char *text);
 
+/* Ends it, if it only waits for a request; engine_drain's part of one connection. */
+void conn_drain(struct conn *conn);
+
 /* Goes on with whatever can go on. */
 void conn_run(struct conn *conn);
 

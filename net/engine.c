@@ -53,6 +53,22 @@ void engine_close(struct engine *engine, void (*on_closed)(void *owner), void *o
         uv_close((uv_handle_t *)&engine->idle, idle_closed);
 }
 
+void engine_drain(struct engine *engine, void (*on_drained)(void *owner), void *owner)
+{
+    engine->draining = true;
+    struct conn *next;
+    for (struct conn *conn = engine->conns; conn; conn = next) {
+        next = conn->next;
+        conn_drain(conn);
+    }
+    if (engine->conn_count == 0) {
+        on_drained(owner);
+        return;
+    }
+    engine->on_drained = on_drained;
+    engine->drain_owner = owner;
+}
+
 void engine_add(struct engine *engine, struct conn *conn)
 {
     conn->prev = NULL;
@@ -80,8 +96,12 @@ void engine_remove(struct engine *engine, struct conn *conn)
     if (conn->next)
         conn->next->prev = conn->prev;
     engine->conn_count--;
-    if (engine->closing && engine->conn_count == 0)
+    if (engine->conn_count > 0)
+        return;
+    if (engine->closing)
         uv_close((uv_handle_t *)&engine->idle, idle_closed);
+    else if (engine->on_drained)
+        engine->on_drained(engine->drain_owner);
 }
 
 static void run_again(uv_idle_t *idle)

@@ -40,7 +40,9 @@ struct engine {
     struct conn *again; /* those with work left that no socket event will announce */
     uv_idle_t idle;     /* runs while again is not empty */
     bool audit_lost;    /* the last line could not be written: nothing goes out until one can */
-    bool closing;
+    bool closing, draining;
+    void (*on_drained)(void *owner);
+    void *drain_owner;
     void (*on_closed)(void *owner);
     void *owner;
     char line[AUDIT_LINE_MAX];
@@ -48,6 +50,11 @@ struct engine {
 };
 
 void engine_init(struct engine *engine, uv_loop_t *loop, const struct engine_opts *opts);
+
+/* Lets requests and pass-throughs that are under way end, and closes whatever only waits for a next
+ * one. Calls on_drained when nothing is open any more, perhaps at once; engine_close may come
+ * before. */
+void engine_drain(struct engine *engine, void (*on_drained)(void *owner), void *owner);
 
 /* Closes all connections, then calls on_closed; the memory is the caller's again then. */
 void engine_close(struct engine *engine, void (*on_closed)(void *owner), void *owner);

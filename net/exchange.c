@@ -162,7 +162,7 @@ void exchange_abort(struct conn *conn, enum audit_decision decision, const char 
 /* The request ends here: the guest's connection goes on to the next one, or closes. */
 static enum conn_step go_on_after(struct conn *conn, bool keep_alive)
 {
-    if (!keep_alive) {
+    if (!keep_alive || conn->engine->draining) {
         start_request(conn);
         conn_linger(conn);
         return CONN_AGAIN;
@@ -308,7 +308,7 @@ static int write_head(struct conn *conn, struct failure *ret, struct bg_err *err
         *ret = (struct failure){AUDIT_ERROR, "secret-without-value", 503, err->text};
         return bg_err_set(err, -EPROTO,
                           "secret %s has no value on the host; set it there with 'bellglass secret "
-                          "set %s', then stop and start the sandbox",
+                          "set %s'",
                           name, name);
     }
     return 0;
@@ -571,7 +571,8 @@ static int forward_head(struct conn *conn, struct bg_err *err)
         .scrub = filters(ex) ? &ex->filter.scrub : NULL,
         .decoded = ex->filter.decoder != NULL,
         .to_http10 = ex->request.head.minor == 0,
-        .keep_alive = ex->request.head.keep_alive && ex->request.state == HTTP_READER_DONE,
+        .keep_alive = ex->request.head.keep_alive && ex->request.state == HTTP_READER_DONE &&
+                      !conn->engine->draining,
         .switching = switching,
     };
     http_forward_response(head, &opts, channel_out(conn->guest), &ex->wrap, &ex->keep_alive);

@@ -1,5 +1,4 @@
-/* bellglass-policy: what `bellglass policy` runs. It only reads: a policy file, or what a sandbox
- * has. */
+/* bellglass-policy: what `bellglass policy` runs. */
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -13,6 +12,7 @@
 #include "common/quote.h"
 #include "common/state/sandbox.h"
 #include "net/policy_file.h"
+#include "net/reload.h"
 #include "net/yaml_doc.h"
 
 #define REFUSED 1 /* exit status of test */
@@ -21,6 +21,7 @@ static const char help[] =
     "usage: bellglass policy check FILE\n"
     "       bellglass policy show FILE|SANDBOX [--json]\n"
     "       bellglass policy test FILE|SANDBOX [METHOD] URL\n"
+    "       bellglass policy apply SANDBOX FILE\n"
     "\n"
     "What sandboxes may reach, and where their secrets may go, as a file for --policy of run and "
     "create.\n"
@@ -30,6 +31,10 @@ static const char help[] =
     "test   says what would become of a request (METHOD: GET) and which secrets may be in it; the "
     "status\n"
     "       is 0 if it is allowed, 1 if not. A tcp://HOST:PORT is a connection that is not HTTP\n"
+    "apply  gives the sandbox the file's rules in the place of those it had, for all that it asks "
+    "for\n"
+    "       from now on; requests under way end as they began. --allow and --secret stay as they "
+    "were\n"
     "\n"
     "A name with '/' or '.yaml' is a file, any other a sandbox. docs/policy.md describes the "
     "file.\n";
@@ -305,6 +310,56 @@ static int show(const char *name, bool json, struct bg_err *err)
     return r < 0 ? r : printed(err);
 }
 
+/* ---- apply ---- */
+
+/* The guest's environment was made when it started: a secret that came now would have no
+ * placeholder there. */
+static int check_names(const struct policy_file *file, const struct bg_sandbox *s,
+                       struct bg_err *err)
+{
+    for (size_t i = 0; i < file->secret_count; i++) {
+        bool found = false;
+        for (size_t k = 0; k < s->secret_count; k++)
+            found |= strcmp(s->secrets[k].name, file->secrets[i].name) == 0;
+        if (!found)
+            return bg_err_set(
+                err, -EINVAL,
+                "%s was made without the secret %s, and a running sandbox gets no new "
+                "ones; make one with --secret or --policy",
+                s->name, file->secrets[i].name);
+    }
+    return 0;
+}
+
+static int apply(const char *name, const char *path, struct bg_err *err)
+{
+    struct subject subject = {0};
+    struct bg_paths paths = {0};
+    struct bg_sandbox s = {0};
+    int r = load_file(path, &subject, err);
+    if (r == 0)
+        r = bg_paths_init(&paths, err);
+    if (r == 0)
+        r = bg_sandbox_load(&paths, name, &s, err);
+    if (r == 0)
+        r = check_names(&subject.file, &s, err);
+    if (r == 0) {
+        free(s.policy);
+        s.policy = BG_TAKE(subject.text);
+        r = bg_sandbox_save(&s, err);
+    }
+    if (r == 0)
+        r = reload_sandbox(&paths, &s, err);
+    bool stopped = r == -ENOTCONN;
+    if (r == 0 || stopped)
+        (void)printf("%s: %zu rules, %zu rules of secrets%s\n", s.name, subject.file.policy.count,
+                     subject.file.secret_count, stopped ? ", from its next start on" : "");
+    bg_sandbox_done(&s);
+    bg_paths_done(&paths);
+    subject_done(&subject);
+    return r < 0 && !stopped ? r : printed(err);
+}
+
 /* ---- test ---- */
 
 struct url {
@@ -400,13 +455,17 @@ static int run(char *const *words, int count, bool json, int *ret_status, struct
         return check(words[1], err);
     if (strcmp(verb, "names") == 0 && count == 2 && !json)
         return print_names(words[1], err);
+    if (strcmp(verb, "apply") == 0 && count == 3 && !json)
+        return apply(words[1], words[2], err);
     if (strcmp(verb, "show") == 0 && count == 2)
         return show(words[1], json, err);
     if (strcmp(verb, "test") == 0 && (count == 3 || count == 4) && !json)
         return test(words[1], count == 4 ? words[2] : "GET", words[count - 1], ret_status, err);
-    return bg_err_set(err, -EINVAL,
-                      "policy: want check FILE, show FILE|SANDBOX or test FILE|SANDBOX URL; see "
-                      "bellglass policy --help");
+    return bg_err_set(
+        err, -EINVAL,
+        "policy: want check FILE, show FILE|SANDBOX, test FILE|SANDBOX URL or apply SANDBOX "
+        "FILE; see "
+        "bellglass policy --help");
 }
 
 int main(int argc, char **argv)

@@ -14,6 +14,7 @@
 #include "common/limits.h"
 #include "common/state/paths.h"
 #include "net/locked.h"
+#include "net/reload.h"
 #include "net/secrets.h"
 #include "net/store.h"
 
@@ -28,7 +29,7 @@ static const char help[] =
     "\n"
     "set   stores the value read from stdin, or from VARIABLE; one line break at its end is "
     "dropped.\n"
-    "      A sandbox that runs takes a new value when it is started again\n"
+    "      A sandbox that runs takes a new value for its next request\n"
     "ls    lists the names, never the values\n"
     "rm    removes a secret\n"
     "\n"
@@ -69,6 +70,28 @@ static int read_variable(const char *name, uint8_t *value, size_t *ret_size, str
     return 0;
 }
 
+/* Sandboxes that run and have it take the new value at once; one that cannot is told of. */
+static void reload_users(const struct bg_paths *paths, const char *secret)
+{
+    char **names;
+    struct bg_err err;
+    if (bg_sandbox_names(paths, &names, &err) < 0)
+        return;
+    for (char **name = names; *name; name++) {
+        struct bg_sandbox s;
+        if (bg_sandbox_load(paths, *name, &s, &err) < 0)
+            continue;
+        bool has = false;
+        for (size_t i = 0; i < s.secret_count; i++)
+            has |= strcmp(s.secrets[i].name, secret) == 0;
+        int r = has ? reload_sandbox(paths, &s, &err) : 0;
+        if (r < 0 && r != -ENOTCONN)
+            (void)fprintf(stderr, "bellglass: the value is stored, but: %s\n", err.text);
+        bg_sandbox_done(&s);
+    }
+    bg_sandbox_names_free(names);
+}
+
 static int set(const struct bg_paths *paths, const char *name, const char *variable,
                struct bg_err *err)
 {
@@ -87,6 +110,8 @@ static int set(const struct bg_paths *paths, const char *name, const char *varia
     if (r == 0)
         r = store_set(paths->data, name, value, size, err);
     locked_free(value, INPUT_MAX);
+    if (r == 0)
+        reload_users(paths, name);
     return r < 0 ? bg_err_prefix(err, "secret set") : 0;
 }
 

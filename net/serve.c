@@ -149,6 +149,13 @@ static void stop(void *owner)
     intake_close(BG_TAKE(server->intake));
 }
 
+/* The supervisor has gone, or another proxy has taken our place: a policy was changed. */
+static void supervisor_gone(void *owner)
+{
+    struct server *server = owner;
+    engine_drain(server->engine, stop, server);
+}
+
 static void signalled(uv_signal_t *handle, int number)
 {
     (void)number;
@@ -215,7 +222,7 @@ static int open_loop(struct server *server, struct bg_err *err)
     const struct intake_opts intake_opts = {.engine = server->engine,
                                             .fd = opts->fd,
                                             .listening = opts->listening,
-                                            .on_end = stop,
+                                            .on_end = supervisor_gone,
                                             .on_closed = intake_closed,
                                             .owner = server};
     r = intake_open(&server->loop, &intake_opts, &server->intake, err);

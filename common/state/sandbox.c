@@ -57,7 +57,8 @@ static char *folder_path(const struct bg_paths *paths, const char *name)
 
 /* As root the proxy, which runs as another user, must read it; the environment in it is nobody
  * else's business. */
-static int write_config(int dir_fd, const struct bg_sandbox *s, struct bg_err *err)
+static int write_config(int dir_fd, const char *file, const struct bg_sandbox *s,
+                        struct bg_err *err)
 {
     BG_AUTOFREE char *text = sandbox_json_emit(s);
     if (!text)
@@ -65,8 +66,8 @@ static int write_config(int dir_fd, const struct bg_sandbox *s, struct bg_err *e
     if (strlen(text) > BG_MANIFEST_MAX)
         return bg_err_set(err, -E2BIG, "options of %zu bytes: at most %d fit a sandbox",
                           strlen(text), BG_MANIFEST_MAX);
-    BG_AUTOCLOSE int fd = openat(dir_fd, CONFIG_FILE, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC,
-                                 geteuid() == 0 ? 0640 : 0600);
+    BG_AUTOCLOSE int fd =
+        openat(dir_fd, file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, geteuid() == 0 ? 0640 : 0600);
     if (fd < 0)
         return bg_err_errno(err, -errno, "%s", CONFIG_FILE);
     unsigned uid, gid;
@@ -78,6 +79,22 @@ static int write_config(int dir_fd, const struct bg_sandbox *s, struct bg_err *e
     if (r == 0 && !s->ephemeral && fsync(fd) < 0)
         r = -errno;
     return r < 0 ? bg_err_errno(err, r, "%s", CONFIG_FILE) : 0;
+}
+
+int bg_sandbox_save(const struct bg_sandbox *sandbox, struct bg_err *err)
+{
+    char file[32];
+    BG_AUTOCLOSE int dir = open(sandbox->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir < 0)
+        return bg_err_errno(err, -errno, "%s", sandbox->dir);
+    (void)snprintf(file, sizeof file, "%s.%d", CONFIG_FILE, getpid());
+    (void)unlinkat(dir, file, 0); /* of a dead process that had our pid */
+    int r = write_config(dir, file, sandbox, err);
+    if (r == 0 && renameat(dir, file, dir, CONFIG_FILE) < 0)
+        r = bg_err_errno(err, -errno, "%s", CONFIG_FILE);
+    if (r < 0)
+        (void)unlinkat(dir, file, 0);
+    return r;
 }
 
 /* --- removing folders --- */
@@ -206,7 +223,7 @@ static int fill_folder(int base, const char *temp, const struct bg_sandbox *s, s
     BG_AUTOCLOSE int lock = openat(dir, LOCK_FILE, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (lock < 0)
         return bg_err_errno(err, -errno, "%s", LOCK_FILE);
-    int r = write_config(dir, s, err);
+    int r = write_config(dir, CONFIG_FILE, s, err);
     if (r == 0 && !s->ephemeral && fsync(dir) < 0)
         r = bg_err_errno(err, -errno, "%s", temp);
     return r;

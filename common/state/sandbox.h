@@ -53,6 +53,9 @@ bool bg_sandbox_name_ok(const char *name);
 int bg_sandbox_create(const struct bg_paths *paths, struct bg_sandbox *sandbox,
                       struct bg_err *err) BG_MUST_CHECK;
 
+/* Writes sandbox.json anew, atomically; of a sandbox that was loaded. */
+int bg_sandbox_save(const struct bg_sandbox *sandbox, struct bg_err *err) BG_MUST_CHECK;
+
 /* Reads sandbox.json. Errors: -ENOENT unknown (text points to ls); -EUCLEAN damaged. */
 int bg_sandbox_load(const struct bg_paths *paths, const char *name, struct bg_sandbox *ret,
                     struct bg_err *err) BG_MUST_CHECK;

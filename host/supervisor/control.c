@@ -266,6 +266,10 @@ static void take_request(struct client *client, const json_t *request)
         client->state = CLIENT_WAITING;
         (void)uv_poll_stop(&client->poll); /* cannot fail */
         control->opts.stop(control->opts.owner, (uint64_t)grace);
+    } else if (strcmp(op, "policy-reload") == 0) {
+        control->opts.reload(control->opts.owner);
+        answer(client, json_pack("{s:b}", "ok", 1));
+        client_close(client);
     } else if (strcmp(op, "open") == 0) {
         take_open(client, request);
     } else {

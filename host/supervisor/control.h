@@ -21,6 +21,7 @@ struct control_opts {
     json_t *(*status)(void *owner); /* a new object with the fields of the `status` answer */
     /* The guest is to end: after grace_ms at the latest; 0: now. control_stopped() follows. */
     void (*stop)(void *owner, uint64_t grace_ms);
+    void (*reload)(void *owner); /* a new proxy is to take over; the status tells its pid */
     void (*on_closed)(void *owner);
     void *owner;
 };

@@ -19,6 +19,7 @@
 #define PROXY_BACKOFF_MIN_MS 100
 #define PROXY_BACKOFF_MAX_MS 5000
 #define PROXY_STEADY_MS      10000 /* after running so long, its next death is a first one again */
+#define OLD_PROXIES_MAX      16
 #define PROXY_EXIT_MS        2000  /* to write its last audit lines */
 #define STOP_GRACE_MS        10000 /* for a guest whose owner is gone, or when we get SIGTERM */
 #define OVERLAY_SIZE_MAX     (16u << 20) /* an empty overlay: its metadata only */
@@ -42,7 +43,8 @@ struct launcher {
     int log_fd, proxy_log_fd;
     int link_fd;
     int signal_fd;
-    pid_t supervisor_pid, proxy_pid; /* 0: not running */
+    pid_t supervisor_pid, proxy_pid;    /* 0: not running */
+    pid_t old_proxies[OLD_PROXIES_MAX]; /* which end when their connections have; 0: none */
     uint64_t proxy_started_ms, proxy_due_ms, proxy_backoff_ms;
     bool ended; /* the supervisor has said why */
     struct bg_err why;
@@ -243,10 +245,45 @@ static void proxy_died(struct launcher *l, int status)
                (unsigned long long)l->proxy_backoff_ms);
 }
 
+/* Its socket's other end is closed when the supervisor gets the next one's. */
+static void replace_proxy(struct launcher *l)
+{
+    if (l->proxy_pid == 0)
+        return; /* one is to be started anyway */
+    if (l->old_proxies[OLD_PROXIES_MAX - 1] != 0)
+        (void)kill(l->old_proxies[OLD_PROXIES_MAX - 1], SIGTERM); /* our child, not reaped */
+    memmove(l->old_proxies + 1, l->old_proxies, sizeof l->old_proxies - sizeof l->old_proxies[0]);
+    l->old_proxies[0] = l->proxy_pid;
+    l->proxy_pid = 0;
+    l->proxy_due_ms = 0;
+    l->proxy_backoff_ms = 0;
+}
+
+static bool has_old_proxies(const struct launcher *l)
+{
+    for (size_t i = 0; i < OLD_PROXIES_MAX; i++)
+        if (l->old_proxies[i] != 0)
+            return true;
+    return false;
+}
+
+static void kill_proxies(struct launcher *l)
+{
+    /* Our children, not reaped. */
+    if (l->proxy_pid != 0)
+        (void)kill(l->proxy_pid, SIGKILL);
+    for (size_t i = 0; i < OLD_PROXIES_MAX; i++)
+        if (l->old_proxies[i] != 0)
+            (void)kill(l->old_proxies[i], SIGKILL);
+}
+
 static void reap(struct launcher *l)
 {
     int status;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+        for (size_t i = 0; i < OLD_PROXIES_MAX; i++)
+            if (l->old_proxies[i] == pid)
+                l->old_proxies[i] = 0;
         if (pid == l->proxy_pid)
             proxy_died(l, status);
         if (pid == l->supervisor_pid) {
@@ -286,6 +323,8 @@ static void supervisor_spoke(struct launcher *l)
         memcpy(&l->why, message + 1, sizeof l->why);
         l->why.text[sizeof l->why.text - 1] = '\0';
         l->ended = true;
+    } else if (n == 1 && message[0] == LINK_RELOAD) {
+        replace_proxy(l);
     } else if (n == 0) {
         (void)close(l->link_fd); /* its death is on its way */
         l->link_fd = -1;
@@ -348,12 +387,12 @@ static void end_proxy(struct launcher *l)
         (void)close(l->link_fd);
     l->link_fd = -1;
     uint64_t deadline = bg_now_ms() + PROXY_EXIT_MS;
-    while (l->proxy_pid != 0) {
+    while (l->proxy_pid != 0 || has_old_proxies(l)) {
         /* Its socket's other end died with the supervisor, so it is ending. */
         uint64_t now = bg_now_ms();
         struct pollfd fd = {.fd = l->signal_fd, .events = POLLIN};
         if (now >= deadline) {
-            (void)kill(l->proxy_pid, SIGKILL); /* our child, not reaped */
+            kill_proxies(l);
             deadline = now + PROXY_EXIT_MS;
         }
         if (poll(&fd, 1, (int)(deadline - now)) > 0)

@@ -55,6 +55,11 @@ static void stop(void *owner, uint64_t grace_ms)
     vm_shutdown(s->vm, grace_ms);
 }
 
+static void reload(void *owner)
+{
+    tell(owner, LINK_RELOAD, NULL, 0);
+}
+
 static void link_readable(uv_poll_t *poll, int status, int events)
 {
     struct supervisor *s = poll->data;
@@ -236,6 +241,7 @@ static int start(struct supervisor *s, struct bg_err *err)
                                    .vsock = ready_device,
                                    .status = status,
                                    .stop = stop,
+                                   .reload = reload,
                                    .on_closed = control_closed,
                                    .owner = s};
     int r = uv_loop_init(&s->loop);

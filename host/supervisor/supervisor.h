@@ -7,10 +7,11 @@
 
 /* Between launcher and supervisor: datagrams of a SOCK_SEQPACKET pair, a type and what follows. */
 enum link_message {
-    LINK_READY = 'R', /* supervisor -> launcher: struct vm_timings */
-    LINK_ENDED = 'E', /* supervisor -> launcher: struct bg_err; last */
-    LINK_PROXY = 'P', /* launcher -> supervisor: i32 the proxy's pid; carries its socket */
-    LINK_STOP = 'S',  /* launcher -> supervisor: u64 grace in ms */
+    LINK_READY = 'R',  /* supervisor -> launcher: struct vm_timings */
+    LINK_ENDED = 'E',  /* supervisor -> launcher: struct bg_err; last */
+    LINK_PROXY = 'P',  /* launcher -> supervisor: i32 the proxy's pid; carries its socket */
+    LINK_RELOAD = 'L', /* supervisor -> launcher: another proxy is wanted, for files have changed */
+    LINK_STOP = 'S',   /* launcher -> supervisor: u64 grace in ms */
 };
 
 struct supervisor_opts {

@@ -332,6 +332,60 @@ static void each_sandbox_has_a_placeholder_of_its_own(void **state)
     (void)vm_stop(echo.process, SIGKILL);
 }
 
+static const char *write_policy(struct vm *vm, const struct echo *echo, const char *methods)
+{
+    const char *path = vm_path(vm, "%s-policy.yaml", vm_name(vm));
+    const char *text = vm_text(vm,
+                               "network:\n"
+                               "  rules:\n"
+                               "    - allow: echo.test:%d\n"
+                               "      methods: [%s]\n"
+                               "      paths: [/open/**]\n"
+                               "      addresses: 127.0.0.1\n"
+                               "secrets:\n"
+                               "  TOKEN:\n"
+                               "    - host: echo.test\n"
+                               "      in: query\n",
+                               echo->https, methods);
+    vm_write(path, text, strlen(text));
+    return path;
+}
+
+/* The rules change while it runs, and so does a secret. */
+static void a_policy_rules_requests_and_can_be_replaced(void **state)
+{
+    struct vm *vm = *state;
+    struct echo echo = start_echo(vm);
+    const char *secret = new_secret(vm), *next = new_secret(vm);
+    const char *const set[] = {"secret", "set", "TOKEN", NULL};
+    assert_int_equal(vm_call_with(vm, set, secret, strlen(secret))->status, 0);
+    const char *s = vm_sandbox_with(vm, "--upstream-ca", echo.ca, "--policy",
+                                    write_policy(vm, &echo, "GET"), NULL);
+    const char *get = vm_text(vm, "curl -sS \"https://echo.test:%d/open/x?k=$TOKEN\"", echo.https);
+    const char *post = vm_text(vm, "%s -d x", get);
+    assert_non_null(strstr(vm_guest(vm, s, "%s", get), "GET /open/x?k=BELLGLASS_SECRET_"));
+    assert_non_null(strstr(vm_read(vm, echo.log, NULL), vm_text(vm, "?k=%s HTTP", secret)));
+    assert_non_null(strstr(vm_guest(vm, s, "%s", post), "none of those that this sandbox's rules"));
+    assert_non_null(
+        strstr(vm_guest(vm, s, "curl -sS https://echo.test:%d/open/../x --path-as-is", echo.https),
+               "more than one way"));
+
+    (void)vm_ok(vm, "policy", "apply", s, write_policy(vm, &echo, "POST"), NULL);
+    assert_non_null(strstr(vm_guest(vm, s, "%s", post), "POST /open/x?k=BELLGLASS_SECRET_"));
+    assert_non_null(strstr(vm_guest(vm, s, "%s", get), "none of those that this sandbox's rules"));
+    assert_non_null(strstr(vm_ok(vm, "policy", "show", s, NULL), "POST"));
+
+    /* A new value counts from the next request on. */
+    assert_int_equal(vm_call_with(vm, set, next, strlen(next))->status, 0);
+    assert_null(strstr(vm_read(vm, echo.log, NULL), next));
+    (void)vm_guest(vm, s, "%s", post);
+    assert_non_null(strstr(vm_read(vm, echo.log, NULL), vm_text(vm, "?k=%s HTTP", next)));
+
+    vm_refused(vm, "policy.yaml:4|'get'|capitals", "policy", "apply", s,
+               write_policy(vm, &echo, "get"), NULL);
+    (void)vm_stop(echo.process, SIGKILL);
+}
+
 static void an_upstream_that_is_not_trusted_is_not_reached(void **state)
 {
     struct vm *vm = *state;
@@ -356,4 +410,5 @@ VM_MAIN(VM_NEEDS_VM,
         cmocka_unit_test(a_killed_proxy_closes_the_way_out_and_comes_back),
         cmocka_unit_test(the_secret_is_nowhere_but_in_the_store_and_the_proxy),
         cmocka_unit_test(each_sandbox_has_a_placeholder_of_its_own),
+        cmocka_unit_test(a_policy_rules_requests_and_can_be_replaced),
         cmocka_unit_test(an_upstream_that_is_not_trusted_is_not_reached))

@@ -794,6 +794,40 @@ def test_comes_back_from_files_alone(world):
         raise Failure("it did not end well")
 
 
+def test_lets_requests_end_when_it_is_replaced(world):
+    proxy = world.make("drained")
+    proxy.audit(1)  # LOST has no value
+    upstream = world.upstreams["good"]
+    asked, go_on = threading.Event(), threading.Event()
+
+    def script(connection):
+        if b"GET /slow " not in read_head(connection):
+            connection.sendall(OK)
+            read_to_end(connection)
+            return
+        asked.set()
+        go_on.wait(DEADLINE_S)
+        connection.sendall(OK)
+        read_to_end(connection)
+
+    upstream.expect(script)
+    with guest(world, proxy=proxy) as slow, guest(world, proxy=proxy) as idle, \
+            guest(world, proxy=proxy, tls=False) as silent:
+        idle.sendall(request(port=upstream.port))
+        check_guest(idle, OK, [])
+        slow.sendall(request(path=b"/slow", port=upstream.port))
+        asked.wait(DEADLINE_S)
+        proxy.supervisor.close()
+        if read_to_end(idle) or read_to_end(silent):
+            raise Failure("something came from the old one")
+        go_on.set()
+        check_guest(slow, OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), [])
+        if read_to_end(slow):
+            raise Failure("it goes on")
+    if proxy.process.wait(DEADLINE_S) != 0:
+        raise Failure(proxy.log())
+
+
 def test_says_at_start_which_secret_is_missing(world):
     proxy = world.make("missing")
     check_audit(proxy, [{"decision": "error", "reason": "secret-without-value",

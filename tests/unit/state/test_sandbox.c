@@ -157,6 +157,25 @@ static void loads_what_it_created(void **state)
     bg_sandbox_done(&back);
 }
 
+static void saves_what_was_changed(void **state)
+{
+    struct fixture *f = *state;
+    struct bg_err err;
+    struct bg_sandbox s = wanted("web"), back;
+    assert_int_equal(bg_sandbox_create(&f->paths, &s, &err), 0);
+    size_t before = entries(s.dir);
+    free(s.policy);
+    s.policy = NULL;
+    assert_int_equal(bg_sandbox_save(&s, &err), 0);
+    assert_int_equal(entries(s.dir), before);
+    assert_int_equal(bg_sandbox_load(&f->paths, "web", &back, &err), 0);
+    assert_null(back.policy);
+    assert_string_equal(back.id, s.id);
+    assert_string_equal(back.secrets[0].placeholder, s.secrets[0].placeholder);
+    bg_sandbox_done(&back);
+    bg_sandbox_done(&s);
+}
+
 static void a_name_is_taken_once(void **state)
 {
     struct fixture *f = *state;
@@ -488,6 +507,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(accepts_only_plain_names),
         cmocka_unit_test_setup_teardown(loads_what_it_created, setup, teardown),
+        cmocka_unit_test_setup_teardown(saves_what_was_changed, setup, teardown),
         cmocka_unit_test_setup_teardown(a_name_is_taken_once, setup, teardown),
         cmocka_unit_test_setup_teardown(of_racing_creators_one_wins, setup, teardown),
         cmocka_unit_test_setup_teardown(makes_up_names, setup, teardown),
