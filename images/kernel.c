@@ -11,6 +11,7 @@
 #include "common/io.h"
 #include "common/limits.h"
 #include "common/state/image.h"
+#include "common/state/paths.h"
 #include "images/argv.h"
 #include "images/modules.h"
 #include "images/recipe.h"
@@ -239,7 +240,7 @@ static int write_modules(const struct kernel *kernel, int image_fd, struct bg_er
     BG_AUTOCLOSE int modules_fd = open(kernel->modules, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (modules_fd < 0)
         return bg_err_errno(err, -errno, "%s", kernel->modules);
-    int r = recipe_data_path("modules.list", &list_path, err);
+    int r = bg_data_path("modules.list", &list_path, err);
     if (r == 0)
         r = bg_read_file(AT_FDCWD, list_path, TEXT_MAX, &list, &size, err);
     if (r == 0)

@@ -14,6 +14,7 @@
 #include "common/quote.h"
 #include "common/sha256.h"
 #include "common/state/image.h"
+#include "common/state/paths.h"
 
 /* Raised when the builder itself comes to make something else of the same recipe, so that images
  * made before are not taken for it. */
@@ -360,31 +361,6 @@ void recipe_free(struct recipe *recipe)
     (void)cyaml_free(&quiet_config, &recipe_schema, recipe, 0);
 }
 
-int recipe_data_path(const char *file, char **ret_path, struct bg_err *err)
-{
-    char self[BG_PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (n < 0)
-        return bg_err_errno(err, -errno, "/proc/self/exe");
-    self[n] = '\0';
-    char *slash = strrchr(self, '/');
-    if (slash)
-        *slash = '\0';
-    static const char *const folders[] = {"", "/../../share/bellglass"};
-    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++) {
-        BG_AUTOFREE char *path = NULL;
-        if (asprintf(&path, "%s%s/%s", self, folders[i], file) < 0)
-            return bg_err_errno(err, -ENOMEM, "%s", file);
-        if (access(path, R_OK) == 0) {
-            *ret_path = BG_TAKE(path);
-            return 0;
-        }
-    }
-    return bg_err_set(err, -ENOENT,
-                      "%s: not found beside %s nor in ../../share/bellglass from there; reinstall",
-                      file, self);
-}
-
 static int find_recipe(const char *name, char **ret_path, struct bg_err *err)
 {
     size_t size = strlen(name);
@@ -397,7 +373,7 @@ static int find_recipe(const char *name, char **ret_path, struct bg_err *err)
     for (size_t i = 0; bg_image_name_ok(name) && i < 2; i++) {
         char file[128];
         (void)snprintf(file, sizeof file, "%s%s.yaml", folders[i], name);
-        if (recipe_data_path(file, ret_path, NULL) == 0)
+        if (bg_data_path(file, ret_path, NULL) == 0)
             return 0;
     }
     return bg_err_set(err, -ENOENT,

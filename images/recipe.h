@@ -53,7 +53,3 @@ int recipe_parse(const char *text, size_t size, const char *folder, struct recip
  * or a ".yaml" end) and parses it. Errors: -ENOENT; as recipe_parse. */
 int recipe_load(const char *name, struct recipe **ret, struct bg_err *err) BG_MUST_CHECK;
 void recipe_free(struct recipe *recipe);
-
-/* The path of one of our data files: beside the program, else in ../../share/bellglass from it.
- * Heap, the caller's. Errors: -ENOENT. */
-int recipe_data_path(const char *file, char **ret_path, struct bg_err *err) BG_MUST_CHECK;

@@ -12,13 +12,22 @@
 
 #define HOSTS_MAX   64
 #define PORTS_MAX   16
+#define PRESETS_MAX 16
 #define HEADERS_MAX 16
 #define RATE_MAX    1000000
+
+/* What a file is read into, and what that takes. */
+struct reader {
+    struct policy_file file;
+    const struct policy_presets *presets;
+};
 
 /* One entry of a list of rules while it is read; for a secret too. */
 struct entry {
     yaml_node_t *hosts[HOSTS_MAX];
     size_t host_count;
+    yaml_node_t *presets[PRESETS_MAX];
+    size_t preset_count;
     uint16_t ports[PORTS_MAX];
     size_t port_count;
     struct policy_rule rule; /* what all hosts have in common */
@@ -71,6 +80,20 @@ static int read_deny(void *owner, struct yaml_doc *doc, yaml_node_t *node, struc
 static int read_hosts(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
     return yaml_doc_list(doc, node, "host", read_host, owner, err);
+}
+
+static int read_preset(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct entry *entry = owner;
+    if (entry->preset_count == PRESETS_MAX)
+        return yaml_doc_fail(doc, node, err, "more than %d presets", PRESETS_MAX);
+    entry->presets[entry->preset_count++] = node;
+    return 0;
+}
+
+static int read_presets(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    return yaml_doc_list(doc, node, "preset", read_preset, owner, err);
 }
 
 static int read_port(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
@@ -334,6 +357,40 @@ static int add_rule(struct policy_file *file, struct yaml_doc *doc, const struct
     return r;
 }
 
+/* Adds the rules of a preset, which is a policy file without secrets and presets. */
+static int add_preset(struct reader *reader, struct yaml_doc *doc, yaml_node_t *node,
+                      struct bg_err *err)
+{
+    const char *name;
+    char shown[80], file_name[80];
+    BG_AUTOFREE char *text = NULL;
+    size_t size;
+    struct policy_file file;
+    int r = yaml_doc_text(doc, node, "preset", &name, err);
+    if (r < 0)
+        return r;
+    size_t length = strlen(name);
+    bool ok = length > 0 && length <= 32 &&
+              strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-") == length;
+    r = ok && reader->presets
+            ? reader->presets->load(reader->presets->owner, name, &text, &size, err)
+            : -ENOENT;
+    if (r == -ENOENT)
+        return yaml_doc_fail(doc, node, err, "preset: there is no %s",
+                             bg_quote(name, shown, sizeof shown));
+    (void)snprintf(file_name, sizeof file_name, "preset %s", name);
+    if (r == 0)
+        r = policy_file_parse(file_name, text, size, NULL, &file, err);
+    if (r < 0)
+        return r;
+    if (file.secret_count > 0)
+        r = yaml_doc_fail(doc, node, err, "preset: %s has secrets, which a preset may not", name);
+    for (size_t i = 0; r == 0 && i < file.policy.count; i++)
+        r = policy_add(&reader->file.policy, &file.policy.rules[i], err);
+    policy_file_done(&file);
+    return r;
+}
+
 static bool has_conditions(const struct entry *entry)
 {
     return !request_match_is_any(&entry->rule.match) || entry->meter.rate > 0 ||
@@ -346,6 +403,12 @@ static int check_rule(const struct entry *entry, const struct yaml_doc *doc,
 {
     bool limits = entry->meter.rate > 0 || entry->meter.requests_max > 0 ||
                   entry->rule.body_max != UINT64_MAX;
+    if (entry->preset_count > 0 &&
+        (entry->acts || has_conditions(entry) || entry->port_count > 0 ||
+         entry->rule.pin_count > 0 || entry->rule.tcp || entry->rule.passthrough))
+        return yaml_doc_fail(doc, node, err, "preset stands alone in its rule");
+    if (entry->preset_count > 0)
+        return 0;
     if (entry->host_count == 0)
         return yaml_doc_fail(doc, node, err, "the rule has neither allow nor deny with a host");
     bool blind = entry->rule.tcp || entry->rule.passthrough;
@@ -363,17 +426,12 @@ static int check_rule(const struct entry *entry, const struct yaml_doc *doc,
 
 static int read_rule(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
-    static const struct yaml_key keys[] = {{"allow", read_allow},
-                                           {"deny", read_deny},
-                                           {"ports", read_ports},
-                                           {"protocol", read_protocol},
-                                           {"methods", read_methods},
-                                           {"paths", read_paths},
-                                           {"addresses", read_addresses},
-                                           {"rate", read_rate},
-                                           {"requests", read_requests},
-                                           {"max_body", read_max_body},
-                                           {NULL, NULL}};
+    static const struct yaml_key keys[] = {
+        {"allow", read_allow},         {"deny", read_deny},       {"ports", read_ports},
+        {"protocol", read_protocol},   {"methods", read_methods}, {"paths", read_paths},
+        {"addresses", read_addresses}, {"rate", read_rate},       {"requests", read_requests},
+        {"max_body", read_max_body},   {"preset", read_presets},  {NULL, NULL}};
+    struct reader *reader = owner;
     struct entry entry = {.rule = {.body_max = UINT64_MAX}};
     int r = yaml_doc_mapping(doc, node, "a rule", keys, &entry, err);
     if (r == 0)
@@ -389,7 +447,9 @@ static int read_rule(void *owner, struct yaml_doc *doc, yaml_node_t *node, struc
     }
     for (size_t i = 0; r == 0 && i < entry.host_count; i++)
         for (size_t k = 0; r == 0 && (k == 0 || k < entry.port_count); k++)
-            r = add_rule(owner, doc, &entry, entry.hosts[i], k, err);
+            r = add_rule(&reader->file, doc, &entry, entry.hosts[i], k, err);
+    for (size_t i = 0; r == 0 && i < entry.preset_count; i++)
+        r = add_preset(reader, doc, entry.presets[i], err);
     entry_done(&entry);
     return r;
 }
@@ -413,13 +473,13 @@ static int read_default(void *owner, struct yaml_doc *doc, yaml_node_t *node, st
 
 static int read_strict(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
-    struct policy_file *file = owner;
+    struct reader *reader = owner;
     const char *text;
     int r = yaml_doc_text(doc, node, "strict", &text, err);
     if (r == 0 && strcmp(text, "true") != 0 && strcmp(text, "false") != 0)
         r = yaml_doc_fail(doc, node, err, "strict: want true or false");
     if (r == 0)
-        file->policy.strict = strcmp(text, "true") == 0;
+        reader->file.policy.strict = strcmp(text, "true") == 0;
     return r;
 }
 
@@ -488,7 +548,7 @@ static int read_secrets(void *owner, struct yaml_doc *doc, yaml_node_t *node, st
          pair < node->data.mapping.pairs.top; pair++) {
         yaml_node_t *key = yaml_document_get_node(&doc->document, pair->key);
         yaml_node_t *value = yaml_document_get_node(&doc->document, pair->value);
-        struct secret_reader reader = {.file = owner};
+        struct secret_reader reader = {.file = &((struct reader *)owner)->file};
         char shown[80];
         int r = yaml_doc_text(doc, key, "secrets", &reader.name, err);
         if (r < 0)
@@ -522,23 +582,24 @@ void policy_file_done(struct policy_file *file)
     *file = (struct policy_file){0};
 }
 
-int policy_file_parse(const char *name, const char *text, size_t size, struct policy_file *ret,
+int policy_file_parse(const char *name, const char *text, size_t size,
+                      const struct policy_presets *presets, struct policy_file *ret,
                       struct bg_err *err)
 {
     static const struct yaml_key keys[] = {
         {"network", read_network}, {"secrets", read_secrets}, {NULL, NULL}};
     struct yaml_doc doc;
-    struct policy_file file = {0};
+    struct reader reader = {.presets = presets};
     int r = yaml_doc_parse(&doc, name, text, size, err);
     if (r < 0)
         return r;
     yaml_node_t *root = yaml_doc_root(&doc);
     if (root)
-        r = yaml_doc_mapping(&doc, root, "a policy", keys, &file, err);
+        r = yaml_doc_mapping(&doc, root, "a policy", keys, &reader, err);
     yaml_doc_done(&doc);
     if (r < 0)
-        policy_file_done(&file);
+        policy_file_done(&reader.file);
     else
-        *ret = file;
+        *ret = reader.file;
     return r;
 }

@@ -5,7 +5,9 @@
  *       - allow: HOST[:PORT] or a list          (or deny:)
  *         ports: [443]                          protocol: http | tcp
  *         methods: [GET]                        paths: [/graphql]
- *         addresses: [192.0.2.7]
+ *         addresses: [192.0.2.7]                rate: 60/min
+ *         requests: 500                         max_body: 1M
+ *       - preset: NAME or a list
  *   secrets:
  *     NAME:
  *       - host: HOST[:PORT] or a list
@@ -27,8 +29,16 @@ struct policy_file {
     size_t secret_count;
 };
 
-/* name: the file's, for errors and audit. text: need not end in NUL. Errors: -EINVAL "NAME:LINE:
- * ..." says what was expected; -E2BIG; -ENOMEM. */
-int policy_file_parse(const char *name, const char *text, size_t size, struct policy_file *ret,
+/* Where presets come from. load: the text of a policy file (heap, taken) by its name, which is
+ * [a-z0-9-]; errors: -ENOENT there is none. */
+struct policy_presets {
+    int (*load)(void *owner, const char *name, char **ret, size_t *ret_size, struct bg_err *err);
+    void *owner;
+};
+
+/* name: the file's, for errors and audit. text: need not end in NUL. presets: NULL: there are none.
+ * Errors: -EINVAL "NAME:LINE: ..." says what was expected; -E2BIG; -ENOMEM. */
+int policy_file_parse(const char *name, const char *text, size_t size,
+                      const struct policy_presets *presets, struct policy_file *ret,
                       struct bg_err *err) BG_MUST_CHECK;
 void policy_file_done(struct policy_file *file);

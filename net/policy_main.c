@@ -12,6 +12,7 @@
 #include "common/quote.h"
 #include "common/state/sandbox.h"
 #include "net/policy_file.h"
+#include "net/presets.h"
 #include "net/reload.h"
 #include "net/yaml_doc.h"
 
@@ -65,7 +66,8 @@ static int load_file(const char *path, struct subject *subject, struct bg_err *e
     int r = bg_read_file(AT_FDCWD, path, YAML_DOC_SIZE_MAX, &subject->text, &size, err);
     if (r < 0)
         return r;
-    return policy_file_parse(slash ? slash + 1 : path, subject->text, size, &subject->file, err);
+    return policy_file_parse(slash ? slash + 1 : path, subject->text, size, &presets_installed,
+                             &subject->file, err);
 }
 
 /* The rules of --allow go before those of the file, as in the proxy. */
@@ -109,7 +111,8 @@ static int load_sandbox(const char *name, struct subject *subject, struct bg_err
         return r;
     r = bg_sandbox_load(&paths, name, &s, err);
     if (r == 0 && s.policy)
-        r = policy_file_parse("policy", s.policy, strlen(s.policy), &subject->file, err);
+        r = policy_file_parse("policy", s.policy, strlen(s.policy), &presets_installed,
+                              &subject->file, err);
     if (r == 0)
         r = merge(&s, subject, err);
     for (size_t i = 0; r == 0 && i < s.secret_count; i++)

@@ -15,6 +15,7 @@
 #include "common/quote.h"
 #include "net/confine.h"
 #include "net/policy_file.h"
+#include "net/presets.h"
 #include "net/serve.h"
 #include "net/tls_ca.h"
 
@@ -391,7 +392,7 @@ static int load_forward(const struct options *o, struct forward *f, struct bg_er
         return r;
     r = bg_read_file(AT_FDCWD, o->policy, BG_MANIFEST_MAX, &f->policy, &size, err);
     if (r == 0)
-        r = policy_file_parse(o->policy, f->policy, size, &f->file, err);
+        r = policy_file_parse(o->policy, f->policy, size, &presets_installed, &f->file, err);
     for (size_t i = 0; r == 0 && i < f->file.secret_count; i++) {
         if (has_secret(f, f->file.secrets[i].name))
             continue;

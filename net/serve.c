@@ -12,6 +12,7 @@
 #include "net/intake.h"
 #include "net/locked.h"
 #include "net/policy_file.h"
+#include "net/presets.h"
 #include "net/store.h"
 
 #define DRAIN_MS    500 /* for connections to end by themselves */
@@ -76,7 +77,7 @@ static int load_policy(struct server *server, struct bg_err *err)
     const char *text = server->opts->policy;
     if (!text)
         return 0;
-    int r = policy_file_parse("policy", text, strlen(text), &file, err);
+    int r = policy_file_parse("policy", text, strlen(text), &presets_installed, &file, err);
     if (r < 0)
         return r;
     server->policy.strict = file.policy.strict;

@@ -118,6 +118,31 @@ int bg_helper_path(const char *program, char **ret_path, struct bg_err *err)
                       self);
 }
 
+int bg_data_path(const char *file, char **ret_path, struct bg_err *err)
+{
+    char self[4096];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n < 0)
+        return bg_err_errno(err, -errno, "/proc/self/exe");
+    self[n] = '\0';
+    char *slash = strrchr(self, '/');
+    if (slash)
+        *slash = '\0';
+    static const char *const folders[] = {"", "/../../share/bellglass"};
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++) {
+        BG_AUTOFREE char *path = NULL;
+        if (asprintf(&path, "%s%s/%s", self, folders[i], file) < 0)
+            return bg_err_errno(err, -ENOMEM, "%s", file);
+        if (access(path, R_OK) == 0) {
+            *ret_path = BG_TAKE(path);
+            return 0;
+        }
+    }
+    return bg_err_set(err, -ENOENT,
+                      "%s: not found beside %s nor in ../../share/bellglass from there; reinstall",
+                      file, self);
+}
+
 void bg_runner_ids(unsigned *ret_uid, unsigned *ret_gid)
 {
     *ret_uid = geteuid();

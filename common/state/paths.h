@@ -20,6 +20,10 @@ void bg_paths_done(struct bg_paths *paths);
  * the running program, else ../libexec/bellglass from it. Heap, the caller's. Errors: -ENOENT. */
 int bg_helper_path(const char *program, char **ret_path, struct bg_err *err) BG_MUST_CHECK;
 
+/* The path of one of our data files: beside the program, else in ../../share/bellglass from it.
+ * Heap, the caller's. Errors: -ENOENT. */
+int bg_data_path(const char *file, char **ret_path, struct bg_err *err) BG_MUST_CHECK;
+
 /* The uid and gid that QEMU, the supervisor and the proxy run as: our own, or as root the user
  * "_bellglass" if there is one, else 65534. */
 void bg_runner_ids(unsigned *ret_uid, unsigned *ret_gid);

@@ -16,7 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     if (!line)
         return 0;
     size_t target = (size_t)(line - text);
-    int r = policy_file_parse("p", line + 1, size - target - 1, &file, &err);
+    int r = policy_file_parse("p", line + 1, size - target - 1, NULL, &file, &err);
     if (r < 0) {
         assert(err.text[0]);
         return 0;

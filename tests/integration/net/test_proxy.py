@@ -344,6 +344,20 @@ def test_passes_tls_through_unopened(world):
                                "secrets": []}])
 
 
+def test_has_sound_presets(world):
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../net/policies")
+    names = sorted(name[:-5] for name in os.listdir(folder) if name.endswith(".yaml"))
+    path = os.path.join(world.folder, "presets.yaml")
+    with open(path, "w", encoding="ascii") as f:
+        f.write(f"network:\n  rules:\n    - preset: [{', '.join(names)}]\n")
+    shown = subprocess.run([world.proxy.program("bellglass-policy"), "show", "--json", path],
+                           check=True, capture_output=True)
+    rules = json.loads(shown.stdout)["rules"]
+    if len(names) < 6 or {rule["rule"].split(":")[0] for rule in rules} != {
+            f"preset {name}" for name in names}:
+        raise Failure(f"{names}: {rules}")
+
+
 def test_is_strict_when_asked_to(world):
     proxy = world.make("strict", policy="network:\n  strict: true\n")
     proxy.audit(1)  # LOST has no value

@@ -9,9 +9,28 @@
 
 #include "net/policy_file.h"
 
+static int load_preset(void *owner, const char *name, char **ret, size_t *ret_size,
+                       struct bg_err *err)
+{
+    static const char *const presets[][2] = {
+        {"two", "network:\n  rules:\n    - allow: [t1.org, t2.org]\n"},
+        {"nested", "network:\n  rules:\n    - preset: two\n"},
+        {"secret", "secrets:\n  X:\n    - host: a\n"},
+    };
+    (void)owner;
+    for (size_t i = 0; i < sizeof presets / sizeof *presets; i++)
+        if (strcmp(presets[i][0], name) == 0) {
+            *ret = strdup(presets[i][1]);
+            *ret_size = strlen(presets[i][1]);
+            return 0;
+        }
+    return bg_err_set(err, -ENOENT, "none");
+}
+
 static int parse(const char *text, struct policy_file *ret, struct bg_err *err)
 {
-    return policy_file_parse("p.yaml", text, strlen(text), ret, err);
+    static const struct policy_presets presets = {.load = load_preset};
+    return policy_file_parse("p.yaml", text, strlen(text), &presets, ret, err);
 }
 
 static const char policy[] = "network:\n"
@@ -127,6 +146,21 @@ static void reads_secrets(void **state)
     policy_file_done(&file);
 }
 
+static void takes_presets_in(void **state)
+{
+    (void)state;
+    struct policy_file file;
+    struct bg_err err;
+    if (parse("network:\n  rules:\n    - deny: t2.org\n    - preset: two\n    - allow: a.org\n",
+              &file, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(file.policy.count, 4);
+    assert_string_equal(file.policy.rules[0].text, "p.yaml:3 deny t2.org");
+    assert_string_equal(file.policy.rules[2].text, "preset two:3 allow t2.org");
+    assert_string_equal(file.policy.rules[3].text, "p.yaml:5 allow a.org");
+    policy_file_done(&file);
+}
+
 static void counts_requests(void **state)
 {
     (void)state;
@@ -220,6 +254,11 @@ static void says_what_is_wrong_and_where(void **state)
         {RULES "    - allow: a.org\n      protocol: passthrough\n      paths: /\n",
          "p.yaml:3: protocol passthrough lets bytes pass"},
         {RULES "    - deny: a.org:1\n      protocol: tcp\n", "p.yaml:3: protocol is for allow"},
+        {RULES "    - preset: [two,\n       none]\n", "p.yaml:4: preset: there is no 'none'"},
+        {RULES "    - preset: ../two\n", "p.yaml:3: preset: there is no '../two'"},
+        {RULES "    - preset: two\n      methods: [GET]\n", "p.yaml:3: preset stands alone"},
+        {RULES "    - preset: nested\n", "preset nested:3: preset: there is no 'two'"},
+        {RULES "    - preset: secret\n", "p.yaml:3: preset: secret has secrets"},
         {"network:\n  strict: yes\n", "p.yaml:2: strict: want true or false"},
         {"network:\n  rules: x\n", "p.yaml:2: rules: want a list"},
         {"network:\n  default: allow\n", "p.yaml:2: default: only deny"},
@@ -251,9 +290,13 @@ static void says_what_is_wrong_and_where(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(decides_by_request), cmocka_unit_test(decides_by_connection),
-        cmocka_unit_test(reads_secrets),      cmocka_unit_test(counts_requests),
-        cmocka_unit_test(takes_an_empty_one), cmocka_unit_test(says_what_is_wrong_and_where),
+        cmocka_unit_test(decides_by_request),
+        cmocka_unit_test(decides_by_connection),
+        cmocka_unit_test(reads_secrets),
+        cmocka_unit_test(counts_requests),
+        cmocka_unit_test(takes_presets_in),
+        cmocka_unit_test(takes_an_empty_one),
+        cmocka_unit_test(says_what_is_wrong_and_where),
     };
     return cmocka_run_group_tests_name("net-policy-file", tests, NULL, NULL);
 }
