@@ -456,6 +456,8 @@ static int read_rule(void *owner, struct yaml_doc *doc, yaml_node_t *node, struc
 
 static int read_rules(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
+    if (node->type == YAML_SCALAR_NODE && node->data.scalar.length == 0)
+        return 0; /* all of them are comments */
     if (node->type != YAML_SEQUENCE_NODE)
         return yaml_doc_fail(doc, node, err, "rules: want a list, each with allow or deny");
     return yaml_doc_list(doc, node, "rules", read_rule, owner, err);

@@ -11,6 +11,8 @@
 #include "common/io.h"
 #include "common/quote.h"
 #include "common/state/sandbox.h"
+#include "net/audit.h"
+#include "net/learn.h"
 #include "net/policy_file.h"
 #include "net/presets.h"
 #include "net/reload.h"
@@ -23,6 +25,7 @@ static const char help[] =
     "       bellglass policy show FILE|SANDBOX [--json]\n"
     "       bellglass policy test FILE|SANDBOX [METHOD] URL\n"
     "       bellglass policy apply SANDBOX FILE\n"
+    "       bellglass policy learn SANDBOX\n"
     "\n"
     "What sandboxes may reach, and where their secrets may go, as a file for --policy of run and "
     "create.\n"
@@ -36,6 +39,10 @@ static const char help[] =
     "for\n"
     "       from now on; requests under way end as they began. --allow and --secret stay as they "
     "were\n"
+    "learn  prints a policy file with which the sandbox could do what it has done and tried so "
+    "far, "
+    "for\n"
+    "       you to cut down\n"
     "\n"
     "A name with '/' or '.yaml' is a file, any other a sandbox. docs/policy.md describes the "
     "file.\n";
@@ -363,6 +370,61 @@ static int apply(const char *name, const char *path, struct bg_err *err)
     return r < 0 && !stopped ? r : printed(err);
 }
 
+/* ---- learn ---- */
+
+static int read_audit(const char *path, struct learn *learn, struct bg_err *err)
+{
+    FILE *file = fopen(path, "re");
+    char *line = NULL;
+    size_t room = 0;
+    int r = 0;
+    if (!file)
+        return bg_err_errno(err, -errno, "%s", path);
+    for (ssize_t n; r == 0 && (n = getline(&line, &room, file)) > 0;)
+        if ((size_t)n <= AUDIT_LINE_MAX)
+            r = learn_line(learn, line, (size_t)n);
+    if (r == 0 && ferror(file))
+        r = -EIO;
+    free(line);
+    (void)fclose(file); /* it was only read */
+    return r < 0 ? bg_err_errno(err, r, "%s", path) : 0;
+}
+
+static int print_learnt(const struct learn *found, const char *sandbox, struct bg_err *err)
+{
+    struct buffer out = buffer_init(64 << 20);
+    learn_put(found, sandbox, &out);
+    int r = buffer_ok(&out) ? 0 : bg_err_errno(err, -ENOMEM, "policy");
+    if (r == 0 && fwrite(buffer_bytes(&out), 1, buffer_size(&out), stdout) != buffer_size(&out))
+        r = bg_err_set(err, -EIO, "cannot print");
+    buffer_reset(&out);
+    return r < 0 ? r : printed(err);
+}
+
+static int learn(const char *name, struct bg_err *err)
+{
+    struct bg_paths paths;
+    struct bg_sandbox s = {0};
+    struct learn found = {0};
+    BG_AUTOFREE char *path = NULL;
+    int r = bg_paths_init(&paths, err);
+    if (r < 0)
+        return r;
+    r = bg_sandbox_load(&paths, name, &s, err);
+    if (r == 0 && asprintf(&path, "%s/audit.ndjson", s.dir) < 0) {
+        path = NULL;
+        r = bg_err_errno(err, -ENOMEM, "audit");
+    }
+    if (r == 0)
+        r = read_audit(path, &found, err);
+    if (r == 0)
+        r = print_learnt(&found, s.name, err);
+    learn_done(&found);
+    bg_sandbox_done(&s);
+    bg_paths_done(&paths);
+    return r;
+}
+
 /* ---- test ---- */
 
 struct url {
@@ -460,14 +522,16 @@ static int run(char *const *words, int count, bool json, int *ret_status, struct
         return print_names(words[1], err);
     if (strcmp(verb, "apply") == 0 && count == 3 && !json)
         return apply(words[1], words[2], err);
+    if (strcmp(verb, "learn") == 0 && count == 2 && !json)
+        return learn(words[1], err);
     if (strcmp(verb, "show") == 0 && count == 2)
         return show(words[1], json, err);
     if (strcmp(verb, "test") == 0 && (count == 3 || count == 4) && !json)
         return test(words[1], count == 4 ? words[2] : "GET", words[count - 1], ret_status, err);
     return bg_err_set(
         err, -EINVAL,
-        "policy: want check FILE, show FILE|SANDBOX, test FILE|SANDBOX URL or apply SANDBOX "
-        "FILE; see "
+        "policy: want check FILE, show FILE|SANDBOX, test FILE|SANDBOX URL, apply SANDBOX "
+        "FILE or learn SANDBOX; see "
         "bellglass policy --help");
 }
 

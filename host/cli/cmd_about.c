@@ -26,9 +26,9 @@ static const char *const version_forms[] = {"[OPTIONS]", NULL};
 static const char *const completion_forms[] = {"bash", NULL};
 static const char *const image_forms[] = {"build [RECIPE]", "ls | inspect IMAGE | rm IMAGE",
                                           "import FILE.qcow2", NULL};
-static const char *const policy_forms[] = {"check FILE", "show FILE|SANDBOX",
-                                           "test FILE|SANDBOX [METHOD] URL", "apply SANDBOX FILE",
-                                           NULL};
+static const char *const policy_forms[] = {
+    "check FILE",         "show FILE|SANDBOX", "test FILE|SANDBOX [METHOD] URL",
+    "apply SANDBOX FILE", "learn SANDBOX",     NULL};
 static const char *const secret_forms[] = {"set NAME [--from-env VAR]", "ls", "rm NAME", NULL};
 
 static int run_help(struct app *app, const struct args *args)

@@ -375,6 +375,11 @@ static void a_policy_rules_requests_and_can_be_replaced(void **state)
     assert_non_null(strstr(vm_guest(vm, s, "%s", get), "none of those that this sandbox's rules"));
     assert_non_null(strstr(vm_ok(vm, "policy", "show", s, NULL), "POST"));
 
+    const char *learnt = vm_ok(vm, "policy", "learn", s, NULL);
+    assert_non_null(strstr(learnt, vm_text(vm, "- allow: 'echo.test:%d'\n", echo.https)));
+    assert_non_null(strstr(learnt, "methods: [GET, POST]"));
+    assert_non_null(strstr(learnt, "paths: ['/open/x']"));
+
     /* A new value counts from the next request on. */
     assert_int_equal(vm_call_with(vm, set, next, strlen(next))->status, 0);
     assert_null(strstr(vm_read(vm, echo.log, NULL), next));

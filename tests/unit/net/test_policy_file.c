@@ -202,7 +202,8 @@ static void counts_requests(void **state)
 static void takes_an_empty_one(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"", "# nothing\n", "network:\n  rules: []\n", "{}"};
+    static const char *const texts[] = {"", "# nothing\n", "network:\n  rules: []\n", "{}",
+                                        "network:\n  rules:\n    # - allow: a.org\n"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         struct policy_file file;
         assert_int_equal(parse(texts[i], &file, NULL), 0);
