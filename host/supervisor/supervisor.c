@@ -41,7 +41,8 @@ static void tell(struct supervisor *s, char type, const void *bytes, size_t size
 {
     char message[1 + sizeof(struct bg_err)];
     message[0] = type;
-    memcpy(message + 1, bytes, size);
+    if (size > 0)
+        memcpy(message + 1, bytes, size);
     /* A launcher that is gone takes us with it; nothing else to do about a failure. */
     (void)send(s->opts->link_fd, message, size + 1, MSG_NOSIGNAL);
 }
