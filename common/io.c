@@ -172,6 +172,14 @@ void bg_random(void *buffer, size_t size)
     }
 }
 
+int bg_hex_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c = (char)(c | 32); /* lower case */
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
 void bg_hex(const void *bytes, size_t size, char *out)
 {
     static const char digits[] = "0123456789abcdef";

@@ -40,6 +40,9 @@ ssize_t bg_recv_fds(int socket, void *buffer, size_t size, int fds[BG_RECV_FDS_M
 /* Fills buffer with random bytes from the kernel; aborts if there is no getrandom(2). */
 void bg_random(void *buffer, size_t size);
 
+/* What a hex digit of either case stands for, or -1. */
+int bg_hex_digit(char c);
+
 /* size bytes as 2*size lowercase hex digits and a NUL. */
 void bg_hex(const void *bytes, size_t size, char *out);
 

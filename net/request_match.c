@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/io.h"
 #include "common/quote.h"
 
 #define PATH_MAX_SIZE ((size_t)8192)
@@ -83,14 +84,6 @@ int request_match_add_path(struct request_match *match, const char *pattern, str
 
 /* ---- paths ---- */
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c = (char)(c | 32);
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 static bool is_unreserved(int c)
 {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
@@ -121,8 +114,8 @@ int request_path_normalize(struct slice target, struct buffer *out)
             buffer_put(out, "/", 1);
             start = buffer_size(out);
         } else if (c == '%') {
-            int high = i + 2 < size ? hex_digit(target.at[i + 1]) : -1;
-            int low = i + 2 < size ? hex_digit(target.at[i + 2]) : -1;
+            int high = i + 2 < size ? bg_hex_digit(target.at[i + 1]) : -1;
+            int low = i + 2 < size ? bg_hex_digit(target.at[i + 2]) : -1;
             int byte = high * 16 + low;
             if (high < 0 || low < 0 || byte == '/' || byte == '\\' || byte == 0)
                 return -EINVAL;

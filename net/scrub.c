@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/io.h"
 #include "common/limits.h"
 #include "net/base64.h"
 
@@ -46,14 +47,6 @@ static uint8_t rot13(uint8_t c)
     return (uint8_t)(l < 'n' ? c + 13 : c - 13);
 }
 
-static int hex_digit(uint8_t c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c = lower(c);
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* Of both alphabets. */
 static int base64_any(uint8_t c)
 {
@@ -87,7 +80,7 @@ static bool accepts(const struct look *k, size_t i, uint8_t c)
 {
     const uint8_t *v = k->value;
     if (k->form == FORM_HEX)
-        return hex_digit(c) == (i % 2 ? v[i / 2] & 15 : v[i / 2] >> 4);
+        return bg_hex_digit((char)c) == (i % 2 ? v[i / 2] & 15 : v[i / 2] >> 4);
     if (is_base64(k->form)) {
         size_t bit = base64_skip[k->form - FORM_BASE64_0] + 6 * i, at = bit / 8;
         unsigned pair = (unsigned)v[at] << 8 | (at + 1 < k->value_size ? v[at + 1] : 0u);
@@ -112,7 +105,7 @@ static int read_number(const uint8_t *at, size_t left, unsigned base, size_t cou
     for (; n < count; n++) {
         if (n == left)
             return INCOMPLETE;
-        int digit = hex_digit(at[n]);
+        int digit = bg_hex_digit((char)at[n]);
         if (digit < 0 || (unsigned)digit >= base)
             break;
         value = value * base + (unsigned)digit;
@@ -129,10 +122,10 @@ static int read_pair(const uint8_t *at, size_t left, size_t skip, uint8_t *ret)
     for (size_t i = skip; i < skip + 2; i++) {
         if (i >= left)
             return INCOMPLETE;
-        if (hex_digit(at[i]) < 0)
+        if (bg_hex_digit((char)at[i]) < 0)
             return 0;
     }
-    *ret = (uint8_t)(hex_digit(at[skip]) << 4 | hex_digit(at[skip + 1]));
+    *ret = (uint8_t)(bg_hex_digit((char)at[skip]) << 4 | bg_hex_digit((char)at[skip + 1]));
     return (int)skip + 2;
 }
 

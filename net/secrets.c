@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "common/io.h"
 #include "common/limits.h"
 #include "common/quote.h"
 #include "net/base64.h"
@@ -323,14 +324,6 @@ void secrets_put_field(const struct secrets_scope *scope, const struct http_fiel
     put_text(&p, field->value.at, field->value.size);
 }
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c = (char)(c | 32);
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* Decodes count characters, each as it is or as %XX. Returns how many bytes of text they take; 0:
  * there are fewer. */
 static size_t decode_some(const char *text, size_t size, size_t count, char *out)
@@ -343,8 +336,8 @@ static size_t decode_some(const char *text, size_t size, size_t count, char *out
             out[i] = text[at++];
             continue;
         }
-        int high = size - at > 2 ? hex_digit(text[at + 1]) : -1;
-        int low = size - at > 2 ? hex_digit(text[at + 2]) : -1;
+        int high = size - at > 2 ? bg_hex_digit(text[at + 1]) : -1;
+        int low = size - at > 2 ? bg_hex_digit(text[at + 2]) : -1;
         if (high < 0 || low < 0)
             return 0;
         out[i] = (char)(high << 4 | low);

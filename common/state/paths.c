@@ -91,16 +91,27 @@ void bg_paths_done(struct bg_paths *paths)
     *paths = (struct bg_paths){0};
 }
 
-int bg_helper_path(const char *program, char **ret_path, struct bg_err *err)
+#define SELF_SIZE 4096
+
+/* Of the running program. */
+static int own_folder(char self[SELF_SIZE], struct bg_err *err)
 {
-    char self[4096];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    ssize_t n = readlink("/proc/self/exe", self, SELF_SIZE - 1);
     if (n < 0)
         return bg_err_errno(err, -errno, "/proc/self/exe");
     self[n] = '\0';
     char *slash = strrchr(self, '/');
     if (slash)
         *slash = '\0';
+    return 0;
+}
+
+int bg_helper_path(const char *program, char **ret_path, struct bg_err *err)
+{
+    char self[SELF_SIZE];
+    int r = own_folder(self, err);
+    if (r < 0)
+        return r;
     const char *forced = getenv("BELLGLASS_HELPER_DIR");
     const char *const bases[] = {forced ? forced : self, self, self};
     static const char *const formats[] = {"", "", "/../libexec/bellglass"};
@@ -120,14 +131,10 @@ int bg_helper_path(const char *program, char **ret_path, struct bg_err *err)
 
 int bg_data_path(const char *file, char **ret_path, struct bg_err *err)
 {
-    char self[4096];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (n < 0)
-        return bg_err_errno(err, -errno, "/proc/self/exe");
-    self[n] = '\0';
-    char *slash = strrchr(self, '/');
-    if (slash)
-        *slash = '\0';
+    char self[SELF_SIZE];
+    int r = own_folder(self, err);
+    if (r < 0)
+        return r;
     static const char *const folders[] = {"", "/../../share/bellglass"};
     for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++) {
         BG_AUTOFREE char *path = NULL;
