@@ -64,6 +64,7 @@
 #define BG_EGRESS_QUEUE_MAX                                                                        \
     (512 * 1024) /* bytes queued to one peer; cannot be passed, see conn.c */
 #define BG_EGRESS_QUEUE_PAUSE   (64 * 1024) /* at it the other side is not read */
+#define BG_EGRESS_MESSAGE_PART  (64 * 1024) /* of a WebSocket message; the rest comes next */
 #define BG_EGRESS_LEAVES_MAX    256         /* certificates kept; the oldest goes */
 #define BG_EGRESS_ADDRESSES_MAX 8           /* addresses of a name that are tried; others dropped */
 #define BG_EGRESS_AUDIT_TEXT    512         /* a path or host in an audit line; cut */

@@ -556,7 +556,12 @@ static bool relay_way(struct conn *conn, bool up)
 
 static enum conn_step relay_run(struct conn *conn)
 {
-    if (!relay_way(conn, /* up= */ true) || !relay_way(conn, /* up= */ false))
+    bool ok =
+        relay_way(conn, /* up= */ true) &&
+        (conn->exchange.frames ? exchange_relay_frames(conn) : relay_way(conn, /* up= */ false));
+    if (conn->state != CONN_RELAY)
+        return CONN_AGAIN;
+    if (!ok)
         conn_abort(conn, "broken");
     else if (channel_finished(conn->guest) && channel_finished(conn->upstream))
         conn_abort(conn, "allowed");

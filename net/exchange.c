@@ -29,7 +29,7 @@ static void audit(struct conn *conn, enum audit_decision decision, const char *r
 {
     struct exchange *ex = &conn->exchange;
     /* A head that could not be read names nobody; then the connection's own name stands there. */
-    ex->use.scrubbed = ex->filter.scrub.found;
+    ex->use.scrubbed = ex->filter.scrub.found | (ex->frames ? ex->frames->scrub.found : 0);
     const struct destination *to = ex->route.destination.port ? &ex->route.destination : &conn->to;
     bool connected = ex->state == EXCHANGE_TLS || ex->state == EXCHANGE_FORWARD;
     struct audit_event event = {
@@ -97,6 +97,13 @@ static void response_body(void *owner, const uint8_t *bytes, size_t size)
         put_down(conn, bytes, size);
 }
 
+static void frames_free(struct websocket *frames)
+{
+    if (frames)
+        websocket_done(frames);
+    free(frames);
+}
+
 /* Makes ready for the next request. */
 static void start_request(struct conn *conn)
 {
@@ -104,6 +111,7 @@ static void start_request(struct conn *conn)
     http_reader_done(&ex->request);
     http_reader_done(&ex->response);
     filter_done(&ex->filter);
+    frames_free(ex->frames);
     buffer_reset(&ex->head);
     struct destination upstream_to = ex->upstream_to;
     *ex = (struct exchange){.head = buffer_init(UPSTREAM_HEAD_MAX), .upstream_to = upstream_to};
@@ -123,6 +131,7 @@ void exchange_done(struct conn *conn)
     http_reader_done(&ex->request);
     http_reader_done(&ex->response);
     filter_done(&ex->filter);
+    frames_free(BG_TAKE(ex->frames));
     buffer_reset(&ex->head);
 }
 
@@ -278,6 +287,11 @@ static int write_head(struct conn *conn, struct failure *ret, struct bg_err *err
 {
     struct exchange *ex = &conn->exchange;
     const struct secrets *secrets = conn->engine->opts.secrets;
+    if (ex->request.head.upgrade_websocket &&
+        websocket_check_request(&ex->request.head, ex->challenge, err) < 0) {
+        *ret = (struct failure){AUDIT_DENY, "bad-request", 400, err->text};
+        return -EPROTO;
+    }
     struct buffer path = buffer_init(3 * ex->route.path.size + 1);
     bool clear = request_path_normalize(ex->route.path, &path) == 0;
     struct secrets_scope scope = {.secrets = secrets,
@@ -548,15 +562,37 @@ static int start_filter(struct exchange *ex, struct bg_err *err)
     return filter_start(&ex->filter, head, err) < 0 ? -EPROTO : 0;
 }
 
+/* A 101 has come. Errors: -EPROTO, -ENOMEM. */
+static int start_websocket(struct conn *conn, struct bg_err *err)
+{
+    struct exchange *ex = &conn->exchange;
+    uint8_t hash[TLS_SHA1_SIZE];
+    if (!ex->response.head.upgrade_websocket || !ex->request.head.upgrade_websocket ||
+        ex->request.state != HTTP_READER_DONE)
+        return bg_err_set(err, -EPROTO, "a switch of protocols that nobody asked for");
+    if (tls_sha1(ex->challenge, sizeof ex->challenge, hash, err) < 0)
+        return -EPROTO;
+    if (!websocket_accepts(&ex->response.head, hash))
+        return bg_err_set(
+            err, -EPROTO,
+            "a switch to a WebSocket whose Sec-WebSocket-Accept does not fit the key");
+    if (!filters(ex))
+        return 0;
+    ex->frames = malloc(sizeof *ex->frames);
+    if (!ex->frames)
+        return bg_err_errno(err, -ENOMEM, "WebSocket");
+    websocket_init(ex->frames, ex->filter.scrub.secrets, ex->filter.scrub.set);
+    return 0;
+}
+
 /* A response's head is there. Errors: -EPROTO. */
 static int forward_head(struct conn *conn, struct bg_err *err)
 {
     struct exchange *ex = &conn->exchange;
     const struct http_head *head = &ex->response.head;
     bool switching = head->status == 101;
-    if (switching && !(head->upgrade_websocket && ex->request.head.upgrade_websocket &&
-                       ex->request.state == HTTP_READER_DONE))
-        return bg_err_set(err, -EPROTO, "a switch of protocols that nobody asked for");
+    if (switching && start_websocket(conn, err) < 0)
+        return -EPROTO;
     if (head->status < 200 && !switching) {
         if (++ex->interim_count > BG_EGRESS_INTERIM_MAX)
             return bg_err_set(err, -EPROTO, "more than %d interim answers", BG_EGRESS_INTERIM_MAX);
@@ -607,7 +643,10 @@ static int take_response(struct conn *conn, const uint8_t *bytes, size_t size, s
     ex->surplus = size > 0;
     if (conn->websocket && size > 0) {
         conn->bytes_down += size;
-        buffer_put(channel_out(conn->guest), bytes, size);
+        if (ex->frames)
+            websocket_put(ex->frames, bytes, size);
+        else
+            buffer_put(channel_out(conn->guest), bytes, size);
     }
     return 0;
 }
@@ -707,6 +746,54 @@ static enum conn_step finish(struct conn *conn)
 static bool may_try_again(const struct exchange *ex)
 {
     return ex->reused && !ex->response_begun && ex->request.head.framing == HTTP_NO_BODY;
+}
+
+/* The guest reads why in a Close frame: what it has got so far are whole frames. */
+static void refuse_frame(struct conn *conn, const struct bg_err *why)
+{
+    char text[BG_ERR_TEXT_SIZE + 16];
+    audit(conn, AUDIT_ERROR, "upstream-frame", (int)conn->exchange.response.head.status, why->text);
+    (void)snprintf(text, sizeof text, "bellglass: %s", why->text);
+    websocket_put_close(text, channel_out(conn->guest));
+    conn_linger(conn);
+}
+
+bool exchange_relay_frames(struct conn *conn)
+{
+    struct websocket *ws = conn->exchange.frames;
+    struct bg_err err;
+    while (conn_room(conn->guest) && conn->budget > 0) {
+        const uint8_t *bytes;
+        size_t size = buffer_size(&ws->out);
+        if (size > 0) {
+            size = size < BG_EGRESS_QUEUE_PAUSE ? size : BG_EGRESS_QUEUE_PAUSE;
+            conn->budget -= size < conn->budget ? size : conn->budget;
+            buffer_put(channel_out(conn->guest), buffer_bytes(&ws->out), size);
+            buffer_drop(&ws->out, size);
+            if (channel_flush(conn->guest) < 0)
+                return false;
+            continue;
+        }
+        if (websocket_ready(ws)) {
+            if (websocket_step(ws, &err) < 0) {
+                refuse_frame(conn, &err);
+                return true;
+            }
+            continue;
+        }
+        ssize_t n = conn_read_upstream(conn, &bytes);
+        if (n < 0 && n != -EAGAIN)
+            return false;
+        if (n <= 0)
+            break;
+        conn_deadline(conn, conn->engine->opts.timeouts.tcp_idle_ms);
+        conn->bytes_down += (uint64_t)n;
+        websocket_put(ws, bytes, (size_t)n);
+    }
+    conn->held |= !conn_room(conn->guest);
+    if (conn->upstream_eof && buffer_size(&ws->out) == 0 && !websocket_ready(ws))
+        channel_finish(conn->guest);
+    return channel_flush(conn->guest) == 0;
 }
 
 static enum conn_step forward(struct conn *conn)

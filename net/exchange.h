@@ -11,6 +11,7 @@
 #include "net/filter.h"
 #include "net/http_forward.h"
 #include "net/http_reader.h"
+#include "net/websocket.h"
 
 struct conn;
 enum conn_step;
@@ -35,6 +36,8 @@ struct exchange {
     bool keep_alive;      /* the guest's connection goes on after it */
     bool surplus;         /* the upstream sent more than its response */
     unsigned interim_count;
+    uint8_t challenge[WEBSOCKET_CHALLENGE_SIZE]; /* of a request for a WebSocket */
+    struct websocket *frames;       /* read and scrubbed on their way down; NULL: bytes pass */
     enum http_wrap wrap;            /* of the response's body */
     struct destination upstream_to; /* whom conn->upstream is connected to */
     uint64_t bytes_up, bytes_down, started_ms;
@@ -55,6 +58,10 @@ bool exchange_reads_upstream(const struct conn *conn);
 
 /* True when a request is on its way and the guest has sent all of it. */
 bool exchange_waits(const struct conn *conn);
+
+/* Moves a WebSocket's frames down, where exchange.frames is set; the state is CONN_RELAY. Returns
+ * false when the connection is broken; a wrong frame ends it with a word to the guest. */
+bool exchange_relay_frames(struct conn *conn);
 
 /* The connection ends here: writes the request's audit line, if one is open. */
 void exchange_abort(struct conn *conn, enum audit_decision decision, const char *reason);

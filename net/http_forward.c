@@ -41,11 +41,12 @@ static void put_host(const struct http_route *route, uint16_t port_default, stru
     buffer_printf(out, "Host: %s\r\n", host);
 }
 
-/* A part of the body could be a part of a secret, and a coded one hides it. */
+/* A part of the body could be a part of a secret, and a coded one hides it; so do a WebSocket's
+ * extensions. */
 static bool keeps_whole(struct slice name)
 {
     return slice_is(name, "range") || slice_is(name, "if-range") ||
-           slice_is(name, "accept-encoding");
+           slice_is(name, "accept-encoding") || slice_is(name, "sec-websocket-extensions");
 }
 
 void http_forward_request(const struct http_head *head, const struct http_route *route,
@@ -122,6 +123,8 @@ void http_forward_response(const struct http_head *head,
         bool length = head->framing == HTTP_NO_BODY && head->status >= 200 && head->status != 204 &&
                       !opts->scrub && slice_is(f->name, "content-length");
         if ((ends_here(f->name, true) && !length) || (opts->decoded && is_of_coding(f->name)))
+            continue;
+        if (opts->scrub && slice_is(f->name, "sec-websocket-extensions")) /* none was asked for */
             continue;
         put_scrubbed(opts->scrub, f->name, out);
         buffer_put_text(out, ": ");

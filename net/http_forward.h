@@ -14,7 +14,7 @@ enum http_wrap {
 
 struct http_forward_request_opts {
     uint16_t port_default; /* of the scheme */
-    bool to_scrub;         /* the answer must come whole and without a content coding */
+    bool to_scrub; /* what comes back must be whole, without a content coding or an extension */
 };
 
 /* Puts the request's head for route->destination, HTTP/1.1. Fails by failing out. */

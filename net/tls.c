@@ -364,6 +364,14 @@ void tls_free(struct tls_session *session)
     free(session);
 }
 
+int tls_sha1(const void *bytes, size_t size, uint8_t out[TLS_SHA1_SIZE], struct bg_err *err)
+{
+    ERR_clear_error();
+    return EVP_Digest(bytes, size, out, NULL, EVP_sha1(), NULL) == 1
+               ? 0
+               : tls_error(err, -EIO, "cannot work out SHA-1");
+}
+
 void tls_alert(uint8_t description, uint8_t out[TLS_ALERT_SIZE])
 {
     const uint8_t alert[TLS_ALERT_SIZE] = {21, 3, 3, 0, 2, 2, description};

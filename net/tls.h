@@ -51,6 +51,11 @@ bool tls_wants_write(const struct tls_session *session);
 /* Frees it, the fd is left open. NULL: no-op. */
 void tls_free(struct tls_session *session);
 
+/* For a WebSocket's handshake, which asks for it. Errors: -EIO. */
+#define TLS_SHA1_SIZE 20
+int tls_sha1(const void *bytes, size_t size, uint8_t out[TLS_SHA1_SIZE],
+             struct bg_err *err) BG_MUST_CHECK;
+
 /* A fatal alert before any handshake, ready to be sent (RFC 8446 §6). */
 #define TLS_ALERT_SIZE                    7
 #define TLS_ALERT_HANDSHAKE_FAILURE       40

@@ -104,6 +104,36 @@ def refused(name, number, request, status=400, **more):
                **more)
 
 
+# RFC 6455 1.3
+KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+SENT_KEY = KEY + b"Sec-WebSocket-Version: 13\r\n"
+SENT_UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+UPGRADE = SENT_UPGRADE + SENT_KEY
+EXTENSIONS = b"Sec-WebSocket-Extensions: permessage-deflate\r\n"
+ACCEPTED = (b"HTTP/1.1 101 Go\r\n" + SENT_UPGRADE +
+            b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n")
+SENT_ACCEPTED = (b"HTTP/1.1 101 Go\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" +
+                 SENT_UPGRADE + b"\r\n")
+RELAYED = {"decision": "allow", "status": 101}
+
+
+def websocket(name, number, frames, want, scrubbed=None, audit=None, **more):
+    """Frames of a host with secrets, and what is to come of them."""
+    return Row(name, get(UPGRADE), [(get(SENT_KEY + PLAIN + SENT_UPGRADE), ACCEPTED + b"\r\n" + frames),
+                                    None],
+               SENT_ACCEPTED + want, (audit or dict(RELAYED, scrubbed=scrubbed),), number,
+               host="k.test", **more)
+
+
+def bad_frame(name, frames, why):
+    """Ends the connection with a Close frame."""
+    text = b"bellglass: " + why
+    return websocket(name, 36, b"\x81\x02ok" + frames,
+                     b"\x81\x02ok\x88" + bytes([2 + len(text)]) + b"\x03\xf6" + text,
+                     audit={"decision": "error", "reason": "upstream-frame", "status": 101,
+                            "detail": why.decode()}, closed=True)
+
+
 ROWS = [
     # --- plain use ---
     Row("a request and its answer", get(b"A: b\r\n"), [(get(b"A: b\r\n"), OK)]),
@@ -459,17 +489,50 @@ ROWS = [
     refused("a head that is too large", 62, get(b"A: " + b"x" * 70000 + b"\r\n"), 431),
     refused("too many fields", 62, get(b"A: b\r\n" * 200), 431),
     refused("an unknown expectation", 13, get(b"Expect: miracles\r\n"), 417),
-    Row("a WebSocket", get(b"Upgrade: websocket\r\nConnection: Upgrade\r\nX-Key: {P}\r\n") + b"{P}",
-        [(get(b"X-Key: {S}\r\n" + PLAIN + b"Connection: Upgrade\r\nUpgrade: websocket\r\n"),
-          b"HTTP/1.1 101 Go\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nearly"),
-         (b"{P}", b"late"), None],
-        b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearlylate",
-        ({"decision": "allow", "status": 101, "secrets": ["KEY"], "bytes_up": 81, "bytes_down": 9},),
+    Row("a WebSocket", get(UPGRADE + b"X-Key: {P}\r\n") + b"{P}",
+        [(get(SENT_KEY + b"X-Key: {S}\r\n" + PLAIN + SENT_UPGRADE), ACCEPTED + b"\r\n\x81\x05early"),
+         (b"{P}", b"\x82\x04late"), None],
+        SENT_ACCEPTED + b"\x81\x05early\x82\x04late",
+        (dict(RELAYED, secrets=["KEY"], bytes_up=81, bytes_down=13),),
         number=14, host="k.test"),
-    Row("a WebSocket that is refused stays HTTP",
-        get(b"Upgrade: websocket\r\nConnection: Upgrade\r\n") + get(path=b"/2"),
-        [(get(b"Connection: Upgrade\r\nUpgrade: websocket\r\n"), OK), (get(path=b"/2"), OK)], OK + OK,
-        (ALLOWED, ALLOWED), number=75),
+    Row("a WebSocket to a host without secrets", get(UPGRADE + EXTENSIONS),
+        [(get(SENT_KEY + EXTENSIONS + SENT_UPGRADE), ACCEPTED + EXTENSIONS + b"\r\n\xc1\x01z"), None],
+        SENT_ACCEPTED.replace(b"\r\nConnection", b"\r\n" + EXTENSIONS[:-2] + b"\r\nConnection") +
+        b"\xc1\x01z", (RELAYED,)),
+    websocket("a secret in a WebSocket's frame", 36, b"\x81\x12<{S}>", b"\x81\x53<{P}>", scrubbed=["KEY"]),
+    websocket("in fragments", 36, b"\x01\x05s3cr3\x89\x01!\x00\x01t\x80\x0a/Value+1==",
+              b"\x89\x01!\x81\x51{P}", scrubbed=["KEY"]),
+    websocket("in base64, binary", 36, b"\x82\x18" + basic(b"{S}"), b"\x82\x54{P}Q==", scrubbed=["KEY"]),
+    websocket("in a Close frame and a ping", 36, b"\x89\x10{S}\x88\x12\x03\xe8{S}",
+              b"\x89\x51{P}\x88\x53\x03\xe8{P}", scrubbed=["KEY"]),
+    websocket("the beginning of one only", 36, b"\x81\x04s3cr\x81\x02ok", b"\x81\x04s3cr\x81\x02ok"),
+    bad_frame("a frame of an extension", b"\xc1\x02ok", b"a frame of an extension that was not agreed on"),
+    bad_frame("a masked frame", b"\x81\x82abcdok", b"a masked frame from a server"),
+    bad_frame("no frame at all", b"HTTP/1.1 200 OK\r\n",
+              b"a frame of an extension that was not agreed on"),
+    Row("extensions to a host with secrets", get(UPGRADE + EXTENSIONS),
+        [(get(SENT_KEY + PLAIN + SENT_UPGRADE), ACCEPTED + EXTENSIONS + b"\r\n"), None],
+        SENT_ACCEPTED, (RELAYED,), 36, host="k.test"),
+    Row("a secret in the answer to it", get(UPGRADE),
+        [(get(SENT_KEY + PLAIN + SENT_UPGRADE), ACCEPTED + b"Sec-WebSocket-Protocol: {S}\r\n\r\n"), None],
+        SENT_ACCEPTED.replace(b"\r\nConnection", b"\r\nSec-WebSocket-Protocol: {P}\r\nConnection"),
+        (dict(RELAYED, scrubbed=["KEY"]),), 29, host="k.test"),
+    Row("a WebSocket that is refused stays HTTP", get(UPGRADE) + get(path=b"/2"),
+        [(get(SENT_KEY + SENT_UPGRADE), OK), (get(path=b"/2"), OK)], OK + OK, (ALLOWED, ALLOWED),
+        number=75),
+    Row("frames after the refusal are no request", get(UPGRADE) + b"\x81\x82abcd\r\n",
+        [(get(SENT_KEY + SENT_UPGRADE), OK)], [OK, (400, b"bellglass: ")], (ALLOWED, BAD_REQUEST),
+        number=75, closed=True),
+    Row("an answer to another key", get(UPGRADE),
+        [(get(SENT_KEY + SENT_UPGRADE), ACCEPTED.replace(b"s3pP", b"S3pP") + b"\r\n\x81\x02ok")],
+        (502, b"does not fit the key"), (BAD_UPSTREAM,), number=75),
+    Row("an answer to none", get(UPGRADE),
+        [(get(SENT_KEY + SENT_UPGRADE), b"HTTP/1.1 101 Go\r\n" + SENT_UPGRADE + b"\r\n")],
+        (502, b"does not fit the key"), (BAD_UPSTREAM,), number=75),
+    Row("a WebSocket without a key", get(SENT_UPGRADE), None, (400, b"without 'Sec-WebSocket-Version: 13'"),
+        (BAD_REQUEST,), number=75),
+    Row("a WebSocket by POST", post(UPGRADE + b"Content-Length: 2\r\n", b"hi"), None,
+        (400, b"asked for with GET"), (BAD_REQUEST,), number=75, closed=True),
 
     # --- upstreams ---
     Row("a switch that nobody asked for", get(),
