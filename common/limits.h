@@ -73,7 +73,10 @@
 #define BG_EGRESS_HEAD_MS       30000       /* a request head, from its first byte; 408 */
 #define BG_EGRESS_IDLE_MS       120000      /* between requests; closed */
 #define BG_EGRESS_RESOLVE_MS    10000       /* a name; 504 */
-#define BG_EGRESS_CONNECT_MS    10000       /* one address, 2 s if there are more; 504 */
+#define BG_EGRESS_CONNECT_MS    10000       /* after the last address was begun with; 504 */
+#define BG_EGRESS_RACE_MS       250         /* RFC 8305; then the next address is tried too */
+#define BG_EGRESS_TURN_MS       2000        /* likewise, and the address before is given up */
+#define BG_EGRESS_RACING_MAX    32          /* sockets that race, in all; more: one by one */
 #define BG_EGRESS_RESPONSE_MS   600000      /* an upstream that says nothing; 504 or cut */
 #define BG_EGRESS_STALL_MS      120000      /* a guest that neither sends its body nor reads; cut */
 #define BG_EGRESS_TCP_IDLE_MS   7200000     /* a pass-through without bytes; cut */

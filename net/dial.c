@@ -10,16 +10,16 @@
 
 #include "common/limits.h"
 
-/* With more addresses left, one that does not answer is given up early. */
-#define NEXT_ADDRESS_MS 2000u
-
 /* One socket that is connecting. It outlives its dial until its handle has closed. */
 struct attempt {
     uv_poll_t poll;
     struct dial *dial; /* used only while the handle is open */
+    size_t index;      /* of its address */
     int fd;            /* -1: handed over */
 };
 
+/* Attempts race (RFC 8305): while one has not been answered the next one begins after
+ * BG_EGRESS_RACE_MS, and the first to connect wins. */
 struct dial {
     uv_timer_t timer;
     uv_getaddrinfo_t lookup;
@@ -27,10 +27,12 @@ struct dial {
     struct destination to;
     struct address addresses[BG_EGRESS_ADDRESSES_MAX];
     size_t count, next;
-    struct attempt *attempt;
+    struct attempt *attempts[BG_EGRESS_ADDRESSES_MAX]; /* the oldest first */
+    size_t attempt_count;
     bool lookup_pending, timer_open;
-    bool over; /* on_done was called, or never will be */
-    int last_error;
+    bool over;          /* on_done was called, or never will be */
+    int error;          /* the most telling one so far */
+    size_t error_index; /* of its address */
 };
 
 static void try_next(struct dial *dial);
@@ -56,29 +58,42 @@ static void attempt_closed(uv_handle_t *handle)
     free(attempt);
 }
 
-static void drop_attempt(struct dial *dial)
+/* The first socket of a dial is accounted for by its connection, further ones are not. */
+static void set_attempt_count(struct dial *dial, size_t count)
 {
-    if (dial->attempt)
-        uv_close((uv_handle_t *)&dial->attempt->poll, attempt_closed);
-    dial->attempt = NULL;
+    size_t had = dial->attempt_count > 0 ? dial->attempt_count - 1 : 0;
+    size_t has = count > 0 ? count - 1 : 0;
+    *dial->opts.racing = (unsigned)(*dial->opts.racing + has - had);
+    dial->attempt_count = count;
+}
+
+static void drop_attempt(struct dial *dial, struct attempt *attempt)
+{
+    size_t i = 0;
+    while (dial->attempts[i] != attempt)
+        i++;
+    for (; i + 1 < dial->attempt_count; i++)
+        dial->attempts[i] = dial->attempts[i + 1];
+    set_attempt_count(dial, dial->attempt_count - 1);
+    uv_close((uv_handle_t *)&attempt->poll, attempt_closed);
 }
 
 /* Ends all handles; from here on only their callbacks run. */
 static void end(struct dial *dial)
 {
     dial->over = true;
-    drop_attempt(dial);
+    while (dial->attempt_count > 0)
+        drop_attempt(dial, dial->attempts[0]);
     if (dial->lookup_pending)
         (void)uv_cancel((uv_req_t *)&dial->lookup); /* too late: its callback comes in its time */
     uv_close((uv_handle_t *)&dial->timer, timer_closed);
 }
 
-static void succeed(struct dial *dial)
+static void succeed(struct dial *dial, struct attempt *attempt)
 {
-    struct dial_result result = {.fd = dial->attempt->fd,
-                                 .address = dial->addresses[dial->next - 1]};
+    struct dial_result result = {.fd = attempt->fd, .address = dial->addresses[attempt->index]};
     struct dial_opts opts = dial->opts;
-    dial->attempt->fd = -1;
+    attempt->fd = -1;
     end(dial);
     opts.on_done(opts.owner, &result);
 }
@@ -91,9 +106,38 @@ static void fail(struct dial *dial, const char *reason, const struct bg_err *err
     opts.on_done(opts.owner, &result);
 }
 
+/* Of several failures one is told: a host that answered says more than one that did not, and an
+ * address family that does not work here says nothing. */
+static int telling(int error)
+{
+    switch (error) {
+    case 0:
+        return 0;
+    case ENETUNREACH:
+    case EADDRNOTAVAIL:
+    case EAFNOSUPPORT:
+    case EMFILE:
+    case ENFILE:
+        return 1;
+    case EHOSTUNREACH:
+        return 2;
+    case ETIMEDOUT:
+        return 3;
+    }
+    return 4;
+}
+
+static void note_error(struct dial *dial, size_t index, int error)
+{
+    if (telling(error) <= telling(dial->error))
+        return;
+    dial->error = error;
+    dial->error_index = index;
+}
+
 static void attempt_ready(uv_poll_t *poll, int status, int events)
 {
-    const struct attempt *attempt = poll->data;
+    struct attempt *attempt = poll->data;
     struct dial *dial = attempt->dial;
     int error = 0;
     socklen_t size = sizeof error;
@@ -102,13 +146,21 @@ static void attempt_ready(uv_poll_t *poll, int status, int events)
     if (getsockopt(attempt->fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
         error = errno;
     if (error == 0) {
-        succeed(dial);
+        succeed(dial, attempt);
         return;
     }
-    dial->last_error = error;
-    drop_attempt(dial);
-    try_next(dial);
+    note_error(dial, attempt->index, error);
+    drop_attempt(dial, attempt);
+    if (dial->next < dial->count || dial->attempt_count == 0)
+        try_next(dial);
 }
+
+static bool may_race(const struct dial *dial)
+{
+    return *dial->opts.racing < BG_EGRESS_RACING_MAX;
+}
+
+static void fail_to_connect(struct dial *dial);
 
 static void timed_out(uv_timer_t *timer)
 {
@@ -119,9 +171,15 @@ static void timed_out(uv_timer_t *timer)
         fail(dial, "timeout", &err);
         return;
     }
-    dial->last_error = ETIMEDOUT;
-    drop_attempt(dial);
-    try_next(dial);
+    bool last = dial->next == dial->count;
+    if (last || !may_race(dial)) {
+        note_error(dial, dial->attempts[0]->index, ETIMEDOUT);
+        drop_attempt(dial, dial->attempts[0]);
+    }
+    if (last)
+        fail_to_connect(dial);
+    else
+        try_next(dial);
 }
 
 static int open_socket(const struct address *address)
@@ -138,14 +196,16 @@ static int open_socket(const struct address *address)
 }
 
 /* Begins to connect to one address. Errors: errno; nothing is left open then. */
-static int begin(struct dial *dial, const struct address *address)
+static int begin(struct dial *dial, size_t index)
 {
+    const struct address *address = &dial->addresses[index];
     struct sockaddr_storage sa;
     socklen_t size = address_to_sockaddr(address, dial->to.port, &sa);
     struct attempt *attempt = calloc(1, sizeof *attempt);
     if (!attempt)
         return -ENOMEM;
     attempt->dial = dial;
+    attempt->index = index;
     attempt->fd = open_socket(address);
     int r = attempt->fd < 0 ? attempt->fd : 0;
     if (r == 0 && connect(attempt->fd, (const struct sockaddr *)&sa, size) < 0 &&
@@ -160,7 +220,8 @@ static int begin(struct dial *dial, const struct address *address)
         return r;
     }
     attempt->poll.data = attempt;
-    dial->attempt = attempt;
+    dial->attempts[dial->attempt_count] = attempt;
+    set_attempt_count(dial, dial->attempt_count + 1);
     (void)uv_poll_start(&attempt->poll, UV_WRITABLE, attempt_ready); /* fails only when closing */
     return 0;
 }
@@ -169,30 +230,37 @@ static void fail_to_connect(struct dial *dial)
 {
     char text[ADDRESS_TEXT_SIZE];
     struct bg_err err;
-    address_format(&dial->addresses[dial->count - 1], text);
-    int code = dial->last_error == ETIMEDOUT      ? -ETIMEDOUT
-               : dial->last_error == ECONNREFUSED ? -ECONNREFUSED
-                                                  : -EHOSTUNREACH;
+    address_format(&dial->addresses[dial->error_index], text);
+    int code = dial->error == ETIMEDOUT      ? -ETIMEDOUT
+               : dial->error == ECONNREFUSED ? -ECONNREFUSED
+                                             : -EHOSTUNREACH;
     (void)bg_err_set(&err, code, "cannot connect to %s port %u (%s%s): %s", dial->to.host,
                      dial->to.port, text, dial->count > 1 ? " and others" : "",
-                     strerror(dial->last_error));
+                     strerror(dial->error));
     fail(dial, code == -ETIMEDOUT ? "timeout" : "connect-failed", &err);
 }
 
+/* Begins with the next address, and says when to look again. Without room to race the oldest
+ * attempt is given its time first. */
 static void try_next(struct dial *dial)
 {
-    while (dial->next < dial->count) {
-        int r = begin(dial, &dial->addresses[dial->next++]);
-        if (r == 0) {
-            uint64_t ms = dial->opts.connect_ms;
-            if (dial->next < dial->count && ms > NEXT_ADDRESS_MS)
-                ms = NEXT_ADDRESS_MS;
-            (void)uv_timer_start(&dial->timer, timed_out, ms, 0); /* fails only when closing */
-            return;
-        }
-        dial->last_error = -r;
+    bool begun = false;
+    while (dial->next < dial->count && !begun) {
+        int r = begin(dial, dial->next);
+        begun = r == 0;
+        if (!begun)
+            note_error(dial, dial->next, -r);
+        dial->next++;
     }
-    fail_to_connect(dial);
+    if (dial->attempt_count == 0) {
+        fail_to_connect(dial);
+        return;
+    }
+    uint64_t ms = dial->opts.connect_ms;
+    uint64_t next_ms = may_race(dial) ? BG_EGRESS_RACE_MS : BG_EGRESS_TURN_MS;
+    if (dial->next < dial->count && ms > next_ms)
+        ms = next_ms;
+    (void)uv_timer_start(&dial->timer, timed_out, ms, 0); /* fails only when closing */
 }
 
 /* Keeps those addresses that may be dialled, in the resolver's order, families in turn so that one

@@ -1,6 +1,6 @@
 /* Connects to a destination that the policy allows: resolves its name once, drops the addresses
- * that may not be dialled, and tries the others in turn. What is dialled is what was checked. Loop
- * thread only. */
+ * that may not be dialled, and tries the others, each a little after the one before; the first to
+ * connect wins. What is dialled is what was checked. Loop thread only. */
 #pragma once
 
 #include <uv.h>
@@ -19,9 +19,10 @@ struct dial_result {
 };
 
 struct dial_opts {
-    const struct destination *to;   /* copied */
-    const struct policy_rule *rule; /* that allows it; borrowed until on_done */
-    uint64_t resolve_ms, connect_ms;
+    const struct destination *to;    /* copied */
+    const struct policy_rule *rule;  /* that allows it; borrowed until on_done */
+    uint64_t resolve_ms, connect_ms; /* connect_ms: from when the last address was begun with */
+    unsigned *racing; /* borrowed until on_done: sockets of all dials beyond each one's first */
     void (*on_done)(void *owner, const struct dial_result *result); /* once, unless cancelled */
     void *owner;
 };

@@ -39,6 +39,7 @@ struct engine {
     unsigned conn_count;
     struct conn *again; /* those with work left that no socket event will announce */
     uv_idle_t idle;     /* runs while again is not empty */
+    unsigned racing;    /* see dial.h */
     bool audit_lost;    /* the last line could not be written: nothing goes out until one can */
     bool closing, draining;
     void (*on_drained)(void *owner);

@@ -15,8 +15,8 @@
 #include "net/presets.h"
 #include "net/store.h"
 
-#define DRAIN_MS    500 /* for connections to end by themselves */
-#define OTHER_FILES 64  /* the loop's, the log, the resolver's */
+#define DRAIN_MS    500                         /* for connections to end by themselves */
+#define OTHER_FILES (64 + BG_EGRESS_RACING_MAX) /* the loop's, the log, the resolver's; dials */
 
 struct server {
     const struct serve_opts *opts;

@@ -1,9 +1,15 @@
-"""The links to upstreams: WebSockets."""
+"""The links to upstreams: WebSockets, and addresses that race."""
+
+import contextlib
+import select
+import socket
+import time
 
 import harness
 import rows
-from harness import Failure, read_exactly, read_to_end
-from world import check_audit, check_guest, guest
+from harness import DEADLINE_S, Failure, read_exactly, read_to_end
+from world import (MUTE, OK, PUBLIC, SILENT, Internet, check_audit, check_guest, guest, read_response,
+                   request)
 
 
 def open_websocket(world, connection, host):
@@ -94,3 +100,127 @@ def test_holds_little_of_a_websocket_that_is_not_read(world):
         raise Failure(f"{held} KiB")
     if sent[0] > 32 << 20:
         raise Failure(f"{sent[0]} bytes were taken from the upstream")
+
+
+# --- addresses that race ---
+
+class Full:
+    """A listener that answers nobody: no more connections fit into its queue."""
+
+    def __init__(self, address, port=80):
+        self.listener = socket.create_server((address, port), backlog=0)
+        self.fillers = []
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex((address, port))
+            self.fillers.append(filler)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.listener.close()
+        for filler in self.fillers:
+            filler.close()
+
+    def answer(self):
+        """Takes the others out of the queue, then answers the one that asks for a host."""
+        for filler in self.fillers:
+            filler.close()
+        self.listener.settimeout(DEADLINE_S)
+        while True:
+            connection, _ = self.listener.accept()
+            with connection:
+                connection.settimeout(DEADLINE_S)
+                if connection.recv(65536):
+                    connection.sendall(OK)
+                    return
+
+
+def connecting_to(port=80):
+    """The addresses that connections are being opened to, but the fillers' own: theirs come first."""
+    with open("/proc/net/tcp", encoding="ascii") as f:
+        rows_ = [line.split() for line in f.readlines()[1:]]
+    ends = [bytes.fromhex(row[2][:8])[::-1] for row in rows_
+            if row[3] == "02" and int(row[2][9:], 16) == port]
+    return [socket.inet_ntoa(end) for end in ends]
+
+
+def wait_until(what, condition):
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Failure(f"it did not come to be that {what}")
+        select.select([], [], [], 0.01)
+
+
+def ask(proxy, host):
+    connection, _ = proxy.connect(host, 80)
+    connection.sendall(request(host=host.encode()).replace(b":0\r\n", b"\r\n", 1))
+    return connection
+
+
+def test_goes_on_with_an_address_while_it_tries_the_next(world):
+    net = Internet.of(world)
+    net.names.answers["race.test"] = [SILENT, MUTE]
+    with Full(SILENT) as silent, Full(MUTE):
+        before = connecting_to()
+        connection = ask(net.proxy, "race.test")
+        wait_until("both are tried", lambda: connecting_to().count(SILENT) > before.count(SILENT) and
+                   connecting_to().count(MUTE) > before.count(MUTE))
+        with connection:
+            silent.answer()
+            check_guest(connection, OK, [])
+        wait_until("the other is given up", lambda: connecting_to().count(MUTE) <= before.count(MUTE))
+    check_audit(net.proxy, [dict(rows.ALLOWED, address=SILENT)])
+
+
+def test_takes_the_first_that_connects(world):
+    net = Internet.of(world)
+    net.names.answers["first.test"] = [SILENT, MUTE, PUBLIC]
+    with Full(SILENT), Full(MUTE):
+        before = len(connecting_to())
+        if net.get("first.test", net.http)[0] != 200:
+            raise Failure("not reached")
+        wait_until("the others are given up", lambda: len(connecting_to()) <= before)
+    check_audit(net.proxy, [dict(rows.ALLOWED, address=PUBLIC)])
+
+
+def test_tells_the_most_telling_failure(world):
+    net = Internet.of(world)
+    proxy = world.make("failures", allow=["*.test"], secrets={}, options=["--timeout=connect=300"])
+    refused, timeout = (502, b"Connection refused", "connect-failed"), (504, b"timed out", "timeout")
+    cases = {"a.test": ([SILENT], timeout), "b.test": ([MUTE], refused), "c.test": ([SILENT, MUTE], refused),
+             "d.test": ([MUTE, SILENT], refused), "e.test": ([SILENT, "2001:db9::1"], timeout),
+             "f.test": (["2001:db9::1", MUTE], refused)}
+    with Full(SILENT):
+        for host, (addresses, (status, text, reason)) in cases.items():
+            net.names.answers[host] = addresses
+            with ask(proxy, host) as connection:
+                got, _, body = read_response(connection)
+            if got != status or text not in body:
+                raise Failure(f"{host}: {got} {body!r}")
+            check_audit(proxy, [{"decision": "error", "reason": reason, "status": status}])
+    if proxy.stop() != 0:
+        raise Failure("it did not end well")
+
+
+def test_races_with_few_sockets(world):
+    net = Internet.of(world)
+    net.names.answers["many.test"] = [SILENT, MUTE]
+    proxy = world.make("races", allow=["*.test"], secrets={}, options=["--timeout=connect=600"])
+    most, count = 0, 40
+    with Full(SILENT), Full(MUTE):
+        before = len(connecting_to())
+        guests = [ask(proxy, "many.test") for _ in range(count)]
+        while len(proxy.audit_rest().splitlines()) < count:
+            most = max(most, len(connecting_to()) - before)
+        for connection in guests:
+            with connection:
+                if read_response(connection)[0] != 504:
+                    raise Failure("no timeout")
+    if not count < most <= count + 32:
+        raise Failure(f"{most} sockets for {count} connections")
+    if proxy.stop() != 0:
+        raise Failure("it did not end well")

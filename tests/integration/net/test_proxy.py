@@ -23,8 +23,8 @@ import harness
 import links
 import rows
 from harness import DEADLINE_S, Failure, Tap, Upstream, read_exactly, read_to_end
-from world import (OK, PUBLIC, PUBLIC_6, SILENT, World, check_audit, check_guest, guest, read_response,
-                   request, run_row, serve_requests, wrap)
+from world import (OK, PUBLIC, PUBLIC_6, Internet, World, check_audit, check_guest, guest, read_head,
+                   read_response, request, run_row, serve_requests, wrap)
 
 # Further files of tests: each function named test_* takes the world.
 MODULES = [sys.modules[__name__], links]
@@ -299,16 +299,6 @@ def test_streams_both_ways_at_once(world):
     if got != whole[:size]:
         raise Failure("bytes changed on the way")
     check_audit(world.proxy, [{"bytes_up": size, "bytes_down": size}])
-
-
-def read_head(connection):
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        byte = connection.recv(1)
-        if not byte:
-            raise Failure("no head")
-        head += byte
-    return head
 
 
 def test_holds_little_for_a_guest_that_does_not_read(world):
@@ -708,7 +698,7 @@ def test_gives_certificates_for_one_name_and_a_short_time(world):
 def test_serves_fewer_with_fewer_files(world):
     proxy = world.make("files")
     proxy.stop()
-    proxy.start(["prlimit", "--nofile=76:76"])
+    proxy.start(["prlimit", "--nofile=108:108"])
     held = [proxy.connect("h.test", world.port("good")) for _ in range(6)]
     text, status = proxy.connect("h.test", world.port("good"))
     if any(s for _, s in held) or status != -11:
@@ -735,65 +725,6 @@ def test_counts_connections(world):
     for connection, _ in held:
         connection.close()
     proxy.stop()
-
-
-class Internet:
-    """Public hosts on the ports of the web, and names for them."""
-
-    def __init__(self, world):
-        if not world.alone:
-            raise harness.Skip("needs a network of its own, which takes root")
-        self.names = harness.NameServer({
-            "public.test": [PUBLIC], "six.test": [PUBLIC_6],
-            "mixed.test": ["10.9.9.9", "127.0.0.1", "169.254.169.254", "::1", "fd00::1", PUBLIC],
-            "later.test": [SILENT, PUBLIC],
-            "rebind.test": [[PUBLIC], ["127.0.0.1"]],
-            "silent.test": None,
-            **{f"p{i}.test": [address] for i, address in enumerate(self.PRIVATE)},
-        })
-        context = world.certificates.server_context(
-            world.certificates.make("web", world.certificates.ca, "DNS:public.test"))
-        self.http = Upstream(None, (PUBLIC, 80))
-        self.https = Upstream(context, (PUBLIC, 443))
-        self.six = Upstream(None, (PUBLIC_6, 80))
-        self.proxy = world.make("internet", allow=["*.test"], secrets={"KEY": ["keyed.test"]},
-                                options=["--timeout=resolve=300"])
-
-    PRIVATE = ["10.0.0.1", "127.0.0.1", "127.9.9.9", "169.254.169.254", "0.0.0.0", "100.64.0.1",
-               "172.16.0.1", "192.168.0.1", "198.18.0.1", "224.0.0.1", "255.255.255.255", "::1", "::",
-               "fd00::1", "fe80::1", "ff02::1", "64:ff9b::7f00:1", "::ffff:127.0.0.1", "2002:7f00:1::"]
-
-    instance = None
-
-    @classmethod
-    def of(cls, world):
-        cls.instance = cls.instance or cls(world)
-        return cls.instance
-
-    def get(self, host, upstream=None, port=80):
-        """Status and body of GET /; the upstream answers with what it got as Host."""
-        def script(connection):
-            host_line = next(line for line in read_head(connection).split(b"\r\n")
-                             if line.startswith(b"Host: "))
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
-                               % (len(host_line), host_line))
-            read_to_end(connection)
-
-        for other in (self.http, self.https, self.six):
-            other.expect(script if other is upstream else None)
-        connection, status = self.proxy.connect(host, port)
-        if status != 0:
-            raise Failure(f"refused with {status}")
-        if port == 443:
-            connection = wrap(connection, self.proxy, host)
-        with connection:
-            connection.sendall(b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n" % host.encode())
-            status, _, body = read_response(connection)
-        for other in (self.http, self.https, self.six):
-            accepted, _ = other.settle()
-            if accepted and other is not upstream:
-                raise Failure("another upstream was reached")
-        return status, body
 
 
 def test_reaches_the_web_by_name(world):

@@ -14,7 +14,8 @@ from harness import DEADLINE_S, Failure, Proxy, Upstream, read_exactly, read_to_
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
 OK = rows.OK
 # Of the public Internet, as far as our own network goes.
-PUBLIC, PUBLIC_6, SILENT = "93.184.215.14", "2606:2800:21f::14", "93.184.215.15"
+PUBLIC, PUBLIC_6 = "93.184.215.14", "2606:2800:21f::14"
+SILENT, MUTE = "93.184.215.15", "93.184.215.16"  # nothing listens, unless a test makes it so
 
 
 def enter_own_network(folder):
@@ -31,7 +32,7 @@ def enter_own_network(folder):
     harness.run("mount", "--make-rprivate", "/")
     harness.run("mount", "--bind", resolv_conf, os.path.realpath("/etc/resolv.conf"))
     harness.run("ip", "link", "set", "lo", "up")
-    for address in (PUBLIC, SILENT):
+    for address in (PUBLIC, SILENT, MUTE):
         harness.run("ip", "address", "add", address + "/32", "dev", "lo")
     harness.run("ip", "-6", "address", "add", PUBLIC_6 + "/128", "dev", "lo", "nodad")
     return True
@@ -101,6 +102,16 @@ def guest(world, host="h.test", port="good", tls=True, proxy=None):
         connection = wrap(connection, proxy, host)
     with connection:
         yield connection
+
+
+def read_head(connection):
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = connection.recv(1)
+        if not byte:
+            raise Failure("no head")
+        head += byte
+    return head
 
 
 def read_response(connection):
@@ -256,3 +267,64 @@ def serve_requests(connection, answer=OK, count=None):
         data = data.partition(b"\r\n\r\n")[2]
         connection.sendall(answer)
         count = count - 1 if count else count
+
+
+# --- hosts elsewhere ---
+
+class Internet:
+    """Public hosts on the ports of the web, and names for them."""
+
+    def __init__(self, world):
+        if not world.alone:
+            raise harness.Skip("needs a network of its own, which takes root")
+        self.names = harness.NameServer({
+            "public.test": [PUBLIC], "six.test": [PUBLIC_6],
+            "mixed.test": ["10.9.9.9", "127.0.0.1", "169.254.169.254", "::1", "fd00::1", PUBLIC],
+            "later.test": [SILENT, PUBLIC],
+            "rebind.test": [[PUBLIC], ["127.0.0.1"]],
+            "silent.test": None,
+            **{f"p{i}.test": [address] for i, address in enumerate(self.PRIVATE)},
+        })
+        context = world.certificates.server_context(
+            world.certificates.make("web", world.certificates.ca, "DNS:public.test"))
+        self.http = Upstream(None, (PUBLIC, 80))
+        self.https = Upstream(context, (PUBLIC, 443))
+        self.six = Upstream(None, (PUBLIC_6, 80))
+        self.proxy = world.make("internet", allow=["*.test"], secrets={"KEY": ["keyed.test"]},
+                                options=["--timeout=resolve=300"])
+
+    PRIVATE = ["10.0.0.1", "127.0.0.1", "127.9.9.9", "169.254.169.254", "0.0.0.0", "100.64.0.1",
+               "172.16.0.1", "192.168.0.1", "198.18.0.1", "224.0.0.1", "255.255.255.255", "::1", "::",
+               "fd00::1", "fe80::1", "ff02::1", "64:ff9b::7f00:1", "::ffff:127.0.0.1", "2002:7f00:1::"]
+
+    instance = None
+
+    @classmethod
+    def of(cls, world):
+        cls.instance = cls.instance or cls(world)
+        return cls.instance
+
+    def get(self, host, upstream=None, port=80):
+        """Status and body of GET /; the upstream answers with what it got as Host."""
+        def script(connection):
+            host_line = next(line for line in read_head(connection).split(b"\r\n")
+                             if line.startswith(b"Host: "))
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
+                               % (len(host_line), host_line))
+            read_to_end(connection)
+
+        for other in (self.http, self.https, self.six):
+            other.expect(script if other is upstream else None)
+        connection, status = self.proxy.connect(host, port)
+        if status != 0:
+            raise Failure(f"refused with {status}")
+        if port == 443:
+            connection = wrap(connection, self.proxy, host)
+        with connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n" % host.encode())
+            status, _, body = read_response(connection)
+        for other in (self.http, self.https, self.six):
+            accepted, _ = other.settle()
+            if accepted and other is not upstream:
+                raise Failure("another upstream was reached")
+        return status, body
