@@ -66,6 +66,9 @@
 #define BG_EGRESS_QUEUE_PAUSE   (64 * 1024) /* at it the other side is not read */
 #define BG_EGRESS_MESSAGE_PART  (64 * 1024) /* of a WebSocket message; the rest comes next */
 #define BG_EGRESS_LEAVES_MAX    256         /* certificates kept; the oldest goes */
+#define BG_EGRESS_SESSIONS_MAX  64          /* TLS tickets of upstreams kept; the oldest goes */
+#define BG_EGRESS_SESSIONS_EACH 4           /* of these, for one host and port; likewise */
+#define BG_EGRESS_SESSION_MS    3600000     /* since its certificate was verified; not resumed */
 #define BG_EGRESS_ADDRESSES_MAX 8           /* addresses of a name that are tried; others dropped */
 #define BG_EGRESS_AUDIT_TEXT    512         /* a path or host in an audit line; cut */
 #define BG_EGRESS_PEEK_MS       300         /* for a client that speaks first */

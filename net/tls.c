@@ -8,16 +8,23 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 
+#include "common/io.h"
 #include "net/tls_ca.h"
+#include "net/tls_staple.h"
+#include "net/tls_tickets.h"
 
 struct tls_context {
     SSL_CTX *server, *client;
     struct tls_ca *ca; /* NULL: cannot accept */
     BIO_METHOD *method;
+    struct tls_tickets *tickets;
 };
 
 struct tls_session {
     SSL *ssl;
+    struct tls_tickets *tickets; /* towards an upstream, as the next two; borrowed */
+    struct destination to;
+    uint64_t tickets_until_ms; /* for how long those of this connection are good */
     int fd;
     uint8_t *prefix; /* owned; read before the socket is */
     size_t prefix_at, prefix_size;
@@ -104,7 +111,7 @@ static SSL_CTX *new_ctx(const SSL_METHOD *method)
     SSL_CTX *ctx = SSL_CTX_new(method);
     if (!ctx)
         return NULL;
-    /* No tickets and no session cache yet: each connection shows its name and is decided alone. */
+    /* No tickets for guests: each connection shows its name and is decided alone. */
     (void)SSL_CTX_set_options(ctx,
                               SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_NO_TICKET);
     (void)SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
@@ -138,6 +145,29 @@ static int add_certificates(X509_STORE *store, const char *pem, size_t size)
     return count;
 }
 
+/* A ticket has come. Returns 0: we keep a reference of our own, or none. */
+static int ticket_came(SSL *ssl, SSL_SESSION *ticket)
+{
+    struct tls_session *session = SSL_get_app_data(ssl);
+    if (session->tickets_until_ms == 0) /* TLS 1.2 sends it before the handshake's end */
+        session->tickets_until_ms = tls_tickets_until(ssl, bg_now_ms());
+    if (session->tickets_until_ms > 0)
+        tls_tickets_put(session->tickets, &session->to, ticket, session->tickets_until_ms);
+    return 0;
+}
+
+static int set_up_tickets(struct tls_context *context, struct bg_err *err)
+{
+    context->tickets = tls_tickets_new();
+    if (!context->tickets)
+        return bg_err_errno(err, -ENOMEM, "TLS");
+    (void)SSL_CTX_clear_options(context->client, SSL_OP_NO_TICKET);
+    (void)SSL_CTX_set_session_cache_mode(context->client,
+                                         SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+    SSL_CTX_sess_set_new_cb(context->client, ticket_came);
+    return 0;
+}
+
 static int set_up_client(struct tls_context *context, const char *upstream_ca,
                          size_t upstream_ca_size, struct bg_err *err)
 {
@@ -149,6 +179,11 @@ static int set_up_client(struct tls_context *context, const char *upstream_ca,
     static const unsigned char http11[] = "\x08http/1.1";
     if (SSL_CTX_set_alpn_protos(context->client, http11, sizeof http11 - 1) != 0)
         return tls_error(err, -EIO, "cannot set up ALPN");
+    if (!tls_staple_set_up(context->client))
+        return tls_error(err, -EIO, "cannot set up OCSP stapling");
+    int r = set_up_tickets(context, err);
+    if (r < 0)
+        return r;
     if (!upstream_ca)
         return 0;
     if (upstream_ca_size > INT32_MAX || add_certificates(SSL_CTX_get_cert_store(context->client),
@@ -201,6 +236,7 @@ void tls_context_free(struct tls_context *context)
         return;
     SSL_CTX_free(context->server);
     SSL_CTX_free(context->client);
+    tls_tickets_free(context->tickets);
     tls_ca_close(context->ca);
     BIO_meth_free(context->method);
     free(context);
@@ -273,6 +309,14 @@ int tls_connect(struct tls_context *context, const struct destination *to, int f
         tls_free(session);
         return tls_error(err, -EIO, "TLS session");
     }
+    session->tickets = context->tickets;
+    session->to = *to;
+    SSL_set_app_data(session->ssl, session);
+    SSL_SESSION *ticket =
+        tls_tickets_get(context->tickets, to, bg_now_ms(), &session->tickets_until_ms);
+    if (ticket)
+        (void)SSL_set_session(session->ssl, ticket); /* without it the handshake is a full one */
+    SSL_SESSION_free(ticket);
     SSL_set_connect_state(session->ssl);
     *ret = session;
     return 0;
@@ -296,15 +340,9 @@ static int status_of(struct tls_session *session, int result)
     }
 }
 
-int tls_handshake(struct tls_session *session, struct bg_err *err)
+/* Why a handshake failed; r: of the call. */
+static int explain(const struct tls_session *session, int r, struct bg_err *err)
 {
-    ERR_clear_error();
-    int n = SSL_do_handshake(session->ssl);
-    if (n == 1)
-        return 0;
-    int r = status_of(session, n);
-    if (r == -EAGAIN)
-        return r;
     long verdict = SSL_get_verify_result(session->ssl);
     if (!SSL_is_server(session->ssl) && verdict != X509_V_OK) {
         ERR_clear_error();
@@ -320,6 +358,32 @@ int tls_handshake(struct tls_session *session, struct bg_err *err)
         return bg_err_set(err, -EPROTO, "TLS handshake: %s", strerror(-session->socket_error));
     }
     return tls_error(err, -EPROTO, "TLS handshake");
+}
+
+/* The handshake with an upstream has ended well. */
+static int begin_upstream(struct tls_session *session, struct bg_err *err)
+{
+    if (!SSL_session_reused(session->ssl))
+        session->tickets_until_ms = tls_tickets_until(session->ssl, bg_now_ms());
+    else if (!tls_tickets_fit(session->ssl, &session->to))
+        return bg_err_set(err, -EKEYREJECTED, "its certificate is refused: it is no longer valid");
+    return 0;
+}
+
+int tls_handshake(struct tls_session *session, struct bg_err *err)
+{
+    ERR_clear_error();
+    int n = SSL_do_handshake(session->ssl);
+    int r = n == 1 ? 0 : status_of(session, n);
+    if (n != 1 && r == -EAGAIN)
+        return r;
+    if (n == 1 && session->tickets)
+        r = begin_upstream(session, err);
+    else if (n != 1)
+        r = explain(session, r, err);
+    if (r < 0 && session->tickets)
+        tls_tickets_drop(session->tickets, &session->to);
+    return r;
 }
 
 ssize_t tls_read(struct tls_session *session, void *buffer, size_t size)
@@ -359,6 +423,10 @@ void tls_free(struct tls_session *session)
 {
     if (!session)
         return;
+    /* Or OpenSSL would not let its ticket be used: it wants a close_notify first, which RFC 5246
+     * §7.2.1 has given up. One that an alert ended stays unusable. */
+    if (session->tickets && session->ssl)
+        SSL_set_shutdown(session->ssl, SSL_SENT_SHUTDOWN);
     SSL_free(session->ssl);
     free(session->prefix);
     free(session);

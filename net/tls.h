@@ -1,5 +1,6 @@
 /* TLS on sockets: towards the guest as the server that it asked for, towards the upstream as a
- * client that takes nothing unverified. Of the rest of net/ only tls_ca knows OpenSSL. */
+ * client that takes nothing unverified. Of the rest of net/ only tls_* know OpenSSL.
+ * Sessions with upstreams are resumed where they may be (tls_tickets.h). */
 #pragma once
 
 #include <stdbool.h>

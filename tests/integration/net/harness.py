@@ -65,7 +65,7 @@ class Certificates:
         return name
 
     def make(self, name, issuer, alt_names, days=2, key=("ec", "-pkeyopt",
-                                                         "ec_paramgen_curve:P-256")):
+                                                         "ec_paramgen_curve:P-256"), digest="sha256"):
         config = self.path(name + ".cnf")
         with open(config, "w", encoding="ascii") as f:
             f.write(f"subjectAltName={alt_names}\nextendedKeyUsage=serverAuth\n")
@@ -74,7 +74,7 @@ class Certificates:
         signer = (["-CA", self.path(issuer + ".pem"), "-CAkey", self.path(issuer + ".key"),
                    "-CAcreateserial"] if issuer else ["-signkey", self.path(name + ".key")])
         run("openssl", "x509", "-req", "-in", self.path(name + ".csr"), *signer,
-            "-out", self.path(name + ".pem"), "-days", str(days), "-extfile", config)
+            "-out", self.path(name + ".pem"), "-days", str(days), "-extfile", config, "-" + digest)
         return name
 
     def server_context(self, name, alpn=("http/1.1",)):

@@ -22,12 +22,13 @@ import zlib
 import harness
 import links
 import rows
+import upstream_tls
 from harness import DEADLINE_S, Failure, Tap, Upstream, read_exactly, read_to_end
 from world import (OK, PUBLIC, PUBLIC_6, Internet, World, check_audit, check_guest, guest, read_head,
                    read_response, request, run_row, serve_requests, wrap)
 
 # Further files of tests: each function named test_* takes the world.
-MODULES = [sys.modules[__name__], links]
+MODULES = [sys.modules[__name__], links, upstream_tls]
 
 # --- what a table cannot say ---
 
