@@ -1,6 +1,5 @@
-"""The links to upstreams: WebSockets, and addresses that race."""
+"""The links to upstreams: WebSockets, what comes after an answer, and addresses that race."""
 
-import contextlib
 import select
 import socket
 import time
@@ -8,8 +7,8 @@ import time
 import harness
 import rows
 from harness import DEADLINE_S, Failure, read_exactly, read_to_end
-from world import (MUTE, OK, PUBLIC, SILENT, Internet, check_audit, check_guest, guest, read_response,
-                   request)
+from world import (MUTE, OK, PUBLIC, SILENT, Internet, check_audit, check_guest, guest, read_head,
+                   read_response, request)
 
 
 def open_websocket(world, connection, host):
@@ -100,6 +99,34 @@ def test_holds_little_of_a_websocket_that_is_not_read(world):
         raise Failure(f"{held} KiB")
     if sent[0] > 32 << 20:
         raise Failure(f"{sent[0]} bytes were taken from the upstream")
+
+
+# --- after an answer ---
+
+def test_believes_nothing_after_an_answer(world):
+    """What an upstream sends besides its answer is nobody's, whatever it looks like."""
+    upstream = world.upstreams["good"]
+    wrong = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
+    cases = [(b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 54\r\n\r\n"), (b"GET", OK),
+             (b"GET", b"HTTP/1.1 204 No Content\r\n\r\n"), (b"GET", b"HTTP/1.1 304 Not Modified\r\n\r\n"),
+             (b"GET", b"HTTP/1.1 200 OK\r\n" + rows.CHUNKED + b"\r\n2\r\nok\r\n0\r\n\r\n")]
+    for method, answer in cases:
+        got = []
+
+        def script(connection):
+            got.append(read_head(connection))
+            connection.sendall(OK if b"GET /2 " in got[-1] else answer + wrong)
+            read_to_end(connection)
+
+        upstream.expect(script)
+        with guest(world) as connection:
+            connection.sendall(request(port=upstream.port).replace(b"GET", method, 1))
+            check_guest(connection, answer, [])
+            connection.sendall(request(path=b"/2", port=upstream.port))
+            check_guest(connection, OK, [])
+        if upstream.settle()[0] != 2 or len(got) != 2:
+            raise Failure(f"{answer!r}: {got}")
+        world.proxy.audit(2)
 
 
 # --- addresses that race ---
@@ -222,5 +249,40 @@ def test_races_with_few_sockets(world):
                     raise Failure("no timeout")
     if not count < most <= count + 32:
         raise Failure(f"{most} sockets for {count} connections")
+    if proxy.stop() != 0:
+        raise Failure("it did not end well")
+
+
+# --- links that stand still ---
+
+def test_ends_links_that_stand_still(world):
+    proxy = world.make("still", options=["--timeout=handshake=300", "--timeout=tcp-idle=300",
+                                         "--timeout=peek=2000"])
+    proxy.audit(1)  # LOST
+    http, good = world.upstreams["http"], world.upstreams["good"]
+    # An upstream that does not shake hands.
+    http.expect(read_to_end)
+    with guest(world, port="http", proxy=proxy) as connection:
+        connection.sendall(request(port=http.port))
+        status, _, body = read_response(connection)
+    if status != 504 or b"TLS handshake in time" not in body:
+        raise Failure(f"{status} {body!r}")
+    check_audit(proxy, [{"decision": "error", "reason": "timeout", "status": 504}])
+    # A WebSocket that nobody uses, read by us or not, and bytes of which nothing is known.
+    for host in ("h.test", "k.test"):
+        good.expect(lambda c: (accept_websocket(c), read_to_end(c)))
+        with guest(world, host=host, proxy=proxy) as connection:
+            values = {"H": f"{host}:{good.port}"}
+            connection.sendall(rows.fill(rows.get(rows.UPGRADE), values))
+            check_guest(connection, rows.SENT_ACCEPTED, [])
+            if read_to_end(connection):
+                raise Failure("more than the handshake")
+        check_audit(proxy, [dict(rows.RELAYED, reason="timeout")])
+    http.expect(read_to_end)
+    with guest(world, port="http", tls=False, proxy=proxy) as connection:
+        connection.sendall(b"\x00\x01")
+        if read_to_end(connection):
+            raise Failure("an answer")
+    check_audit(proxy, [{"scheme": "tcp", "reason": "timeout", "bytes_up": 2}])
     if proxy.stop() != 0:
         raise Failure("it did not end well")

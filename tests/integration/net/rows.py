@@ -104,6 +104,12 @@ def refused(name, number, request, status=400, **more):
                **more)
 
 
+def bad_answer(name, fields, why, version=b"HTTP/1.1"):
+    """An answer that can be read in more than one way."""
+    return Row(name, get(), [(get(), version + b" 200 OK\r\n" + fields + b"\r\nok")], (502, why),
+               (BAD_UPSTREAM,), 74)
+
+
 # RFC 6455 1.3
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 SENT_KEY = KEY + b"Sec-WebSocket-Version: 13\r\n"
@@ -542,6 +548,13 @@ ROWS = [
         [(get(), b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n")],
         (502, b"both Content-Length and Transfer-Encoding"),
         ({"decision": "error", "reason": "upstream-response", "status": 502},), 74),
+    bad_answer("two lengths in an answer", b"Content-Length: 2\r\nContent-Length: 3\r\n", b"more than one Content-Length"),
+    bad_answer("a length in an answer that is no number", b"Content-Length: 0x2\r\n", b"no plain number"),
+    bad_answer("a coding of an answer that nobody knows", b"Transfer-Encoding: xchunked\r\n", b"other than chunked"),
+    bad_answer("two codings of an answer", b"Transfer-Encoding: chunked, identity\r\n", b"other than chunked"),
+    bad_answer("a folded line in an answer", b"A: b\r\n Content-Length: 2\r\n", b"folded"),
+    bad_answer("a space before a colon in an answer", b"Content-Length : 2\r\n", b"no header name"),
+    bad_answer("chunks in HTTP/1.0", CHUNKED, b"other than chunked", b"HTTP/1.0"),
     Row("no answer", get(), [(get(), b""), None], (502, b"ended without an answer"),
         ({"decision": "error", "reason": "upstream-response"},), 74),
     Row("half an answer", get(), [(get(), b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok"), None],
