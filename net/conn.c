@@ -212,6 +212,7 @@ int conn_dial(struct conn *conn, const struct destination *to, const struct poli
                              .rule = rule,
                              .resolve_ms = timeouts->resolve_ms,
                              .connect_ms = timeouts->connect_ms,
+                             .parent = conn->engine->opts.parent,
                              .racing = &conn->engine->racing,
                              .on_done = on_done,
                              .owner = conn};

@@ -33,14 +33,21 @@ struct dial {
     bool over;          /* on_done was called, or never will be */
     int error;          /* the most telling one so far */
     size_t error_index; /* of its address */
+    /* With a parent proxy: the winner's socket is asked for the way before it is handed over. */
+    const struct parent *parent;    /* NULL: straight there */
+    const struct destination *peer; /* whom sockets are connected to */
+    struct tunnel tunnel;
+    bool tunnelling;
 };
 
 static void try_next(struct dial *dial);
 
 static void free_if_unused(struct dial *dial)
 {
-    if (dial->over && !dial->lookup_pending && !dial->timer_open)
-        free(dial);
+    if (!dial->over || dial->lookup_pending || dial->timer_open)
+        return;
+    tunnel_done(&dial->tunnel);
+    free(dial);
 }
 
 static void timer_closed(uv_handle_t *handle)
@@ -135,6 +142,42 @@ static void note_error(struct dial *dial, size_t index, int error)
     dial->error_index = index;
 }
 
+static void tunnel_ready(uv_poll_t *poll, int status, int events)
+{
+    struct attempt *attempt = poll->data;
+    struct dial *dial = attempt->dial;
+    struct bg_err err;
+    (void)status; /* the socket says it better */
+    (void)events;
+    int r = tunnel_step(&dial->tunnel, attempt->fd, &err);
+    if (r == -EAGAIN)
+        (void)uv_poll_start(poll, tunnel_wants_write(&dial->tunnel) ? UV_WRITABLE : UV_READABLE,
+                            tunnel_ready); /* fails only when closing */
+    else if (r < 0)
+        fail(dial, "parent-refused", &err);
+    else
+        succeed(dial, attempt);
+}
+
+static void timed_out(uv_timer_t *timer);
+
+/* The first one has won. */
+static void connected(struct dial *dial, struct attempt *attempt)
+{
+    if (!dial->parent) {
+        succeed(dial, attempt);
+        return;
+    }
+    while (dial->attempt_count > 1)
+        drop_attempt(dial, dial->attempts[dial->attempts[0] == attempt]);
+    tunnel_init(&dial->tunnel, dial->parent, &dial->to);
+    dial->tunnelling = true;
+    /* The parent resolves and connects. */
+    (void)uv_timer_start(&dial->timer, timed_out, dial->opts.resolve_ms + dial->opts.connect_ms, 0);
+    (void)uv_poll_start(&attempt->poll, UV_WRITABLE,
+                        tunnel_ready); /* both fail only when closing */
+}
+
 static void attempt_ready(uv_poll_t *poll, int status, int events)
 {
     struct attempt *attempt = poll->data;
@@ -146,7 +189,7 @@ static void attempt_ready(uv_poll_t *poll, int status, int events)
     if (getsockopt(attempt->fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
         error = errno;
     if (error == 0) {
-        succeed(dial, attempt);
+        connected(dial, attempt);
         return;
     }
     note_error(dial, attempt->index, error);
@@ -167,7 +210,13 @@ static void timed_out(uv_timer_t *timer)
     struct dial *dial = timer->data;
     struct bg_err err;
     if (dial->lookup_pending) {
-        (void)bg_err_set(&err, -ETIMEDOUT, "%s: DNS did not answer in time", dial->to.host);
+        (void)bg_err_set(&err, -ETIMEDOUT, "%s: DNS did not answer in time", dial->peer->host);
+        fail(dial, "timeout", &err);
+        return;
+    }
+    if (dial->tunnelling) {
+        (void)bg_err_set(&err, -ETIMEDOUT, "the parent proxy %s did not connect to %s in time",
+                         dial->tunnel.at, dial->tunnel.to);
         fail(dial, "timeout", &err);
         return;
     }
@@ -200,7 +249,7 @@ static int begin(struct dial *dial, size_t index)
 {
     const struct address *address = &dial->addresses[index];
     struct sockaddr_storage sa;
-    socklen_t size = address_to_sockaddr(address, dial->to.port, &sa);
+    socklen_t size = address_to_sockaddr(address, dial->peer->port, &sa);
     struct attempt *attempt = calloc(1, sizeof *attempt);
     if (!attempt)
         return -ENOMEM;
@@ -234,9 +283,9 @@ static void fail_to_connect(struct dial *dial)
     int code = dial->error == ETIMEDOUT      ? -ETIMEDOUT
                : dial->error == ECONNREFUSED ? -ECONNREFUSED
                                              : -EHOSTUNREACH;
-    (void)bg_err_set(&err, code, "cannot connect to %s port %u (%s%s): %s", dial->to.host,
-                     dial->to.port, text, dial->count > 1 ? " and others" : "",
-                     strerror(dial->error));
+    (void)bg_err_set(&err, code, "cannot connect to %s%s port %u (%s%s): %s",
+                     dial->parent ? "the parent proxy " : "", dial->peer->host, dial->peer->port,
+                     text, dial->count > 1 ? " and others" : "", strerror(dial->error));
     fail(dial, code == -ETIMEDOUT ? "timeout" : "connect-failed", &err);
 }
 
@@ -274,7 +323,7 @@ static void choose(struct dial *dial, const struct addrinfo *found, struct addre
         struct address a;
         if (address_from_sockaddr(ai->ai_addr, &a) < 0)
             continue;
-        if (!policy_address_ok(dial->opts.rule, &dial->to, &a)) {
+        if (!dial->parent && !policy_address_ok(dial->opts.rule, &dial->to, &a)) {
             *ret_refused = a;
             continue;
         }
@@ -301,7 +350,8 @@ static void looked_up(uv_getaddrinfo_t *lookup, int status, struct addrinfo *fou
         return;
     }
     if (status < 0) {
-        (void)bg_err_set(&err, -EHOSTUNREACH, "cannot resolve %s: %s", dial->to.host,
+        (void)bg_err_set(&err, -EHOSTUNREACH, "cannot resolve %s%s: %s",
+                         dial->parent ? "the parent proxy " : "", dial->peer->host,
                          uv_strerror(status));
         fail(dial, "resolve-failed", &err);
         return;
@@ -332,12 +382,20 @@ static void start_without_lookup(uv_timer_t *timer)
 static void use_known_addresses(struct dial *dial)
 {
     const struct policy_rule *rule = dial->opts.rule;
-    if (dial->to.is_address) {
-        dial->addresses[dial->count++] = dial->to.address;
+    if (dial->peer->is_address)
+        dial->addresses[dial->count++] = dial->peer->address;
+    if (dial->parent || dial->to.is_address)
         return;
-    }
     for (size_t i = 0; i < rule->pin_count && i < BG_EGRESS_ADDRESSES_MAX; i++)
         dial->addresses[dial->count++] = rule->pins[i];
+}
+
+/* Where a rule says the address, and an address that is not public, are not for the parent: it is
+ * not asked for what is inside. */
+static const struct parent *parent_for(const struct dial_opts *opts)
+{
+    bool inside = opts->to->is_address && address_classify(&opts->to->address) != ADDRESS_PUBLIC;
+    return inside || opts->rule->pin_count > 0 ? NULL : opts->parent;
 }
 
 int dial_start(uv_loop_t *loop, const struct dial_opts *opts, struct dial **ret, struct bg_err *err)
@@ -347,11 +405,13 @@ int dial_start(uv_loop_t *loop, const struct dial_opts *opts, struct dial **ret,
         return bg_err_errno(err, -ENOMEM, "dial");
     dial->opts = *opts;
     dial->to = *opts->to;
+    dial->parent = parent_for(opts);
+    dial->peer = dial->parent ? &dial->parent->at : &dial->to;
     dial->lookup.data = dial;
     use_known_addresses(dial);
     const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
     if (dial->count == 0) {
-        int r = uv_getaddrinfo(loop, &dial->lookup, looked_up, dial->to.host, NULL, &hints);
+        int r = uv_getaddrinfo(loop, &dial->lookup, looked_up, dial->peer->host, NULL, &hints);
         if (r < 0) {
             free(dial);
             return bg_err_set(err, r, "resolver: %s", uv_strerror(r));

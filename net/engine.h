@@ -10,6 +10,7 @@
 #include "net/policy.h"
 #include "net/secrets.h"
 #include "net/tls.h"
+#include "net/tunnel.h"
 
 /* How long each phase may take, in milliseconds; see common/limits.h for the defaults. */
 struct engine_timeouts {
@@ -24,7 +25,8 @@ struct engine_opts {
     const struct policy *policy; /* borrowed until closed, as all below */
     const struct secrets *secrets;
     struct tls_context *tls;
-    int audit_fd; /* append only */
+    const struct parent *parent; /* NULL: connections go straight to where they are for */
+    int audit_fd;                /* append only */
     const struct bg_log *log;
     struct engine_timeouts timeouts;
     unsigned conns_max;

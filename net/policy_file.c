@@ -385,6 +385,8 @@ static int add_preset(struct reader *reader, struct yaml_doc *doc, yaml_node_t *
         return r;
     if (file.secret_count > 0)
         r = yaml_doc_fail(doc, node, err, "preset: %s has secrets, which a preset may not", name);
+    if (r == 0 && file.parent.port != 0)
+        r = yaml_doc_fail(doc, node, err, "preset: %s has a parent, which a preset may not", name);
     for (size_t i = 0; r == 0 && i < file.policy.count; i++)
         r = policy_add(&reader->file.policy, &file.policy.rules[i], err);
     policy_file_done(&file);
@@ -485,11 +487,55 @@ static int read_strict(void *owner, struct yaml_doc *doc, yaml_node_t *node, str
     return r;
 }
 
+static int read_parent(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct reader *reader = owner;
+    const char *text;
+    struct bg_err why;
+    int r = yaml_doc_text(doc, node, "parent", &text, err);
+    if (r < 0)
+        return r;
+    if (strncmp(text, "http://", 7) == 0)
+        text += 7;
+    size_t size = strlen(text);
+    size -= size > 0 && text[size - 1] == '/';
+    if (memchr(text, '@', size))
+        return yaml_doc_fail(doc, node, err,
+                             "parent: a login has no place here; put USER:PASSWORD into the store "
+                             "with 'bellglass secret set NAME', and name it with parent_login");
+    if (destination_parse(text, size, 0, &reader->file.parent, &why) < 0)
+        return yaml_doc_fail(doc, node, err, "parent: want http://HOST:PORT: %s", why.text);
+    if (reader->file.parent.port == 0)
+        return yaml_doc_fail(doc, node, err, "parent: want http://HOST:PORT, with a port");
+    return 0;
+}
+
+static int read_parent_login(void *owner, struct yaml_doc *doc, yaml_node_t *node,
+                             struct bg_err *err)
+{
+    struct reader *reader = owner;
+    const char *text;
+    char shown[80];
+    int r = yaml_doc_text(doc, node, "parent_login", &text, err);
+    if (r == 0 && !secret_name_ok(text))
+        r = yaml_doc_fail(doc, node, err, "parent_login: %s: want the name of a secret",
+                          bg_quote(text, shown, sizeof shown));
+    if (r < 0)
+        return r;
+    reader->file.parent_login = strdup(text);
+    return reader->file.parent_login ? 0 : bg_err_errno(err, -ENOMEM, "%s", doc->name);
+}
+
 static int read_network(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
     static const struct yaml_key keys[] = {
-        {"default", read_default}, {"strict", read_strict}, {"rules", read_rules}, {NULL, NULL}};
-    return yaml_doc_mapping(doc, node, "network", keys, owner, err);
+        {"default", read_default},           {"strict", read_strict}, {"parent", read_parent},
+        {"parent_login", read_parent_login}, {"rules", read_rules},   {NULL, NULL}};
+    const struct reader *reader = owner;
+    int r = yaml_doc_mapping(doc, node, "network", keys, owner, err);
+    if (r == 0 && reader->file.parent_login && reader->file.parent.port == 0)
+        r = yaml_doc_fail(doc, node, err, "parent_login without parent");
+    return r;
 }
 
 /* ---- secrets ---- */
@@ -580,6 +626,7 @@ void policy_file_done(struct policy_file *file)
         secret_rule_done(&file->secrets[i].rule);
     }
     free(file->secrets);
+    free(file->parent_login);
     policy_done(&file->policy);
     *file = (struct policy_file){0};
 }

@@ -1,6 +1,7 @@
 /* A policy file: YAML (docs/policy.md). Pure.
  *
  *   network:
+ *     parent: http://HOST:PORT                parent_login: NAME (of a stored USER:PASSWORD)
  *     rules:
  *       - allow: HOST[:PORT] or a list          (or deny:)
  *         ports: [443]                          protocol: http | tcp
@@ -25,6 +26,8 @@ struct policy_secret {
 
 struct policy_file {
     struct policy policy;
+    struct destination parent;     /* a proxy that connections go through; port 0: none */
+    char *parent_login;            /* owned; NULL: none */
     struct policy_secret *secrets; /* owned; one for each rule, so a name may come again */
     size_t secret_count;
 };

@@ -243,8 +243,11 @@ static int show_json(const struct policy_file *file, struct bg_err *err)
         ok = json_array_append_new(rules, rule_json(&file->policy.rules[i])) == 0;
     for (size_t i = 0; ok && i < file->secret_count; i++)
         ok = json_array_append_new(secrets, secret_json(&file->secrets[i])) == 0;
-    json_auto_t *all = ok ? json_pack("{s:b, s:O, s:O}", "strict", file->policy.strict, "rules",
-                                      rules, "secrets", secrets)
+    char parent[DESTINATION_TEXT_SIZE];
+    destination_format(&file->parent, 0, parent);
+    json_auto_t *all = ok ? json_pack("{s:b, s:s?, s:s?, s:O, s:O}", "strict", file->policy.strict,
+                                      "parent", file->parent.port ? parent : NULL, "parent_login",
+                                      file->parent_login, "rules", rules, "secrets", secrets)
                           : NULL;
     if (!all)
         return bg_err_errno(err, -ENOMEM, "output");
@@ -296,6 +299,13 @@ static void show_lines(const struct policy_file *file)
     }
     (void)printf("deny   all else%s\n",
                  file->policy.strict ? ", and placeholders where their secrets may not go" : "");
+    if (file->parent.port != 0) {
+        char parent[DESTINATION_TEXT_SIZE];
+        destination_format(&file->parent, 0, parent);
+        (void)printf("through the parent proxy %s%s%s\n", parent,
+                     file->parent_login ? ", with the login " : "",
+                     file->parent_login ? file->parent_login : "");
+    }
     for (size_t i = 0; i < file->secret_count; i++) {
         const struct secret_rule *rule = &file->secrets[i].rule;
         host_text(&rule->host, host);

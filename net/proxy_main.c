@@ -36,7 +36,7 @@ static const char help[] =
     "--allow RULE           let requests through; may be given again. Nothing else passes\n"
     "--policy FILE          rules for requests and secrets, tried after --allow (docs/policy.md); "
     "its\n"
-    "                       secrets need no --secret\n"
+    "                       secrets need no --secret; a parent proxy is named there, too\n"
     "--secret NAME@HOST[,HOST...]  put the stored secret NAME where its placeholder stands in a\n"
     "                       header of an HTTPS request to HOST\n"
     "--upstream-ca FILE     PEM certificates to trust for upstreams beside the system's\n"

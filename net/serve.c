@@ -23,6 +23,7 @@ struct server {
     uv_loop_t loop;
     struct policy policy;
     struct secrets secrets;
+    struct parent parent; /* its port is 0: there is none */
     struct tls_context *tls;
     struct engine *engine;
     struct intake *intake;
@@ -71,6 +72,27 @@ static int load_tls(struct server *server, struct bg_err *err)
     return r;
 }
 
+/* Without the login the parent says what it thinks of that, to each request. */
+static int load_parent(struct server *server, const struct policy_file *file, struct bg_err *err)
+{
+    void *login = NULL;
+    size_t size = 0;
+    struct bg_err why;
+    server->parent.at = file->parent;
+    if (!file->parent_login)
+        return 0;
+    int r = store_get(server->opts->paths->data, file->parent_login, &login, &size, NULL, &why);
+    if (r == 0)
+        r = parent_set_login(&server->parent, login, size, &why);
+    locked_free(login, size);
+    if (r == -ENOMEM)
+        return bg_err_set(err, r, "%s", why.text);
+    if (r < 0)
+        bg_log(server->opts->log, BG_LOG_ERROR, "parent_login %s: %s; going on without it",
+               file->parent_login, why.text);
+    return 0;
+}
+
 static int load_policy(struct server *server, struct bg_err *err)
 {
     struct policy_file file;
@@ -83,6 +105,8 @@ static int load_policy(struct server *server, struct bg_err *err)
     server->policy.strict = file.policy.strict;
     for (size_t i = 0; r == 0 && i < file.policy.count; i++)
         r = policy_add(&server->policy, &file.policy.rules[i], err);
+    if (r == 0)
+        r = load_parent(server, &file, err);
     for (size_t i = 0; r == 0 && i < file.secret_count; i++)
         r = secrets_add_rule(&server->secrets, file.secrets[i].name, &file.secrets[i].rule, err);
     policy_file_done(&file);
@@ -209,6 +233,8 @@ static int open_loop(struct server *server, struct bg_err *err)
                                             .policy = &server->policy,
                                             .secrets = &server->secrets,
                                             .tls = server->tls,
+                                            .parent =
+                                                server->parent.at.port ? &server->parent : NULL,
                                             .audit_fd = opts->audit_fd,
                                             .log = opts->log,
                                             .timeouts = opts->timeouts,
@@ -263,6 +289,7 @@ int serve_run(const struct serve_opts *opts, struct bg_err *err)
     }
     free(server.engine);
     tls_context_free(server.tls);
+    parent_done(&server.parent);
     secrets_done(&server.secrets);
     policy_done(&server.policy);
     return r;

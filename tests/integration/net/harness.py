@@ -318,7 +318,7 @@ class Proxy:
         connection = self.message(struct.pack("<IBHI", stream, form, port, len(name)) + name)
         header = read_exactly(connection, 12)
         if len(header) < 12:
-            raise Failure("no reply")
+            raise Failure(f"no reply: {self.log()}")
         magic, status, size = struct.unpack("<4siI", header)
         if magic != b"BGLR":
             raise Failure(f"reply starts with {magic!r}")

@@ -21,6 +21,7 @@ import zlib
 
 import harness
 import links
+import parent
 import rows
 import upstream_tls
 from harness import DEADLINE_S, Failure, Tap, Upstream, read_exactly, read_to_end
@@ -28,7 +29,7 @@ from world import (OK, PUBLIC, PUBLIC_6, Internet, World, check_audit, check_gue
                    read_response, request, run_row, serve_requests, wrap)
 
 # Further files of tests: each function named test_* takes the world.
-MODULES = [sys.modules[__name__], links, upstream_tls]
+MODULES = [sys.modules[__name__], links, parent, upstream_tls]
 
 # --- what a table cannot say ---
 

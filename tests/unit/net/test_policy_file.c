@@ -16,6 +16,7 @@ static int load_preset(void *owner, const char *name, char **ret, size_t *ret_si
         {"two", "network:\n  rules:\n    - allow: [t1.org, t2.org]\n"},
         {"nested", "network:\n  rules:\n    - preset: two\n"},
         {"secret", "secrets:\n  X:\n    - host: a\n"},
+        {"parent", "network:\n  parent: http://p:1\n"},
     };
     (void)owner;
     for (size_t i = 0; i < sizeof presets / sizeof *presets; i++)
@@ -199,6 +200,29 @@ static void counts_requests(void **state)
     policy_file_done(&file);
 }
 
+static void reads_a_parent(void **state)
+{
+    static const struct {
+        const char *text, *host, *login;
+        uint16_t port;
+    } rows[] = {
+        {"network:\n  parent: http://Proxy.Corp:3128/\n", "proxy.corp", NULL, 3128},
+        {"network:\n  parent: 10.1.2.3:80\n", "10.1.2.3", NULL, 80},
+        {"network:\n  parent_login: L\n  parent: http://p:1\n", "p", "L", 1},
+        {"network:\n  rules: []\n", "", NULL, 0},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct policy_file file;
+        assert_int_equal(parse(rows[i].text, &file, NULL), 0);
+        assert_string_equal(file.parent.host, rows[i].host);
+        assert_int_equal(file.parent.port, rows[i].port);
+        assert_string_equal(file.parent_login ? file.parent_login : "",
+                            rows[i].login ? rows[i].login : "");
+        policy_file_done(&file);
+    }
+}
+
 static void takes_an_empty_one(void **state)
 {
     (void)state;
@@ -224,6 +248,15 @@ static void says_what_is_wrong_and_where(void **state)
         {RULES "    - alow: a.org\n",
          "p.yaml:3: 'alow' is no key of a rule; did you mean 'allow'?"},
         {RULES "    - methods: [GET]\n", "p.yaml:3: the rule has neither"},
+        {RULES "    - preset: parent\n",
+         "p.yaml:3: preset: parent has a parent, which a preset may not"},
+        {"network:\n  parent: http://p\n", "p.yaml:2: parent: want http://HOST:PORT, with a port"},
+        {"network:\n  parent: https://p:1\n", "p.yaml:2: parent: want http://HOST:PORT: "},
+        {"network:\n  parent: http://p:1/x\n", "p.yaml:2: parent: want http://HOST:PORT: "},
+        {"network:\n  parent: ''\n", "p.yaml:2: parent: want http://HOST:PORT: "},
+        {"network:\n  parent: http://u:w@p:1\n", "p.yaml:2: parent: a login has no place here"},
+        {"network:\n  parent: http://p:1\n  parent_login: 1a\n", "p.yaml:3: parent_login: '1a'"},
+        {"network:\n  parent_login: A\n", "p.yaml:2: parent_login without parent"},
         {RULES "    - allow: a.org\n      deny: b.org\n", "p.yaml:4: both allow and deny"},
         {RULES "    - allow: a.org\n      allow: b.org\n", "p.yaml:4: 'allow' is there twice"},
         {RULES "    - allow: a.org\n    - allow: [b.org,\n        a..b]\n", "p.yaml:5: 'a..b': "},
@@ -291,13 +324,10 @@ static void says_what_is_wrong_and_where(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(decides_by_request),
-        cmocka_unit_test(decides_by_connection),
-        cmocka_unit_test(reads_secrets),
-        cmocka_unit_test(counts_requests),
-        cmocka_unit_test(takes_presets_in),
-        cmocka_unit_test(takes_an_empty_one),
-        cmocka_unit_test(says_what_is_wrong_and_where),
+        cmocka_unit_test(decides_by_request), cmocka_unit_test(decides_by_connection),
+        cmocka_unit_test(reads_secrets),      cmocka_unit_test(counts_requests),
+        cmocka_unit_test(takes_presets_in),   cmocka_unit_test(reads_a_parent),
+        cmocka_unit_test(takes_an_empty_one), cmocka_unit_test(says_what_is_wrong_and_where),
     };
     return cmocka_run_group_tests_name("net-policy-file", tests, NULL, NULL);
 }
