@@ -28,9 +28,8 @@ static OCSP_RESPONSE *stapled(SSL *ssl)
  * say that it is good. */
 static int status_in(OCSP_BASICRESP *basic, X509 *certificate, X509 *issuer)
 {
-    const EVP_MD *const names[] = {EVP_sha1(), EVP_sha256()};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        OCSP_CERTID *id = OCSP_cert_to_id(names[i], certificate, issuer);
+    for (int sha256 = 0; sha256 < 2; sha256++) {
+        OCSP_CERTID *id = OCSP_cert_to_id(sha256 ? EVP_sha256() : EVP_sha1(), certificate, issuer);
         int status = V_OCSP_CERTSTATUS_UNKNOWN, reason;
         ASN1_GENERALIZEDTIME *revoked, *from, *until;
         bool found =

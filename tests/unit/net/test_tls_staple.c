@@ -80,10 +80,9 @@ static unsigned char *make_response(const struct answer *answer, const struct au
     if (answer->staple == NONE)
         return NULL;
     if (answer->staple == GARBAGE) {
-        unsigned char *bytes = OPENSSL_malloc(4);
-        memcpy(bytes, "\x30\x82\xff\xff", 4);
-        *ret_size = 4;
-        return bytes;
+        static const unsigned char garbage[] = {0x30, 0x82, 0xff, 0xff};
+        *ret_size = sizeof garbage;
+        return OPENSSL_memdup(garbage, sizeof garbage);
     }
     OCSP_RESPONSE *response;
     if (answer->staple == TRY_LATER) {

@@ -202,10 +202,9 @@ static void reads_each_form_of_length(void **state)
 
 static void sends_a_long_message_on_before_its_end(void **state)
 {
-    static uint8_t message[BG_EGRESS_MESSAGE_PART + 10];
+    static uint8_t message[BG_EGRESS_MESSAGE_PART + 10] = {0x82, 0x7f, 0, 0, 1};
     struct websocket ws;
     struct buffer out = buffer_init(1 << 20);
-    memcpy(message, "\x82\x7f\x00\x00\x01\x00\x00\x00\x00\x00", 10);
     websocket_init(&ws, *state, 1);
     assert_int_equal(feed(&ws, message, sizeof message, sizeof message, &out, NULL), 0);
     assert_int_equal(buffer_size(&out), sizeof message);
@@ -217,13 +216,14 @@ static void sends_a_long_message_on_before_its_end(void **state)
 
 static void cuts_close_reasons_between_characters(void **state)
 {
-    /* With the placeholder's 81 bytes, and three characters of two before it, it gets too long. */
-    char frame[2 + 125] = "\x88\x7d\x03\xe8";
+    /* The placeholder is 71 bytes longer, so that a character of two lies over the limit, at 122.
+     */
+    char frame[2 + 125 + 1] = "\x88\x7d\x03\xe8" VALUE;
     struct buffer out;
-    memset(frame + 4, 'a', sizeof frame - 4);
-    memcpy(frame + 4, VALUE, sizeof VALUE - 1);
-    memcpy(frame + 4 + 10 + 41, "\xc3\xa4\xc3\xa4", 4); /* bytes 122..125 of the reason */
-    assert_int_equal(run(*state, frame, sizeof frame, sizeof frame, &out, NULL), 0);
+    memset(frame + 14, 'a', sizeof frame - 14);
+    frame[4 + 122 - 71] = '\xc3';
+    frame[4 + 123 - 71] = '\xa4';
+    assert_int_equal(run(*state, frame, sizeof frame - 1, sizeof frame, &out, NULL), 0);
     assert_int_equal(buffer_size(&out), 2 + 2 + 122);
     assert_int_equal(buffer_bytes(&out)[1], 124);
     assert_memory_equal(buffer_bytes(&out) + 4, P, 81);
