@@ -10,11 +10,12 @@
 #include "net/policy.h"
 #include "net/secrets.h"
 #include "net/tls.h"
+#include "net/upstreams.h"
 
 /* How long each phase may take, in milliseconds; see common/limits.h for the defaults. */
 struct engine_timeouts {
     uint64_t peek_ms, handshake_ms, head_ms, idle_ms, resolve_ms, connect_ms, response_ms, stall_ms,
-        tcp_idle_ms, linger_ms;
+        tcp_idle_ms, linger_ms, upstream_idle_ms;
 };
 
 extern const struct engine_timeouts engine_timeouts_default;
@@ -37,6 +38,9 @@ struct engine {
     struct engine_opts opts;
     struct conn *conns; /* list of the open ones */
     unsigned conn_count;
+    struct h2 *h2_guests; /* list of the guest's connections of HTTP/2 */
+    struct upstreams upstreams;
+    unsigned held;      /* objects beside the conns whose handles are not closed yet */
     struct conn *again; /* those with work left that no socket event will announce */
     uv_idle_t idle;     /* runs while again is not empty */
     bool audit_lost;    /* the last line could not be written: nothing goes out until one can */
@@ -65,6 +69,10 @@ void engine_audit(struct engine *engine, struct audit_event *event);
 
 /* True unless the audit log is broken; tries it again if it was. */
 bool engine_may_go_on(struct engine *engine);
+
+/* For what else has handles on the loop: the engine ends after each of them has been released. */
+void engine_hold(struct engine *engine);
+void engine_released(struct engine *engine);
 
 /* For conn only: the list of connections, and their place on the again list. */
 void engine_add(struct engine *engine, struct conn *conn);

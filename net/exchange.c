@@ -7,6 +7,7 @@
 
 #include "common/quote.h"
 #include "net/conn.h"
+#include "net/upstreams.h"
 
 /* Room for the largest head, and for secrets in it. */
 #define UPSTREAM_HEAD_MAX (BG_EGRESS_HEAD_MAX + 2 * BG_SECRET_SIZE_MAX)
@@ -105,8 +106,8 @@ static void start_request(struct conn *conn)
     http_reader_done(&ex->response);
     filter_done(&ex->filter);
     buffer_reset(&ex->head);
-    struct destination upstream_to = ex->upstream_to;
-    *ex = (struct exchange){.head = buffer_init(UPSTREAM_HEAD_MAX), .upstream_to = upstream_to};
+    struct upstream_key key = ex->upstream_key;
+    *ex = (struct exchange){.head = buffer_init(UPSTREAM_HEAD_MAX), .upstream_key = key};
     ex->head.wipe = true;
     http_reader_init(&ex->request, /* is_response= */ false, request_body, conn);
     http_reader_init(&ex->response, /* is_response= */ true, response_body, conn);
@@ -314,12 +315,46 @@ static int write_head(struct conn *conn, struct failure *ret, struct bg_err *err
     return 0;
 }
 
-static bool upstream_fits(const struct conn *conn)
+static struct upstream_key upstream_key(const struct conn *conn)
 {
     const struct exchange *ex = &conn->exchange;
-    return conn->upstream && !conn->upstream_eof && !channel_gone(conn->upstream) &&
-           ex->upstream_to.port == ex->route.destination.port &&
-           destination_same_host(&ex->upstream_to, &ex->route.destination);
+    return (struct upstream_key){.to = ex->route.destination, .rule = ex->rule, .tls = conn->tls};
+}
+
+/* A WebSocket's handshake is HTTP/1.1's. */
+static bool may_be_h2(const struct exchange *ex)
+{
+    return !ex->request.head.upgrade_websocket;
+}
+
+/* A kept connection, if there is one. */
+static bool take_upstream(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    const struct upstream_key key = upstream_key(conn);
+    if (conn->upstream && !conn->upstream_eof && !channel_gone(conn->upstream) &&
+        upstream_key_fits(&ex->upstream_key, &key)) {
+        ex->reused = true;
+        return true;
+    }
+    exchange_give_back(conn);
+    conn_drop_upstream(conn);
+    const struct channel_opts opts = conn_upstream_opts(conn);
+    struct channel *channel;
+    if (!upstreams_take(conn->engine, &key, may_be_h2(ex), &opts, &channel, conn->upstream_address))
+        return false;
+    conn_set_upstream(conn, channel);
+    ex->upstream_key = key;
+    ex->reused = true;
+    return true;
+}
+
+void exchange_give_back(struct conn *conn)
+{
+    const struct exchange *ex = &conn->exchange;
+    if (conn->upstream && ex->state == EXCHANGE_REQUEST && !conn->upstream_eof && !conn->websocket)
+        upstreams_put(conn->engine, &ex->upstream_key, conn_release_upstream(conn),
+                      conn->upstream_address);
 }
 
 static void dialled(void *owner, const struct dial_result *result);
@@ -388,10 +423,7 @@ static enum conn_step request_read(struct conn *conn)
     struct failure failure;
     if (!spend(conn, &failure) || write_head(conn, &failure, &err) < 0)
         return fail(conn, &failure);
-    if (!upstream_fits(conn))
-        return start_dial(conn);
-    ex->reused = true;
-    return start_forward(conn);
+    return take_upstream(conn) ? start_forward(conn) : start_dial(conn);
 }
 
 static enum conn_step read_request(struct conn *conn)
@@ -454,7 +486,9 @@ static void dialled(void *owner, const struct dial_result *result)
     struct tls_session *session = NULL;
     int r = conn_open_upstream(conn, result->fd, &err);
     if (r == 0 && conn->tls)
-        r = tls_connect(conn->engine->opts.tls, &ex->route.destination, result->fd, &session, &err);
+        r = tls_connect(conn->engine->opts.tls, &ex->route.destination,
+                        may_be_h2(ex) ? TLS_OFFER_H2_TOO : TLS_OFFER_HTTP11, result->fd, &session,
+                        &err);
     if (r < 0) {
         struct failure failure = {AUDIT_ERROR, "internal", 503, err.text};
         if (fail(conn, &failure) == CONN_AGAIN)
@@ -462,7 +496,7 @@ static void dialled(void *owner, const struct dial_result *result)
         return;
     }
     address_format(&result->address, conn->upstream_address);
-    ex->upstream_to = ex->route.destination;
+    ex->upstream_key = upstream_key(conn);
     if (session) {
         channel_set_tls(conn->upstream, session);
         ex->state = EXCHANGE_TLS;
@@ -473,6 +507,19 @@ static void dialled(void *owner, const struct dial_result *result)
     conn_run(conn);
 }
 
+/* HTTP/2 was chosen: the connection is there for others too. */
+static int share_upstream(struct conn *conn, struct bg_err *err)
+{
+    const struct upstream_key key = upstream_key(conn);
+    const struct channel_opts opts = conn_upstream_opts(conn);
+    struct channel *channel;
+    int r = upstreams_add_h2(conn->engine, &key, conn_release_upstream(conn),
+                             conn->upstream_address, &opts, &channel, err);
+    if (r == 0)
+        conn_set_upstream(conn, channel);
+    return r;
+}
+
 static enum conn_step shake_hands(struct conn *conn)
 {
     struct exchange *ex = &conn->exchange;
@@ -481,6 +528,8 @@ static enum conn_step shake_hands(struct conn *conn)
     int r = channel_handshake(conn->upstream, &err);
     if (r == -EAGAIN)
         return CONN_WAIT;
+    if (r == 0 && channel_is_h2(conn->upstream))
+        r = share_upstream(conn, &err);
     if (r == 0)
         return start_forward(conn);
     destination_format(&ex->route.destination, 0, target);
@@ -694,12 +743,15 @@ static enum conn_step finish(struct conn *conn)
         conn_start_relay(conn);
         return CONN_AGAIN;
     }
-    if (ex->wrap == HTTP_WRAP_CHUNKED)
+    if (ex->wrap == HTTP_WRAP_CHUNKED && http_takes_trailers(&ex->request.head))
+        http_forward_trailers(&ex->response.trailers, filters(ex) ? &ex->filter.scrub : NULL,
+                              channel_out(conn->guest));
+    else if (ex->wrap == HTTP_WRAP_CHUNKED)
         http_forward_last_chunk(channel_out(conn->guest));
     bool request_done = ex->request.state == HTTP_READER_DONE;
+    audit(conn, AUDIT_ALLOW, allow_reason(ex), (int)ex->response.head.status, NULL);
     if (!ex->response.head.keep_alive || ex->surplus || conn->upstream_eof || !request_done)
         conn_drop_upstream(conn);
-    audit(conn, AUDIT_ALLOW, allow_reason(ex), (int)ex->response.head.status, NULL);
     return go_on_after(conn, ex->keep_alive && request_done);
 }
 

@@ -2,15 +2,17 @@
  * the next one. Pipelined requests wait their turn unread, so answers come in order.
  *
  *   EXCHANGE_REQUEST -> EXCHANGE_DIAL -> EXCHANGE_TLS -> EXCHANGE_FORWARD -> EXCHANGE_REQUEST ...
- * An upstream connection that is still good for the next request's destination is used again, which
- * skips the middle. If such a one turns out to be dead before a byte of the response has come, and
- * the request had no body, it is sent once more on a new connection. */
+ * A kept connection to the request's destination is used again, which skips the middle: the one of
+ * the request before, or one that another guest connection has left (upstreams.h). If such a one
+ * turns out to be dead before a byte of the response has come, and the request had no body, it is
+ * sent once more on a new connection. */
 #pragma once
 
 #include "net/audit.h"
 #include "net/filter.h"
 #include "net/http_forward.h"
 #include "net/http_reader.h"
+#include "net/upstreams.h"
 
 struct conn;
 enum conn_step;
@@ -35,8 +37,8 @@ struct exchange {
     bool keep_alive;      /* the guest's connection goes on after it */
     bool surplus;         /* the upstream sent more than its response */
     unsigned interim_count;
-    enum http_wrap wrap;            /* of the response's body */
-    struct destination upstream_to; /* whom conn->upstream is connected to */
+    enum http_wrap wrap;              /* of the response's body */
+    struct upstream_key upstream_key; /* what conn->upstream is good for */
     uint64_t bytes_up, bytes_down, started_ms;
 };
 
@@ -55,6 +57,9 @@ bool exchange_reads_upstream(const struct conn *conn);
 
 /* True when a request is on its way and the guest has sent all of it. */
 bool exchange_waits(const struct conn *conn);
+
+/* Leaves the upstream connection to others, if it is idle. */
+void exchange_give_back(struct conn *conn);
 
 /* The connection ends here: writes the request's audit line, if one is open. */
 void exchange_abort(struct conn *conn, enum audit_decision decision, const char *reason);

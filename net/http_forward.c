@@ -45,7 +45,7 @@ static void put_host(const struct http_route *route, uint16_t port_default, stru
 static bool keeps_whole(struct slice name)
 {
     return slice_is(name, "range") || slice_is(name, "if-range") ||
-           slice_is(name, "accept-encoding");
+           slice_is(name, "accept-encoding") || slice_is(name, "grpc-accept-encoding");
 }
 
 void http_forward_request(const struct http_head *head, const struct http_route *route,
@@ -82,7 +82,18 @@ void http_forward_request(const struct http_head *head, const struct http_route 
         buffer_put_text(out, "Transfer-Encoding: chunked\r\n");
     if (head->upgrade_websocket)
         buffer_put_text(out, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    else if (http_takes_trailers(head))
+        buffer_put_text(out, "TE: trailers\r\nConnection: TE\r\n");
     buffer_put_text(out, "\r\n");
+}
+
+bool http_takes_trailers(const struct http_head *head)
+{
+    for (size_t i = 0; i < head->field_count; i++)
+        if (slice_is(head->fields[i].name, "te") &&
+            slice_has_token(head->fields[i].value, "trailers"))
+            return true;
+    return false;
 }
 
 /* What is said of the body as it was coded. */
@@ -154,6 +165,22 @@ void http_forward_chunk(const uint8_t *bytes, size_t size, struct buffer *out)
 void http_forward_last_chunk(struct buffer *out)
 {
     buffer_put_text(out, "0\r\n\r\n");
+}
+
+void http_forward_trailers(const struct http_head *trailers, struct scrub *scrub,
+                           struct buffer *out)
+{
+    buffer_put_text(out, "0\r\n");
+    for (size_t i = 0; i < trailers->field_count; i++) {
+        const struct http_field *f = &trailers->fields[i];
+        if (ends_here(f->name, true))
+            continue;
+        put_scrubbed(scrub, f->name, out);
+        buffer_put_text(out, ": ");
+        put_scrubbed(scrub, f->value, out);
+        buffer_put_text(out, "\r\n");
+    }
+    buffer_put_text(out, "\r\n");
 }
 
 const char *http_status_text(int status)

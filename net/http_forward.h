@@ -39,6 +39,13 @@ void http_forward_response(const struct http_head *head,
 void http_forward_chunk(const uint8_t *bytes, size_t size, struct buffer *out);
 void http_forward_last_chunk(struct buffer *out);
 
+/* The last chunk, with fields after it. scrub: as for a response's head. */
+void http_forward_trailers(const struct http_head *trailers, struct scrub *scrub,
+                           struct buffer *out);
+
+/* Whether the request says that its sender takes trailers (RFC 9110, 10.1.4). */
+bool http_takes_trailers(const struct http_head *head);
+
 /* Puts an answer of our own: text/plain, one line. */
 void http_forward_answer(int status, const char *text, bool keep_alive, bool no_body,
                          struct buffer *out);

@@ -340,3 +340,17 @@ int http_head_parse_response(const char *bytes, size_t size, struct slice reques
     *ret = head;
     return 0;
 }
+
+int http_head_parse_trailers(const char *bytes, size_t size, struct http_head *ret,
+                             struct bg_err *err)
+{
+    struct http_head head = {0};
+    int status;
+    int r = parse_fields((struct slice){bytes, size}, &head, &status, err);
+    if (r < 0) {
+        http_head_done(&head);
+        return r;
+    }
+    *ret = head;
+    return 0;
+}

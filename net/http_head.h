@@ -58,6 +58,11 @@ int http_head_check_request_line(const char *bytes, size_t size, int *ret_status
 int http_head_parse_response(const char *bytes, size_t size, struct slice request_method,
                              struct http_head *ret, struct bg_err *err) BG_MUST_CHECK;
 
+/* Field lines alone, up to and with the empty one: trailers. Only fields and field_count are set.
+ * Errors: -EPROTO, -ENOMEM. */
+int http_head_parse_trailers(const char *bytes, size_t size, struct http_head *ret,
+                             struct bg_err *err) BG_MUST_CHECK;
+
 void http_head_done(struct http_head *head);
 
 /* The only field of that name, NULL if there is none or more than one; *ret_count (may be NULL) is

@@ -219,3 +219,8 @@ bool policy_address_ok(const struct policy_rule *rule, const struct destination 
             return true;
     return false;
 }
+
+bool policy_same_addresses(const struct policy_rule *a, const struct policy_rule *b)
+{
+    return a == b || (a->pin_count == 0 && b->pin_count == 0);
+}

@@ -98,6 +98,9 @@ enum policy_verdict policy_decide(const struct policy *policy, const struct dest
 bool policy_address_ok(const struct policy_rule *rule, const struct destination *destination,
                        const struct address *address);
 
+/* Whether the two rules let the same addresses be dialled for the same destination. */
+bool policy_same_addresses(const struct policy_rule *a, const struct policy_rule *b);
+
 /* For one rule alone: heap text inside, freed by policy_rule_done. */
 int policy_rule_parse(const char *text, struct policy_rule *ret, struct bg_err *err) BG_MUST_CHECK;
 void policy_rule_done(struct policy_rule *rule);

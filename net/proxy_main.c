@@ -42,7 +42,8 @@ static const char help[] =
     "--upstream-ca FILE     PEM certificates to trust for upstreams beside the system's\n"
     "--audit FILE           append a line of JSON for each decision there (default: stderr)\n"
     "--timeout PHASE=MS     change the time that a phase may take: peek, handshake, head, idle,\n"
-    "                       resolve, connect, response, stall, tcp-idle, linger\n"
+    "                       resolve, connect, response, stall, tcp-idle, linger,\n"
+    "                       upstream-idle (0: none is kept for another connection)\n"
     "--connections N        how many at once\n"
     "\n"
     "RULE: HOST[:PORT][=ADDRESS[,ADDRESS...]]\n"
@@ -69,17 +70,24 @@ static int set_timeout(const char *text, struct engine_timeouts *t, struct bg_er
         const char *name;
         uint64_t *ms;
     } phases[] = {
-        {"peek", &t->peek_ms},         {"handshake", &t->handshake_ms},
-        {"head", &t->head_ms},         {"idle", &t->idle_ms},
-        {"resolve", &t->resolve_ms},   {"connect", &t->connect_ms},
-        {"response", &t->response_ms}, {"stall", &t->stall_ms},
-        {"tcp-idle", &t->tcp_idle_ms}, {"linger", &t->linger_ms},
+        {"peek", &t->peek_ms},
+        {"handshake", &t->handshake_ms},
+        {"head", &t->head_ms},
+        {"idle", &t->idle_ms},
+        {"resolve", &t->resolve_ms},
+        {"connect", &t->connect_ms},
+        {"response", &t->response_ms},
+        {"stall", &t->stall_ms},
+        {"tcp-idle", &t->tcp_idle_ms},
+        {"linger", &t->linger_ms},
+        {"upstream-idle", &t->upstream_idle_ms},
     };
     size_t size = strcspn(text, "=");
     for (size_t i = 0; i < sizeof phases / sizeof *phases; i++) {
         if (strlen(phases[i].name) != size || memcmp(phases[i].name, text, size) != 0)
             continue;
-        if (text[size] == '=' && bg_parse_u64(text + size + 1, 1, 86400000, phases[i].ms) == 0)
+        uint64_t min = phases[i].ms == &t->upstream_idle_ms ? 0 : 1;
+        if (text[size] == '=' && bg_parse_u64(text + size + 1, min, 86400000, phases[i].ms) == 0)
             return 0;
         return bg_err_set(err, -EINVAL, "--timeout %s: want %s=MILLISECONDS", text, phases[i].name);
     }

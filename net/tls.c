@@ -84,11 +84,11 @@ static long bio_ctrl(BIO *bio, int command, long argument, void *pointer)
     return command == BIO_CTRL_FLUSH;
 }
 
-/* Only HTTP/1.1 is spoken here; a guest that names protocols and not this one is told so. */
+/* A guest that names protocols, and none of ours, is told so. */
 static int choose_protocol(SSL *ssl, const unsigned char **ret_name, unsigned char *ret_size,
                            const unsigned char *offered, unsigned offered_size, void *owner)
 {
-    static const unsigned char ours[] = "\x08http/1.1";
+    static const unsigned char ours[] = "\x02h2\x08http/1.1";
     (void)ssl;
     (void)owner;
     unsigned char *chosen;
@@ -146,9 +146,6 @@ static int set_up_client(struct tls_context *context, const char *upstream_ca,
         return tls_error(err, -EIO, "cannot set up TLS towards upstreams");
     ERR_clear_error(); /* a file of the default paths that is not there is no error */
     SSL_CTX_set_verify(context->client, SSL_VERIFY_PEER, NULL);
-    static const unsigned char http11[] = "\x08http/1.1";
-    if (SSL_CTX_set_alpn_protos(context->client, http11, sizeof http11 - 1) != 0)
-        return tls_error(err, -EIO, "cannot set up ALPN");
     if (!upstream_ca)
         return 0;
     if (upstream_ca_size > INT32_MAX || add_certificates(SSL_CTX_get_cert_store(context->client),
@@ -253,9 +250,11 @@ int tls_accept(struct tls_context *context, const struct destination *as, int fd
     return 0;
 }
 
-int tls_connect(struct tls_context *context, const struct destination *to, int fd,
-                struct tls_session **ret, struct bg_err *err)
+int tls_connect(struct tls_context *context, const struct destination *to, enum tls_offer offer,
+                int fd, struct tls_session **ret, struct bg_err *err)
 {
+    static const unsigned char protocols[] = "\x02h2\x08http/1.1";
+    const size_t left_out = offer == TLS_OFFER_H2_TOO ? 0 : 3;
     struct tls_session *session;
     int r = new_session(context, context->client, fd, &session, err);
     if (r < 0)
@@ -269,6 +268,8 @@ int tls_connect(struct tls_context *context, const struct destination *to, int f
                                                          to->address.family == 4 ? 4 : 16) == 1
                              : X509_VERIFY_PARAM_set1_host(param, name, 0) == 1 &&
                                    SSL_set_tlsext_host_name(session->ssl, name) == 1;
+    ok = ok && SSL_set_alpn_protos(session->ssl, protocols + left_out,
+                                   (unsigned)(sizeof protocols - 1 - left_out)) == 0;
     if (!ok) {
         tls_free(session);
         return tls_error(err, -EIO, "TLS session");
@@ -276,6 +277,14 @@ int tls_connect(struct tls_context *context, const struct destination *to, int f
     SSL_set_connect_state(session->ssl);
     *ret = session;
     return 0;
+}
+
+bool tls_is_h2(const struct tls_session *session)
+{
+    const unsigned char *name;
+    unsigned size;
+    SSL_get0_alpn_selected(session->ssl, &name, &size);
+    return size == 2 && memcmp(name, "h2", 2) == 0;
 }
 
 /* What a failed call means. result: of the call. */

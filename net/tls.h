@@ -26,14 +26,19 @@ int tls_accept(struct tls_context *context, const struct destination *as, int fd
                const uint8_t *prefix, size_t prefix_size, struct tls_session **ret,
                struct bg_err *err) BG_MUST_CHECK;
 
-/* A session with the destination; its certificate must be good for the host. Errors: -ENOMEM,
- * -EIO. */
-int tls_connect(struct tls_context *context, const struct destination *to, int fd,
-                struct tls_session **ret, struct bg_err *err) BG_MUST_CHECK;
+enum tls_offer { TLS_OFFER_HTTP11, TLS_OFFER_H2_TOO };
+
+/* A session with the destination; its certificate must be good for the host. offer: the protocols
+ * that it may choose from. Errors: -ENOMEM, -EIO. */
+int tls_connect(struct tls_context *context, const struct destination *to, enum tls_offer offer,
+                int fd, struct tls_session **ret, struct bg_err *err) BG_MUST_CHECK;
 
 /* Goes on with the handshake. Errors: -EAGAIN call again when the socket is ready (see
  * tls_wants_write); -EPROTO failed, err says why; -EKEYREJECTED the peer's certificate. */
 int tls_handshake(struct tls_session *session, struct bg_err *err) BG_MUST_CHECK;
+
+/* After the handshake: whether HTTP/2 was chosen by ALPN (RFC 7301). */
+bool tls_is_h2(const struct tls_session *session);
 
 /* Bytes read, 0 at the peer's close_notify, -EAGAIN, -ECONNABORTED the stream ended without a
  * close_notify, -EPROTO, or errno of the socket. */

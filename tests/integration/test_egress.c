@@ -183,8 +183,9 @@ static void what_is_not_allowed_is_refused_and_written_down(void **state)
     /* Other protocols see their connection end: at once, not by a timeout of theirs. */
     assert_string_equal(vm_guest(vm, s,
                                  "python3 -c 'import socket\n"
-                                 "s=socket.create_connection((\"example.com\",5432),timeout=100)\n"
-                                 "try: print(\"end\" if not s.recv(1) else \"bytes\")\n"
+                                 "try:\n"
+                                 " s=socket.create_connection((\"example.com\",5432),timeout=100)\n"
+                                 " print(\"end\" if not s.recv(1) else \"bytes\")\n"
                                  "except ConnectionResetError: print(\"end\")\n'"),
                         "end\n");
     /* The same host by another port, an address instead of its name, and the host machine itself.

@@ -231,7 +231,8 @@ class Proxy:
         self.environment = dict(os.environ, BELLGLASS_HOME=folder)
         self.environment.pop("XDG_DATA_HOME", None)
         self.sandbox = os.path.join(folder, "state", "sandboxes", name)
-        self.options = list(options)
+        # Kept connections would be used by the next test: where they matter, a test says so.
+        self.options = ["--timeout=upstream-idle=0", *options]
         os.makedirs(self.sandbox, mode=0o700, exist_ok=True)
         secrets = secrets if secrets is not None else {
             "KEY": ["k.test"], "OTHER": ["e.test"], "LOST": ["k.test"], "RULED": []}

@@ -20,13 +20,14 @@ import warnings
 import zlib
 
 import harness
+import http2
 import rows
 from harness import DEADLINE_S, Failure, Tap, Upstream, read_exactly, read_to_end
 from world import (OK, PUBLIC, PUBLIC_6, SILENT, World, check_audit, check_guest, guest, read_response,
                    request, run_row, serve_requests, wrap)
 
 # Further files of tests: each function named test_* takes the world.
-MODULES = [sys.modules[__name__]]
+MODULES = [sys.modules[__name__], http2]
 
 # --- what a table cannot say ---
 
