@@ -58,6 +58,7 @@
 #define BG_EGRESS_CONNS_MAX   1024        /* guest connections at once; further ones: -EAGAIN */
 #define BG_EGRESS_RULES_MAX   1024        /* --allow rules of a sandbox; refused at start */
 #define BG_EGRESS_SECRETS_MAX 64          /* secrets of a sandbox; refused at start */
+#define BG_EGRESS_BUDGETS_MAX 64          /* budgets of its secrets; a set fits a word; likewise */
 #define BG_EGRESS_HELLO_MAX   (16 * 1024) /* a TLS ClientHello; connection closed */
 #define BG_EGRESS_HEAD_MAX    (64 * 1024) /* an HTTP head, chunk line or trailers; 431 or 502 */
 #define BG_EGRESS_FIELDS_MAX  128         /* header fields of one head; 431 or 502 */

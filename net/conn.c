@@ -84,13 +84,16 @@ void conn_abort(struct conn *conn, const char *reason)
         break;
     case CONN_DIAL:
     case CONN_LISTEN:
-    case CONN_RELAY:
+    case CONN_RELAY: {
+        enum audit_decision decision = conn->over                 ? AUDIT_DENY
+                                       : conn->state == CONN_DIAL ? AUDIT_ERROR
+                                                                  : AUDIT_ALLOW;
         if (conn->websocket)
-            exchange_abort(conn, AUDIT_ALLOW, reason);
+            exchange_abort(conn, decision, reason);
         else
-            conn_audit(conn, conn->state == CONN_DIAL ? AUDIT_ERROR : AUDIT_ALLOW, reason, "tcp", 0,
-                       NULL);
+            conn_audit(conn, decision, reason, "tcp", 0, NULL);
         break;
+    }
     case CONN_LINGER:
     case CONN_CLOSED:
         break;
@@ -214,6 +217,7 @@ int conn_dial(struct conn *conn, const struct destination *to, const struct poli
 {
     const struct engine_timeouts *timeouts = &conn->engine->opts.timeouts;
     struct dial_opts opts = {.to = to,
+                             .policy = conn->engine->opts.policy,
                              .rule = rule,
                              .resolve_ms = timeouts->resolve_ms,
                              .connect_ms = timeouts->connect_ms,
@@ -364,6 +368,11 @@ static void tcp_dialled(void *owner, const struct dial_result *result)
 static enum conn_step dial_blind(struct conn *conn)
 {
     struct bg_err err;
+    if (policy_bytes_gone(conn->rule)) {
+        conn_audit(conn, AUDIT_DENY, "bytes-used-up", "tcp", 0, NULL);
+        conn_close(conn);
+        return CONN_WAIT;
+    }
     if (!engine_may_go_on(conn->engine) ||
         conn_dial(conn, &conn->to, conn->rule, tcp_dialled, &err) < 0) {
         conn_abort(conn, "internal");
@@ -480,6 +489,11 @@ static enum conn_step listen_run(struct conn *conn)
             return CONN_WAIT;
         }
         conn->bytes_down += (uint64_t)n;
+        if (n > 0 && !policy_spend_bytes(conn->rule, (uint64_t)n)) {
+            conn->over = true;
+            conn_abort(conn, "bytes-used-up");
+            return CONN_WAIT;
+        }
         if (n > 0)
             buffer_put(channel_out(conn->guest), bytes, (size_t)n);
         return CONN_AGAIN;
@@ -584,6 +598,11 @@ static bool relay_way(struct conn *conn, bool up)
             return false;
         conn_deadline(conn, conn->engine->opts.timeouts.tcp_idle_ms);
         *count += (uint64_t)n;
+        const struct policy_rule *rule = conn->websocket ? conn->exchange.rule : conn->rule;
+        if (!policy_spend_bytes(rule, (uint64_t)n)) {
+            conn->over = true;
+            return false;
+        }
         if (n > 0)
             buffer_put(channel_out(to), bytes, (size_t)n);
         if (channel_flush(to) < 0)
@@ -598,7 +617,7 @@ static bool relay_way(struct conn *conn, bool up)
 static enum conn_step relay_run(struct conn *conn)
 {
     if (!relay_way(conn, /* up= */ true) || !relay_way(conn, /* up= */ false))
-        conn_abort(conn, "broken");
+        conn_abort(conn, conn->over ? "bytes-used-up" : "broken");
     else if (channel_finished(conn->guest) && channel_finished(conn->upstream))
         conn_abort(conn, "allowed");
     return CONN_WAIT;

@@ -63,6 +63,7 @@ struct conn {
     bool is_stream;                 /* of HTTP/2: for one request, which is on its way */
     bool websocket;                 /* the relay belongs to the exchange */
     bool held;                      /* a side was not read since the other had no room */
+    bool over;                      /* its rule's bytes are used up */
     size_t budget;                  /* bytes that may still be read in this turn */
     uint64_t started_ms;
     uint64_t bytes_up, bytes_down;            /* relay */

@@ -14,13 +14,14 @@ struct dial_result {
     int fd; /* a connected non-blocking socket, the callee's; -1: failed */
     struct address address;
     const char *reason; /* failed: a word for the audit: resolve-failed, address-not-public,
-                           connect-failed, timeout */
+                           address-not-allowed, connect-failed, timeout */
     struct bg_err err;  /* failed: -EHOSTUNREACH, -EACCES, -ECONNREFUSED, -ETIMEDOUT */
 };
 
 struct dial_opts {
     const struct destination *to;   /* copied */
-    const struct policy_rule *rule; /* that allows it; borrowed until on_done */
+    const struct policy *policy;    /* borrowed until on_done */
+    const struct policy_rule *rule; /* of it, that allows the destination */
     uint64_t resolve_ms, connect_ms;
     void (*on_done)(void *owner, const struct dial_result *result); /* once, unless cancelled */
     void *owner;

@@ -20,6 +20,8 @@ struct failure {
     const char *text; /* for the guest and the audit */
 };
 
+static const char bytes_used_up[] = "the bytes that this sandbox's rules allow there are used up";
+
 static const char *scheme_of(const struct conn *conn)
 {
     return conn->tls ? "https" : "http";
@@ -62,11 +64,26 @@ static const char *allow_reason(const struct exchange *ex)
     return ex->use.unknown ? "placeholder-unknown" : "allowed";
 }
 
+/* Counts bytes of a body; false: they must not pass, and the request ends at the next look. */
+static bool spend_bytes(struct exchange *ex, size_t size)
+{
+    if (!ex->over && ex->rule && !policy_spend_bytes(ex->rule, size))
+        ex->over = true;
+    return !ex->over;
+}
+
+static int fail_over(struct bg_err *err)
+{
+    return bg_err_set(err, -EDQUOT, "%s", bytes_used_up);
+}
+
 static void request_body(void *owner, const uint8_t *bytes, size_t size)
 {
     struct conn *conn = owner;
     struct exchange *ex = &conn->exchange;
     ex->bytes_up += size;
+    if (!spend_bytes(ex, size))
+        return;
     if (ex->request.head.framing == HTTP_CHUNKED)
         http_forward_chunk(bytes, size, channel_out(conn->upstream));
     else
@@ -92,6 +109,8 @@ static void response_body(void *owner, const uint8_t *bytes, size_t size)
     struct conn *conn = owner;
     struct exchange *ex = &conn->exchange;
     ex->bytes_down += size;
+    if (!spend_bytes(ex, size))
+        return;
     if (filters(ex))
         filter_put(&ex->filter, bytes, size);
     else
@@ -226,6 +245,12 @@ static enum conn_step refuse_request(struct conn *conn, enum policy_verdict verd
                        "the path can be read in more than one way, and this sandbox's rules for %s "
                        "look at paths",
                        target);
+    } else if (verdict == POLICY_UNCLEAR_QUERY) {
+        failure.reason = "query-unclear";
+        (void)snprintf(text, sizeof text,
+                       "the query can be read in more than one way, and this sandbox's rules for "
+                       "%s look at queries",
+                       target);
     } else {
         failure.reason = "request-denied";
         bg_escape(ex->rule->text, strlen(ex->rule->text), rule, sizeof rule);
@@ -245,7 +270,8 @@ static bool spend(struct conn *conn, struct failure *ret)
                                 "the body is larger than this sandbox's rules allow there"};
         return false;
     }
-    switch (policy_spend(ex->rule, uv_now(conn->engine->loop))) {
+    uint64_t body_size = head->framing == HTTP_LENGTH ? head->length : 0;
+    switch (policy_spend(ex->rule, body_size, uv_now(conn->engine->loop))) {
     case POLICY_SPENT:
         return true;
     case POLICY_TOO_FAST:
@@ -255,6 +281,9 @@ static bool spend(struct conn *conn, struct failure *ret)
     case POLICY_USED_UP:
         *ret = (struct failure){AUDIT_DENY, "requests-used-up", 403,
                                 "the requests that this sandbox's rules allow there are used up"};
+        return false;
+    case POLICY_BYTES_USED_UP:
+        *ret = (struct failure){AUDIT_DENY, "bytes-used-up", 403, bytes_used_up};
         return false;
     }
     return false;
@@ -274,25 +303,36 @@ static enum conn_step answer_connect(struct conn *conn)
     return CONN_AGAIN;
 }
 
+/* The request, for conditions on it. */
+static struct request_text text_of(const struct exchange *ex)
+{
+    const struct http_head *head = &ex->request.head;
+    return (struct request_text){.method = head->method,
+                                 .target = ex->route.path,
+                                 .fields = head->fields,
+                                 .field_count = head->field_count};
+}
+
 /* Puts the head for the upstream together. Errors: -EPROTO, *ret says how to answer. */
 static int write_head(struct conn *conn, struct failure *ret, struct bg_err *err)
 {
     struct exchange *ex = &conn->exchange;
     const struct secrets *secrets = conn->engine->opts.secrets;
-    struct buffer path = buffer_init(3 * ex->route.path.size + 1);
-    bool clear = request_path_normalize(ex->route.path, &path) == 0;
+    const struct request_text request = text_of(ex);
+    struct request_view view;
     struct secrets_scope scope = {.secrets = secrets,
                                   .to = &ex->route.destination,
                                   .verified = conn->tls,
-                                  .method = ex->request.head.method,
-                                  .path = clear ? &path : NULL};
+                                  .view = &view,
+                                  .now_ms = uv_now(conn->engine->loop)};
     uint64_t set = secrets_at(secrets, &ex->route.destination);
+    request_view_init(&view, &request, set ? (unsigned)REQUEST_PATH | REQUEST_QUERY : 0);
     if (set)
         filter_init(&ex->filter, secrets, set);
     struct http_forward_request_opts opts = {.port_default = conn->tls ? 443 : 80,
                                              .to_scrub = filters(ex)};
     http_forward_request(&ex->request.head, &ex->route, &opts, &scope, &ex->head, &ex->use);
-    buffer_reset(&path);
+    request_view_done(&view);
     if (!buffer_ok(&ex->head)) {
         *ret = (struct failure){AUDIT_DENY, "head-too-large", 431, err->text};
         return bg_err_set(err, -EPROTO, "the request's head is too large with its secrets");
@@ -311,6 +351,13 @@ static int write_head(struct conn *conn, struct failure *ret, struct bg_err *err
                           "secret %s has no value on the host; set it there with 'bellglass secret "
                           "set %s'",
                           name, name);
+    }
+    if (ex->use.used_up) {
+        bool for_now = (ex->use.used_up & ~ex->use.too_fast) == 0;
+        *ret = (struct failure){AUDIT_DENY, "secret-used-up", for_now ? 429 : 403, err->text};
+        return bg_err_set(err, -EPROTO, "the budget of secret %s is used up%s",
+                          secrets->items[__builtin_ctzll(ex->use.used_up)].name,
+                          for_now ? " for now" : "");
     }
     return 0;
 }
@@ -403,12 +450,12 @@ static enum conn_step request_read(struct conn *conn)
         return fail(conn, &failure);
     }
     const struct policy *policy = conn->engine->opts.policy;
+    const struct request_text request = text_of(ex);
     enum policy_verdict verdict = POLICY_ALLOWED;
     if (ex->route.is_connect)
         ex->rule = policy_find(policy, &ex->route.destination);
     else
-        verdict = policy_decide(policy, &ex->route.destination, ex->request.head.method,
-                                ex->route.path, &ex->rule);
+        verdict = policy_decide(policy, &ex->route.destination, &request, &ex->rule);
     if (verdict == POLICY_NO_HOST || (verdict == POLICY_ALLOWED && !ex->rule))
         return refuse_host(conn);
     if (verdict != POLICY_ALLOWED)
@@ -569,6 +616,10 @@ static bool forward_request(struct conn *conn, struct bg_err *err)
         ssize_t used = http_reader_feed(&ex->request, bytes, (size_t)n, err);
         if (used < 0)
             return false;
+        if (ex->over) {
+            (void)fail_over(err);
+            return false;
+        }
         if (ex->bytes_up > ex->rule->body_max) { /* in chunks, without a length to tell before */
             (void)bg_err_set(err, -EMSGSIZE,
                              "the body is larger than this sandbox's rules allow there");
@@ -640,6 +691,8 @@ static int take_response(struct conn *conn, const uint8_t *bytes, size_t size, s
         ssize_t used = http_reader_feed(&ex->response, bytes, size, err);
         if (used < 0)
             return (int)used;
+        if (ex->over)
+            return fail_over(err);
         bytes += used;
         size -= (size_t)used;
         if (ex->response.state == HTTP_READER_HAVE_HEAD) {
@@ -655,6 +708,8 @@ static int take_response(struct conn *conn, const uint8_t *bytes, size_t size, s
     }
     ex->surplus = size > 0;
     if (conn->websocket && size > 0) {
+        if (!spend_bytes(ex, size))
+            return fail_over(err);
         conn->bytes_down += size;
         buffer_put(channel_out(conn->guest), bytes, size);
     }
@@ -767,11 +822,17 @@ static enum conn_step forward(struct conn *conn)
     struct bg_err err;
     if (!forward_request(conn, &err)) {
         struct failure failure = {AUDIT_DENY, "bad-request", 400, err.text};
-        if (err.code == -EMSGSIZE)
+        if (err.code == -EDQUOT)
+            failure = (struct failure){AUDIT_DENY, "bytes-used-up", 403, err.text};
+        else if (err.code == -EMSGSIZE)
             failure = (struct failure){AUDIT_DENY, "body-too-large", 413, err.text};
         return fail(conn, &failure);
     }
     if (forward_response(conn, &err) < 0) {
+        if (err.code == -EDQUOT) {
+            struct failure failure = {AUDIT_DENY, "bytes-used-up", 403, err.text};
+            return fail(conn, &failure);
+        }
         if (may_try_again(ex))
             return start_dial(conn);
         char text[BG_ERR_TEXT_SIZE + DESTINATION_TEXT_SIZE + 8], target[DESTINATION_TEXT_SIZE];

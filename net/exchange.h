@@ -36,6 +36,7 @@ struct exchange {
     bool answered;        /* its final head was passed on */
     bool keep_alive;      /* the guest's connection goes on after it */
     bool surplus;         /* the upstream sent more than its response */
+    bool over;            /* its rule's bytes are used up: nothing more passes */
     unsigned interim_count;
     enum http_wrap wrap;              /* of the response's body */
     struct upstream_key upstream_key; /* what conn->upstream is good for */

@@ -2,17 +2,20 @@
  *
  *   network:
  *     rules:
- *       - allow: HOST[:PORT] or a list          (or deny:)
- *         ports: [443]                          protocol: http | tcp
+ *       - allow: HOST[:PORT] or a list          (or deny:; also a network)
+ *         ports: [443]                          protocol: http | tcp | passthrough
  *         methods: [GET]                        paths: [/graphql]
- *         addresses: [192.0.2.7]                rate: 60/min
- *         requests: 500                         max_body: 1M
+ *         query: {state: [open, closed]}        query_keys: [page]
+ *         headers: {content-type: '*json*'}     addresses: [192.0.2.7, 10.0.3.0/24]
+ *         rate: 60/min                          requests: 500
+ *         bytes: 10G                            max_body: 1M
  *       - preset: NAME or a list
  *   secrets:
  *     NAME:
  *       - host: HOST[:PORT] or a list
  *         in: [header, basic, query, path]      headers: [authorization]
- *         methods: ...                          paths: ... */
+ *         methods, paths, query, query_keys: as above
+ *         budget: 500 */
 #pragma once
 
 #include "net/policy.h"

@@ -56,6 +56,8 @@ void secret_rule_done(struct secret_rule *rule)
         free(rule->headers[i]);
     free(rule->headers);
     request_match_done(&rule->match);
+    if (rule->meter && --rule->meter->owners == 0)
+        free(rule->meter);
     *rule = (struct secret_rule){0};
 }
 
@@ -122,9 +124,26 @@ int secrets_add(struct secrets *secrets, const char *name, const char *placehold
     return 0;
 }
 
+/* Gives the rule's meter a number, the same as to others that share it. */
+static int number_budget(struct secrets *secrets, struct secret_rule *rule, struct bg_err *err)
+{
+    for (size_t i = 0; i < secrets->count; i++)
+        for (size_t k = 0; k < secrets->items[i].rule_count; k++)
+            if (secrets->items[i].rules[k].meter == rule->meter) {
+                rule->budget = secrets->items[i].rules[k].budget;
+                return 0;
+            }
+    if (secrets->budget_count == BG_EGRESS_BUDGETS_MAX)
+        return bg_err_set(err, -E2BIG, "more than %d budgets of secrets", BG_EGRESS_BUDGETS_MAX);
+    rule->budget = secrets->budget_count++;
+    return 0;
+}
+
 int secrets_add_rule(struct secrets *secrets, const char *name, struct secret_rule *rule,
                      struct bg_err *err)
 {
+    if (rule->meter && number_budget(secrets, rule, err) < 0)
+        return -E2BIG;
     for (size_t i = 0; i < secrets->count; i++) {
         struct secret *secret = &secrets->items[i];
         if (strcmp(secret->name, name) != 0)
@@ -147,11 +166,30 @@ static bool is_for(const struct secret_rule *rule, const struct destination *to)
            (rule->host.host.port == 0 || rule->host.host.port == to->port);
 }
 
-/* Whether the secret may stand in the place; header: its name, for the places in one. */
-static bool approved(const struct secret *secret, const struct secrets_scope *scope,
-                     enum secret_place place, struct slice header)
+/* Counts the request in the rule's budget, unless it was. */
+static enum policy_spending spend(const struct secret_rule *rule, const struct secrets_scope *scope,
+                                  struct secrets_use *use)
 {
-    static const struct buffer no_path = {0};
+    uint64_t bit = UINT64_C(1) << rule->budget;
+    if (!rule->meter || (use->budgets & bit))
+        return POLICY_SPENT;
+    enum policy_spending spending = policy_meter_spend(rule->meter, scope->now_ms);
+    if (spending == POLICY_SPENT)
+        use->budgets |= bit;
+    return spending;
+}
+
+/* Whether the secret may stand in the place; header: its name, for the places in one. What is
+ * approved and has a value is counted in its budget; *ret_spending is that of the last rule that
+ * would let it. */
+static bool approved(const struct secret *secret, const struct secrets_scope *scope,
+                     enum secret_place place, struct slice header, struct secrets_use *use,
+                     enum policy_spending *ret_spending)
+{
+    bool found = false;
+    *ret_spending = POLICY_SPENT;
+    static const struct request_text no_text = {0};
+    static const struct request_view no_view = {.text = &no_text};
     for (size_t i = 0; scope->verified && i < secret->rule_count; i++) {
         const struct secret_rule *rule = &secret->rules[i];
         if (!(rule->in & place) || !is_for(rule, scope->to))
@@ -159,12 +197,14 @@ static bool approved(const struct secret *secret, const struct secrets_scope *sc
         bool named = rule->header_count == 0 || !(place & SECRET_IN_DEFAULT);
         for (size_t k = 0; k < rule->header_count; k++)
             named |= slice_is(header, rule->headers[k]);
-        if (!named || (rule->match.path_count > 0 && !scope->path))
+        if (!named || !request_match_covers(&rule->match, scope->view ? scope->view : &no_view))
             continue;
-        if (request_match_covers(&rule->match, scope->method, scope->path ? scope->path : &no_path))
-            return true;
+        found = true;
+        *ret_spending = secret->value ? spend(rule, scope, use) : POLICY_SPENT;
+        if (*ret_spending == POLICY_SPENT)
+            break;
     }
-    return false;
+    return found;
 }
 
 uint64_t secrets_at(const struct secrets *secrets, const struct destination *to)
@@ -215,7 +255,9 @@ static void put_placeholder(const struct putter *p, const char *text, struct sli
         if (same_placeholder(text, secrets->items[i].placeholder))
             found = &secrets->items[i];
     uint64_t bit = found ? UINT64_C(1) << (found - secrets->items) : 0;
-    if (found && found->value && approved(found, p->scope, p->place, p->header)) {
+    enum policy_spending spending = POLICY_SPENT;
+    bool may = found && approved(found, p->scope, p->place, p->header, p->use, &spending);
+    if (may && found->value && spending == POLICY_SPENT) {
         p->use->used |= bit;
         if (p->place & SECRET_IN_DEFAULT)
             buffer_put(p->out, found->value, found->value_size);
@@ -225,10 +267,14 @@ static void put_placeholder(const struct putter *p, const char *text, struct sli
     }
     if (!found)
         p->use->unknown++;
-    else if (!approved(found, p->scope, p->place, p->header))
+    else if (!may)
         p->use->not_approved |= bit;
-    else
+    else if (!found->value)
         p->use->valueless |= bit;
+    else
+        p->use->used_up |= bit;
+    if (spending == POLICY_TOO_FAST)
+        p->use->too_fast |= bit;
     buffer_put(p->out, as_is.at, as_is.size);
 }
 
@@ -273,7 +319,7 @@ static bool put_basic(const struct putter *outer, struct slice value)
         !memmem(plain, (size_t)plain_size, SECRET_PREFIX, sizeof SECRET_PREFIX - 1))
         return false;
 
-    struct secrets_use inside = {0};
+    struct secrets_use inside = {.budgets = outer->use->budgets};
     struct buffer joined = buffer_init(2 * BG_SECRET_SIZE_MAX);
     joined.wipe = true;
     const struct putter p = {outer->scope, SECRET_IN_BASIC, outer->header, &joined, &inside};
@@ -283,6 +329,9 @@ static bool put_basic(const struct putter *outer, struct slice value)
     use->used |= inside.used;
     use->not_approved |= inside.not_approved;
     use->valueless |= inside.valueless;
+    use->used_up |= inside.used_up;
+    use->too_fast |= inside.too_fast;
+    use->budgets |= inside.budgets;
     use->unknown += inside.unknown;
     if (inside.used == 0) {
         buffer_reset(&joined);

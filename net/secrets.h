@@ -33,6 +33,8 @@ struct secret_rule {
     char **headers;           /* owned, lower case: only in these; none: in any */
     size_t header_count;
     struct request_match match;
+    struct policy_meter *meter; /* of requests that it is put into; shared; NULL: any */
+    unsigned budget;            /* which of a set's meters that is: a bit of secrets_use.budgets */
 };
 
 void secret_rule_done(struct secret_rule *rule);
@@ -49,15 +51,17 @@ struct secret {
 struct secrets {
     struct secret *items; /* owned; at most BG_EGRESS_SECRETS_MAX, so that a set fits a uint64_t */
     size_t count;
+    unsigned budget_count; /* at most BG_EGRESS_BUDGETS_MAX, likewise */
 };
 
 /* What a text is asked to be turned into, and for whom. */
 struct secrets_scope {
     const struct secrets *secrets;
     const struct destination *to;
-    bool verified; /* the destination has proven its name */
-    struct slice method;
-    const struct buffer *path; /* normalized; NULL: it has several readings */
+    bool verified;                   /* the destination has proven its name */
+    const struct request_view *view; /* path and query read; NULL: a request of which nothing is
+                                        known */
+    uint64_t now_ms;                 /* of a clock that only goes forward; for budgets */
 };
 
 /* What happened; bits are indices of secrets. Zero it before the first of a request's headers. */
@@ -66,6 +70,9 @@ struct secrets_use {
     uint64_t scrubbed;     /* found in the answer and taken out (net/scrub.h) */
     uint64_t not_approved; /* left alone: not for this destination */
     uint64_t valueless;    /* approved, but the store has no value: the request must not go out */
+    uint64_t used_up;      /* approved, but its budget is gone: likewise */
+    uint64_t too_fast;     /* of these, those that will have some again in time */
+    uint64_t budgets;      /* those that this request was counted in; by secret_rule.budget */
     unsigned unknown;      /* placeholders of no secret here: another sandbox's, or removed */
 };
 
@@ -77,7 +84,8 @@ int secrets_add(struct secrets *secrets, const char *name, const char *placehold
                 struct bg_err *err) BG_MUST_CHECK;
 void secrets_done(struct secrets *secrets);
 
-/* Adds a rule to the secret of that name and takes it, on success. Errors: -ENOENT; -ENOMEM. */
+/* Adds a rule to the secret of that name and takes it, on success. Errors: -ENOENT; -E2BIG too many
+ * budgets; -ENOMEM. */
 int secrets_add_rule(struct secrets *secrets, const char *name, struct secret_rule *rule,
                      struct bg_err *err) BG_MUST_CHECK;
 

@@ -27,7 +27,7 @@ static const char *const completion_forms[] = {"bash", NULL};
 static const char *const image_forms[] = {"build [RECIPE]", "ls | inspect IMAGE | rm IMAGE",
                                           "import FILE.qcow2", NULL};
 static const char *const policy_forms[] = {
-    "check FILE",         "show FILE|SANDBOX", "test FILE|SANDBOX [METHOD] URL",
+    "check FILE",         "show FILE|SANDBOX", "test FILE|SANDBOX [METHOD] URL [-H 'NAME: VALUE']",
     "apply SANDBOX FILE", "learn SANDBOX",     NULL};
 static const char *const secret_forms[] = {"set NAME [--from-env VAR]", "ls", "rm NAME", NULL};
 
