@@ -22,12 +22,13 @@ import zlib
 import harness
 import http2
 import rows
+import rules
 from harness import DEADLINE_S, Failure, Tap, Upstream, read_exactly, read_to_end
 from world import (OK, PUBLIC, PUBLIC_6, SILENT, World, check_audit, check_guest, guest, read_response,
                    request, run_row, serve_requests, wrap)
 
 # Further files of tests: each function named test_* takes the world.
-MODULES = [sys.modules[__name__], http2]
+MODULES = [sys.modules[__name__], http2, rules]
 
 # --- what a table cannot say ---
 
@@ -741,9 +742,7 @@ class Internet:
     """Public hosts on the ports of the web, and names for them."""
 
     def __init__(self, world):
-        if not world.alone:
-            raise harness.Skip("needs a network of its own, which takes root")
-        self.names = harness.NameServer({
+        self.names = world.name_server({
             "public.test": [PUBLIC], "six.test": [PUBLIC_6],
             "mixed.test": ["10.9.9.9", "127.0.0.1", "169.254.169.254", "::1", "fd00::1", PUBLIC],
             "later.test": [SILENT, PUBLIC],

@@ -69,6 +69,15 @@ class World:
         # A slow guest must not look like one that waits for the upstream to speak.
         self.proxy = self.make("main", options=["--timeout=peek=2000"], policy=self.policy)
         self.seen = b""  # all that any guest got
+        self.names = None
+
+    def name_server(self, answers):
+        """The one name server of our network, which knows these names too from now on."""
+        if not self.alone:
+            raise harness.Skip("needs a network of its own, which takes root")
+        self.names = self.names or harness.NameServer({})
+        self.names.answers.update(answers)
+        return self.names
 
     def make(self, name, allow=None, options=(), secrets=None, policy=None):
         folder = os.path.join(self.folder, name)
