@@ -199,31 +199,42 @@ const struct policy_rule *policy_find(const struct policy *policy,
     return NULL;
 }
 
+static struct policy_count *count_of(struct policy_meter *meter)
+{
+    return meter->count ? meter->count : &meter->own;
+}
+
 enum policy_spending policy_meter_spend(struct policy_meter *m, uint64_t now_ms)
 {
-    if (m->requests_max > 0 && m->spent >= m->requests_max)
+    struct policy_count *c = count_of(m);
+    if (m->requests_max > 0 && c->spent >= m->requests_max)
         return POLICY_USED_UP;
     if (m->rate > 0) {
         uint64_t full = m->rate * m->per_ms;
-        uint64_t gone = now_ms > m->filled_ms ? now_ms - m->filled_ms : 0;
-        bool first = m->spent == 0 && m->filled_ms == 0;
-        if (first || gone >= m->per_ms || m->tokens + gone * m->rate >= full)
-            m->tokens = full;
+        uint64_t gone = now_ms > c->filled_ms ? now_ms - c->filled_ms : 0;
+        bool first = c->spent == 0 && c->filled_ms == 0;
+        if (first || gone >= m->per_ms || c->tokens + gone * m->rate >= full)
+            c->tokens = full;
         else
-            m->tokens += gone * m->rate;
-        m->filled_ms = now_ms;
-        if (m->tokens < m->per_ms)
+            c->tokens += gone * m->rate;
+        c->filled_ms = now_ms;
+        if (c->tokens < m->per_ms)
             return POLICY_TOO_FAST;
-        m->tokens -= m->per_ms;
+        c->tokens -= m->per_ms;
     }
-    m->spent++;
+    c->spent++;
     return POLICY_SPENT;
+}
+
+static uint64_t bytes_left(struct policy_meter *m)
+{
+    uint64_t bytes = __atomic_load_n(&count_of(m)->bytes, __ATOMIC_RELAXED);
+    return bytes < m->bytes_max ? m->bytes_max - bytes : 0;
 }
 
 bool policy_bytes_gone(const struct policy_rule *rule)
 {
-    const struct policy_meter *m = rule->meter;
-    return m && m->bytes_max > 0 && m->bytes >= m->bytes_max;
+    return rule->meter && rule->meter->bytes_max > 0 && bytes_left(rule->meter) == 0;
 }
 
 enum policy_spending policy_spend(const struct policy_rule *rule, uint64_t body_size,
@@ -232,7 +243,7 @@ enum policy_spending policy_spend(const struct policy_rule *rule, uint64_t body_
     struct policy_meter *m = rule->meter;
     if (!m)
         return POLICY_SPENT;
-    if (policy_bytes_gone(rule) || (m->bytes_max > 0 && body_size > m->bytes_max - m->bytes))
+    if (policy_bytes_gone(rule) || (m->bytes_max > 0 && body_size > bytes_left(m)))
         return POLICY_BYTES_USED_UP;
     return policy_meter_spend(m, now_ms);
 }
@@ -242,9 +253,12 @@ bool policy_spend_bytes(const struct policy_rule *rule, uint64_t size)
     struct policy_meter *m = rule->meter;
     if (!m || m->bytes_max == 0)
         return true;
-    bool fits = size <= m->bytes_max - m->bytes;
-    m->bytes = fits ? m->bytes + size : m->bytes_max;
-    return fits;
+    if (size > 0 && bytes_left(m) == 0)
+        return false;
+    /* A proxy that was replaced counts its last requests there too. */
+    uint64_t cut = size <= m->bytes_max ? size : m->bytes_max;
+    uint64_t bytes = __atomic_add_fetch(&count_of(m)->bytes, cut, __ATOMIC_RELAXED);
+    return cut == size && (size == 0 || bytes <= m->bytes_max);
 }
 
 /* What the rules there look at, of enum request_part. */

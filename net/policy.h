@@ -47,15 +47,24 @@ enum policy_action { POLICY_ALLOW, POLICY_DENY };
 
 enum policy_spending { POLICY_SPENT, POLICY_TOO_FAST, POLICY_USED_UP, POLICY_BYTES_USED_UP };
 
+/* What is gone of a limit. */
+struct policy_count {
+    uint64_t spent;             /* requests */
+    uint64_t tokens, filled_ms; /* of a rate: left at filled_ms, times per_ms */
+    uint64_t bytes;             /* may be more than there were, by what did not fit any more */
+};
+
 /* How much a rule of a policy file allows, and how much of that is gone. All its hosts share one.
  */
 struct policy_meter {
-    unsigned owners;                   /* rules that point to it */
-    uint64_t rate, per_ms;             /* requests in that time, at once if need be; rate 0: any */
-    uint64_t requests_max;             /* in all; 0: any */
-    uint64_t bytes_max;                /* of bodies, both ways; 0: any */
-    uint64_t spent, tokens, filled_ms; /* tokens: left at filled_ms, times per_ms */
-    uint64_t bytes;                    /* at most bytes_max */
+    unsigned owners;            /* rules that point to it */
+    uint64_t rate, per_ms;      /* requests in that time, at once if need be; rate 0: any */
+    uint64_t requests_max;      /* in all; 0: any */
+    uint64_t bytes_max;         /* of bodies, both ways; 0: any */
+    uint64_t key;               /* the same whenever a rule with the same hosts and conditions is
+                                   read; 0: none */
+    struct policy_count own;    /* used while count is NULL */
+    struct policy_count *count; /* borrowed from a ledger, which another process may have too */
 };
 
 /* Takes one request from it; now_ms: of a clock that only goes forward. */

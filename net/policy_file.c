@@ -561,8 +561,62 @@ static int check_reserved(struct yaml_doc *doc, const yaml_node_t *node, struct 
     return 0;
 }
 
-/* A meter for all hosts of the entry, in its rule; NULL: it has no limits. */
-static int make_meter(struct entry *entry, const struct yaml_doc *doc, struct bg_err *err)
+/* FNV-1a, 64 bits, of the text and the NUL at its end. Who writes a policy has no reason to make
+ * two that are the same. */
+static void mix(uint64_t *hash, const char *text)
+{
+    const unsigned char *c = (const unsigned char *)text;
+    do {
+        *hash = (*hash ^ *c) * UINT64_C(0x100000001b3);
+    } while (*c++ != '\0');
+}
+
+static void mix_texts(uint64_t *hash, const char *what, char *const *texts, size_t count)
+{
+    mix(hash, what);
+    for (size_t i = 0; i < count; i++)
+        mix(hash, texts[i]);
+}
+
+static void mix_conditions(uint64_t *hash, const char *what,
+                           const struct request_condition *conditions, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        mix(hash, what);
+        mix_texts(hash, conditions[i].name, conditions[i].patterns, conditions[i].pattern_count);
+    }
+}
+
+/* What a meter is told from others by, when the policy was changed elsewhere: whom it is for, and
+ * for which requests, and not how much it allows. */
+static uint64_t key_of(const struct entry *entry, const char *secret)
+{
+    const struct request_match *match = &entry->rule.match;
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    char number[16];
+    mix(&hash, secret);
+    for (size_t i = 0; i < entry->host_count; i++)
+        mix(&hash, (const char *)entry->hosts[i]->data.scalar.value);
+    for (size_t i = 0; i < entry->port_count; i++) {
+        (void)snprintf(number, sizeof number, "ports %u", entry->ports[i]);
+        mix(&hash, number);
+    }
+    (void)snprintf(number, sizeof number, "in %u", entry->in);
+    mix(&hash, number);
+    mix(&hash, entry->rule.tcp ? "tcp" : entry->rule.passthrough ? "passthrough" : "http");
+    mix_texts(&hash, "headers", entry->headers, entry->header_count);
+    mix_texts(&hash, "methods", match->methods, match->method_count);
+    mix_texts(&hash, "paths", match->paths, match->path_count);
+    mix_conditions(&hash, "query", match->query, match->query_count);
+    mix_texts(&hash, match->only_keys ? "only" : "any", match->keys, match->key_count);
+    mix_conditions(&hash, "header", match->header, match->header_count);
+    return hash ? hash : 1;
+}
+
+/* A meter for all hosts of the entry, in its rule; NULL: it has no limits. secret: its name, "" for
+ * a rule of network. */
+static int make_meter(struct entry *entry, const char *secret, const struct yaml_doc *doc,
+                      struct bg_err *err)
 {
     if (!is_metered(&entry->meter))
         return 0;
@@ -571,6 +625,7 @@ static int make_meter(struct entry *entry, const struct yaml_doc *doc, struct bg
         return bg_err_errno(err, -ENOMEM, "%s", doc->name);
     *entry->rule.meter = entry->meter;
     entry->rule.meter->owners = 1;
+    entry->rule.meter->key = key_of(entry, secret);
     return 0;
 }
 
@@ -600,7 +655,7 @@ static int read_rule(void *owner, struct yaml_doc *doc, yaml_node_t *node, struc
     if (r == 0)
         r = check_rule(&entry, doc, node, err);
     if (r == 0)
-        r = make_meter(&entry, doc, err);
+        r = make_meter(&entry, "", doc, err);
     /* One field of several is enough to refuse, and not to allow. */
     entry.rule.match.any_field = entry.rule.action == POLICY_DENY;
     for (size_t i = 0; r == 0 && i < entry.host_count; i++)
@@ -704,7 +759,7 @@ static int read_use(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct
     if (r == 0 && entry.header_count > 0 && entry.in && !(entry.in & SECRET_IN_DEFAULT))
         r = yaml_doc_fail(doc, node, err, "headers, but header is not among in");
     if (r == 0)
-        r = make_meter(&entry, doc, err);
+        r = make_meter(&entry, reader->name, doc, err);
     for (size_t i = 0; r == 0 && i < entry.host_count; i++)
         r = add_secret(reader, doc, &entry, entry.hosts[i], err);
     entry_done(&entry);

@@ -14,6 +14,7 @@
 #include "common/state/sandbox.h"
 #include "net/audit.h"
 #include "net/learn.h"
+#include "net/ledger.h"
 #include "net/policy_file.h"
 #include "net/presets.h"
 #include "net/reload.h"
@@ -32,7 +33,8 @@ static const char help[] =
     "create.\n"
     "\n"
     "check  reads the file and says what is wrong, with its line\n"
-    "show   prints the rules in the order in which they are tried, and the secrets' rules\n"
+    "show   prints the rules in the order in which they are tried, and the secrets' rules; for a\n"
+    "       sandbox also what is used up of their limits\n"
     "test   says what would become of a request (METHOD: GET) and which secrets may be in it; the "
     "status\n"
     "       is 0 if it is allowed, 1 if not. A tcp://HOST:PORT is a connection that is not HTTP.\n"
@@ -53,12 +55,14 @@ static const char help[] =
 struct subject {
     char *text; /* of the file; owned */
     struct policy_file file;
+    struct ledger *ledger; /* of a sandbox: what its limits have counted; NULL: nothing yet */
 };
 
 static void subject_done(struct subject *subject)
 {
     free(subject->text);
     policy_file_done(&subject->file);
+    ledger_close(subject->ledger);
 }
 
 static bool is_file(const char *name)
@@ -111,6 +115,26 @@ static int add_secret(struct subject *subject, const struct bg_secret_use *use, 
     return host_pattern_parse(host, strlen(host), &s->rule.host, err);
 }
 
+static int load_ledger(const struct bg_sandbox *s, struct subject *subject, struct bg_err *err)
+{
+    const struct policy_file *file = &subject->file;
+    BG_AUTOFREE char *path = NULL;
+    if (asprintf(&path, "%s/budgets", s->dir) < 0) {
+        path = NULL;
+        return bg_err_errno(err, -ENOMEM, "budgets");
+    }
+    int r = ledger_open_copy(path, &subject->ledger, err);
+    if (r == -ENOENT)
+        return 0;
+    for (size_t i = 0; r == 0 && i < file->policy.count; i++)
+        if (file->policy.rules[i].meter)
+            r = ledger_attach(subject->ledger, file->policy.rules[i].meter, err);
+    for (size_t i = 0; r == 0 && i < file->secret_count; i++)
+        if (file->secrets[i].rule.meter)
+            r = ledger_attach(subject->ledger, file->secrets[i].rule.meter, err);
+    return r;
+}
+
 static int load_sandbox(const char *name, struct subject *subject, struct bg_err *err)
 {
     struct bg_paths paths;
@@ -122,6 +146,8 @@ static int load_sandbox(const char *name, struct subject *subject, struct bg_err
     if (r == 0 && s.policy)
         r = policy_file_parse("policy", s.policy, strlen(s.policy), &presets_installed,
                               &subject->file, err);
+    if (r == 0)
+        r = load_ledger(&s, subject, err);
     if (r == 0)
         r = merge(&s, subject, err);
     for (size_t i = 0; r == 0 && i < s.secret_count; i++)
@@ -228,6 +254,20 @@ static json_t *rate_json(const struct policy_meter *m)
                             : json_null();
 }
 
+/* A last part that did not fit is counted too. */
+static uint64_t bytes_used(const struct policy_meter *m)
+{
+    return m->count->bytes < m->bytes_max ? m->count->bytes : m->bytes_max;
+}
+
+/* What is gone of a sandbox's limits, null where nothing was counted yet. */
+static json_t *used_json(const struct policy_meter *m)
+{
+    return m && m->count ? json_pack("{s:I, s:I}", "requests", (json_int_t)m->count->spent, "bytes",
+                                     (json_int_t)(m->bytes_max > 0 ? bytes_used(m) : 0))
+                         : json_null();
+}
+
 /* 0: no limit */
 static json_t *limit_json(uint64_t limit)
 {
@@ -246,7 +286,7 @@ static json_t *rule_json(const struct policy_rule *rule)
     }
     const struct policy_meter *m = rule->meter;
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "rule",
+        "{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "rule",
         rule->text, "action", rule->action == POLICY_ALLOW ? "allow" : "deny", "host", host,
         "protocol",
         rule->tcp           ? "tcp"
@@ -258,7 +298,7 @@ static json_t *rule_json(const struct policy_rule *rule)
         keys_json(&rule->match), "headers",
         conditions_json(rule->match.header, rule->match.header_count), "addresses", addresses,
         "rate", rate_json(m), "requests", limit_json(m ? m->requests_max : 0), "bytes",
-        limit_json(m ? m->bytes_max : 0), "max_body",
+        limit_json(m ? m->bytes_max : 0), "used", used_json(m), "max_body",
         rule->body_max != UINT64_MAX ? json_integer((json_int_t)rule->body_max) : json_null());
 }
 
@@ -268,14 +308,14 @@ static json_t *secret_json(const struct policy_secret *secret)
     const struct secret_rule *rule = &secret->rule;
     host_text(&rule->host, host);
     const struct policy_meter *m = rule->meter;
-    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name", secret->name,
-                     "host", host, "in", places_json(rule->in), "headers",
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name",
+                     secret->name, "host", host, "in", places_json(rule->in), "headers",
                      texts_json(rule->headers, rule->header_count), "methods",
                      texts_json(rule->match.methods, rule->match.method_count), "paths",
                      texts_json(rule->match.paths, rule->match.path_count), "query",
                      conditions_json(rule->match.query, rule->match.query_count), "query_keys",
                      keys_json(&rule->match), "budget", limit_json(m ? m->requests_max : 0),
-                     "budget_rate", rate_json(m));
+                     "budget_rate", rate_json(m), "used", used_json(m));
 }
 
 static int show_json(const struct policy_file *file, struct bg_err *err)
@@ -349,8 +389,12 @@ static void show_meter(const struct policy_meter *m)
         (void)printf("  %" PRIu64 " per %" PRIu64 " s", m->rate, m->per_ms / 1000);
     if (m && m->requests_max > 0)
         (void)printf("  %" PRIu64 " in all", m->requests_max);
+    if (m && m->requests_max > 0 && m->count)
+        (void)printf(" (%" PRIu64 " used)", m->count->spent);
     if (m && m->bytes_max > 0)
         (void)printf("  %" PRIu64 " bytes in all", m->bytes_max);
+    if (m && m->bytes_max > 0 && m->count)
+        (void)printf(" (%" PRIu64 " used)", bytes_used(m));
 }
 
 static void show_lines(const struct policy_file *file)

@@ -242,12 +242,14 @@ static int serve_sandbox(const struct options *o, const struct bg_log *log, stru
     struct bg_paths paths = {0};
     struct bg_sandbox sandbox = {0};
     BG_AUTOCLOSE int audit_fd = -1;
-    BG_AUTOFREE char *audit_path = NULL;
+    BG_AUTOFREE char *audit_path = NULL, *ledger_path = NULL;
     int r = bg_paths_init(&paths, err);
     if (r == 0)
         r = bg_sandbox_load(&paths, o->sandbox, &sandbox, err);
     if (r == 0 && asprintf(&audit_path, "%s/audit.ndjson", sandbox.dir) < 0)
         r = bg_err_errno(err, -ENOMEM, "audit log");
+    if (r == 0 && asprintf(&ledger_path, "%s/budgets", sandbox.dir) < 0)
+        r = bg_err_errno(err, -ENOMEM, "budgets");
     if (r == 0)
         r = open_audit(audit_path, &audit_fd, err);
     if (r == 0) {
@@ -258,6 +260,7 @@ static int serve_sandbox(const struct options *o, const struct bg_log *log, stru
                                         .policy = sandbox.policy,
                                         .secrets = sandbox.secrets,
                                         .secret_count = sandbox.secret_count,
+                                        .ledger = ledger_path,
                                         .upstream_ca = sandbox.upstream_ca,
                                         .audit_fd = audit_fd,
                                         .fd = o->socket_fd,

@@ -10,6 +10,7 @@
 #include "common/limits.h"
 #include "net/confine.h"
 #include "net/intake.h"
+#include "net/ledger.h"
 #include "net/locked.h"
 #include "net/policy_file.h"
 #include "net/presets.h"
@@ -23,6 +24,7 @@ struct server {
     uv_loop_t loop;
     struct policy policy;
     struct secrets secrets;
+    struct ledger *ledger; /* NULL: none */
     struct tls_context *tls;
     struct engine *engine;
     struct intake *intake;
@@ -89,6 +91,30 @@ static int load_policy(struct server *server, struct bg_err *err)
     return r;
 }
 
+/* Has all limits count where they did before. */
+static int load_ledger(struct server *server, struct bg_err *err)
+{
+    int r = server->opts->ledger ? ledger_open(server->opts->ledger, &server->ledger, err) : 0;
+    for (size_t i = 0; r == 0 && server->ledger && i < server->policy.count; i++)
+        if (server->policy.rules[i].meter)
+            r = ledger_attach(server->ledger, server->policy.rules[i].meter, err);
+    for (size_t i = 0; r == 0 && server->ledger && i < server->secrets.count; i++) {
+        const struct secret *secret = &server->secrets.items[i];
+        for (size_t k = 0; r == 0 && k < secret->rule_count; k++)
+            if (secret->rules[k].meter)
+                r = ledger_attach(server->ledger, secret->rules[k].meter, err);
+    }
+    return r;
+}
+
+static bool has_limits(const struct server *server)
+{
+    for (size_t i = 0; i < server->policy.count; i++)
+        if (server->policy.rules[i].meter)
+            return true;
+    return server->secrets.budget_count > 0;
+}
+
 static int load(struct server *server, struct bg_err *err)
 {
     const struct serve_opts *opts = server->opts;
@@ -97,6 +123,8 @@ static int load(struct server *server, struct bg_err *err)
         r = load_secret(server, &opts->secrets[i], err);
     if (r == 0)
         r = load_policy(server, err);
+    if (r == 0 && has_limits(server))
+        r = load_ledger(server, err);
     if (r == 0)
         r = load_tls(server, err);
     return r;
@@ -265,5 +293,6 @@ int serve_run(const struct serve_opts *opts, struct bg_err *err)
     tls_context_free(server.tls);
     secrets_done(&server.secrets);
     policy_done(&server.policy);
+    ledger_close(server.ledger);
     return r;
 }

@@ -15,6 +15,7 @@ struct serve_opts {
     const char *policy; /* a policy file's text, or NULL; its rules come after allow */
     const struct bg_secret_use *secrets;
     size_t secret_count;
+    const char *ledger;      /* path of the file that limits count in; NULL: they begin anew */
     const char *upstream_ca; /* path, or NULL */
     int audit_fd;
     int fd; /* the supervisor's socket, or the listener */

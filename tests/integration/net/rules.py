@@ -359,6 +359,93 @@ def test_shares_and_ends_a_budget(world):
         raise Failure(f"the upstream got {got}")
 
 
+def restart(proxy, change=None, kill=False):
+    """Starts the proxy anew, as for another policy or after a crash."""
+    if change:
+        path = os.path.join(proxy.sandbox, "sandbox.json")
+        with open(path, encoding="utf-8") as f:
+            config = json.load(f)
+        change(config)
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(config, f)
+    if kill:
+        proxy.process.kill()
+    proxy.stop()
+    proxy.start()
+
+
+def test_remembers_budgets_over_a_restart(world):
+    got = count_secret(world)
+    header = b"A: %s\r\n" % harness.PLACEHOLDERS["RULED"].encode()
+    policy = """
+network:
+  rules:
+    - allow: few.rule.test:{good}
+      addresses: 127.0.0.1
+      requests: 2
+    - allow: large.rule.test:{good}
+      addresses: 127.0.0.1
+      bytes: 3
+    - allow: a.rule.test:{good}
+      addresses: 127.0.0.1
+secrets:
+  RULED:
+    - host: a.rule.test
+      budget: 2
+"""
+    def more(config):
+        """Another policy: other lines, one more request, and one more use."""
+        text = config["network"]["policy"].replace("requests: 2", "requests: 3").replace(
+            "budget: 2", "budget: 3")
+        config["network"]["policy"] = text.replace("  rules:\n", "  rules:\n    # \n    - allow: x.org\n")
+
+    def each(few, large, secret):
+        for host, want, extra in (("few.rule.test", few, b""), ("large.rule.test", large, b""),
+                                  ("a.rule.test", secret, header)):
+            with guest(world, host, proxy=proxy) as connection:
+                connection.sendall(request(b"/", extra, world.port("good"), host.encode()))
+                answer = rows.SCRUBBED_OK if host == "a.rule.test" else OK
+                if want == "cut":
+                    rest = read_to_end(connection)
+                    if b"ok" in rest:
+                        raise Failure(f"{host}: {rest!r}")
+                else:
+                    check_guest(connection, answer if want == 200 else (want, b""), [])
+
+    with proxy_for(world, "remembered", policy, {"RULED": []}) as proxy:
+        each(200, 200, 200)  # two bytes of three are gone
+        restart(proxy, kill=True)
+        each(200, "cut", 200)
+        restart(proxy)
+        each(403, 403, 403)
+        restart(proxy, more)
+        each(200, 403, 200)
+        each(403, 403, 403)
+        # A copy, as bellglass policy has it, is only looked at.
+        shown = subprocess.run([proxy.program("bellglass-policy"), "show", "--json", proxy.name],
+                               env=proxy.environment, check=True, capture_output=True)
+        shown = json.loads(shown.stdout)
+        used = [rule["used"] for rule in shown["rules"] + shown["secrets"]]
+        if [u and (u["requests"], u["bytes"]) for u in used] != [
+                None, None, (3, 0), (2, 3), None, (3, 0)]:
+            raise Failure(f"{used}")
+        mode = os.stat(os.path.join(proxy.sandbox, "budgets")).st_mode
+        if mode & 0o7777 != 0o600:
+            raise Failure(f"{mode:o}")
+        # Damaged it is no reason to give all anew.
+        with open(os.path.join(proxy.sandbox, "budgets"), "w", encoding="ascii") as f:
+            f.write("nonsense")
+        proxy.stop()
+        proxy.start()
+        if proxy.process.wait(DEADLINE_S) != 125 or "budgets is damaged" not in proxy.log():
+            raise Failure(proxy.log())
+        os.remove(os.path.join(proxy.sandbox, "budgets"))
+        restart(proxy)
+        each(200, 200, 200)
+    if got.count(True) != 4:
+        raise Failure(f"{got}")
+
+
 BYTES = """
 network:
   rules:
@@ -625,14 +712,7 @@ def test_forgets_the_placeholder_of_a_removed_secret(world):
     with guest(world, "k.rule.test", proxy=proxy) as connection:
         connection.sendall(request(b"/", extra, upstream.port, b"k.rule.test"))
         check_guest(connection, rows.SCRUBBED_OK, [])
-    config_path = os.path.join(proxy.sandbox, "sandbox.json")
-    with open(config_path, encoding="utf-8") as f:
-        config = json.load(f)
-    config["secrets"] = []
-    with open(config_path, "w", encoding="utf-8") as f:
-        json.dump(config, f)
-    proxy.stop()
-    proxy.start()
+    restart(proxy, lambda config: config.update(secrets=[]))
     with guest(world, "k.rule.test", proxy=proxy) as connection:
         connection.sendall(request(b"/", extra, upstream.port, b"k.rule.test"))
         check_guest(connection, OK, [])
@@ -655,14 +735,8 @@ network:
 """
     with proxy_for(world, "stale", policy) as proxy:
         ask(world, proxy, "a.rule.test")
-        config_path = os.path.join(proxy.sandbox, "sandbox.json")
-        with open(config_path, encoding="utf-8") as f:
-            config = json.load(f)
-        config["network"]["policy"] = config["network"]["policy"].replace("a.rule.test, ", "")
-        with open(config_path, "w", encoding="utf-8") as f:
-            json.dump(config, f)
-        proxy.stop()
-        proxy.start()
+        restart(proxy, lambda config: config["network"].update(
+            policy=config["network"]["policy"].replace("a.rule.test, ", "")))
         ask(world, proxy, "a.rule.test", want=403, text=b"not allowed by this sandbox's rules")
         ask(world, proxy, "b.rule.test")
         check_audit(proxy, [rows.ALLOWED, {"reason": "host-not-allowed"}, rows.ALLOWED])

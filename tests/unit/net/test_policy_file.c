@@ -362,6 +362,50 @@ static void counts_bytes(void **state)
     policy_file_done(&file);
 }
 
+static uint64_t key_in(const char *rule)
+{
+    char text[512];
+    struct policy_file file;
+    struct bg_err err;
+    (void)snprintf(text, sizeof text, "network:\n  rules:\n    - {%s}\n", rule);
+    if (parse(text, &file, &err) < 0)
+        fail_msg("%s", err.text);
+    uint64_t key = file.policy.rules[0].meter->key;
+    policy_file_done(&file);
+    return key;
+}
+
+/* By whom it is for and for which requests, whatever it allows. */
+static void tells_limits_apart_by_their_conditions(void **state)
+{
+    (void)state;
+    static const char *const same[] = {"allow: a.org, requests: 2", "allow: a.org, rate: 1/s",
+                                       "bytes: 1G, allow: [a.org]"};
+    static const char *const others[] = {
+        "allow: b.org, requests: 1",
+        "allow: [a.org, b.org], requests: 1",
+        "allow: a.org, ports: 443, requests: 1",
+        "allow: a.org, methods: GET, requests: 1",
+        "allow: a.org, paths: /x, requests: 1",
+        "allow: a.org, query: {a: b}, requests: 1",
+        "allow: a.org, query: {a: [b, c]}, requests: 1",
+        "allow: a.org, query: {a: b, c: d}, requests: 1",
+        "allow: a.org, query_keys: [], requests: 1",
+        "allow: a.org, query_keys: [a], requests: 1",
+        "allow: a.org, headers: {a: b}, requests: 1",
+        "allow: 'a.org:22', protocol: tcp, bytes: 1",
+    };
+    uint64_t keys[sizeof others / sizeof *others + 1] = {key_in("allow: a.org, requests: 1")};
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++)
+        assert_int_equal(key_in(same[i]), keys[0]);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        keys[i + 1] = key_in(others[i]);
+        for (size_t k = 0; k <= i; k++)
+            if (keys[k] == keys[i + 1])
+                fail_msg("%s", others[i]);
+    }
+}
+
 /* A clock that jumps back gives nothing, and takes nothing for good. */
 static void gives_no_more_when_the_clock_goes_back(void **state)
 {
@@ -527,6 +571,7 @@ int main(void)
         cmocka_unit_test(reads_networks),
         cmocka_unit_test(counts_requests),
         cmocka_unit_test(counts_bytes),
+        cmocka_unit_test(tells_limits_apart_by_their_conditions),
         cmocka_unit_test(gives_no_more_when_the_clock_goes_back),
         cmocka_unit_test(takes_presets_in),
         cmocka_unit_test(takes_an_empty_one),

@@ -273,7 +273,7 @@ static void counts_requests_against_a_budget(void **state)
         assert_int_equal(use.used, 2);
         assert_int_equal(use.used_up | use.not_approved, 0);
     }
-    assert_int_equal(meter->spent, 3);
+    assert_int_equal(meter->own.spent, 3);
     struct secrets_use use = use_in(secrets, "/", 1, 1);
     assert_int_equal(use.used, 0);
     assert_int_equal(use.used_up, 2);
@@ -330,7 +330,7 @@ static void counts_no_request_that_fails(void **state)
         assert_int_equal(put(secrets, "y.org", true, "X-Key", C, &out).not_approved, 4);
         buffer_reset(&out);
     }
-    assert_int_equal(meter->spent, 0);
+    assert_int_equal(meter->own.spent, 0);
     secrets_done(&set);
 }
 
