@@ -47,10 +47,12 @@ static const char help[] =
     "--connections N        how many at once\n"
     "\n"
     "RULE: HOST[:PORT][=ADDRESS[,ADDRESS...]]\n"
-    "  HOST     a name, *.suffix (all names below suffix), or an IP address (IPv6 in brackets)\n"
+    "  HOST     a name, *.suffix (all names below suffix), an IP address (IPv6 in brackets), or a\n"
+    "           network such as 10.0.3.0/24, for addresses that are dialled as such\n"
     "  PORT     without it: 80 and 443, for HTTP and TLS; with it: that port, for any protocol\n"
-    "  ADDRESS  where HOST is, instead of asking DNS; needed for hosts whose addresses are not\n"
-    "           public, as in --allow echo.test:8443=127.0.0.1\n";
+    "  ADDRESS  where HOST is, instead of asking DNS, or a network that DNS has to answer with;\n"
+    "           needed for hosts whose addresses are not public, as in --allow "
+    "echo.test:8443=127.0.0.1\n";
 
 struct options {
     const char *sandbox; /* NULL: forward proxy */

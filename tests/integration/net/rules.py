@@ -446,6 +446,51 @@ secrets:
         raise Failure(f"{got}")
 
 
+CLOCK = """
+#include <dlfcn.h>
+#include <time.h>
+int clock_gettime(clockid_t id, struct timespec *now)
+{
+    int (*real)(clockid_t, struct timespec *);
+    *(void **)&real = dlsym(RTLD_NEXT, "clock_gettime");
+    int r = real(id, now);
+    if (id == CLOCK_REALTIME)
+        now->tv_sec += 5 * 365 * 86400;
+    return r;
+}
+"""
+
+
+def test_gives_nothing_when_the_clock_is_set(world):
+    """By a library that sets the wall clock ahead for one proxy."""
+    if harness.SANITIZED:
+        raise harness.Skip("sanitizers take no library before them")
+    library = os.path.join(world.folder, "clock.so")
+    subprocess.run([os.environ.get("CC", "cc"), "-D_GNU_SOURCE", "-shared", "-fPIC", "-x", "c", "-",
+                    "-o", library], check=True, input=CLOCK.encode(), capture_output=True)
+    os.chmod(library, 0o755)
+    got = count_secret(world)
+    header = b"A: %s\r\n" % harness.PLACEHOLDERS["RULED"].encode()
+    policy = BUDGETS.replace("addresses: 127.0.0.1", "addresses: 127.0.0.1\n      rate: 5/day")
+    with proxy_for(world, "clock", policy, {"RULED": []}) as proxy:
+        def each(host, *statuses):
+            with guest(world, host, proxy=proxy) as connection:
+                for want in statuses:
+                    connection.sendall(request(b"/", header, world.port("good"), host.encode()))
+                    check_guest(connection, rows.SCRUBBED_OK if want == 200 else (want, b""), [])
+            lines = proxy.audit(len(statuses))
+            return int(lines[0]["ts"][:4])
+
+        before = each("hour.rule.test", 200, 200, 429)
+        proxy.stop()
+        proxy.start(["env", f"LD_PRELOAD={library}"])
+        after = each("hour.rule.test", 429, 429, 429)
+        if after - before not in (4, 5):  # or the clock was not set at all
+            raise Failure(f"{before}, {after}")
+    if got != [True, True]:
+        raise Failure(f"{got}")
+
+
 BYTES = """
 network:
   rules:
