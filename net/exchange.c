@@ -365,7 +365,10 @@ static int write_head(struct conn *conn, struct failure *ret, struct bg_err *err
 static struct upstream_key upstream_key(const struct conn *conn)
 {
     const struct exchange *ex = &conn->exchange;
-    return (struct upstream_key){.to = ex->route.destination, .rule = ex->rule, .tls = conn->tls};
+    return (struct upstream_key){.to = ex->route.destination,
+                                 .policy = conn->engine->opts.policy,
+                                 .rule = ex->rule,
+                                 .tls = conn->tls};
 }
 
 /* A WebSocket's handshake is HTTP/1.1's. */

@@ -362,7 +362,16 @@ bool policy_address_ok(const struct policy *policy, const struct policy_rule *ru
     return false;
 }
 
-bool policy_same_addresses(const struct policy_rule *a, const struct policy_rule *b)
+bool policy_same_addresses(const struct policy *policy, const struct policy_rule *a,
+                           const struct policy_rule *b)
 {
-    return a == b || (a->pin_count == 0 && b->pin_count == 0);
+    if (a == b)
+        return true;
+    if (a->pin_count > 0 || b->pin_count > 0)
+        return false;
+    /* One that denies addresses may stand between the two. */
+    for (size_t i = 0; i < policy->count; i++)
+        if (policy->rules[i].action == POLICY_DENY && policy_is_at_address(&policy->rules[i]))
+            return false;
+    return true;
 }

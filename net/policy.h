@@ -145,7 +145,8 @@ int policy_add_pin(struct policy_rule *rule, const char *text, size_t size,
                    struct bg_err *err) BG_MUST_CHECK;
 
 /* Whether the two rules let the same addresses be dialled for the same destination. */
-bool policy_same_addresses(const struct policy_rule *a, const struct policy_rule *b);
+bool policy_same_addresses(const struct policy *policy, const struct policy_rule *a,
+                           const struct policy_rule *b);
 
 /* For one rule alone: heap text inside, freed by policy_rule_done. */
 int policy_rule_parse(const char *text, struct policy_rule *ret, struct bg_err *err) BG_MUST_CHECK;

@@ -21,7 +21,7 @@ bool upstream_key_fits(const struct upstream_key *have, const struct upstream_ke
 {
     return have->tls == want->tls && have->to.port == want->to.port &&
            destination_same_host(&have->to, &want->to) &&
-           policy_same_addresses(have->rule, want->rule);
+           policy_same_addresses(have->policy, have->rule, want->rule);
 }
 
 static void free_if_closed(struct upstream *upstream)

@@ -24,7 +24,8 @@ struct upstreams {
 /* What a request needs, and what a connection is good for. */
 struct upstream_key {
     struct destination to;
-    const struct policy_rule *rule; /* borrowed for the engine's life */
+    const struct policy *policy; /* borrowed for the engine's life, as its rule */
+    const struct policy_rule *rule;
     bool tls;
 };
 
