@@ -63,6 +63,9 @@
 #define BG_EGRESS_HEAD_MAX    (64 * 1024) /* an HTTP head, chunk line or trailers; 431 or 502 */
 #define BG_EGRESS_FIELDS_MAX  128         /* header fields of one head; 431 or 502 */
 #define BG_EGRESS_INTERIM_MAX 16          /* 1xx answers to one request; 502 */
+#define BG_EGRESS_BODY_MAX    (16 << 20)  /* a body's max in a policy file; refused there */
+#define BG_EGRESS_BODY_SIZE   (1 << 20)   /* a body in which secrets may stand, without max; 413 */
+#define BG_EGRESS_BODIES_MAX  (64 << 20)  /* memory for all such bodies in one proxy; 503 */
 #define BG_EGRESS_QUEUE_MAX                                                                        \
     (512 * 1024) /* bytes queued to one peer; cannot be passed, see conn.c */
 #define BG_EGRESS_QUEUE_PAUSE      (64 * 1024) /* at it the other side is not read */

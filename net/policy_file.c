@@ -36,6 +36,8 @@ struct entry {
     unsigned in;
     char **headers;
     size_t header_count;
+    struct secret_body body;
+    bool has_body;
 };
 
 static void entry_done(struct entry *entry)
@@ -46,6 +48,18 @@ static void entry_done(struct entry *entry)
 }
 
 /* ---- values ---- */
+
+static int read_bool(struct yaml_doc *doc, yaml_node_t *node, const char *key, bool *ret,
+                     struct bg_err *err)
+{
+    const char *text;
+    int r = yaml_doc_text(doc, node, key, &text, err);
+    if (r == 0 && strcmp(text, "true") != 0 && strcmp(text, "false") != 0)
+        r = yaml_doc_fail(doc, node, err, "%s: want true or false", key);
+    if (r == 0)
+        *ret = strcmp(text, "true") == 0;
+    return r;
+}
 
 static int read_host(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
@@ -353,7 +367,8 @@ static int read_place(void *owner, struct yaml_doc *doc, yaml_node_t *node, stru
     } places[] = {{"header", SECRET_IN_HEADER},
                   {"basic", SECRET_IN_BASIC},
                   {"query", SECRET_IN_QUERY},
-                  {"path", SECRET_IN_PATH}};
+                  {"path", SECRET_IN_PATH},
+                  {"body", SECRET_IN_BODY}};
     struct entry *entry = owner;
     const char *text;
     char shown[40];
@@ -365,13 +380,80 @@ static int read_place(void *owner, struct yaml_doc *doc, yaml_node_t *node, stru
             entry->in |= places[i].place;
             return 0;
         }
-    return yaml_doc_fail(doc, node, err, "in: %s: want header, basic, query or path",
+    return yaml_doc_fail(doc, node, err, "in: %s: want header, basic, query, path or body",
                          bg_quote(text, shown, sizeof shown));
 }
 
 static int read_in(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
     return yaml_doc_list(doc, node, "in", read_place, owner, err);
+}
+
+static int read_body_type(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    static const struct {
+        const char *name;
+        enum secret_body_type type;
+    } types[] = {{"json", SECRET_BODY_JSON},
+                 {"form", SECRET_BODY_FORM},
+                 {"multipart", SECRET_BODY_MULTIPART},
+                 {"text", SECRET_BODY_TEXT}};
+    struct secret_body *body = owner;
+    const char *text;
+    char shown[40];
+    int r = yaml_doc_text(doc, node, "types", &text, err);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (strcmp(text, types[i].name) == 0) {
+            body->types |= types[i].type;
+            return 0;
+        }
+    return yaml_doc_fail(doc, node, err, "types: %s: want json, form, multipart or text",
+                         bg_quote(text, shown, sizeof shown));
+}
+
+static int read_body_types(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    const struct secret_body *body = owner;
+    int r = yaml_doc_list(doc, node, "types", read_body_type, owner, err);
+    if (r == 0 && body->types == 0) /* without the key it would be all of them */
+        r = yaml_doc_fail(doc, node, err, "types: want json, form, multipart or text");
+    return r;
+}
+
+static int read_body_max(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct secret_body *body = owner;
+    const char *text;
+    char shown[40];
+    uint64_t max;
+    int r = yaml_doc_text(doc, node, "max", &text, err);
+    if (r < 0)
+        return r;
+    if (bg_parse_bytes(text, 1, BG_EGRESS_BODY_MAX, &max) < 0)
+        return yaml_doc_fail(doc, node, err, "max: %s: want a size such as 64K or 1M, at most 16M",
+                             bg_quote(text, shown, sizeof shown));
+    body->size_max = (size_t)max;
+    return 0;
+}
+
+static int read_body_decode(void *owner, struct yaml_doc *doc, yaml_node_t *node,
+                            struct bg_err *err)
+{
+    struct secret_body *body = owner;
+    return read_bool(doc, node, "decode", &body->decode, err);
+}
+
+static int read_body(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    static const struct yaml_key keys[] = {{"types", read_body_types},
+                                           {"max", read_body_max},
+                                           {"decode", read_body_decode},
+                                           {NULL, NULL}};
+    struct entry *entry = owner;
+    entry->has_body = true;
+    return yaml_doc_mapping(doc, node, "body", keys, &entry->body, err);
 }
 
 static int read_header(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
@@ -689,13 +771,7 @@ static int read_default(void *owner, struct yaml_doc *doc, yaml_node_t *node, st
 static int read_strict(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
     struct reader *reader = owner;
-    const char *text;
-    int r = yaml_doc_text(doc, node, "strict", &text, err);
-    if (r == 0 && strcmp(text, "true") != 0 && strcmp(text, "false") != 0)
-        r = yaml_doc_fail(doc, node, err, "strict: want true or false");
-    if (r == 0)
-        reader->file.policy.strict = strcmp(text, "true") == 0;
-    return r;
+    return read_bool(doc, node, "strict", &reader->file.policy.strict, err);
 }
 
 static int read_network(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
@@ -724,6 +800,13 @@ static int add_secret(struct secret_reader *reader, struct yaml_doc *doc, const 
     struct policy_secret *s = &secrets[file->secret_count];
     *s = (struct policy_secret){.name = strdup(reader->name)};
     s->rule.in = entry->in ? entry->in : SECRET_IN_DEFAULT;
+    if (s->rule.in & SECRET_IN_BODY) {
+        s->rule.body = entry->body;
+        if (s->rule.body.types == 0)
+            s->rule.body.types = SECRET_BODY_TYPES;
+        if (s->rule.body.size_max == 0)
+            s->rule.body.size_max = BG_EGRESS_BODY_SIZE;
+    }
     s->rule.headers = calloc(entry->header_count + 1, sizeof *s->rule.headers);
     file->secret_count++; /* from here on policy_file_done frees it */
     if (!s->name || !s->rule.headers || request_match_copy(&entry->rule.match, &s->rule.match) < 0)
@@ -750,6 +833,7 @@ static int read_use(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct
                                            {"query", read_query},
                                            {"query_keys", read_query_keys},
                                            {"budget", read_budget},
+                                           {"body", read_body},
                                            {NULL, NULL}};
     struct secret_reader *reader = owner;
     struct entry entry = {0};
@@ -758,6 +842,8 @@ static int read_use(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct
         r = yaml_doc_fail(doc, node, err, "the secret's rule has no host");
     if (r == 0 && entry.header_count > 0 && entry.in && !(entry.in & SECRET_IN_DEFAULT))
         r = yaml_doc_fail(doc, node, err, "headers, but header is not among in");
+    if (r == 0 && entry.has_body && !(entry.in & SECRET_IN_BODY))
+        r = yaml_doc_fail(doc, node, err, "body, but body is not among in: in: [body]");
     if (r == 0)
         r = make_meter(&entry, reader->name, doc, err);
     for (size_t i = 0; r == 0 && i < entry.host_count; i++)

@@ -13,8 +13,9 @@
  *   secrets:
  *     NAME:
  *       - host: HOST[:PORT] or a list
- *         in: [header, basic, query, path]      headers: [authorization]
+ *         in: [header, basic, query, path, body]      headers: [authorization]
  *         methods, paths, query, query_keys: as above
+ *         body: {types: [json, form, multipart, text], max: 1M, decode: false}
  *         budget: 500 */
 #pragma once
 

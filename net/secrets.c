@@ -39,7 +39,7 @@ int secret_value_check(const void *value, size_t size, struct bg_err *err)
 }
 
 /* Lower-case digits only: so are they made, and only the exact placeholder counts. */
-static bool is_placeholder(const char *text, size_t size)
+bool secret_is_placeholder(const char *text, size_t size)
 {
     if (size < SECRET_PLACEHOLDER_SIZE ||
         memcmp(text, SECRET_PREFIX, sizeof SECRET_PREFIX - 1) != 0)
@@ -90,7 +90,7 @@ int secrets_add(struct secrets *secrets, const char *name, const char *placehold
     if (secrets->count == BG_EGRESS_SECRETS_MAX)
         return bg_err_set(err, -E2BIG, "more than %d secrets", BG_EGRESS_SECRETS_MAX);
     if (strlen(placeholder) != SECRET_PLACEHOLDER_SIZE ||
-        !is_placeholder(placeholder, SECRET_PLACEHOLDER_SIZE))
+        !secret_is_placeholder(placeholder, SECRET_PLACEHOLDER_SIZE))
         return bg_err_set(err, -EINVAL, "secret %s: malformed placeholder", name);
     for (size_t i = 0; i < secrets->count; i++)
         if (strcmp(secrets->items[i].name, name) == 0 ||
@@ -166,6 +166,29 @@ static bool is_for(const struct secret_rule *rule, const struct destination *to)
            (rule->host.host.port == 0 || rule->host.host.port == to->port);
 }
 
+/* The body is of a kind that the rule is for. */
+static bool covers_body(const struct secret_body *body, const struct secrets_scope *scope)
+{
+    return (body->types & scope->body.type) && (body->decode || !scope->body.coded) &&
+           scope->body.size <= body->size_max;
+}
+
+/* Whether the rule is for the place in this request; header: its name, for the places in one. */
+static bool rule_approves(const struct secret_rule *rule, const struct secrets_scope *scope,
+                          unsigned place, struct slice header)
+{
+    static const struct request_text no_text = {0};
+    static const struct request_view no_view = {.text = &no_text};
+    if (!scope->verified || !(rule->in & place) || !is_for(rule, scope->to))
+        return false;
+    bool named = rule->header_count == 0 || !(place & SECRET_IN_DEFAULT);
+    for (size_t k = 0; k < rule->header_count; k++)
+        named |= slice_is(header, rule->headers[k]);
+    if (!named || (place == SECRET_IN_BODY && !covers_body(&rule->body, scope)))
+        return false;
+    return request_match_covers(&rule->match, scope->view ? scope->view : &no_view);
+}
+
 /* Counts the request in the rule's budget, unless it was. */
 static enum policy_spending spend(const struct secret_rule *rule, const struct secrets_scope *scope,
                                   struct secrets_use *use)
@@ -179,25 +202,17 @@ static enum policy_spending spend(const struct secret_rule *rule, const struct s
     return spending;
 }
 
-/* Whether the secret may stand in the place; header: its name, for the places in one. What is
- * approved and has a value is counted in its budget; *ret_spending is that of the last rule that
- * would let it. */
-static bool approved(const struct secret *secret, const struct secrets_scope *scope,
-                     enum secret_place place, struct slice header, struct secrets_use *use,
+/* Whether the secret may stand in the place. What is approved and has a value is counted in its
+ * budget; *ret_spending is that of the last rule that would let it. */
+static bool approved(const struct secret *secret, const struct secrets_scope *scope, unsigned place,
+                     struct slice header, struct secrets_use *use,
                      enum policy_spending *ret_spending)
 {
     bool found = false;
     *ret_spending = POLICY_SPENT;
-    static const struct request_text no_text = {0};
-    static const struct request_view no_view = {.text = &no_text};
-    for (size_t i = 0; scope->verified && i < secret->rule_count; i++) {
+    for (size_t i = 0; i < secret->rule_count; i++) {
         const struct secret_rule *rule = &secret->rules[i];
-        if (!(rule->in & place) || !is_for(rule, scope->to))
-            continue;
-        bool named = rule->header_count == 0 || !(place & SECRET_IN_DEFAULT);
-        for (size_t k = 0; k < rule->header_count; k++)
-            named |= slice_is(header, rule->headers[k]);
-        if (!named || !request_match_covers(&rule->match, scope->view ? scope->view : &no_view))
+        if (!rule_approves(rule, scope, place, header))
             continue;
         found = true;
         *ret_spending = secret->value ? spend(rule, scope, use) : POLICY_SPENT;
@@ -205,6 +220,20 @@ static bool approved(const struct secret *secret, const struct secrets_scope *sc
             break;
     }
     return found;
+}
+
+size_t secrets_body_max(const struct secrets_scope *scope)
+{
+    const struct secrets *secrets = scope->secrets;
+    size_t max = 0;
+    for (size_t i = 0; i < secrets->count; i++)
+        for (size_t k = 0; k < secrets->items[i].rule_count; k++) {
+            const struct secret_rule *rule = &secrets->items[i].rules[k];
+            if (rule->body.size_max > max &&
+                rule_approves(rule, scope, SECRET_IN_BODY, (struct slice){"", 0}))
+                max = rule->body.size_max;
+        }
+    return max;
 }
 
 uint64_t secrets_at(const struct secrets *secrets, const struct destination *to)
@@ -235,47 +264,66 @@ struct putter {
     struct secrets_use *use;
 };
 
-static void put_encoded(struct buffer *out, const uint8_t *bytes, size_t size)
+void secret_put_encoded(struct buffer *out, const void *bytes, size_t size)
 {
     static const char plain[] =
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
+    const uint8_t *byte = bytes;
     for (size_t i = 0; i < size; i++)
-        if (bytes[i] && strchr(plain, bytes[i]))
-            buffer_put(out, &bytes[i], 1);
+        if (byte[i] && strchr(plain, byte[i]))
+            buffer_put(out, &byte[i], 1);
         else
-            buffer_printf(out, "%%%02X", bytes[i]);
+            buffer_printf(out, "%%%02X", byte[i]);
+}
+
+static const struct secret *resolve(const struct secrets_scope *scope, unsigned place,
+                                    struct slice header, const char *placeholder,
+                                    struct secrets_use *use)
+{
+    const struct secrets *secrets = scope->secrets;
+    const struct secret *found = NULL;
+    for (size_t i = 0; i < secrets->count; i++)
+        if (same_placeholder(placeholder, secrets->items[i].placeholder))
+            found = &secrets->items[i];
+    if (!found) {
+        use->unknown++;
+        return NULL;
+    }
+    uint64_t bit = UINT64_C(1) << (found - secrets->items);
+    enum policy_spending spending;
+    if (!approved(found, scope, place, header, use, &spending)) {
+        use->not_approved |= bit;
+        return NULL;
+    }
+    if (!found->value) {
+        use->valueless |= bit;
+        return NULL;
+    }
+    if (spending != POLICY_SPENT) {
+        use->used_up |= bit;
+        use->too_fast |= spending == POLICY_TOO_FAST ? bit : 0;
+        return NULL;
+    }
+    use->used |= bit;
+    return found;
+}
+
+const struct secret *secrets_resolve(const struct secrets_scope *scope, unsigned place,
+                                     const char *placeholder, struct secrets_use *use)
+{
+    return resolve(scope, place, (struct slice){"", 0}, placeholder, use);
 }
 
 /* Puts what stands for the placeholder at text: its secret, or as_is. */
 static void put_placeholder(const struct putter *p, const char *text, struct slice as_is)
 {
-    const struct secrets *secrets = p->scope->secrets;
-    const struct secret *found = NULL;
-    for (size_t i = 0; i < secrets->count; i++)
-        if (same_placeholder(text, secrets->items[i].placeholder))
-            found = &secrets->items[i];
-    uint64_t bit = found ? UINT64_C(1) << (found - secrets->items) : 0;
-    enum policy_spending spending = POLICY_SPENT;
-    bool may = found && approved(found, p->scope, p->place, p->header, p->use, &spending);
-    if (may && found->value && spending == POLICY_SPENT) {
-        p->use->used |= bit;
-        if (p->place & SECRET_IN_DEFAULT)
-            buffer_put(p->out, found->value, found->value_size);
-        else
-            put_encoded(p->out, found->value, found->value_size);
-        return;
-    }
+    const struct secret *found = resolve(p->scope, p->place, p->header, text, p->use);
     if (!found)
-        p->use->unknown++;
-    else if (!may)
-        p->use->not_approved |= bit;
-    else if (!found->value)
-        p->use->valueless |= bit;
+        buffer_put(p->out, as_is.at, as_is.size);
+    else if (p->place & SECRET_IN_DEFAULT)
+        buffer_put(p->out, found->value, found->value_size);
     else
-        p->use->used_up |= bit;
-    if (spending == POLICY_TOO_FAST)
-        p->use->too_fast |= bit;
-    buffer_put(p->out, as_is.at, as_is.size);
+        secret_put_encoded(p->out, found->value, found->value_size);
 }
 
 static void put_text(const struct putter *p, const char *text, size_t size)
@@ -289,7 +337,7 @@ static void put_text(const struct putter *p, const char *text, size_t size)
         if (!hit)
             return;
         size_t take = sizeof SECRET_PREFIX - 1;
-        if (is_placeholder(text, size)) {
+        if (secret_is_placeholder(text, size)) {
             take = SECRET_PLACEHOLDER_SIZE;
             put_placeholder(p, text, (struct slice){text, take});
         } else {
@@ -323,16 +371,9 @@ static bool put_basic(const struct putter *outer, struct slice value)
     struct buffer joined = buffer_init(2 * BG_SECRET_SIZE_MAX);
     joined.wipe = true;
     const struct putter p = {outer->scope, SECRET_IN_BASIC, outer->header, &joined, &inside};
-    struct secrets_use *use = outer->use;
     put_text(&p, (const char *)plain, (size_t)plain_size);
     explicit_bzero(plain, text_size + 3);
-    use->used |= inside.used;
-    use->not_approved |= inside.not_approved;
-    use->valueless |= inside.valueless;
-    use->used_up |= inside.used_up;
-    use->too_fast |= inside.too_fast;
-    use->budgets |= inside.budgets;
-    use->unknown += inside.unknown;
+    secrets_use_add(outer->use, &inside);
     if (inside.used == 0) {
         buffer_reset(&joined);
         /* As it came, but what stood in it is noted. */
@@ -407,7 +448,7 @@ void secrets_put_target(const struct secrets_scope *scope, struct slice target, 
         size_t taken = 0;
         if (*here == SECRET_PREFIX[0] || *here == '%')
             taken = decode_some(here, target.size - at, SECRET_PLACEHOLDER_SIZE, text);
-        if (taken > 0 && is_placeholder(text, sizeof text)) {
+        if (taken > 0 && secret_is_placeholder(text, sizeof text)) {
             put_placeholder(&p, text, (struct slice){here, taken});
         } else {
             buffer_put(out, here, 1);

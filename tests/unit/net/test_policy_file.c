@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "common/limits.h"
 #include "net/policy_file.h"
 
 static int load_preset(void *owner, const char *name, char **ret, size_t *ret_size,
@@ -145,6 +146,48 @@ static void reads_secrets(void **state)
     assert_int_equal(file.secrets[1].rule.match.path_count, 1);
     assert_int_equal(file.secrets[2].rule.in, SECRET_IN_DEFAULT);
     assert_string_equal(file.secrets[3].name, "K2");
+    policy_file_done(&file);
+}
+
+static void reads_which_bodies_a_secret_may_be_in(void **state)
+{
+    (void)state;
+    static const char text[] = "secrets:\n"
+                               "  A:\n"
+                               "    - host: [a.org, b.org]\n"
+                               "      in: [header, body]\n"
+                               "    - host: a.org\n"
+                               "      in: body\n"
+                               "      body: {types: [json, multipart], max: 64K, decode: true}\n"
+                               "    - host: a.org\n"
+                               "      body: {types: form, max: 16M, decode: false}\n"
+                               "      in: [body]\n"
+                               "    - host: a.org\n"
+                               "      in: [body]\n"
+                               "      body: {types: text, max: 1}\n";
+    struct policy_file file;
+    struct bg_err err;
+    if (parse(text, &file, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(file.secret_count, 5);
+    for (size_t i = 0; i < 2; i++) {
+        const struct secret_rule *rule = &file.secrets[i].rule;
+        assert_int_equal(rule->in, SECRET_IN_HEADER | SECRET_IN_BODY);
+        assert_int_equal(rule->body.types, SECRET_BODY_TYPES);
+        assert_int_equal(rule->body.size_max, BG_EGRESS_BODY_SIZE);
+        assert_false(rule->body.decode);
+    }
+    const struct secret_body *body = &file.secrets[2].rule.body;
+    assert_int_equal(body->types, SECRET_BODY_JSON | SECRET_BODY_MULTIPART);
+    assert_int_equal(body->size_max, 64 * 1024);
+    assert_true(body->decode);
+    body = &file.secrets[3].rule.body;
+    assert_int_equal(body->types, SECRET_BODY_FORM);
+    assert_int_equal(body->size_max, BG_EGRESS_BODY_MAX);
+    assert_false(body->decode);
+    body = &file.secrets[4].rule.body;
+    assert_int_equal(body->types, SECRET_BODY_TEXT);
+    assert_int_equal(body->size_max, 1);
     policy_file_done(&file);
 }
 
@@ -436,6 +479,7 @@ static void says_what_is_wrong_and_where(void **state)
 {
     (void)state;
 #define RULES "network:\n  rules:\n"
+#define BODY  "secrets:\n  X:\n    - host: a\n      in: body\n      body: "
     static const struct {
         const char *text, *error;
     } rows[] = {
@@ -540,7 +584,18 @@ static void says_what_is_wrong_and_where(void **state)
         {"secrets:\n  X: a.org\n", "p.yaml:2: secrets: X: want a list"},
         {"secrets:\n  X: []\n", "p.yaml:2: secrets: X: want a list"},
         {"secrets:\n  X:\n    - in: header\n", "p.yaml:3: the secret's rule has no host"},
-        {"secrets:\n  X:\n    - host: a\n      in: body\n", "p.yaml:4: in: 'body': want header"},
+        {"secrets:\n  X:\n    - host: a\n      in: trailer\n",
+         "p.yaml:4: in: 'trailer': want header, basic, query, path or body"},
+        {"secrets:\n  X:\n    - host: a\n      body: {max: 1K}\n",
+         "p.yaml:3: body, but body is not"},
+        {BODY "{types: [json, xml]}\n",
+         "p.yaml:5: types: 'xml': want json, form, multipart or text"},
+        {BODY "{types: []}\n", "p.yaml:5: types: want json, form, multipart or text"},
+        {BODY "{max: 0}\n", "p.yaml:5: max: '0': want a size such as 64K or 1M, at most 16M"},
+        {BODY "{max: 16777217}\n", "p.yaml:5: max: '16777217': want a size"},
+        {BODY "{decode: yes}\n", "p.yaml:5: decode: want true or false"},
+        {BODY "{typs: json}\n", "p.yaml:5: 'typs' is no key of body; did you mean 'types'?"},
+        {BODY "json\n", "p.yaml:5: want the keys of body"},
         {"secrets:\n  X:\n    - host: a\n      headers: 'a b'\n", "p.yaml:4: headers: 'a b' is no"},
         {"secrets:\n  X:\n    - host: a\n      in: query\n      headers: a\n",
          "p.yaml:3: headers, but"},
@@ -569,6 +624,7 @@ int main(void)
         cmocka_unit_test(reads_secrets),
         cmocka_unit_test(decides_by_query_and_header),
         cmocka_unit_test(reads_networks),
+        cmocka_unit_test(reads_which_bodies_a_secret_may_be_in),
         cmocka_unit_test(counts_requests),
         cmocka_unit_test(counts_bytes),
         cmocka_unit_test(tells_limits_apart_by_their_conditions),
