@@ -41,6 +41,7 @@ struct engine {
     struct h2 *h2_guests; /* list of the guest's connections of HTTP/2 */
     struct upstreams upstreams;
     unsigned held;      /* objects beside the conns whose handles are not closed yet */
+    size_t body_bytes;  /* memory for bodies that are read whole */
     struct conn *again; /* those with work left that no socket event will announce */
     uv_idle_t idle;     /* runs while again is not empty */
     bool audit_lost;    /* the last line could not be written: nothing goes out until one can */

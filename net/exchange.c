@@ -84,7 +84,9 @@ static void request_body(void *owner, const uint8_t *bytes, size_t size)
     ex->bytes_up += size;
     if (!spend_bytes(ex, size))
         return;
-    if (ex->request.head.framing == HTTP_CHUNKED)
+    if (ex->state == EXCHANGE_BODY)
+        body_put(&ex->body, bytes, size);
+    else if (ex->request.head.framing == HTTP_CHUNKED)
         http_forward_chunk(bytes, size, channel_out(conn->upstream));
     else
         buffer_put(channel_out(conn->upstream), bytes, size);
@@ -117,6 +119,21 @@ static void response_body(void *owner, const uint8_t *bytes, size_t size)
         put_down(conn, bytes, size);
 }
 
+/* Brings the engine's sum up to date. */
+static void count_body(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    size_t now = body_memory(&ex->body);
+    conn->engine->body_bytes += now - ex->body_counted; /* wraps, and back */
+    ex->body_counted = now;
+}
+
+static void drop_body(struct conn *conn)
+{
+    body_done(&conn->exchange.body);
+    count_body(conn);
+}
+
 /* Makes ready for the next request. */
 static void start_request(struct conn *conn)
 {
@@ -124,6 +141,7 @@ static void start_request(struct conn *conn)
     http_reader_done(&ex->request);
     http_reader_done(&ex->response);
     filter_done(&ex->filter);
+    drop_body(conn);
     buffer_reset(&ex->head);
     struct upstream_key key = ex->upstream_key;
     *ex = (struct exchange){.head = buffer_init(UPSTREAM_HEAD_MAX), .upstream_key = key};
@@ -143,6 +161,7 @@ void exchange_done(struct conn *conn)
     http_reader_done(&ex->request);
     http_reader_done(&ex->response);
     filter_done(&ex->filter);
+    drop_body(conn);
     buffer_reset(&ex->head);
 }
 
@@ -159,6 +178,8 @@ bool exchange_reads_guest(const struct conn *conn)
         return false;
     if (ex->state == EXCHANGE_REQUEST)
         return conn_room(conn->guest);
+    if (ex->state == EXCHANGE_BODY)
+        return true;
     return ex->state == EXCHANGE_FORWARD && ex->request.state == HTTP_READER_BODY &&
            conn_room(conn->upstream);
 }
@@ -313,24 +334,40 @@ static struct request_text text_of(const struct exchange *ex)
                                  .field_count = head->field_count};
 }
 
+/* Whom the request's secrets are for. *ret_text and *ret_view are parts of it; the view is the
+ * caller's to end afterwards. */
+static struct secrets_scope scope_of(const struct conn *conn, struct request_text *ret_text,
+                                     struct request_view *ret_view)
+{
+    const struct exchange *ex = &conn->exchange;
+    const struct secrets *secrets = conn->engine->opts.secrets;
+    bool any = secrets_at(secrets, &ex->route.destination) != 0;
+    *ret_text = text_of(ex);
+    request_view_init(ret_view, ret_text, any ? (unsigned)REQUEST_PATH | REQUEST_QUERY : 0);
+    return (struct secrets_scope){.secrets = secrets,
+                                  .to = &ex->route.destination,
+                                  .verified = conn->tls,
+                                  .view = ret_view,
+                                  .now_ms = uv_now(conn->engine->loop)};
+}
+
 /* Puts the head for the upstream together. Errors: -EPROTO, *ret says how to answer. */
 static int write_head(struct conn *conn, struct failure *ret, struct bg_err *err)
 {
     struct exchange *ex = &conn->exchange;
     const struct secrets *secrets = conn->engine->opts.secrets;
-    const struct request_text request = text_of(ex);
+    struct request_text text;
     struct request_view view;
-    struct secrets_scope scope = {.secrets = secrets,
-                                  .to = &ex->route.destination,
-                                  .verified = conn->tls,
-                                  .view = &view,
-                                  .now_ms = uv_now(conn->engine->loop)};
+    struct secrets_scope scope = scope_of(conn, &text, &view);
     uint64_t set = secrets_at(secrets, &ex->route.destination);
-    request_view_init(&view, &request, set ? (unsigned)REQUEST_PATH | REQUEST_QUERY : 0);
     if (set)
         filter_init(&ex->filter, secrets, set);
     struct http_forward_request_opts opts = {.port_default = conn->tls ? 443 : 80,
-                                             .to_scrub = filters(ex)};
+                                             .to_scrub = filters(ex),
+                                             .body_read = ex->body.type != 0,
+                                             .body_decoded = ex->body.coded,
+                                             .body_changed = ex->body.changed,
+                                             .body_size = buffer_size(&ex->body.out)};
     http_forward_request(&ex->request.head, &ex->route, &opts, &scope, &ex->head, &ex->use);
     request_view_done(&view);
     if (!buffer_ok(&ex->head)) {
@@ -427,6 +464,117 @@ static enum conn_step start_dial(struct conn *conn)
     return CONN_WAIT;
 }
 
+/* A body that is read whole. */
+
+static enum conn_step refuse_body(struct conn *conn)
+{
+    char text[256];
+    (void)snprintf(text, sizeof text,
+                   "the body is larger than %zu bytes, the most in which this sandbox's rules look "
+                   "for placeholders there",
+                   conn->exchange.body.size_max);
+    struct failure failure = {AUDIT_DENY, "body-too-large", 413, text};
+    return fail(conn, &failure);
+}
+
+static bool wants_body(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    struct request_text text;
+    struct request_view view;
+    if (ex->request.state != HTTP_READER_BODY)
+        return false;
+    struct secrets_scope scope = scope_of(conn, &text, &view);
+    bool wants = body_start(&ex->body, &scope, &ex->request.head);
+    request_view_done(&view);
+    return wants;
+}
+
+/* The head is approved; what was written of it was to see that. */
+static enum conn_step start_body(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    const struct http_head *head = &ex->request.head;
+    buffer_reset(&ex->head);
+    if (head->framing == HTTP_LENGTH && head->length > ex->body.size_max)
+        return refuse_body(conn);
+    if (head->minor == 1 && http_head_field(head, "expect", NULL))
+        buffer_put_text(channel_out(conn->guest), "HTTP/1.1 100 Continue\r\n\r\n");
+    ex->state = EXCHANGE_BODY;
+    conn_deadline(conn, conn->engine->opts.timeouts.stall_ms);
+    return CONN_AGAIN;
+}
+
+static enum conn_step send_request(struct conn *conn);
+
+static enum conn_step exchange_body(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    struct failure failure = {AUDIT_DENY, "body-too-large", 413, NULL};
+    struct bg_err err;
+    struct request_text text;
+    struct request_view view;
+    struct secrets_scope scope = scope_of(conn, &text, &view);
+    /* write_head adds the head's again, but for what was counted */
+    ex->use = (struct secrets_use){.budgets = ex->use.budgets};
+    int r = body_finish(&ex->body, &scope, &ex->request.head, &ex->use, &err);
+    request_view_done(&view);
+    count_body(conn);
+    if (r == -EPROTO)
+        failure = (struct failure){AUDIT_DENY, "bad-request", 400, NULL};
+    else if (r < 0 && r != -E2BIG)
+        failure = (struct failure){AUDIT_ERROR, "internal", 503, NULL};
+    failure.text = err.text;
+    if (r < 0 || write_head(conn, &failure, &err) < 0)
+        return fail(conn, &failure);
+    return send_request(conn);
+}
+
+static void drop_restless_upstream(struct conn *conn);
+
+static enum conn_step read_body(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    struct bg_err err;
+    const uint8_t *bytes;
+    drop_restless_upstream(conn);
+    ssize_t n = conn_read_guest(conn, &bytes);
+    if (n == -EAGAIN)
+        return CONN_WAIT;
+    ssize_t used = -EPROTO;
+    if (n > 0)
+        used = http_reader_feed(&ex->request, bytes, (size_t)n, &err);
+    else
+        (void)bg_err_set(&err, -EPROTO, "the connection ended inside of the request's body");
+    if (used < 0) {
+        struct failure failure = {AUDIT_DENY, "bad-request", 400, err.text};
+        return fail(conn, &failure);
+    }
+    conn_unread_guest(conn, bytes + used, (size_t)(n - used));
+    count_body(conn);
+    if (ex->over) {
+        struct failure failure = {AUDIT_DENY, "bytes-used-up", 403, bytes_used_up};
+        return fail(conn, &failure);
+    }
+    if (ex->bytes_up > ex->rule->body_max) {
+        struct failure failure = {AUDIT_DENY, "body-too-large", 413,
+                                  "the body is larger than this sandbox's rules allow there"};
+        return fail(conn, &failure);
+    }
+    if (conn->engine->body_bytes > BG_EGRESS_BODIES_MAX) {
+        struct failure failure = {AUDIT_ERROR, "bodies-too-many", 503,
+                                  "too many bodies are being searched for placeholders at once; "
+                                  "try again later"};
+        return fail(conn, &failure);
+    }
+    if (!buffer_ok(&ex->body.in))
+        return refuse_body(conn);
+    if (ex->request.state == HTTP_READER_DONE)
+        return exchange_body(conn);
+    conn_deadline(conn, conn->engine->opts.timeouts.stall_ms);
+    return CONN_AGAIN;
+}
+
 static enum conn_step request_read(struct conn *conn)
 {
     struct exchange *ex = &conn->exchange;
@@ -473,7 +621,21 @@ static enum conn_step request_read(struct conn *conn)
     struct failure failure;
     if (!spend(conn, &failure) || write_head(conn, &failure, &err) < 0)
         return fail(conn, &failure);
+    return wants_body(conn) ? start_body(conn) : send_request(conn);
+}
+
+/* All that must be known of it before is known. */
+static enum conn_step send_request(struct conn *conn)
+{
     return take_upstream(conn) ? start_forward(conn) : start_dial(conn);
+}
+
+/* One that waits for the next request, but has closed, or spoken out of turn. */
+static void drop_restless_upstream(struct conn *conn)
+{
+    const uint8_t *unwanted;
+    if (conn->upstream && conn_read_upstream(conn, &unwanted) != -EAGAIN)
+        conn_drop_upstream(conn);
 }
 
 static enum conn_step read_request(struct conn *conn)
@@ -489,11 +651,7 @@ static enum conn_step read_request(struct conn *conn)
         conn->held = true;
         return CONN_WAIT;
     }
-    if (conn->upstream) {
-        const uint8_t *unwanted;
-        if (conn_read_upstream(conn, &unwanted) != -EAGAIN)
-            conn_drop_upstream(conn); /* it closed, or spoke out of turn */
-    }
+    drop_restless_upstream(conn);
     const uint8_t *bytes;
     ssize_t n = conn_read_guest(conn, &bytes);
     if (n == -EAGAIN)
@@ -603,10 +761,29 @@ static enum conn_step start_forward(struct conn *conn)
     return CONN_AGAIN;
 }
 
+/* A body that was read before, as far as there is room. */
+static void forward_body(struct conn *conn)
+{
+    struct buffer *out = &conn->exchange.body.out;
+    while (buffer_size(out) > 0 && conn_room(conn->upstream) && conn->budget > 0) {
+        size_t size = buffer_size(out);
+        if (size > BG_EGRESS_QUEUE_PAUSE)
+            size = BG_EGRESS_QUEUE_PAUSE;
+        conn->budget -= size < conn->budget ? size : conn->budget;
+        buffer_put(channel_out(conn->upstream), buffer_bytes(out), size);
+        buffer_drop(out, size);
+        count_body(conn);
+        conn_deadline(conn, conn->engine->opts.timeouts.response_ms);
+        if (channel_flush(conn->upstream) < 0)
+            return; /* it may have answered before it stopped to listen */
+    }
+}
+
 /* The body on its way up. Returns false if the request turned out bad. */
 static bool forward_request(struct conn *conn, struct bg_err *err)
 {
     struct exchange *ex = &conn->exchange;
+    forward_body(conn);
     while (ex->request.state == HTTP_READER_BODY && conn_room(conn->upstream)) {
         const uint8_t *bytes;
         ssize_t n = conn_read_guest(conn, &bytes);
@@ -664,7 +841,7 @@ static int forward_head(struct conn *conn, struct bg_err *err)
         if (++ex->interim_count > BG_EGRESS_INTERIM_MAX)
             return bg_err_set(err, -EPROTO, "more than %d interim answers", BG_EGRESS_INTERIM_MAX);
         /* Of these only 100 is of use to a client that does not know what the proxy knows. */
-        if (head->status == 100 && ex->request.head.minor == 1)
+        if (head->status == 100 && ex->request.head.minor == 1 && !ex->body.type)
             buffer_put_text(channel_out(conn->guest), "HTTP/1.1 100 Continue\r\n\r\n");
         return http_reader_go_on(&ex->response, err);
     }
@@ -808,7 +985,8 @@ static enum conn_step finish(struct conn *conn)
         http_forward_last_chunk(channel_out(conn->guest));
     bool request_done = ex->request.state == HTTP_READER_DONE;
     audit(conn, AUDIT_ALLOW, allow_reason(ex), (int)ex->response.head.status, NULL);
-    if (!ex->response.head.keep_alive || ex->surplus || conn->upstream_eof || !request_done)
+    bool all_up = request_done && buffer_size(&ex->body.out) == 0;
+    if (!ex->response.head.keep_alive || ex->surplus || conn->upstream_eof || !all_up)
         conn_drop_upstream(conn);
     return go_on_after(conn, ex->keep_alive && request_done);
 }
@@ -852,6 +1030,8 @@ enum conn_step exchange_run(struct conn *conn)
     switch (conn->exchange.state) {
     case EXCHANGE_REQUEST:
         return read_request(conn);
+    case EXCHANGE_BODY:
+        return read_body(conn);
     case EXCHANGE_DIAL:
         return CONN_WAIT;
     case EXCHANGE_TLS:
@@ -874,6 +1054,9 @@ void exchange_timed_out(struct conn *conn)
         }
         ex->started_ms = uv_now(conn->engine->loop);
         failure = (struct failure){AUDIT_DENY, "timeout", 408, "the request's head took too long"};
+        break;
+    case EXCHANGE_BODY:
+        failure = (struct failure){AUDIT_DENY, "timeout", 408, "the request's body stalled"};
         break;
     case EXCHANGE_DIAL:
         failure.text = "the host could not be reached in time";

@@ -2,6 +2,8 @@
  * the next one. Pipelined requests wait their turn unread, so answers come in order.
  *
  *   EXCHANGE_REQUEST -> EXCHANGE_DIAL -> EXCHANGE_TLS -> EXCHANGE_FORWARD -> EXCHANGE_REQUEST ...
+ * A body in which a secret may stand is read whole before the second of these (EXCHANGE_BODY), and
+ * has a length from there on, whatever it came with; all others stream in EXCHANGE_FORWARD.
  * A kept connection to the request's destination is used again, which skips the middle: the one of
  * the request before, or one that another guest connection has left (upstreams.h). If such a one
  * turns out to be dead before a byte of the response has come, and the request had no body, it is
@@ -9,6 +11,7 @@
 #pragma once
 
 #include "net/audit.h"
+#include "net/body.h"
 #include "net/filter.h"
 #include "net/http_forward.h"
 #include "net/http_reader.h"
@@ -21,6 +24,7 @@ enum conn_step;
 struct exchange {
     enum exchange_state {
         EXCHANGE_REQUEST, /* its head, or the next one's */
+        EXCHANGE_BODY,    /* its body, if that has to be whole */
         EXCHANGE_DIAL,
         EXCHANGE_TLS,     /* handshake with the upstream */
         EXCHANGE_FORWARD, /* body up, response down, at the same time */
@@ -30,6 +34,8 @@ struct exchange {
     const struct policy_rule *rule; /* NULL: refused */
     struct secrets_use use;
     struct filter filter; /* of the response's body, where a secret can come back */
+    struct body body;     /* its type is 0 unless the body is read whole */
+    size_t body_counted;  /* its part of the engine's body_bytes */
     struct buffer head;   /* to be sent upstream, secrets in it; kept until the response begins */
     bool reused;          /* the upstream connection has served another request before */
     bool response_begun;  /* bytes of it have come */

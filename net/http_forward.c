@@ -48,6 +48,17 @@ static bool keeps_whole(struct slice name)
            slice_is(name, "accept-encoding") || slice_is(name, "grpc-accept-encoding");
 }
 
+/* What is true no more of a body that was read; what was expected, we have answered ourselves. */
+static bool ends_with_reading(struct slice name, const struct http_forward_request_opts *opts)
+{
+    if (!opts->body_read)
+        return false;
+    bool digest = slice_is(name, "content-md5") || slice_is(name, "content-digest") ||
+                  slice_is(name, "digest") || slice_is(name, "repr-digest");
+    return slice_is(name, "expect") || (opts->body_decoded && slice_is(name, "content-encoding")) ||
+           ((opts->body_decoded || opts->body_changed) && digest);
+}
+
 void http_forward_request(const struct http_head *head, const struct http_route *route,
                           const struct http_forward_request_opts *opts,
                           const struct secrets_scope *scope, struct buffer *out,
@@ -65,7 +76,8 @@ void http_forward_request(const struct http_head *head, const struct http_route 
             host_put = true;
             continue;
         }
-        if (ends_here(f->name, false) || (opts->to_scrub && keeps_whole(f->name)))
+        if (ends_here(f->name, false) || (opts->to_scrub && keeps_whole(f->name)) ||
+            ends_with_reading(f->name, opts))
             continue;
         put_slice(out, f->name);
         buffer_put_text(out, ": ");
@@ -76,7 +88,9 @@ void http_forward_request(const struct http_head *head, const struct http_route 
         put_host(route, opts->port_default, out);
     if (opts->to_scrub)
         buffer_put_text(out, "Accept-Encoding: identity\r\n");
-    if (head->framing == HTTP_LENGTH)
+    if (opts->body_read)
+        buffer_printf(out, "Content-Length: %zu\r\n", opts->body_size);
+    else if (head->framing == HTTP_LENGTH)
         buffer_printf(out, "Content-Length: %" PRIu64 "\r\n", head->length);
     else if (head->framing == HTTP_CHUNKED)
         buffer_put_text(out, "Transfer-Encoding: chunked\r\n");

@@ -15,6 +15,9 @@ enum http_wrap {
 struct http_forward_request_opts {
     uint16_t port_default; /* of the scheme */
     bool to_scrub;         /* the answer must come whole and without a content coding */
+    /* Of a body that was read before (net/body.h); the others go on as they come. */
+    bool body_read, body_decoded, body_changed;
+    size_t body_size; /* as it will be sent */
 };
 
 /* Puts the request's head for route->destination, HTTP/1.1. Fails by failing out. */

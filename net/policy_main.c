@@ -212,14 +212,16 @@ static json_t *texts_json(char *const *texts, size_t count)
     return array && json_array_size(array) == count ? array : (json_decref(array), NULL);
 }
 
-static const char *const place_names[] = {"header", "basic", "query", "path"};
+/* By bit. */
+static const char *const place_names[] = {"header", "basic", "query", "path", "body", NULL};
+static const char *const body_type_names[] = {"json", "form", "multipart", "text", NULL};
 
-static json_t *places_json(unsigned in)
+static json_t *bits_json(const char *const *names, unsigned bits)
 {
     json_t *array = json_array();
-    for (size_t i = 0; array && i < 4; i++)
-        if (in >> i & 1)
-            (void)json_array_append_new(array, json_string(place_names[i]));
+    for (size_t i = 0; array && names[i]; i++)
+        if (bits >> i & 1)
+            (void)json_array_append_new(array, json_string(names[i]));
     return array;
 }
 
@@ -308,14 +310,19 @@ static json_t *secret_json(const struct policy_secret *secret)
     const struct secret_rule *rule = &secret->rule;
     host_text(&rule->host, host);
     const struct policy_meter *m = rule->meter;
-    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name",
-                     secret->name, "host", host, "in", places_json(rule->in), "headers",
+    json_t *body = json_null();
+    if (rule->in & SECRET_IN_BODY)
+        body = json_pack("{s:o, s:I, s:b}", "types", bits_json(body_type_names, rule->body.types),
+                         "max", (json_int_t)rule->body.size_max, "decode", (int)rule->body.decode);
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name",
+                     secret->name, "host", host, "in", bits_json(place_names, rule->in), "headers",
                      texts_json(rule->headers, rule->header_count), "methods",
                      texts_json(rule->match.methods, rule->match.method_count), "paths",
                      texts_json(rule->match.paths, rule->match.path_count), "query",
                      conditions_json(rule->match.query, rule->match.query_count), "query_keys",
-                     keys_json(&rule->match), "budget", limit_json(m ? m->requests_max : 0),
-                     "budget_rate", rate_json(m), "used", used_json(m));
+                     keys_json(&rule->match), "body", body, "budget",
+                     limit_json(m ? m->requests_max : 0), "budget_rate", rate_json(m), "used",
+                     used_json(m));
 }
 
 static int show_json(const struct policy_file *file, struct bg_err *err)
@@ -342,12 +349,12 @@ static void show_texts(const char *what, char *const *texts, size_t count)
         (void)printf("%s%s", i == 0 ? what : ",", texts[i]);
 }
 
-static void show_places(unsigned in)
+static void show_bits(const char *const *names, unsigned bits)
 {
     const char *before = "";
-    for (size_t i = 0; i < 4; i++)
-        if (in >> i & 1) {
-            (void)printf("%s%s", before, place_names[i]);
+    for (size_t i = 0; names[i]; i++)
+        if (bits >> i & 1) {
+            (void)printf("%s%s", before, names[i]);
             before = ",";
         }
 }
@@ -397,6 +404,18 @@ static void show_meter(const struct policy_meter *m)
         (void)printf(" (%" PRIu64 " used)", bytes_used(m));
 }
 
+static void show_places(const struct secret_rule *rule)
+{
+    show_bits(place_names, rule->in);
+    show_texts("  headers ", rule->headers, rule->header_count);
+    if (rule->in & SECRET_IN_BODY) {
+        (void)printf("  bodies of ");
+        show_bits(body_type_names, rule->body.types);
+        (void)printf(" up to %zu bytes%s", rule->body.size_max,
+                     rule->body.decode ? ", decoded" : "");
+    }
+}
+
 static void show_lines(const struct policy_file *file)
 {
     char host[DESTINATION_TEXT_SIZE + 2];
@@ -423,8 +442,7 @@ static void show_lines(const struct policy_file *file)
         const struct secret_rule *rule = &file->secrets[i].rule;
         host_text(&rule->host, host);
         (void)printf("secret %s  %s  in ", file->secrets[i].name, host);
-        show_places(rule->in);
-        show_texts("  headers ", rule->headers, rule->header_count);
+        show_places(rule);
         show_match(&rule->match);
         show_meter(rule->meter);
         (void)printf("\n");
@@ -622,8 +640,7 @@ static void test_secrets(const struct policy_file *file, const struct url *url,
             !request_match_covers(&rule->match, &view))
             continue;
         (void)printf("secret %s in ", file->secrets[i].name);
-        show_places(rule->in);
-        show_texts("  headers ", rule->headers, rule->header_count);
+        show_places(rule);
         show_meter(rule->meter);
         (void)printf("\n");
     }

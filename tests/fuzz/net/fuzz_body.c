@@ -51,10 +51,8 @@ static bool run(const struct secrets *secrets, const char *host, bool verified, 
     struct destination to;
     struct http_field field = {{"content-type", 12}, {type, strlen(type)}};
     const struct http_head head = {.fields = &field, .field_count = 1, .framing = HTTP_CHUNKED};
-    struct buffer path = buffer_init(1);
     assert(destination_parse(host, strlen(host), 443, &to, NULL) == 0);
-    const struct secrets_scope scope = {
-        .secrets = secrets, .to = &to, .verified = verified, .path = &path};
+    const struct secrets_scope scope = {.secrets = secrets, .to = &to, .verified = verified};
     if (!body_start(body, &scope, &head))
         return false;
     body_put(body, buffer_bytes(in), buffer_size(in));

@@ -95,13 +95,12 @@ static int run(const struct secrets *secrets, const struct request *request, con
         head.field_count = 2;
     }
     struct destination to;
-    struct buffer path = buffer_init(1);
+    const struct request_text text = {.method = {method, strlen(method)}, .target = {"/", 1}};
+    struct request_view view;
+    request_view_init(&view, &text, 0);
     assert_int_equal(destination_parse(to_text, strlen(to_text), 443, &to, NULL), 0);
-    const struct secrets_scope scope = {.secrets = secrets,
-                                        .to = &to,
-                                        .verified = !request->unverified,
-                                        .method = {method, strlen(method)},
-                                        .path = &path};
+    const struct secrets_scope scope = {
+        .secrets = secrets, .to = &to, .verified = !request->unverified, .view = &view};
     *use = (struct secrets_use){0};
     if (!body_start(body, &scope, &head)) {
         assert_int_equal(body->type, 0);
