@@ -18,11 +18,9 @@
  * not put into JSON. Placeholders that stay are noted as not approved. Pure. */
 #pragma once
 
-#include "net/http_head.h"
+#include "net/multipart.h"
 #include "net/secrets.h"
 
-#define BODY_BOUNDARY_MAX 70  /* RFC 2046 §5.1.1 */
-#define BODY_DEPTH_MAX    512 /* of JSON; what is deeper passes unchanged */
 /* What a body may grow by with its secrets; more is an error. */
 #define BODY_GROWTH_MAX ((size_t)4 * BG_SECRET_SIZE_MAX)
 
@@ -31,10 +29,9 @@ struct body {
     bool coded;    /* it has a content coding, which is to be taken off */
     bool changed;  /* out is not what came, apart from the coding */
     size_t size_max;
-    char boundary[BODY_BOUNDARY_MAX];
-    size_t boundary_size;
-    struct buffer in;  /* as it came; at most size_max */
-    struct buffer out; /* as it is to be sent; has secrets in it */
+    struct multipart_mark mark; /* multipart */
+    struct buffer in;           /* as it came; at most size_max */
+    struct buffer out;          /* as it is to be sent; has secrets in it */
 };
 
 /* Whether the request's body has to be read whole, for a secret may stand in it. scope: without its

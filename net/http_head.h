@@ -73,5 +73,14 @@ const struct http_field *http_head_field(const struct http_head *head, const cha
 /* ASCII without case. */
 bool slice_is(struct slice s, const char *text_lower);
 
+/* A token as in RFC 9110 §5.6.2, not empty. */
+bool slice_is_token(struct slice s);
+
+/* Without white space around it. */
+struct slice slice_trim(struct slice s);
+
+/* What stands before the first c, or all of it; *s is then what follows that. */
+struct slice slice_cut(struct slice *s, char c);
+
 /* True if the comma-separated list has the token. */
 bool slice_has_token(struct slice s, const char *token_lower);

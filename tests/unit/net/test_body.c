@@ -10,7 +10,7 @@
 
 #include "common/limits.h"
 #include "net/body.h"
-#include "net/decode.h"
+#include "net/json_scan.h"
 #include "net/locked.h"
 
 #define HEX_A "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
@@ -241,8 +241,8 @@ static void leaves_what_is_no_json(void **state)
 
 static void knows_how_deep_json_may_be(void **state)
 {
-    char in[2 * BODY_DEPTH_MAX + 256];
-    for (size_t depth = BODY_DEPTH_MAX; depth <= BODY_DEPTH_MAX + 1; depth++) {
+    char in[2 * JSON_SCAN_DEPTH_MAX + 256];
+    for (size_t depth = JSON_SCAN_DEPTH_MAX; depth <= JSON_SCAN_DEPTH_MAX + 1; depth++) {
         char value[128];
         int n = snprintf(value, sizeof value, "\"%s\"", A);
         memset(in, '[', depth);
@@ -253,8 +253,8 @@ static void knows_how_deep_json_may_be(void **state)
         struct body body;
         struct secrets_use use;
         assert_int_equal(run(*state, &request, in, strlen(in), &body, &use, NULL), 0);
-        assert_int_equal(use.used, depth == BODY_DEPTH_MAX ? BIT_A : 0);
-        assert_int_equal(use.not_approved, depth == BODY_DEPTH_MAX ? 0 : BIT_A);
+        assert_int_equal(use.used, depth == JSON_SCAN_DEPTH_MAX ? BIT_A : 0);
+        assert_int_equal(use.not_approved, depth == JSON_SCAN_DEPTH_MAX ? 0 : BIT_A);
         body_done(&body);
     }
 }
@@ -459,8 +459,8 @@ static void does_not_read_what_no_rule_is_for(void **state)
 
 static void takes_a_boundary_of_any_allowed_size(void **state)
 {
-    char type[256], in[512], want[512], boundary[BODY_BOUNDARY_MAX + 1] = "";
-    memset(boundary, 'b', BODY_BOUNDARY_MAX);
+    char type[256], in[512], want[512], boundary[MULTIPART_BOUNDARY_MAX + 1] = "";
+    memset(boundary, 'b', MULTIPART_BOUNDARY_MAX);
     (void)snprintf(type, sizeof type, "multipart/form-data; boundary=%s", boundary);
     (void)snprintf(in, sizeof in, "--%s\r\n\r\n%s\r\n--%s--", boundary, A, boundary);
     (void)snprintf(want, sizeof want, "--%s\r\n\r\n%s\r\n--%s--", boundary, A_VALUE, boundary);
@@ -480,8 +480,7 @@ static void keeps_to_each_rules_size(void **state)
         const struct request request = {.type = "text/plain"};
         struct body body;
         struct secrets_use use;
-        memset(in, 'x', size);
-        memcpy(in, A B, strlen(A B));
+        (void)snprintf(in, sizeof in, "%-*s", (int)size, A B);
         assert_int_equal(run(&secrets, &request, in, size, &body, &use, NULL), 0);
         assert_int_equal(body.size_max, 400);
         assert_int_equal(use.used, size == 200 ? 3 : 1);
