@@ -761,6 +761,12 @@ static enum conn_step start_forward(struct conn *conn)
     return CONN_AGAIN;
 }
 
+/* Nothing of the request is left to be sent. */
+static bool all_up(const struct exchange *ex)
+{
+    return ex->request.state == HTTP_READER_DONE && buffer_size(&ex->body.out) == 0;
+}
+
 /* A body that was read before, as far as there is room. */
 static void forward_body(struct conn *conn)
 {
@@ -834,8 +840,7 @@ static int forward_head(struct conn *conn, struct bg_err *err)
     struct exchange *ex = &conn->exchange;
     const struct http_head *head = &ex->response.head;
     bool switching = head->status == 101;
-    if (switching && !(head->upgrade_websocket && ex->request.head.upgrade_websocket &&
-                       ex->request.state == HTTP_READER_DONE))
+    if (switching && !(head->upgrade_websocket && ex->request.head.upgrade_websocket && all_up(ex)))
         return bg_err_set(err, -EPROTO, "a switch of protocols that nobody asked for");
     if (head->status < 200 && !switching) {
         if (++ex->interim_count > BG_EGRESS_INTERIM_MAX)
@@ -985,8 +990,7 @@ static enum conn_step finish(struct conn *conn)
         http_forward_last_chunk(channel_out(conn->guest));
     bool request_done = ex->request.state == HTTP_READER_DONE;
     audit(conn, AUDIT_ALLOW, allow_reason(ex), (int)ex->response.head.status, NULL);
-    bool all_up = request_done && buffer_size(&ex->body.out) == 0;
-    if (!ex->response.head.keep_alive || ex->surplus || conn->upstream_eof || !all_up)
+    if (!ex->response.head.keep_alive || ex->surplus || conn->upstream_eof || !all_up(ex))
         conn_drop_upstream(conn);
     return go_on_after(conn, ex->keep_alive && request_done);
 }
