@@ -183,6 +183,97 @@ static void follows_until_the_folder_is_gone(void **state)
     assert_int_equal(status, 0);
 }
 
+static void move(const char *dir, const char *from, const char *to)
+{
+    char old[512], new[512];
+    (void)snprintf(old, sizeof old, "%s/%s", dir, from);
+    (void)snprintf(new, sizeof new, "%s/%s", dir, to);
+    assert_int_equal(rename(old, new), 0);
+}
+
+static void drop_audit(const char *dir)
+{
+    static const char *const names[] = {"audit.ndjson", "audit.ndjson.1", "audit.ndjson.2",
+                                        "audit.ndjson.3"};
+    for (size_t i = 0; i < 4; i++)
+        drop(dir, names[i]);
+}
+
+static void reads_the_audit_from_its_oldest_file_on(void **state)
+{
+    struct seen seen = {.idle_fd = -1};
+    struct bg_err err;
+    append(*state, "audit.ndjson", "four\n", 5);
+    append(*state, "audit.ndjson.1", "two\nthree\n", 10);
+    append(*state, "audit.ndjson.3", "one\n", 4); /* there is no .2 */
+    struct follow_opts opts = {
+        .dir = *state, .audit = true, .on_line = on_line, .on_idle = on_idle, .owner = &seen};
+    assert_int_equal(follow_files(&opts, &err), 0);
+    assert_string_equal(seen.text, "0:one|0:two|0:three|0:four|");
+    drop_audit(*state);
+}
+
+/* Turns the files over as the launcher does, with a line of a replaced proxy in the old one. */
+static void follows_the_audit_through_its_files(void **state)
+{
+    int idle[2];
+    assert_int_equal(pipe2(idle, O_CLOEXEC), 0);
+    append(*state, "audit.ndjson", "first\n", 6);
+    pid_t writer = fork();
+    assert_true(writer >= 0);
+    if (writer == 0) {
+        char byte;
+        (void)close(idle[1]);
+        (void)alarm(60);
+        for (int step = 0; read(idle[0], &byte, 1) == 1; step++) {
+            if (step == 0) {
+                append(*state, "audit.ndjson", "second\n", 7);
+                move(*state, "audit.ndjson", "audit.ndjson.1");
+                append(*state, "audit.ndjson", "third\n", 6);
+            } else if (step < 5) {
+                append(*state, "audit.ndjson.1", "late\n", 5);
+                move(*state, "audit.ndjson.1", "audit.ndjson.2");
+                move(*state, "audit.ndjson", "audit.ndjson.1");
+                append(*state, "audit.ndjson", "next\n", 5);
+            } else if (step == 5) {
+                char moved[128];
+                (void)snprintf(moved, sizeof moved, "%s-old", (const char *)*state);
+                if (rename(*state, moved) < 0)
+                    _exit(1);
+                drop_audit(moved);
+                _exit(rmdir(moved) < 0);
+            }
+        }
+        _exit(1);
+    }
+    (void)close(idle[0]);
+    struct seen seen = {.idle_fd = idle[1]};
+    struct bg_err err;
+    struct follow_opts opts = {.dir = *state,
+                               .audit = true,
+                               .on = true,
+                               .on_line = on_line,
+                               .on_idle = on_idle,
+                               .owner = &seen};
+    (void)signal(SIGPIPE, SIG_IGN);
+    int r = follow_files(&opts, &err);
+    (void)close(idle[1]);
+    int status;
+    assert_int_equal(waitpid(writer, &status, 0), writer);
+    assert_int_equal(status, 0);
+    assert_int_equal(r, 0);
+    /* Nothing is missed or comes twice, whatever moments the reader looked at. */
+    size_t late = 0, next = 0;
+    for (const char *p = seen.text; (p = strstr(p, "0:late|")) != NULL; p++)
+        late++;
+    for (const char *p = seen.text; (p = strstr(p, "0:next|")) != NULL; p++)
+        next++;
+    assert_int_equal(late, 4);
+    assert_int_equal(next, 4);
+    assert_int_equal(seen.lines, 11);
+    assert_memory_equal(seen.text, "0:first|0:second|0:third|", 25);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -191,6 +282,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(ends_with_what_the_reader_says, setup, teardown),
         cmocka_unit_test(refuses_a_missing_folder),
         cmocka_unit_test_setup_teardown(follows_until_the_folder_is_gone, setup, teardown),
+        cmocka_unit_test_setup_teardown(reads_the_audit_from_its_oldest_file_on, setup, teardown),
+        cmocka_unit_test_setup_teardown(follows_the_audit_through_its_files, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
