@@ -373,9 +373,9 @@ static enum conn_step dial_blind(struct conn *conn)
         conn_close(conn);
         return CONN_WAIT;
     }
-    if (!engine_may_go_on(conn->engine) ||
-        conn_dial(conn, &conn->to, conn->rule, tcp_dialled, &err) < 0) {
-        conn_abort(conn, "internal");
+    bool may = engine_may_go_on(conn->engine);
+    if (!may || conn_dial(conn, &conn->to, conn->rule, tcp_dialled, &err) < 0) {
+        conn_abort(conn, may ? "internal" : "audit-lost");
         return CONN_WAIT;
     }
     conn->state = CONN_DIAL;

@@ -2,11 +2,13 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "common/limits.h"
+#include "net/audit_socket.h"
 #include "net/conn.h"
 #include "net/h2.h"
 
@@ -166,21 +168,32 @@ void engine_audit(struct engine *engine, struct audit_event *event)
         n = write(engine->opts.audit_fd, engine->line, size);
     } while (n < 0 && errno == EINTR);
     bool lost = n != (ssize_t)size;
-    if (lost && !engine->audit_lost)
-        bg_log(engine->opts.log, BG_LOG_ERROR,
-               "cannot write the audit log: %s; nothing goes out until that works again",
-               n < 0 ? strerror(errno) : "short write");
-    else if (!lost && engine->audit_lost)
+    if (lost && engine->audit_lost == 0)
+        bg_log(engine->opts.log, BG_LOG_ERROR, "cannot write the audit log: %s; %s",
+               n < 0 ? strerror(errno) : "short write",
+               engine->opts.audit_best_effort ? "its lines are lost until that works again"
+                                              : "nothing goes out until that works again");
+    else if (!lost && engine->audit_lost > 0)
         bg_log(engine->opts.log, BG_LOG_INFO, "the audit log can be written again");
-    engine->audit_lost = lost;
+    engine->audit_lost = lost ? engine->audit_lost + 1 : 0;
+    if (engine->audit_socket)
+        audit_socket_check(engine->audit_socket);
 }
 
 bool engine_may_go_on(struct engine *engine)
 {
-    if (engine->audit_lost) {
-        struct audit_event event = {
-            .host = "", .scheme = "", .decision = AUDIT_ERROR, .reason = "audit-lines-lost"};
+    if (engine->audit_lost > 0) {
+        char detail[64];
+        (void)snprintf(detail, sizeof detail, "%llu lines", (unsigned long long)engine->audit_lost);
+        struct audit_event event = {.host = "",
+                                    .scheme = "",
+                                    .decision = AUDIT_ERROR,
+                                    .reason = "audit-lines-lost",
+                                    .detail = detail};
+        uint64_t lost = engine->audit_lost;
         engine_audit(engine, &event);
+        if (engine->audit_lost > 0)
+            engine->audit_lost = lost; /* this line was only a try */
     }
-    return !engine->audit_lost;
+    return engine->audit_lost == 0 || engine->opts.audit_best_effort;
 }

@@ -25,7 +25,8 @@ struct engine_opts {
     const struct policy *policy; /* borrowed until closed, as all below */
     const struct secrets *secrets;
     struct tls_context *tls;
-    int audit_fd; /* append only */
+    int audit_fd;           /* append only; changes when the log is turned over */
+    bool audit_best_effort; /* go on without it when it cannot be written */
     const struct bg_log *log;
     struct engine_timeouts timeouts;
     unsigned conns_max;
@@ -44,7 +45,8 @@ struct engine {
     size_t body_bytes;  /* memory for bodies that are read whole */
     struct conn *again; /* those with work left that no socket event will announce */
     uv_idle_t idle;     /* runs while again is not empty */
-    bool audit_lost;    /* the last line could not be written: nothing goes out until one can */
+    struct audit_socket *audit_socket; /* NULL: the log is not turned over; borrowed */
+    uint64_t audit_lost; /* lines that could not be written since the last that could */
     bool closing, draining;
     void (*on_drained)(void *owner);
     void *drain_owner;
@@ -65,10 +67,11 @@ void engine_drain(struct engine *engine, void (*on_drained)(void *owner), void *
 void engine_close(struct engine *engine, void (*on_closed)(void *owner), void *owner);
 
 /* Writes the event to the audit log, with the time and the sandbox filled in. A failure is logged
- * and remembered in audit_lost. */
+ * and counted in audit_lost. */
 void engine_audit(struct engine *engine, struct audit_event *event);
 
-/* True unless the audit log is broken; tries it again if it was. */
+/* Tries the audit log again if it was broken. False if it still is, and nothing may go out without
+ * it. */
 bool engine_may_go_on(struct engine *engine);
 
 /* For what else has handles on the loop: the engine ends after each of them has been released. */

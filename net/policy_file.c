@@ -876,6 +876,18 @@ static int read_secrets(void *owner, struct yaml_doc *doc, yaml_node_t *node, st
 
 /* ---- all of it ---- */
 
+static int read_audit(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct reader *reader = owner;
+    const char *text;
+    int r = yaml_doc_text(doc, node, "audit", &text, err);
+    if (r == 0 && strcmp(text, "required") != 0 && strcmp(text, "best-effort") != 0)
+        r = yaml_doc_fail(doc, node, err, "audit: want required or best-effort");
+    if (r == 0)
+        reader->file.audit_best_effort = strcmp(text, "best-effort") == 0;
+    return r;
+}
+
 void policy_file_done(struct policy_file *file)
 {
     for (size_t i = 0; i < file->secret_count; i++) {
@@ -892,7 +904,7 @@ int policy_file_parse(const char *name, const char *text, size_t size,
                       struct bg_err *err)
 {
     static const struct yaml_key keys[] = {
-        {"network", read_network}, {"secrets", read_secrets}, {NULL, NULL}};
+        {"network", read_network}, {"secrets", read_secrets}, {"audit", read_audit}, {NULL, NULL}};
     struct yaml_doc doc;
     struct reader reader = {.presets = presets};
     int r = yaml_doc_parse(&doc, name, text, size, err);

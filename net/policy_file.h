@@ -16,7 +16,8 @@
  *         in: [header, basic, query, path, body]      headers: [authorization]
  *         methods, paths, query, query_keys: as above
  *         body: {types: [json, form, multipart, text], max: 1M, decode: false}
- *         budget: 500 */
+ *         budget: 500
+ *   audit: required | best-effort */
 #pragma once
 
 #include "net/policy.h"
@@ -31,6 +32,7 @@ struct policy_file {
     struct policy policy;
     struct policy_secret *secrets; /* owned; one for each rule, so a name may come again */
     size_t secret_count;
+    bool audit_best_effort; /* requests go out even while the audit log cannot be written */
 };
 
 /* Where presets come from. load: the text of a policy file (heap, taken) by its name, which is

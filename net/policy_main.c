@@ -11,6 +11,7 @@
 #include "common/io.h"
 #include "common/limits.h"
 #include "common/quote.h"
+#include "common/state/audit_files.h"
 #include "common/state/sandbox.h"
 #include "net/audit.h"
 #include "net/learn.h"
@@ -333,8 +334,9 @@ static int show_json(const struct policy_file *file, struct bg_err *err)
         ok = json_array_append_new(rules, rule_json(&file->policy.rules[i])) == 0;
     for (size_t i = 0; ok && i < file->secret_count; i++)
         ok = json_array_append_new(secrets, secret_json(&file->secrets[i])) == 0;
-    json_auto_t *all = ok ? json_pack("{s:b, s:O, s:O}", "strict", file->policy.strict, "rules",
-                                      rules, "secrets", secrets)
+    json_auto_t *all = ok ? json_pack("{s:b, s:s, s:O, s:O}", "strict", file->policy.strict,
+                                      "audit", file->audit_best_effort ? "best-effort" : "required",
+                                      "rules", rules, "secrets", secrets)
                           : NULL;
     if (!all)
         return bg_err_errno(err, -ENOMEM, "output");
@@ -438,6 +440,8 @@ static void show_lines(const struct policy_file *file)
     }
     (void)printf("deny   all else%s\n",
                  file->policy.strict ? ", and placeholders where their secrets may not go" : "");
+    if (file->audit_best_effort)
+        (void)printf("audit  best-effort: requests go out even while it cannot be written\n");
     for (size_t i = 0; i < file->secret_count; i++) {
         const struct secret_rule *rule = &file->secrets[i].rule;
         host_text(&rule->host, host);
@@ -513,22 +517,47 @@ static int apply(const char *name, const char *path, struct bg_err *err)
 
 /* ---- learn ---- */
 
-static int read_audit(const char *path, struct learn *learn, struct bg_err *err)
+static int read_lines(FILE *file, struct learn *learn)
 {
-    FILE *file = fopen(path, "re");
     char *line = NULL;
     size_t room = 0;
     int r = 0;
-    if (!file)
-        return bg_err_errno(err, -errno, "%s", path);
     for (ssize_t n; r == 0 && (n = getline(&line, &room, file)) > 0;)
         if ((size_t)n <= AUDIT_LINE_MAX)
             r = learn_line(learn, line, (size_t)n);
     if (r == 0 && ferror(file))
         r = -EIO;
     free(line);
-    (void)fclose(file); /* it was only read */
-    return r < 0 ? bg_err_errno(err, r, "%s", path) : 0;
+    return r;
+}
+
+/* All files of the log, the oldest first. */
+static int read_audit(const char *dir, struct learn *learn, struct bg_err *err)
+{
+    int fds[BG_AUDIT_FILES_MAX];
+    size_t count;
+    BG_AUTOCLOSE int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir_fd < 0)
+        return bg_err_errno(err, -errno, "%s", dir);
+    int r = bg_audit_open_all(dir_fd, fds, &count, err);
+    if (r < 0)
+        return bg_err_prefix(err, "%s", dir);
+    if (count == 0)
+        r = bg_err_set(err, -ENOENT, "%s: it has no audit log yet; start it, and use it", dir);
+    for (size_t i = 0; i < count; i++) {
+        FILE *file = r == 0 ? fdopen(fds[i], "r") : NULL;
+        if (!file) {
+            if (r == 0)
+                r = bg_err_errno(err, -errno, "%s", dir);
+            (void)close(fds[i]); /* it was only read, as below */
+            continue;
+        }
+        r = read_lines(file, learn);
+        if (r < 0)
+            (void)bg_err_errno(err, r, "%s: audit log", dir);
+        (void)fclose(file);
+    }
+    return r;
 }
 
 static int print_learnt(const struct learn *found, const char *sandbox, struct bg_err *err)
@@ -547,17 +576,12 @@ static int learn(const char *name, struct bg_err *err)
     struct bg_paths paths;
     struct bg_sandbox s = {0};
     struct learn found = {0};
-    BG_AUTOFREE char *path = NULL;
     int r = bg_paths_init(&paths, err);
     if (r < 0)
         return r;
     r = bg_sandbox_load(&paths, name, &s, err);
-    if (r == 0 && asprintf(&path, "%s/audit.ndjson", s.dir) < 0) {
-        path = NULL;
-        r = bg_err_errno(err, -ENOMEM, "audit");
-    }
     if (r == 0)
-        r = read_audit(path, &found, err);
+        r = read_audit(s.dir, &found, err);
     if (r == 0)
         r = print_learnt(&found, s.name, err);
     learn_done(&found);

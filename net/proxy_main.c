@@ -13,6 +13,7 @@
 #include "common/io.h"
 #include "common/limits.h"
 #include "common/quote.h"
+#include "common/state/audit_files.h"
 #include "net/confine.h"
 #include "net/policy_file.h"
 #include "net/presets.h"
@@ -20,14 +21,16 @@
 #include "net/tls_ca.h"
 
 static const char help[] =
-    "usage: bellglass-proxy sandbox NAME --socket-fd N --log-fd M\n"
+    "usage: bellglass-proxy sandbox NAME --socket-fd N --log-fd M [--audit-fd K]\n"
     "       bellglass-proxy --listen ADDRESS:PORT [OPTION...]\n"
     "       bellglass-proxy ca-path\n"
     "\n"
     "sandbox NAME      serve the sandbox's connections, which come over the socket N (a sandbox's\n"
     "                  launcher starts it so); reads the sandbox's sandbox.json, the secrets and "
     "the\n"
-    "                  CA, and appends to the sandbox's audit.ndjson\n"
+    "                  CA, and appends to the sandbox's audit.ndjson. When that is full the "
+    "launcher\n"
+    "                  is asked for the next file over the socket K\n"
     "ca-path           print the path of the CA certificate that guests must trust; it is made on\n"
     "                  first use\n"
     "\n"
@@ -56,7 +59,7 @@ static const char help[] =
 
 struct options {
     const char *sandbox; /* NULL: forward proxy */
-    int socket_fd, log_fd;
+    int socket_fd, log_fd, audit_socket_fd;
     const char *listen, *audit, *upstream_ca, *policy;
     char **allow;
     size_t allow_count;
@@ -130,6 +133,7 @@ static void options_done(struct options *o)
 enum {
     OPT_SOCKET_FD = 1000,
     OPT_LOG_FD,
+    OPT_AUDIT_FD,
     OPT_LISTEN,
     OPT_ALLOW,
     OPT_SECRET,
@@ -153,6 +157,10 @@ static int set_option(struct options *o, int option, const char *value, struct b
     case OPT_LOG_FD:
         r = parse_number("--log-fd", value, INT32_MAX, &number, err);
         o->log_fd = (int)number;
+        return r;
+    case OPT_AUDIT_FD:
+        r = parse_number("--audit-fd", value, INT32_MAX, &number, err);
+        o->audit_socket_fd = (int)number;
         return r;
     case OPT_CONNECTIONS:
         r = parse_number("--connections", value, 1000000, &number, err);
@@ -186,6 +194,7 @@ static int parse_options(int argc, char **argv, struct options *o, struct bg_err
     static const struct option longs[] = {
         {"socket-fd", required_argument, NULL, OPT_SOCKET_FD},
         {"log-fd", required_argument, NULL, OPT_LOG_FD},
+        {"audit-fd", required_argument, NULL, OPT_AUDIT_FD},
         {"listen", required_argument, NULL, OPT_LISTEN},
         {"allow", required_argument, NULL, OPT_ALLOW},
         {"secret", required_argument, NULL, OPT_SECRET},
@@ -248,7 +257,7 @@ static int serve_sandbox(const struct options *o, const struct bg_log *log, stru
     int r = bg_paths_init(&paths, err);
     if (r == 0)
         r = bg_sandbox_load(&paths, o->sandbox, &sandbox, err);
-    if (r == 0 && asprintf(&audit_path, "%s/audit.ndjson", sandbox.dir) < 0)
+    if (r == 0 && asprintf(&audit_path, "%s/" BG_AUDIT_FILE, sandbox.dir) < 0)
         r = bg_err_errno(err, -ENOMEM, "audit log");
     if (r == 0 && asprintf(&ledger_path, "%s/budgets", sandbox.dir) < 0)
         r = bg_err_errno(err, -ENOMEM, "budgets");
@@ -265,10 +274,13 @@ static int serve_sandbox(const struct options *o, const struct bg_log *log, stru
                                         .ledger = ledger_path,
                                         .upstream_ca = sandbox.upstream_ca,
                                         .audit_fd = audit_fd,
+                                        .audit_socket_fd = o->audit_socket_fd,
                                         .fd = o->socket_fd,
                                         .log = log,
                                         .timeouts = o->timeouts,
                                         .conns_max = o->conns_max};
+        if (o->audit_socket_fd >= 0)
+            (void)bg_take_fd(&audit_fd); /* the engine's; the process ends after this */
         r = serve_run(&opts, err);
     }
     bg_sandbox_done(&sandbox);
@@ -374,6 +386,7 @@ static int start_forward(const struct options *o, const struct forward *f, const
                                     .secret_count = f->count,
                                     .upstream_ca = o->upstream_ca,
                                     .audit_fd = audit_fd >= 0 ? audit_fd : STDERR_FILENO,
+                                    .audit_socket_fd = -1,
                                     .fd = fd,
                                     .listening = true,
                                     .log = log,
@@ -439,8 +452,8 @@ static int run(const struct options *o, struct bg_err *err)
     (void)snprintf(tag, sizeof tag, "vm=%s", o->sandbox ? o->sandbox : "-");
     const struct bg_log log = {.fd = o->log_fd, .level = BG_LOG_INFO, .tag = tag};
     (void)umask(077);
-    const int keep[] = {o->socket_fd, o->log_fd};
-    int r = confine_start(keep, 2, err);
+    const int keep[] = {o->socket_fd, o->log_fd, o->audit_socket_fd};
+    int r = confine_start(keep, 3, err);
     if (r == 0)
         r = o->sandbox ? serve_sandbox(o, &log, err) : serve_forward(o, &log, err);
     if (r < 0)
@@ -452,6 +465,7 @@ int main(int argc, char **argv)
 {
     struct options o = {.socket_fd = -1,
                         .log_fd = -1,
+                        .audit_socket_fd = -1,
                         .timeouts = engine_timeouts_default,
                         .conns_max = BG_EGRESS_CONNS_MAX};
     struct bg_err err = {0};

@@ -8,6 +8,7 @@
 
 #include "common/io.h"
 #include "common/limits.h"
+#include "net/audit_socket.h"
 #include "net/confine.h"
 #include "net/intake.h"
 #include "net/ledger.h"
@@ -23,6 +24,7 @@ struct server {
     const struct serve_opts *opts;
     uv_loop_t loop;
     struct policy policy;
+    bool audit_best_effort;
     struct secrets secrets;
     struct ledger *ledger; /* NULL: none */
     struct tls_context *tls;
@@ -83,6 +85,7 @@ static int load_policy(struct server *server, struct bg_err *err)
     if (r < 0)
         return r;
     server->policy.strict = file.policy.strict;
+    server->audit_best_effort = file.audit_best_effort;
     for (size_t i = 0; r == 0 && i < file.policy.count; i++)
         r = policy_add(&server->policy, &file.policy.rules[i], err);
     for (size_t i = 0; r == 0 && i < file.secret_count; i++)
@@ -151,6 +154,7 @@ static void engine_closed(void *owner)
     struct server *server = owner;
     for (size_t i = 0; i < 2; i++)
         uv_close((uv_handle_t *)&server->signals[i], NULL);
+    audit_socket_close(BG_TAKE(server->engine->audit_socket));
     uv_unref((uv_handle_t *)&server->drain); /* it is only for what is still open now */
 }
 
@@ -226,6 +230,23 @@ static int raise_file_limit(const struct bg_log *log, unsigned *conns_max, struc
     return 0;
 }
 
+/* Whoever gives us the next audit file may fail to: then the present one shall not fill the disk.
+ * At the limit a line cannot be written. It is the kernel's, and cannot be raised again. */
+static int open_audit_socket(struct server *server, struct bg_err *err)
+{
+    struct rlimit limit;
+    (void)signal(SIGXFSZ, SIG_IGN); /* fails only for numbers that are none */
+    if (getrlimit(RLIMIT_FSIZE, &limit) < 0)
+        return bg_err_errno(err, -errno, "limit on file sizes");
+    if (limit.rlim_max > 2 * BG_AUDIT_FILE_SIZE)
+        limit.rlim_max = 2 * BG_AUDIT_FILE_SIZE;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_FSIZE, &limit) < 0)
+        return bg_err_errno(err, -errno, "limit on file sizes");
+    return audit_socket_open(&server->loop, server->opts->audit_socket_fd, server->engine,
+                             &server->engine->audit_socket, err);
+}
+
 static int open_loop(struct server *server, struct bg_err *err)
 {
     const struct serve_opts *opts = server->opts;
@@ -238,6 +259,7 @@ static int open_loop(struct server *server, struct bg_err *err)
                                             .secrets = &server->secrets,
                                             .tls = server->tls,
                                             .audit_fd = opts->audit_fd,
+                                            .audit_best_effort = server->audit_best_effort,
                                             .log = opts->log,
                                             .timeouts = opts->timeouts,
                                             .conns_max = conns_max};
@@ -256,6 +278,8 @@ static int open_loop(struct server *server, struct bg_err *err)
                                             .owner = server};
     r = intake_open(&server->loop, &intake_opts, &server->intake, err);
     (void)uv_timer_init(&server->loop, &server->drain); /* cannot fail */
+    if (r == 0 && opts->audit_socket_fd >= 0)
+        r = open_audit_socket(server, err);
     return r < 0 ? r : watch_signals(server, err);
 }
 

@@ -19,6 +19,7 @@ import time
 import warnings
 import zlib
 
+import audit
 import bodies
 import harness
 import http2
@@ -29,7 +30,7 @@ from world import (OK, PUBLIC, PUBLIC_6, SILENT, World, check_audit, check_guest
                    request, run_row, serve_requests, wrap)
 
 # Further files of tests: each function named test_* takes the world.
-MODULES = [sys.modules[__name__], bodies, http2, rules]
+MODULES = [sys.modules[__name__], audit, bodies, http2, rules]
 
 # --- what a table cannot say ---
 

@@ -206,6 +206,24 @@ static void takes_presets_in(void **state)
     policy_file_done(&file);
 }
 
+static void says_what_a_lost_audit_means(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        bool best_effort;
+    } rows[] = {{"", false},
+                {"network:\n  rules: []\n", false},
+                {"audit: required\n", false},
+                {"audit: best-effort\n", true}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct policy_file file;
+        assert_int_equal(parse(rows[i].text, &file, NULL), 0);
+        assert_int_equal(file.audit_best_effort, rows[i].best_effort);
+        policy_file_done(&file);
+    }
+}
+
 static void counts_requests(void **state)
 {
     (void)state;
@@ -577,6 +595,8 @@ static void says_what_is_wrong_and_where(void **state)
         {RULES "    - preset: two\n      methods: [GET]\n", "p.yaml:3: preset stands alone"},
         {RULES "    - preset: nested\n", "preset nested:3: preset: there is no 'two'"},
         {RULES "    - preset: secret\n", "p.yaml:3: preset: secret has secrets"},
+        {"audit: sometimes\n", "p.yaml:1: audit: want required or best-effort"},
+        {"audit: [required]\n", "p.yaml:1: audit: want"},
         {"network:\n  strict: yes\n", "p.yaml:2: strict: want true or false"},
         {"network:\n  rules: x\n", "p.yaml:2: rules: want a list"},
         {"network:\n  default: allow\n", "p.yaml:2: default: only deny"},
@@ -622,6 +642,7 @@ int main(void)
         cmocka_unit_test(decides_by_request),
         cmocka_unit_test(decides_by_connection),
         cmocka_unit_test(reads_secrets),
+        cmocka_unit_test(says_what_a_lost_audit_means),
         cmocka_unit_test(decides_by_query_and_header),
         cmocka_unit_test(reads_networks),
         cmocka_unit_test(reads_which_bodies_a_secret_may_be_in),
