@@ -95,7 +95,8 @@
 #define BG_EGRESS_H2_RESETS_RATE       33  /* and a second; GOAWAY */
 #define BG_SECRET_SIZE_MAX             (64 * 1024) /* a secret's value; refused by secret set */
 
-/* The audit log. */
+/* The CA, and the audit log. */
+#define BG_CA_OLD_MAX      8           /* CAs kept for running sandboxes; rotate refuses */
 #define BG_AUDIT_FILES_MAX 4           /* files of an audit log; the oldest goes */
 #define BG_AUDIT_FILE_SIZE (64u << 20) /* of one; turned over. At twice that: as if full */
 #define BG_AUDIT_LAST_MAX  100000      /* audit -n, which it holds in memory; refused */

@@ -14,6 +14,7 @@
 #include "common/limits.h"
 #include "common/quote.h"
 #include "common/state/audit_files.h"
+#include "net/ca_users.h"
 #include "net/confine.h"
 #include "net/policy_file.h"
 #include "net/presets.h"
@@ -225,7 +226,7 @@ static int print_ca_path(struct bg_err *err)
         r = bg_paths_init(&paths, err);
     if (r < 0)
         return r;
-    r = tls_ca_open(paths.data, &ca, err);
+    r = tls_ca_open(paths.data, NULL, &ca, err);
     if (r == 0) {
         BG_AUTOFREE char *path = tls_ca_path(paths.data);
         tls_ca_close(ca);
@@ -254,6 +255,8 @@ static int serve_sandbox(const struct options *o, const struct bg_log *log, stru
     struct bg_sandbox sandbox = {0};
     BG_AUTOCLOSE int audit_fd = -1;
     BG_AUTOFREE char *audit_path = NULL, *ledger_path = NULL;
+    BG_AUTOFREE char *ca_pem = NULL;
+    struct bg_err why;
     int r = bg_paths_init(&paths, err);
     if (r == 0)
         r = bg_sandbox_load(&paths, o->sandbox, &sandbox, err);
@@ -263,6 +266,10 @@ static int serve_sandbox(const struct options *o, const struct bg_log *log, stru
         r = bg_err_errno(err, -ENOMEM, "budgets");
     if (r == 0)
         r = open_audit(audit_path, &audit_fd, err);
+    if (r == 0)
+        r = ca_users_of(&sandbox, &ca_pem, err);
+    if (r == 0 && ca_users_forget(&paths, &why) < 0)
+        bg_log(log, BG_LOG_WARN, "older CAs are kept: %s", why.text);
     if (r == 0) {
         const struct serve_opts opts = {.paths = &paths,
                                         .sandbox = sandbox.name,
@@ -273,6 +280,7 @@ static int serve_sandbox(const struct options *o, const struct bg_log *log, stru
                                         .secret_count = sandbox.secret_count,
                                         .ledger = ledger_path,
                                         .upstream_ca = sandbox.upstream_ca,
+                                        .ca_pem = ca_pem,
                                         .audit_fd = audit_fd,
                                         .audit_socket_fd = o->audit_socket_fd,
                                         .fd = o->socket_fd,

@@ -69,7 +69,8 @@ static int load_tls(struct server *server, struct bg_err *err)
             return r;
         }
     }
-    int r = tls_context_new(server->opts->paths->data, ca, ca_size, &server->tls, err);
+    int r = tls_context_new(server->opts->paths->data, server->opts->ca_pem, ca, ca_size,
+                            &server->tls, err);
     if (r == -EINVAL && path)
         (void)bg_err_prefix(err, "upstream CA %s", path);
     return r;

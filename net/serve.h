@@ -17,6 +17,7 @@ struct serve_opts {
     size_t secret_count;
     const char *ledger;      /* path of the file that limits count in; NULL: they begin anew */
     const char *upstream_ca; /* path, or NULL */
+    const char *ca_pem;      /* the CA that the guest trusts; NULL: the present one */
     int audit_fd;            /* taken if audit_socket_fd is given: it changes then */
     int audit_socket_fd;     /* of the launcher, for further audit files (audit_socket.h), or -1 */
     int fd;                  /* the supervisor's socket, or the listener */

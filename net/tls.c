@@ -156,9 +156,10 @@ static int set_up_client(struct tls_context *context, const char *upstream_ca,
     return 0;
 }
 
-static int set_up_server(struct tls_context *context, const char *data_dir, struct bg_err *err)
+static int set_up_server(struct tls_context *context, const char *data_dir, const char *ca_pem,
+                         struct bg_err *err)
 {
-    int r = tls_ca_open(data_dir, &context->ca, err);
+    int r = tls_ca_open(data_dir, ca_pem, &context->ca, err);
     if (r < 0)
         return r;
     context->server = new_ctx(TLS_server_method());
@@ -168,8 +169,8 @@ static int set_up_server(struct tls_context *context, const char *data_dir, stru
     return 0;
 }
 
-int tls_context_new(const char *data_dir, const char *upstream_ca, size_t upstream_ca_size,
-                    struct tls_context **ret, struct bg_err *err)
+int tls_context_new(const char *data_dir, const char *ca_pem, const char *upstream_ca,
+                    size_t upstream_ca_size, struct tls_context **ret, struct bg_err *err)
 {
     struct tls_context *context = calloc(1, sizeof *context);
     if (!context)
@@ -183,7 +184,7 @@ int tls_context_new(const char *data_dir, const char *upstream_ca, size_t upstre
     if (r == 0)
         r = set_up_client(context, upstream_ca, upstream_ca_size, err);
     if (r == 0 && data_dir)
-        r = set_up_server(context, data_dir, err);
+        r = set_up_server(context, data_dir, ca_pem, err);
     if (r < 0) {
         tls_context_free(context);
         return r;

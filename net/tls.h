@@ -13,11 +13,13 @@
 struct tls_context; /* what all sessions share */
 struct tls_session; /* one connection */
 
-/* data_dir: where the CA is, or is made; NULL: only towards upstreams. upstream_ca: PEM
+/* data_dir: where the CA is, or is made; NULL: only towards upstreams. ca_pem: which one, as for
+ * tls_ca_open. upstream_ca: PEM
  * certificates that are trusted beside the system's, or NULL. Errors: -EUCLEAN CA damaged; -EINVAL
  * upstream_ca has no certificate; -ENOMEM; -EIO OpenSSL's. */
-int tls_context_new(const char *data_dir, const char *upstream_ca, size_t upstream_ca_size,
-                    struct tls_context **ret, struct bg_err *err) BG_MUST_CHECK;
+int tls_context_new(const char *data_dir, const char *ca_pem, const char *upstream_ca,
+                    size_t upstream_ca_size, struct tls_context **ret,
+                    struct bg_err *err) BG_MUST_CHECK;
 void tls_context_free(struct tls_context *context);
 
 /* A session that poses as the destination's host. fd: borrowed, may be blocking or not. prefix:

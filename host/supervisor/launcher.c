@@ -87,6 +87,43 @@ static int read_ca(const char *proxy_path, const struct bg_paths *paths, char **
     return r < 0 ? bg_err_prefix(err, "%s ca-path made no CA", proxy_path) : 0;
 }
 
+/* The sandbox's folder has the certificate that its guest gets, since the proxy, whenever it is
+ * started, has to take that CA and no later one; and from there `bellglass ca rotate` knows that it
+ * is in use. It looks after the new one is in its place: so what is there after ours was noted
+ * stays. */
+static int note_ca(const struct launcher_opts *opts, struct parts *parts, struct bg_err *err)
+{
+    const char *dir = opts->sandbox->dir;
+    BG_AUTOCLOSE int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir_fd < 0)
+        return bg_err_errno(err, -errno, "%s", dir);
+    for (;;) {
+        BG_AUTOFREE char *noted = NULL;
+        char *now = NULL;
+        size_t size;
+        int r = 0;
+        if (bg_read_file(dir_fd, "ca.pem", BG_MANIFEST_MAX, &noted, &size, NULL) < 0 ||
+            strcmp(noted, parts->ca_pem) != 0) {
+            /* Not synced: after a power failure no guest has it. */
+            BG_AUTOCLOSE int fd =
+                openat(dir_fd, "ca.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+            r = fd < 0 ? -errno : bg_write_full(fd, parts->ca_pem, strlen(parts->ca_pem));
+            if (r == 0 && renameat(dir_fd, "ca.new", dir_fd, "ca.pem") < 0)
+                r = -errno;
+        }
+        if (r < 0)
+            return bg_err_errno(err, r, "%s/ca.pem", dir);
+        r = read_ca(parts->proxy_path, opts->paths, &now, err);
+        if (r < 0)
+            return r;
+        bool same = strcmp(now, parts->ca_pem) == 0;
+        free(parts->ca_pem);
+        parts->ca_pem = now;
+        if (same)
+            return 0;
+    }
+}
+
 static void parts_done(struct parts *parts)
 {
     bg_image_done(&parts->image);
@@ -604,6 +641,8 @@ int launcher_run(const struct launcher_opts *opts, struct bg_err *err)
                          .audit_fd = -1,
                          .signal_fd = -1};
     int r = find_programs(opts->paths, opts->sandbox->image_digest, &parts, err);
+    if (r == 0)
+        r = note_ca(opts, &parts, err);
     if (r == 0)
         r = choose_start(opts, &parts, err);
     if (r == 0 && !parts.has_disk)

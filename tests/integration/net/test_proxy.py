@@ -21,6 +21,7 @@ import zlib
 
 import audit
 import bodies
+import ca
 import harness
 import http2
 import rows
@@ -30,7 +31,7 @@ from world import (OK, PUBLIC, PUBLIC_6, SILENT, World, check_audit, check_guest
                    request, run_row, serve_requests, wrap)
 
 # Further files of tests: each function named test_* takes the world.
-MODULES = [sys.modules[__name__], audit, bodies, http2, rules]
+MODULES = [sys.modules[__name__], audit, bodies, ca, http2, rules]
 
 # --- what a table cannot say ---
 
