@@ -32,7 +32,8 @@ static int add(struct ca_users *users, const struct bg_sandbox *sandbox, const c
     struct ca_user *user = &items[users->count];
     int r = tls_ca_facts(pem, &user->ca, err);
     if (r < 0)
-        return bg_err_prefix(err, "%s/ca.pem", sandbox->dir);
+        return bg_err_set(err, r, "%s/ca.pem is damaged; stop and start '%s'", sandbox->dir,
+                          sandbox->name);
     user->sandbox = strdup(sandbox->name);
     if (!user->sandbox)
         return bg_err_errno(err, -ENOMEM, "CA");

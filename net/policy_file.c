@@ -579,6 +579,8 @@ static int add_preset(struct reader *reader, struct yaml_doc *doc, yaml_node_t *
         return r;
     if (file.secret_count > 0)
         r = yaml_doc_fail(doc, node, err, "preset: %s has secrets, which a preset may not", name);
+    else if (file.audit_best_effort)
+        r = yaml_doc_fail(doc, node, err, "preset: %s has audit, which a preset may not", name);
     for (size_t i = 0; r == 0 && i < file.policy.count; i++)
         r = policy_add(&reader->file.policy, &file.policy.rules[i], err);
     policy_file_done(&file);

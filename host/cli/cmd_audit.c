@@ -224,9 +224,9 @@ static int run_audit(struct app *app, const struct args *args)
     return app_printed(0);
 }
 
-static const char *const examples[] = {"bellglass audit --decision deny --since 10m work",
-                                       "bellglass audit -f --host '*.example.org' --json work",
-                                       "bellglass audit --har work > work.har", NULL};
+static const char *const examples[] = {"audit --decision deny --since 10m work",
+                                       "audit -f --host '*.example.org' --json work",
+                                       "audit --har work > work.har", NULL};
 
 const struct command cmd_audit = {
     .name = "audit",

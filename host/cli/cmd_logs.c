@@ -56,7 +56,7 @@ static void flush(void *owner)
     (void)fflush(stdout); /* an error shows at the next line */
 }
 
-/* Fills in what the commands share, and prints. */
+/* Prints the files, each to its end, and then what comes. */
 static int print_files(struct app *app, const struct args *args, struct follow_opts *opts,
                        struct printer *printer)
 {

@@ -287,7 +287,7 @@ static void answer_audit(struct launcher *l)
 
 static int start_proxy(struct launcher *l, struct bg_err *err)
 {
-    int pair[2], audit_theirs;
+    int pair[2], audit_theirs = -1;
     int r = open_audit(l, &audit_theirs, err);
     if (r < 0)
         return r;

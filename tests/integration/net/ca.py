@@ -272,5 +272,5 @@ def test_does_not_forget_what_it_cannot_tell(world):
         ca(home, "rotate")
         with open(os.path.join(home, "state", "sandboxes", "b", "ca.pem"), "w", encoding="ascii") as f:
             f.write("nonsense")
-        if "b/ca.pem" not in ca(home, "show", status=125) or len(kept(home)) != 1:
+        if "stop and start 'b'" not in ca(home, "show", status=125) or len(kept(home)) != 1:
             raise Failure(f"{kept(home)}")

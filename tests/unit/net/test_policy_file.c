@@ -17,6 +17,7 @@ static int load_preset(void *owner, const char *name, char **ret, size_t *ret_si
         {"two", "network:\n  rules:\n    - allow: [t1.org, t2.org]\n"},
         {"nested", "network:\n  rules:\n    - preset: two\n"},
         {"secret", "secrets:\n  X:\n    - host: a\n"},
+        {"audit", "audit: best-effort\n"},
     };
     (void)owner;
     for (size_t i = 0; i < sizeof presets / sizeof *presets; i++)
@@ -595,6 +596,7 @@ static void says_what_is_wrong_and_where(void **state)
         {RULES "    - preset: two\n      methods: [GET]\n", "p.yaml:3: preset stands alone"},
         {RULES "    - preset: nested\n", "preset nested:3: preset: there is no 'two'"},
         {RULES "    - preset: secret\n", "p.yaml:3: preset: secret has secrets"},
+        {RULES "    - preset: audit\n", "p.yaml:3: preset: audit has audit"},
         {"audit: sometimes\n", "p.yaml:1: audit: want required or best-effort"},
         {"audit: [required]\n", "p.yaml:1: audit: want"},
         {"network:\n  strict: yes\n", "p.yaml:2: strict: want true or false"},
