@@ -249,7 +249,7 @@ def test_replaces_a_damaged_ca(world):
 
 
 def test_keeps_no_more_than_some_old_cas(world):
-    home = os.path.join(world.folder, "many")
+    home = os.path.join(world.folder, "old-cas")
     with contextlib.ExitStack() as stack:
         for number in range(8):
             stack.enter_context(running(home, f"s{number}", ca(home, "show", "--pem")))
