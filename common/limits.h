@@ -36,6 +36,7 @@
 #define BG_AGENT_ACCOUNTS_MAX (1024 * 1024) /* /etc/passwd, /etc/group; larger: exec fails */
 #define BG_AGENT_MODULES_MAX  256           /* lines of bellglass.load; the rest is not loaded */
 #define BG_AGENT_SHUTDOWN_MS  3000          /* between SIGTERM and SIGKILL, and after SIGKILL */
+#define BG_AGENT_CONNECT_S    60            /* to the host, which may be busy; then a reset */
 #define BG_AGENT_EGRESS_MAX   960           /* TCP connections of the guest; further ones wait */
 #define BG_DNS_MESSAGE_MAX    4096          /* one query; larger: not read, answered by nothing */
 #define BG_DNS_NAMES_MAX      8192          /* names with a synthetic address; the oldest goes */
@@ -57,34 +58,57 @@
 #define BG_EGRESS_CONNS_MAX   1024        /* guest connections at once; further ones: -EAGAIN */
 #define BG_EGRESS_RULES_MAX   1024        /* --allow rules of a sandbox; refused at start */
 #define BG_EGRESS_SECRETS_MAX 64          /* secrets of a sandbox; refused at start */
+#define BG_EGRESS_BUDGETS_MAX 64          /* budgets of its secrets; a set fits a word; likewise */
 #define BG_EGRESS_HELLO_MAX   (16 * 1024) /* a TLS ClientHello; connection closed */
 #define BG_EGRESS_HEAD_MAX    (64 * 1024) /* an HTTP head, chunk line or trailers; 431 or 502 */
 #define BG_EGRESS_FIELDS_MAX  128         /* header fields of one head; 431 or 502 */
 #define BG_EGRESS_INTERIM_MAX 16          /* 1xx answers to one request; 502 */
+#define BG_EGRESS_BODY_MAX    (16 << 20)  /* a body's max in a policy file; refused there */
+#define BG_EGRESS_BODY_SIZE   (1 << 20)   /* a body in which secrets may stand, without max; 413 */
+#define BG_EGRESS_BODIES_MAX  (64 << 20)  /* memory for all such bodies in one proxy; 503 */
 #define BG_EGRESS_QUEUE_MAX                                                                        \
     (512 * 1024) /* bytes queued to one peer; cannot be passed, see conn.c */
-#define BG_EGRESS_QUEUE_PAUSE   (64 * 1024) /* at it the other side is not read */
+#define BG_EGRESS_QUEUE_PAUSE      (64 * 1024) /* at it the other side is not read */
+#define BG_EGRESS_LEAVES_MAX       256         /* certificates kept; the oldest goes */
+#define BG_EGRESS_ADDRESSES_MAX    8       /* addresses of a name that are tried; others dropped */
+#define BG_EGRESS_AUDIT_TEXT       512     /* a path or host in an audit line; cut */
+#define BG_EGRESS_PEEK_MS          300     /* for a client that speaks first */
+#define BG_EGRESS_HANDSHAKE_MS     60000   /* a TLS handshake, from its first byte; slow guests */
+#define BG_EGRESS_HEAD_MS          30000   /* a request head, from its first byte; 408 */
+#define BG_EGRESS_IDLE_MS          120000  /* between requests; closed */
+#define BG_EGRESS_RESOLVE_MS       10000   /* a name; 504 */
+#define BG_EGRESS_CONNECT_MS       10000   /* after the last address was begun with; 504 */
+#define BG_EGRESS_RESPONSE_MS      600000  /* an upstream that says nothing; 504 or cut */
+#define BG_EGRESS_STALL_MS         120000  /* a guest that neither sends its body nor reads; cut */
+#define BG_EGRESS_TCP_IDLE_MS      7200000 /* a pass-through without bytes; cut */
+#define BG_EGRESS_LINGER_MS        2000    /* for the guest to read a last answer */
+#define BG_EGRESS_UPSTREAM_IDLE_MS 30000   /* a kept upstream connection; closed */
+#define BG_EGRESS_IDLE_MAX         64      /* kept idle ones of HTTP/1.1; the oldest goes */
+#define BG_EGRESS_IDLE_HOST_MAX    8       /* of these, to one host and port; as above */
+#define BG_EGRESS_H2_STREAMS_MAX   100     /* on one connection; refused */
+#define BG_EGRESS_H2_WINDOW_GUEST                                                                  \
+    (64 * 1024) /* sent and not taken up yet, a stream; the guest waits */
+#define BG_EGRESS_H2_WINDOW_UPSTREAM   (384 * 1024)      /* the same for upstreams, which are far */
+#define BG_EGRESS_H2_WINDOW_CONNECTION (4 * 1024 * 1024) /* the same of all streams */
+#define BG_EGRESS_H2_ACKS_MAX          100 /* answers to PING and SETTINGS unsent; GOAWAY */
+#define BG_EGRESS_H2_RESETS_MAX        200 /* streams that the guest resets, at once; GOAWAY */
+#define BG_EGRESS_H2_RESETS_RATE       33  /* and a second; GOAWAY */
+#define BG_SECRET_SIZE_MAX             (64 * 1024) /* a secret's value; refused by secret set */
+
+/* Links to upstreams. */
 #define BG_EGRESS_MESSAGE_PART  (64 * 1024) /* of a WebSocket message; the rest comes next */
-#define BG_EGRESS_LEAVES_MAX    256         /* certificates kept; the oldest goes */
 #define BG_EGRESS_SESSIONS_MAX  64          /* TLS tickets of upstreams kept; the oldest goes */
 #define BG_EGRESS_SESSIONS_EACH 4           /* of these, for one host and port; likewise */
 #define BG_EGRESS_SESSION_MS    3600000     /* since its certificate was verified; not resumed */
-#define BG_EGRESS_ADDRESSES_MAX 8           /* addresses of a name that are tried; others dropped */
-#define BG_EGRESS_AUDIT_TEXT    512         /* a path or host in an audit line; cut */
-#define BG_EGRESS_PEEK_MS       300         /* for a client that speaks first */
-#define BG_EGRESS_HANDSHAKE_MS  60000       /* a TLS handshake, from its first byte; slow guests */
-#define BG_EGRESS_HEAD_MS       30000       /* a request head, from its first byte; 408 */
-#define BG_EGRESS_IDLE_MS       120000      /* between requests; closed */
-#define BG_EGRESS_RESOLVE_MS    10000       /* a name; 504 */
-#define BG_EGRESS_CONNECT_MS    10000       /* after the last address was begun with; 504 */
 #define BG_EGRESS_RACE_MS       250         /* RFC 8305; then the next address is tried too */
 #define BG_EGRESS_TURN_MS       2000        /* likewise, and the address before is given up */
 #define BG_EGRESS_RACING_MAX    32          /* sockets that race, in all; more: one by one */
-#define BG_EGRESS_RESPONSE_MS   600000      /* an upstream that says nothing; 504 or cut */
-#define BG_EGRESS_STALL_MS      120000      /* a guest that neither sends its body nor reads; cut */
-#define BG_EGRESS_TCP_IDLE_MS   7200000     /* a pass-through without bytes; cut */
-#define BG_EGRESS_LINGER_MS     2000        /* for the guest to read a last answer */
-#define BG_SECRET_SIZE_MAX      (64 * 1024) /* a secret's value; refused by secret set */
+
+/* The CA, and the audit log. */
+#define BG_CA_OLD_MAX      8           /* CAs kept for running sandboxes; rotate refuses */
+#define BG_AUDIT_FILES_MAX 4           /* files of an audit log; the oldest goes */
+#define BG_AUDIT_FILE_SIZE (64u << 20) /* of one; turned over. At twice that: as if full */
+#define BG_AUDIT_LAST_MAX  100000      /* audit -n, which it holds in memory; refused */
 
 /* Files: the FUSE stream, the server and the relay. */
 #define BG_FS_IO_MAX          (1024 * 1024)         /* one READ or WRITE; larger: -EINVAL, EIO */

@@ -204,6 +204,11 @@ static int dial(const struct egress_opts *opts)
                                  SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, /* protocol= */ 0);
     if (fd < 0)
         return -errno;
+    /* The kernel's own limit of 2 s is short where the host has much to do. */
+    const struct timeval patience = {.tv_sec = BG_AGENT_CONNECT_S};
+    if (by_vsock &&
+        setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &patience, sizeof patience) < 0)
+        return -errno;
     const struct sockaddr *to =
         by_vsock ? (const struct sockaddr *)&vm : (const struct sockaddr *)&un;
     if (connect(fd, to, by_vsock ? sizeof vm : sizeof un) < 0 && errno != EINPROGRESS)

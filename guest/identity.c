@@ -10,12 +10,10 @@
 #include <unistd.h>
 
 #include "common/io.h"
+#include "guest/trust.h"
 
 #define CA_FILE   "/usr/local/share/ca-certificates/bellglass.crt"
 #define CA_BUNDLE "/etc/ssl/certs/ca-certificates.crt"
-
-/* A trust store is about 220 KB; what is much larger is not one. */
-#define CA_BUNDLE_MAX (16u * 1024 * 1024)
 
 /* Programs that do not look at the system's bundle look at one of these. */
 static const char *const ca_variables[] = {
@@ -77,14 +75,6 @@ static int set_names(const struct bg_identity *identity, struct bg_err *err)
     return write_text("/etc/machine-id", line, (size_t)size, O_TRUNC, err);
 }
 
-static bool file_is(const char *path, const uint8_t *bytes, size_t size)
-{
-    BG_AUTOFREE char *old = NULL;
-    size_t old_size;
-    return bg_read_file(AT_FDCWD, path, size, &old, &old_size, NULL) == 0 && old_size == size &&
-           memcmp(old, bytes, size) == 0;
-}
-
 static int make_folder(const char *path, struct bg_err *err)
 {
     if (mkdir(path, 0755) < 0 && errno != EEXIST)
@@ -92,35 +82,14 @@ static int make_folder(const char *path, struct bg_err *err)
     return 0;
 }
 
-/* Adds the certificate to the system's bundle unless it is in it. A golden snapshot has it, so that
- * its forks only compare. */
 static int trust(const uint8_t *pem, size_t size, struct bg_err *err)
 {
-    if (size == 0 || file_is(CA_FILE, pem, size))
-        return 0;
-    int r = make_folder("/usr/local/share/ca-certificates", err);
-    if (r == 0)
-        r = make_folder("/etc/ssl", err);
-    if (r == 0)
-        r = make_folder("/etc/ssl/certs", err);
-    if (r < 0)
-        return r;
-    BG_AUTOFREE char *bundle = NULL;
-    size_t bundle_size = 0;
-    struct bg_err why = {0};
-    r = bg_read_file(AT_FDCWD, CA_BUNDLE, CA_BUNDLE_MAX, &bundle, &bundle_size, &why);
-    if (r < 0 && r != -ENOENT)
-        return bg_err_set(err, r, "%s", why.text);
-    if (!bundle || !memmem(bundle, bundle_size, pem, size)) {
-        bool newline = bundle && bundle_size > 0 && bundle[bundle_size - 1] != '\n';
-        r = newline ? write_text(CA_BUNDLE, "\n", 1, O_APPEND, err) : 0;
-        if (r >= 0)
-            r = write_text(CA_BUNDLE, (const char *)pem, size, O_APPEND, err);
-        if (r < 0)
-            return r;
-    }
-    /* Last: it says that all of the above was done. */
-    return write_text(CA_FILE, (const char *)pem, size, O_TRUNC, err);
+    static const char *const folders[] = {"/usr/local/share/ca-certificates", "/etc/ssl",
+                                          "/etc/ssl/certs"};
+    int r = 0;
+    for (size_t i = 0; r == 0 && size > 0 && i < sizeof folders / sizeof *folders; i++)
+        r = make_folder(folders[i], err);
+    return r < 0 || size == 0 ? r : trust_certificate(CA_FILE, CA_BUNDLE, pem, size, err);
 }
 
 static int make_env(const struct bg_identity *identity, struct env *ret, struct bg_err *err)

@@ -119,7 +119,9 @@ child(const struct spawn_opts *opts, const char *path_list, int status_fd)
     }
     if (failure.code == 0) {
         failure.stage = SPAWN_EXEC;
-        (void)signal(SIGPIPE, SIG_DFL); /* the only signal that the agent ignores */
+        /* The agent ignores SIGPIPE; whoever started it may ignore others. */
+        for (int number = 1; number < NSIG; number++)
+            (void)signal(number, SIG_DFL); /* fails for those that cannot be ignored */
         sigset_t none;
         (void)sigemptyset(&none);
         (void)sigprocmask(SIG_SETMASK, &none, NULL);

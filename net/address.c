@@ -3,7 +3,11 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <string.h>
+
+#include "common/checked.h"
+#include "common/quote.h"
 
 /* One part of a dotted address, as inet_aton(3) and the WHATWG URL standard read it. */
 static bool parse_part(const char *text, size_t size, uint64_t *ret)
@@ -188,21 +192,31 @@ struct range {
     uint8_t class; /* enum address_class */
 };
 
-/* First match decides. */
-static bool in_range(const uint8_t *bytes, const struct range *range)
+static bool same_bits(const uint8_t *a, const uint8_t *b, unsigned bits)
 {
-    for (unsigned bit = 0; bit < range->bits; bit += 8) {
-        unsigned left = range->bits - bit;
+    for (unsigned bit = 0; bit < bits; bit += 8) {
+        unsigned left = bits - bit;
         uint8_t mask = left >= 8 ? 0xff : (uint8_t)(0xff << (8 - left));
-        if ((bytes[bit / 8] & mask) != range->prefix[bit / 8])
+        if ((a[bit / 8] ^ b[bit / 8]) & mask)
             return false;
     }
     return true;
 }
 
-static enum address_class classify_v4(const uint8_t *bytes)
+/* The first range that has all of a network of so many bits; NULL: none. */
+static const struct range *find_range(const struct range *ranges, size_t count,
+                                      const uint8_t *bytes, unsigned bits)
 {
-    /* IANA's IPv4 special-purpose registry, plus class D and E. */
+    for (size_t i = 0; i < count; i++)
+        if (ranges[i].bits <= bits && same_bits(bytes, ranges[i].prefix, ranges[i].bits))
+            return &ranges[i];
+    return NULL;
+}
+
+static enum address_class classify_v4(const uint8_t *bytes, unsigned bits)
+{
+    /* IANA's IPv4 special-purpose registry, plus class D and E, and the one public address that
+     * leads from a virtual machine to its cloud's own services (Azure). */
     static const struct range ranges[] = {
         {{0}, 8, ADDRESS_UNSPECIFIED},         {{10}, 8, ADDRESS_PRIVATE},
         {{100, 64}, 10, ADDRESS_SHARED},       {{127}, 8, ADDRESS_LOOPBACK},
@@ -211,21 +225,19 @@ static enum address_class classify_v4(const uint8_t *bytes)
         {{192, 88, 99}, 24, ADDRESS_RESERVED}, {{192, 168}, 16, ADDRESS_PRIVATE},
         {{198, 18}, 15, ADDRESS_RESERVED},     {{198, 51, 100}, 24, ADDRESS_RESERVED},
         {{203, 0, 113}, 24, ADDRESS_RESERVED}, {{224}, 4, ADDRESS_MULTICAST},
-        {{240}, 4, ADDRESS_RESERVED},
+        {{240}, 4, ADDRESS_RESERVED},          {{168, 63, 129, 16}, 32, ADDRESS_RESERVED},
     };
-    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
-        if (in_range(bytes, &ranges[i]))
-            return (enum address_class)ranges[i].class;
-    return ADDRESS_PUBLIC;
+    const struct range *range = find_range(ranges, sizeof ranges / sizeof *ranges, bytes, bits);
+    return range ? (enum address_class)range->class : ADDRESS_PUBLIC;
 }
 
-static enum address_class classify_v6(const uint8_t *bytes)
+static enum address_class classify_v6(const uint8_t *bytes, unsigned bits)
 {
     static const uint8_t zero[16];
     static const uint8_t one[16] = {[15] = 1};
-    if (memcmp(bytes, zero, 16) == 0)
+    if (bits == 128 && memcmp(bytes, zero, 16) == 0)
         return ADDRESS_UNSPECIFIED;
-    if (memcmp(bytes, one, 16) == 0)
+    if (bits == 128 && memcmp(bytes, one, 16) == 0)
         return ADDRESS_LOOPBACK;
     /* Only 2000::/3 is handed out for global unicast, and not all of it. */
     static const struct range ranges[] = {
@@ -238,15 +250,27 @@ static enum address_class classify_v6(const uint8_t *bytes)
         {{0x20, 0x02}, 16, ADDRESS_RESERVED},       /* 6to4 */
         {{0x3f, 0xff, 0x00}, 20, ADDRESS_RESERVED}, /* documentation, RFC 9637 */
     };
-    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
-        if (in_range(bytes, &ranges[i]))
-            return (enum address_class)ranges[i].class;
-    return (bytes[0] & 0xe0) == 0x20 ? ADDRESS_PUBLIC : ADDRESS_RESERVED;
+    const struct range *range = find_range(ranges, sizeof ranges / sizeof *ranges, bytes, bits);
+    if (range)
+        return (enum address_class)range->class;
+    return bits < 3 || (bytes[0] & 0xe0) == 0x20 ? ADDRESS_PUBLIC : ADDRESS_RESERVED;
+}
+
+/* What all addresses with the same first bits are; ADDRESS_PUBLIC: some of them are public. */
+static enum address_class classify(const struct address *address, unsigned bits)
+{
+    return address->family == 4 ? classify_v4(address->bytes, bits)
+                                : classify_v6(address->bytes, bits);
+}
+
+unsigned address_bits(const struct address *address)
+{
+    return address->family == 4 ? 32 : 128;
 }
 
 enum address_class address_classify(const struct address *address)
 {
-    return address->family == 4 ? classify_v4(address->bytes) : classify_v6(address->bytes);
+    return classify(address, address_bits(address));
 }
 
 const char *address_class_text(enum address_class class)
@@ -270,4 +294,81 @@ const char *address_class_text(enum address_class class)
         return "a reserved address";
     }
     return "an address of no known kind";
+}
+
+int address_network_parse(const char *text, size_t size, struct address_network *ret,
+                          struct bg_err *err)
+{
+    const char *slash = memchr(text, '/', size);
+    struct address_network n = {0};
+    uint64_t bits = 0;
+    char shown[64], digits[4] = "", first[ADDRESS_TEXT_SIZE];
+    (void)bg_escape(text, size, shown, sizeof shown);
+    size_t head = slash ? (size_t)(slash - text) : 0, tail = slash ? size - head - 1 : 0;
+    if (tail > 0 && tail < sizeof digits)
+        memcpy(digits, slash + 1, tail);
+    if (!slash || address_parse(text, head, &n.first) < 0 ||
+        bg_parse_u64(digits, 0, address_bits(&n.first), &bits) < 0 ||
+        (tail > 1 && digits[0] == '0'))
+        return bg_err_set(err, -EINVAL, "'%s' is no network; want ADDRESS/BITS, as in 10.0.3.0/24",
+                          shown);
+    if (n.first.family == 4 && memchr(text, ':', head))
+        return bg_err_set(err, -EINVAL, "'%s': write it as an IPv4 network", shown);
+    n.bits = (unsigned)bits;
+    const struct address given = n.first;
+    for (unsigned bit = n.bits; bit < address_bits(&given); bit++)
+        n.first.bytes[bit / 8] &= (uint8_t) ~(0x80u >> bit % 8);
+    if (!address_equal(&given, &n.first)) {
+        address_format(&n.first, first);
+        return bg_err_set(err, -EINVAL, "'%s' has bits set behind the first %u; want %s/%u", shown,
+                          n.bits, first, n.bits);
+    }
+    *ret = n;
+    return 0;
+}
+
+bool address_network_has(const struct address_network *network, const struct address *address)
+{
+    return address->family == network->first.family &&
+           same_bits(address->bytes, network->first.bytes, network->bits);
+}
+
+/* Where clouds tell virtual machines their credentials. */
+static bool is_metadata(const struct address *address)
+{
+    static const struct address services[] = {
+        {4, {169, 254, 169, 254}},
+        {4, {169, 254, 170, 2}},   /* of containers at AWS */
+        {4, {169, 254, 170, 23}},  /* likewise, EKS */
+        {4, {100, 100, 100, 200}}, /* Alibaba */
+        {4, {192, 0, 0, 192}},     /* Oracle */
+        {4, {168, 63, 129, 16}},   /* Azure's WireServer */
+        {6, {0xfd, 0, 0x0e, 0xc2, [14] = 0x02, 0x54}},
+        {6, {0xfd, 0, 0x0e, 0xc2, [15] = 0x23}},
+        {6, {0xfd, 0x20, 0, 0xce, [14] = 0x02, 0x54}}, /* Google */
+    };
+    for (size_t i = 0; i < sizeof services / sizeof *services; i++)
+        if (address_equal(address, &services[i]))
+            return true;
+    return false;
+}
+
+bool address_network_means(const struct address_network *network, const struct address *address)
+{
+    if (!address_network_has(network, address))
+        return false;
+    if (network->bits == address_bits(address))
+        return true;
+    if (is_metadata(address))
+        return false;
+    enum address_class class = address_classify(address);
+    return class == ADDRESS_PUBLIC || class == classify(&network->first, network->bits);
+}
+
+void address_network_format(const struct address_network *network,
+                            char out[ADDRESS_NETWORK_TEXT_SIZE])
+{
+    char first[ADDRESS_TEXT_SIZE];
+    address_format(&network->first, first);
+    (void)snprintf(out, ADDRESS_NETWORK_TEXT_SIZE, "%s/%u", first, network->bits);
 }

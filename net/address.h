@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include "common/cleanup.h"
+#include "common/err.h"
 
 struct address {
     uint8_t family;    /* 4 or 6 */
@@ -26,6 +27,9 @@ socklen_t address_to_sockaddr(const struct address *address, uint16_t port,
                               struct sockaddr_storage *ret);
 
 bool address_equal(const struct address *a, const struct address *b);
+
+/* 32 or 128 */
+unsigned address_bits(const struct address *address);
 
 /* Canonical text, without brackets. */
 #define ADDRESS_TEXT_SIZE 46
@@ -46,3 +50,25 @@ enum address_class address_classify(const struct address *address);
 
 /* "a loopback address" */
 const char *address_class_text(enum address_class class);
+
+/* A network: all addresses with the same first bits. */
+struct address_network {
+    struct address first; /* the others' bits are 0 */
+    unsigned bits;        /* up to 32 or 128 */
+};
+
+/* Reads ADDRESS/BITS; brackets around an IPv6 address are possible. Errors: -EINVAL malformed, or
+ * with bits set behind the first BITS, or IPv4 written as IPv6. */
+int address_network_parse(const char *text, size_t size, struct address_network *ret,
+                          struct bg_err *err) BG_MUST_CHECK;
+
+bool address_network_has(const struct address_network *network, const struct address *address);
+
+/* True if whoever names the network means the address too. A public one in it, always. One that is
+ * not public only if the network lies wholly within a range of that kind: 0.0.0.0/0 is no way to
+ * loopback. And no network but of one address means a cloud's metadata service. */
+bool address_network_means(const struct address_network *network, const struct address *address);
+
+#define ADDRESS_NETWORK_TEXT_SIZE (ADDRESS_TEXT_SIZE + 4)
+void address_network_format(const struct address_network *network,
+                            char out[ADDRESS_NETWORK_TEXT_SIZE]);

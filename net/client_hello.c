@@ -85,7 +85,7 @@ static int parse_server_name(struct bg_reader ext, struct client_hello *hello, s
 
 static int parse_alpn(struct bg_reader ext, struct client_hello *hello, struct bg_err *err)
 {
-    static const char http11[] = "http/1.1";
+    static const char http11[] = "http/1.1", h2[] = "h2";
     struct bg_reader list = sub16(&ext);
     hello->has_alpn = true;
     while (bg_reader_ok(&list) && list.left > 0) {
@@ -93,8 +93,9 @@ static int parse_alpn(struct bg_reader ext, struct client_hello *hello, struct b
         const uint8_t *name = bg_reader_bytes(&list, size);
         if (size == 0)
             list.failed = true;
-        if (name && size == sizeof http11 - 1 && memcmp(name, http11, size) == 0)
-            hello->alpn_http11 = true;
+        if (name && ((size == sizeof http11 - 1 && memcmp(name, http11, size) == 0) ||
+                     (size == sizeof h2 - 1 && memcmp(name, h2, size) == 0)))
+            hello->alpn_ours = true;
     }
     if (!bg_reader_end(&ext) || !bg_reader_end(&list))
         return bg_err_set(err, -EPROTO, "ALPN: malformed");

@@ -8,6 +8,7 @@
 
 #include "common/wire.h"
 #include "net/client_hello.h"
+#include "net/h2.h"
 
 /* A connection's share of one turn of the loop. */
 #define TURN_BYTES_MAX (1024u * 1024)
@@ -59,6 +60,8 @@ void conn_close(struct conn *conn)
 {
     if (conn->state == CONN_CLOSED)
         return;
+    if (conn->state == CONN_HTTP)
+        exchange_give_back(conn);
     conn->state = CONN_CLOSED;
     dial_cancel(BG_TAKE(conn->dial));
     channel_close(BG_TAKE(conn->guest));
@@ -81,13 +84,16 @@ void conn_abort(struct conn *conn, const char *reason)
         break;
     case CONN_DIAL:
     case CONN_LISTEN:
-    case CONN_RELAY:
+    case CONN_RELAY: {
+        enum audit_decision decision = conn->over                 ? AUDIT_DENY
+                                       : conn->state == CONN_DIAL ? AUDIT_ERROR
+                                                                  : AUDIT_ALLOW;
         if (conn->websocket)
-            exchange_abort(conn, AUDIT_ALLOW, reason);
+            exchange_abort(conn, decision, reason);
         else
-            conn_audit(conn, conn->state == CONN_DIAL ? AUDIT_ERROR : AUDIT_ALLOW, reason, "tcp", 0,
-                       NULL);
+            conn_audit(conn, decision, reason, "tcp", 0, NULL);
         break;
+    }
     case CONN_LINGER:
     case CONN_CLOSED:
         break;
@@ -97,6 +103,8 @@ void conn_abort(struct conn *conn, const char *reason)
 
 void conn_linger(struct conn *conn)
 {
+    if (conn->state == CONN_HTTP)
+        exchange_give_back(conn);
     conn->state = CONN_LINGER;
     conn_drop_upstream(conn);
     channel_finish(conn->guest);
@@ -209,6 +217,7 @@ int conn_dial(struct conn *conn, const struct destination *to, const struct poli
 {
     const struct engine_timeouts *timeouts = &conn->engine->opts.timeouts;
     struct dial_opts opts = {.to = to,
+                             .policy = conn->engine->opts.policy,
                              .rule = rule,
                              .resolve_ms = timeouts->resolve_ms,
                              .connect_ms = timeouts->connect_ms,
@@ -219,17 +228,36 @@ int conn_dial(struct conn *conn, const struct destination *to, const struct poli
     return dial_start(conn->engine->loop, &opts, &conn->dial, err);
 }
 
+struct channel_opts conn_upstream_opts(struct conn *conn)
+{
+    return (struct channel_opts){
+        .on_ready = channel_ready, .on_closed = channel_closed, .owner = conn, .wipe = true};
+}
+
+void conn_set_upstream(struct conn *conn, struct channel *channel)
+{
+    conn->upstream = channel;
+    conn->upstream_eof = false;
+    conn->open_handles++;
+}
+
+struct channel *conn_release_upstream(struct conn *conn)
+{
+    conn->upstream_eof = false;
+    conn->open_handles--; /* the timer's is still there */
+    return BG_TAKE(conn->upstream);
+}
+
 int conn_open_upstream(struct conn *conn, int fd, struct bg_err *err)
 {
-    struct channel_opts opts = {
-        .on_ready = channel_ready, .on_closed = channel_closed, .owner = conn, .wipe = true};
-    int r = channel_open(conn->engine->loop, fd, &opts, &conn->upstream, err);
+    struct channel *channel;
+    const struct channel_opts opts = conn_upstream_opts(conn);
+    int r = channel_open(conn->engine->loop, fd, &opts, &channel, err);
     if (r < 0) {
         (void)close(fd); /* it never carried anything */
         return r;
     }
-    conn->upstream_eof = false;
-    conn->open_handles++;
+    conn_set_upstream(conn, channel);
     return 0;
 }
 
@@ -342,9 +370,14 @@ static void tcp_dialled(void *owner, const struct dial_result *result)
 static enum conn_step dial_blind(struct conn *conn)
 {
     struct bg_err err;
-    if (!engine_may_go_on(conn->engine) ||
-        conn_dial(conn, &conn->to, conn->rule, tcp_dialled, &err) < 0) {
-        conn_abort(conn, "internal");
+    if (policy_bytes_gone(conn->rule)) {
+        conn_audit(conn, AUDIT_DENY, "bytes-used-up", "tcp", 0, NULL);
+        conn_close(conn);
+        return CONN_WAIT;
+    }
+    bool may = engine_may_go_on(conn->engine);
+    if (!may || conn_dial(conn, &conn->to, conn->rule, tcp_dialled, &err) < 0) {
+        conn_abort(conn, may ? "internal" : "audit-lost");
         return CONN_WAIT;
     }
     conn->state = CONN_DIAL;
@@ -368,9 +401,9 @@ static enum conn_step peek_tls(struct conn *conn)
     if (passes && !hello.has_server_name)
         return refuse_tls(conn, TLS_ALERT_UNRECOGNIZED_NAME, "identity-mismatch", 421,
                           "passthrough goes by the server name, and there is none");
-    if (!passes && hello.has_alpn && !hello.alpn_http11)
+    if (!passes && hello.has_alpn && !hello.alpn_ours)
         return refuse_tls(conn, TLS_ALERT_NO_APPLICATION_PROTOCOL, "alpn-not-supported", 0,
-                          "the client speaks no HTTP/1.1");
+                          "the client speaks neither HTTP/2 nor HTTP/1.1");
     /* A refused host is answered inside of TLS, so that a person reads why; any name will do then.
      */
     if (!conn->rule)
@@ -458,6 +491,11 @@ static enum conn_step listen_run(struct conn *conn)
             return CONN_WAIT;
         }
         conn->bytes_down += (uint64_t)n;
+        if (n > 0 && !policy_spend_bytes(conn->rule, (uint64_t)n)) {
+            conn->over = true;
+            conn_abort(conn, "bytes-used-up");
+            return CONN_WAIT;
+        }
         if (n > 0)
             buffer_put(channel_out(conn->guest), bytes, (size_t)n);
         return CONN_AGAIN;
@@ -500,6 +538,21 @@ void conn_start_peek(struct conn *conn)
 
 /* CONN_HANDSHAKE */
 
+/* The connection is h2's; what remains here is closed. */
+static enum conn_step start_h2(struct conn *conn)
+{
+    struct bg_err err;
+    const struct h2_server_opts opts = {.stream = conn->stream, .to = &conn->to};
+    if (h2_open_server(conn->engine, &opts, conn->guest, &err) < 0) {
+        conn_abort(conn, "internal");
+        return CONN_WAIT;
+    }
+    conn->guest = NULL;
+    conn->open_handles--; /* the timer's is still there */
+    conn_close(conn);
+    return CONN_WAIT;
+}
+
 static enum conn_step handshake_run(struct conn *conn)
 {
     struct bg_err err;
@@ -512,6 +565,8 @@ static enum conn_step handshake_run(struct conn *conn)
         conn_close(conn);
         return CONN_WAIT;
     }
+    if (channel_is_h2(conn->guest))
+        return start_h2(conn);
     start_http(conn, /* tls= */ true);
     return CONN_AGAIN;
 }
@@ -545,6 +600,11 @@ static bool relay_way(struct conn *conn, bool up)
             return false;
         conn_deadline(conn, conn->engine->opts.timeouts.tcp_idle_ms);
         *count += (uint64_t)n;
+        const struct policy_rule *rule = conn->websocket ? conn->exchange.rule : conn->rule;
+        if (!policy_spend_bytes(rule, (uint64_t)n)) {
+            conn->over = true;
+            return false;
+        }
         if (n > 0)
             buffer_put(channel_out(to), bytes, (size_t)n);
         if (channel_flush(to) < 0)
@@ -564,7 +624,7 @@ static enum conn_step relay_run(struct conn *conn)
     if (conn->state != CONN_RELAY)
         return CONN_AGAIN;
     if (!ok)
-        conn_abort(conn, "broken");
+        conn_abort(conn, conn->over ? "bytes-used-up" : "broken");
     else if (channel_finished(conn->guest) && channel_finished(conn->upstream))
         conn_abort(conn, "allowed");
     return CONN_WAIT;
@@ -692,7 +752,7 @@ void conn_drain(struct conn *conn)
         conn_close(conn); /* nothing was asked for yet */
         break;
     case CONN_HTTP:
-        if (conn->exchange.state == EXCHANGE_REQUEST)
+        if (conn->exchange.state == EXCHANGE_REQUEST && !conn->is_stream)
             conn_close(conn);
         break;
     case CONN_DIAL:
@@ -737,14 +797,65 @@ static bool refused_at_once(const struct destination *to)
     return to->port < 1024 && to->port != 80 && to->port != 443;
 }
 
+/* One with its timer, or NULL. */
+static struct conn *new_conn(struct engine *engine, uint32_t stream, const struct destination *to)
+{
+    struct conn *conn =
+        engine->conn_count < engine->opts.conns_max ? calloc(1, sizeof *conn) : NULL;
+    if (!conn)
+        return NULL;
+    conn->engine = engine;
+    conn->stream = stream;
+    conn->to_known = to != NULL;
+    if (to)
+        conn->to = *to;
+    conn->rule = to ? policy_find(engine->opts.policy, to) : NULL;
+    conn->guest_in = buffer_init(sizeof engine->scratch);
+    conn->started_ms = uv_now(engine->loop);
+    return conn;
+}
+
+/* Its guest's channel is there. */
+static void start(struct conn *conn)
+{
+    (void)uv_timer_init(conn->engine->loop, &conn->timer); /* cannot fail */
+    conn->timer.data = conn;
+    conn->open_handles = 2;
+    exchange_init(conn);
+    engine_add(conn->engine, conn);
+}
+
+int conn_open_stream(struct engine *engine, uint32_t stream, const struct destination *to,
+                     const struct channel_opts *opts, struct channel **ret)
+{
+    if (engine->conn_count >= engine->opts.conns_max)
+        return -EAGAIN;
+    struct conn *conn = new_conn(engine, stream, to);
+    if (!conn)
+        return -ENOMEM;
+    const struct channel_opts both[2] = {
+        {.on_ready = channel_ready, .on_closed = channel_closed, .owner = conn}, *opts};
+    struct channel *ends[2];
+    int r = channel_open_pair(engine->loop, both, ends, NULL);
+    if (r < 0) {
+        free(conn);
+        return r;
+    }
+    conn->guest = ends[0];
+    conn->is_stream = true;
+    *ret = ends[1];
+    start(conn);
+    start_http(conn, /* tls= */ true);
+    watch(conn);
+    return 0;
+}
+
 void conn_open(struct engine *engine, int fd, uint32_t stream, const struct destination *to,
                bool reply)
 {
     struct bg_err err;
     assert(to || !reply);
-    const struct policy_rule *rule = to ? policy_find(engine->opts.policy, to) : NULL;
-    struct conn *conn =
-        engine->conn_count < engine->opts.conns_max ? calloc(1, sizeof *conn) : NULL;
+    struct conn *conn = new_conn(engine, stream, to);
     if (!conn) {
         if (reply)
             conn_refuse(fd, -EAGAIN, "too many connections");
@@ -752,15 +863,7 @@ void conn_open(struct engine *engine, int fd, uint32_t stream, const struct dest
             (void)close(fd); /* nothing was promised */
         return;
     }
-    conn->engine = engine;
-    conn->stream = stream;
-    conn->to_known = to != NULL;
-    if (to)
-        conn->to = *to;
-    conn->rule = rule;
-    conn->guest_in = buffer_init(sizeof engine->scratch);
-    conn->started_ms = uv_now(engine->loop);
-    if (reply && !rule && refused_at_once(to)) {
+    if (reply && !conn->rule && refused_at_once(to)) {
         conn_audit(conn, AUDIT_DENY, "host-not-allowed", "tcp", 0, NULL);
         conn_refuse(fd, -EACCES, "not allowed by this sandbox's rules");
         free(conn);
@@ -775,11 +878,7 @@ void conn_open(struct engine *engine, int fd, uint32_t stream, const struct dest
         free(conn);
         return;
     }
-    (void)uv_timer_init(engine->loop, &conn->timer); /* cannot fail */
-    conn->timer.data = conn;
-    conn->open_handles = 2;
-    exchange_init(conn);
-    engine_add(engine, conn);
+    start(conn);
     if (reply)
         put_reply(channel_out(conn->guest), 0, "");
     if (to)

@@ -3,6 +3,8 @@
  *
  *   CONN_PEEK       the first bytes, unread so far by anyone, say: TLS, HTTP or something else
  *   CONN_HANDSHAKE  TLS with the guest, we being the host that it asked for
+ *                   (if it has agreed on HTTP/2, the connection is h2.c's from then on, and each
+ *                   of its streams a conn of its own, which begins at CONN_HTTP)
  *   CONN_HTTP       requests, one at a time (exchange.c)
  *   CONN_DIAL       something else or nothing yet, and a rule with a port: connecting
  *   CONN_LISTEN     connected, nobody has spoken: if the upstream does first, it is a protocol of
@@ -58,8 +60,10 @@ struct conn {
     struct destination to;
     const struct policy_rule *rule; /* for to; NULL: it is refused */
     bool tls;                       /* the guest speaks through TLS with us as *to */
+    bool is_stream;                 /* of HTTP/2: for one request, which is on its way */
     bool websocket;                 /* the relay belongs to the exchange */
     bool held;                      /* a side was not read since the other had no room */
+    bool over;                      /* its rule's bytes are used up */
     size_t budget;                  /* bytes that may still be read in this turn */
     uint64_t started_ms;
     uint64_t bytes_up, bytes_down;            /* relay */
@@ -72,6 +76,12 @@ struct conn {
  * sandbox's stream). */
 void conn_open(struct engine *engine, int fd, uint32_t stream, const struct destination *to,
                bool reply);
+
+/* Starts a connection that is one stream of HTTP/2, already within TLS for *to: on the channel that
+ * it gives back, with opts as its owner, HTTP/1.1 is spoken for one request. Nothing happens on it
+ * before the loop's next turn. Errors: -EAGAIN too many connections; -ENOMEM. */
+int conn_open_stream(struct engine *engine, uint32_t stream, const struct destination *to,
+                     const struct channel_opts *opts, struct channel **ret) BG_MUST_CHECK;
 
 /* Sends a reply that refuses a stream, and closes fd. */
 void conn_refuse(int fd, int status, const char *text);
@@ -108,6 +118,15 @@ void conn_deadline(struct conn *conn, uint64_t ms);
 int conn_dial(struct conn *conn, const struct destination *to, const struct policy_rule *rule,
               void (*on_done)(void *owner, const struct dial_result *result),
               struct bg_err *err) BG_MUST_CHECK;
+
+/* The options of a channel that is a conn's upstream. */
+struct channel_opts conn_upstream_opts(struct conn *conn);
+
+/* Its upstream is from here on what it was given by upstreams.h; counts its handle. */
+void conn_set_upstream(struct conn *conn, struct channel *channel);
+
+/* The upstream's channel, for another owner. */
+struct channel *conn_release_upstream(struct conn *conn);
 
 /* Takes fd in any case. */
 int conn_open_upstream(struct conn *conn, int fd, struct bg_err *err) BG_MUST_CHECK;

@@ -114,18 +114,36 @@ static int read_field(struct slice value, enum coding codings[DECODE_LAYERS_MAX]
     return 0;
 }
 
-int decoder_new(const struct http_head *head, struct decoder **ret, struct bg_err *err)
+static int read_codings(const struct http_head *head, enum coding codings[DECODE_LAYERS_MAX],
+                        size_t *count, struct bg_err *err)
 {
-    enum coding codings[DECODE_LAYERS_MAX];
-    size_t count = 0;
-    *ret = NULL;
+    *count = 0;
     for (size_t i = 0; i < head->field_count; i++) {
         if (!slice_is(head->fields[i].name, "content-encoding"))
             continue;
-        int r = read_field(head->fields[i].value, codings, &count, err);
+        int r = read_field(head->fields[i].value, codings, count, err);
         if (r < 0)
             return r;
     }
+    return 0;
+}
+
+int decoder_layers(const struct http_head *head)
+{
+    enum coding codings[DECODE_LAYERS_MAX];
+    size_t count;
+    int r = read_codings(head, codings, &count, NULL);
+    return r < 0 ? r : (int)count;
+}
+
+int decoder_new(const struct http_head *head, struct decoder **ret, struct bg_err *err)
+{
+    enum coding codings[DECODE_LAYERS_MAX];
+    size_t count;
+    *ret = NULL;
+    int r = read_codings(head, codings, &count, err);
+    if (r < 0)
+        return r;
     if (count == 0)
         return 0;
     struct decoder *d = calloc(1, sizeof *d);
@@ -133,7 +151,7 @@ int decoder_new(const struct http_head *head, struct decoder **ret, struct bg_er
         return bg_err_errno(err, -ENOMEM, "decoding the body");
     while (d->layer_count < count) {
         size_t i = d->layer_count++;
-        int r = layer_init(&d->layers[i], codings[count - 1 - i]);
+        r = layer_init(&d->layers[i], codings[count - 1 - i]);
         if (r < 0) {
             decoder_free(d);
             return bg_err_errno(err, r, "decoding the body");

@@ -20,6 +20,9 @@ struct decoder;
 int decoder_new(const struct http_head *head, struct decoder **ret,
                 struct bg_err *err) BG_MUST_CHECK;
 
+/* How many content codings the head says that there are, all of them known. Errors: -ENOTSUP. */
+int decoder_layers(const struct http_head *head) BG_MUST_CHECK;
+
 /* NULL: no-op. */
 void decoder_free(struct decoder *decoder);
 

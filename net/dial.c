@@ -59,10 +59,7 @@ static void timer_closed(uv_handle_t *handle)
 
 static void attempt_closed(uv_handle_t *handle)
 {
-    struct attempt *attempt = handle->data;
-    if (attempt->fd >= 0)
-        (void)close(attempt->fd); /* it never carried anything */
-    free(attempt);
+    free(handle->data);
 }
 
 /* The first socket of a dial is accounted for by its connection, further ones are not. */
@@ -83,6 +80,8 @@ static void drop_attempt(struct dial *dial, struct attempt *attempt)
         dial->attempts[i] = dial->attempts[i + 1];
     set_attempt_count(dial, dial->attempt_count - 1);
     uv_close((uv_handle_t *)&attempt->poll, attempt_closed);
+    if (attempt->fd >= 0)
+        (void)close(attempt->fd); /* it never carried anything */
 }
 
 /* Ends all handles; from here on only their callbacks run. */
@@ -323,7 +322,8 @@ static void choose(struct dial *dial, const struct addrinfo *found, struct addre
         struct address a;
         if (address_from_sockaddr(ai->ai_addr, &a) < 0)
             continue;
-        if (!dial->parent && !policy_address_ok(dial->opts.rule, &dial->to, &a)) {
+        if (!dial->parent &&
+            !policy_address_ok(dial->opts.policy, dial->opts.rule, &dial->to, &a)) {
             *ret_refused = a;
             continue;
         }
@@ -337,6 +337,29 @@ static void choose(struct dial *dial, const struct addrinfo *found, struct addre
         for (size_t list = 0; list < 2; list++)
             if (i < counts[list] && dial->count < BG_EGRESS_ADDRESSES_MAX)
                 dial->addresses[dial->count++] = of[list][i];
+}
+
+/* address: one of those that the name has; family 0: none. */
+static void refuse_address(struct dial *dial, const struct address *address)
+{
+    const struct destination *to = &dial->to;
+    char text[ADDRESS_TEXT_SIZE] = "nothing";
+    struct bg_err err;
+    if (address->family != 0)
+        address_format(address, text);
+    enum address_class class = address_classify(address);
+    if (class == ADDRESS_PUBLIC || dial->opts.rule->pin_count > 0) {
+        (void)bg_err_set(&err, -EACCES,
+                         "%s is at %s, and this sandbox's rules allow no connection to that "
+                         "address",
+                         to->host, text);
+        fail(dial, "address-not-allowed", &err);
+        return;
+    }
+    (void)bg_err_set(&err, -EACCES,
+                     "%s resolves to %s, %s; if that is meant, allow it with --allow %s:%u=%s",
+                     to->host, text, address_class_text(class), to->host, to->port, text);
+    fail(dial, "address-not-public", &err);
 }
 
 static void looked_up(uv_getaddrinfo_t *lookup, int status, struct addrinfo *found)
@@ -363,20 +386,17 @@ static void looked_up(uv_getaddrinfo_t *lookup, int status, struct addrinfo *fou
         try_next(dial);
         return;
     }
-    char text[ADDRESS_TEXT_SIZE] = "nothing";
-    if (refused.family != 0)
-        address_format(&refused, text);
-    (void)bg_err_set(&err, -EACCES,
-                     "%s resolves to %s, %s; if that is meant, allow it with --allow %s:%u=%s",
-                     dial->to.host, text, address_class_text(address_classify(&refused)),
-                     dial->to.host, dial->to.port, text);
-    fail(dial, "address-not-public", &err);
+    refuse_address(dial, &refused);
 }
 
 /* The timer fires at once: dial_start must not call back itself. */
 static void start_without_lookup(uv_timer_t *timer)
 {
-    try_next(timer->data);
+    struct dial *dial = timer->data;
+    if (dial->count > 0)
+        try_next(dial);
+    else /* a rule before its own denies all that there are */
+        refuse_address(dial, &dial->opts.rule->pins[0].first);
 }
 
 static void use_known_addresses(struct dial *dial)
@@ -386,8 +406,9 @@ static void use_known_addresses(struct dial *dial)
         dial->addresses[dial->count++] = dial->peer->address;
     if (dial->parent || dial->to.is_address)
         return;
-    for (size_t i = 0; i < rule->pin_count && i < BG_EGRESS_ADDRESSES_MAX; i++)
-        dial->addresses[dial->count++] = rule->pins[i];
+    for (size_t i = 0; i < rule->pin_count && dial->count < BG_EGRESS_ADDRESSES_MAX; i++)
+        if (policy_address_ok(dial->opts.policy, rule, &dial->to, &rule->pins[i].first))
+            dial->addresses[dial->count++] = rule->pins[i].first;
 }
 
 /* Where a rule says the address, and an address that is not public, are not for the parent: it is
@@ -408,9 +429,11 @@ int dial_start(uv_loop_t *loop, const struct dial_opts *opts, struct dial **ret,
     dial->parent = parent_for(opts);
     dial->peer = dial->parent ? &dial->parent->at : &dial->to;
     dial->lookup.data = dial;
-    use_known_addresses(dial);
+    bool known = dial->peer->is_address || (!dial->parent && policy_knows_addresses(opts->rule));
+    if (known)
+        use_known_addresses(dial);
     const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
-    if (dial->count == 0) {
+    if (!known) {
         int r = uv_getaddrinfo(loop, &dial->lookup, looked_up, dial->peer->host, NULL, &hints);
         if (r < 0) {
             free(dial);

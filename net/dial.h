@@ -17,13 +17,14 @@ struct dial_result {
     int fd;                 /* a connected non-blocking socket, the callee's; -1: failed */
     struct address address; /* dialled: the destination's, or the parent's */
     const char *reason;     /* failed: a word for the audit: resolve-failed, address-not-public,
-                               connect-failed, parent-refused, timeout */
+                               address-not-allowed, connect-failed, parent-refused, timeout */
     struct bg_err err;      /* failed: -EHOSTUNREACH, -EACCES, -ECONNREFUSED, -ETIMEDOUT */
 };
 
 struct dial_opts {
     const struct destination *to;    /* copied */
-    const struct policy_rule *rule;  /* that allows it; borrowed until on_done */
+    const struct policy *policy;     /* borrowed until on_done */
+    const struct policy_rule *rule;  /* of it, that allows the destination */
     uint64_t resolve_ms, connect_ms; /* connect_ms: from when the last address was begun with */
     const struct parent *parent;     /* borrowed until on_done; NULL: none */
     unsigned *racing; /* borrowed until on_done: sockets of all dials beyond each one's first */

@@ -2,12 +2,15 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "common/limits.h"
+#include "net/audit_socket.h"
 #include "net/conn.h"
+#include "net/h2.h"
 
 const struct engine_timeouts engine_timeouts_default = {
     .peek_ms = BG_EGRESS_PEEK_MS,
@@ -20,6 +23,7 @@ const struct engine_timeouts engine_timeouts_default = {
     .stall_ms = BG_EGRESS_STALL_MS,
     .tcp_idle_ms = BG_EGRESS_TCP_IDLE_MS,
     .linger_ms = BG_EGRESS_LINGER_MS,
+    .upstream_idle_ms = BG_EGRESS_UPSTREAM_IDLE_MS,
 };
 
 void engine_init(struct engine *engine, uv_loop_t *loop, const struct engine_opts *opts)
@@ -38,6 +42,28 @@ static void idle_closed(uv_handle_t *handle)
     engine->on_closed(engine->owner);
 }
 
+/* Something has ended: perhaps it was the last. */
+static void check_end(struct engine *engine)
+{
+    if (engine->conn_count > 0)
+        return;
+    if (engine->closing && engine->held == 0 && !uv_is_closing((uv_handle_t *)&engine->idle))
+        uv_close((uv_handle_t *)&engine->idle, idle_closed);
+    else if (!engine->closing && !engine->h2_guests && engine->on_drained)
+        BG_TAKE(engine->on_drained)(engine->drain_owner);
+}
+
+void engine_hold(struct engine *engine)
+{
+    engine->held++;
+}
+
+void engine_released(struct engine *engine)
+{
+    engine->held--;
+    check_end(engine);
+}
+
 void engine_close(struct engine *engine, void (*on_closed)(void *owner), void *owner)
 {
     assert(!engine->closing);
@@ -49,8 +75,10 @@ void engine_close(struct engine *engine, void (*on_closed)(void *owner), void *o
         next = conn->next;
         conn_abort(conn, "proxy-ended");
     }
-    if (engine->conn_count == 0)
-        uv_close((uv_handle_t *)&engine->idle, idle_closed);
+    while (engine->h2_guests)
+        h2_close(engine->h2_guests);
+    upstreams_close(engine);
+    check_end(engine);
 }
 
 void engine_drain(struct engine *engine, void (*on_drained)(void *owner), void *owner)
@@ -61,12 +89,11 @@ void engine_drain(struct engine *engine, void (*on_drained)(void *owner), void *
         next = conn->next;
         conn_drain(conn);
     }
-    if (engine->conn_count == 0) {
-        on_drained(owner);
-        return;
-    }
+    h2_drain_all(engine->h2_guests);
+    upstreams_drain(engine);
     engine->on_drained = on_drained;
     engine->drain_owner = owner;
+    check_end(engine);
 }
 
 void engine_add(struct engine *engine, struct conn *conn)
@@ -96,12 +123,7 @@ void engine_remove(struct engine *engine, struct conn *conn)
     if (conn->next)
         conn->next->prev = conn->prev;
     engine->conn_count--;
-    if (engine->conn_count > 0)
-        return;
-    if (engine->closing)
-        uv_close((uv_handle_t *)&engine->idle, idle_closed);
-    else if (engine->on_drained)
-        engine->on_drained(engine->drain_owner);
+    check_end(engine);
 }
 
 static void run_again(uv_idle_t *idle)
@@ -146,21 +168,32 @@ void engine_audit(struct engine *engine, struct audit_event *event)
         n = write(engine->opts.audit_fd, engine->line, size);
     } while (n < 0 && errno == EINTR);
     bool lost = n != (ssize_t)size;
-    if (lost && !engine->audit_lost)
-        bg_log(engine->opts.log, BG_LOG_ERROR,
-               "cannot write the audit log: %s; nothing goes out until that works again",
-               n < 0 ? strerror(errno) : "short write");
-    else if (!lost && engine->audit_lost)
+    if (lost && engine->audit_lost == 0)
+        bg_log(engine->opts.log, BG_LOG_ERROR, "cannot write the audit log: %s; %s",
+               n < 0 ? strerror(errno) : "short write",
+               engine->opts.audit_best_effort ? "its lines are lost until that works again"
+                                              : "nothing goes out until that works again");
+    else if (!lost && engine->audit_lost > 0)
         bg_log(engine->opts.log, BG_LOG_INFO, "the audit log can be written again");
-    engine->audit_lost = lost;
+    engine->audit_lost = lost ? engine->audit_lost + 1 : 0;
+    if (engine->audit_socket)
+        audit_socket_check(engine->audit_socket);
 }
 
 bool engine_may_go_on(struct engine *engine)
 {
-    if (engine->audit_lost) {
-        struct audit_event event = {
-            .host = "", .scheme = "", .decision = AUDIT_ERROR, .reason = "audit-lines-lost"};
+    if (engine->audit_lost > 0) {
+        char detail[64];
+        (void)snprintf(detail, sizeof detail, "%llu lines", (unsigned long long)engine->audit_lost);
+        struct audit_event event = {.host = "",
+                                    .scheme = "",
+                                    .decision = AUDIT_ERROR,
+                                    .reason = "audit-lines-lost",
+                                    .detail = detail};
+        uint64_t lost = engine->audit_lost;
         engine_audit(engine, &event);
+        if (engine->audit_lost > 0)
+            engine->audit_lost = lost; /* this line was only a try */
     }
-    return !engine->audit_lost;
+    return engine->audit_lost == 0 || engine->opts.audit_best_effort;
 }

@@ -11,11 +11,12 @@
 #include "net/secrets.h"
 #include "net/tls.h"
 #include "net/tunnel.h"
+#include "net/upstreams.h"
 
 /* How long each phase may take, in milliseconds; see common/limits.h for the defaults. */
 struct engine_timeouts {
     uint64_t peek_ms, handshake_ms, head_ms, idle_ms, resolve_ms, connect_ms, response_ms, stall_ms,
-        tcp_idle_ms, linger_ms;
+        tcp_idle_ms, linger_ms, upstream_idle_ms;
 };
 
 extern const struct engine_timeouts engine_timeouts_default;
@@ -26,7 +27,8 @@ struct engine_opts {
     const struct secrets *secrets;
     struct tls_context *tls;
     const struct parent *parent; /* NULL: connections go straight to where they are for */
-    int audit_fd;                /* append only */
+    int audit_fd;                /* append only; changes when the log is turned over */
+    bool audit_best_effort;      /* go on without it when it cannot be written */
     const struct bg_log *log;
     struct engine_timeouts timeouts;
     unsigned conns_max;
@@ -39,10 +41,15 @@ struct engine {
     struct engine_opts opts;
     struct conn *conns; /* list of the open ones */
     unsigned conn_count;
+    struct h2 *h2_guests; /* list of the guest's connections of HTTP/2 */
+    struct upstreams upstreams;
+    unsigned held;      /* objects beside the conns whose handles are not closed yet */
+    size_t body_bytes;  /* memory for bodies that are read whole */
     struct conn *again; /* those with work left that no socket event will announce */
     uv_idle_t idle;     /* runs while again is not empty */
     unsigned racing;    /* see dial.h */
-    bool audit_lost;    /* the last line could not be written: nothing goes out until one can */
+    struct audit_socket *audit_socket; /* NULL: the log is not turned over; borrowed */
+    uint64_t audit_lost; /* lines that could not be written since the last that could */
     bool closing, draining;
     void (*on_drained)(void *owner);
     void *drain_owner;
@@ -63,11 +70,16 @@ void engine_drain(struct engine *engine, void (*on_drained)(void *owner), void *
 void engine_close(struct engine *engine, void (*on_closed)(void *owner), void *owner);
 
 /* Writes the event to the audit log, with the time and the sandbox filled in. A failure is logged
- * and remembered in audit_lost. */
+ * and counted in audit_lost. */
 void engine_audit(struct engine *engine, struct audit_event *event);
 
-/* True unless the audit log is broken; tries it again if it was. */
+/* Tries the audit log again if it was broken. False if it still is, and nothing may go out without
+ * it. */
 bool engine_may_go_on(struct engine *engine);
+
+/* For what else has handles on the loop: the engine ends after each of them has been released. */
+void engine_hold(struct engine *engine);
+void engine_released(struct engine *engine);
 
 /* For conn only: the list of connections, and their place on the again list. */
 void engine_add(struct engine *engine, struct conn *conn);

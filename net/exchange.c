@@ -7,6 +7,7 @@
 
 #include "common/quote.h"
 #include "net/conn.h"
+#include "net/upstreams.h"
 
 /* Room for the largest head, and for secrets in it. */
 #define UPSTREAM_HEAD_MAX (BG_EGRESS_HEAD_MAX + 2 * BG_SECRET_SIZE_MAX)
@@ -18,6 +19,8 @@ struct failure {
     int status;
     const char *text; /* for the guest and the audit */
 };
+
+static const char bytes_used_up[] = "the bytes that this sandbox's rules allow there are used up";
 
 static const char *scheme_of(const struct conn *conn)
 {
@@ -61,12 +64,29 @@ static const char *allow_reason(const struct exchange *ex)
     return ex->use.unknown ? "placeholder-unknown" : "allowed";
 }
 
+/* Counts bytes of a body; false: they must not pass, and the request ends at the next look. */
+static bool spend_bytes(struct exchange *ex, size_t size)
+{
+    if (!ex->over && ex->rule && !policy_spend_bytes(ex->rule, size))
+        ex->over = true;
+    return !ex->over;
+}
+
+static int fail_over(struct bg_err *err)
+{
+    return bg_err_set(err, -EDQUOT, "%s", bytes_used_up);
+}
+
 static void request_body(void *owner, const uint8_t *bytes, size_t size)
 {
     struct conn *conn = owner;
     struct exchange *ex = &conn->exchange;
     ex->bytes_up += size;
-    if (ex->request.head.framing == HTTP_CHUNKED)
+    if (!spend_bytes(ex, size))
+        return;
+    if (ex->state == EXCHANGE_BODY)
+        body_put(&ex->body, bytes, size);
+    else if (ex->request.head.framing == HTTP_CHUNKED)
         http_forward_chunk(bytes, size, channel_out(conn->upstream));
     else
         buffer_put(channel_out(conn->upstream), bytes, size);
@@ -91,6 +111,8 @@ static void response_body(void *owner, const uint8_t *bytes, size_t size)
     struct conn *conn = owner;
     struct exchange *ex = &conn->exchange;
     ex->bytes_down += size;
+    if (!spend_bytes(ex, size))
+        return;
     if (filters(ex))
         filter_put(&ex->filter, bytes, size);
     else
@@ -104,6 +126,21 @@ static void frames_free(struct websocket *frames)
     free(frames);
 }
 
+/* Brings the engine's sum up to date. */
+static void count_body(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    size_t now = body_memory(&ex->body);
+    conn->engine->body_bytes += now - ex->body_counted; /* wraps, and back */
+    ex->body_counted = now;
+}
+
+static void drop_body(struct conn *conn)
+{
+    body_done(&conn->exchange.body);
+    count_body(conn);
+}
+
 /* Makes ready for the next request. */
 static void start_request(struct conn *conn)
 {
@@ -112,9 +149,10 @@ static void start_request(struct conn *conn)
     http_reader_done(&ex->response);
     filter_done(&ex->filter);
     frames_free(ex->frames);
+    drop_body(conn);
     buffer_reset(&ex->head);
-    struct destination upstream_to = ex->upstream_to;
-    *ex = (struct exchange){.head = buffer_init(UPSTREAM_HEAD_MAX), .upstream_to = upstream_to};
+    struct upstream_key key = ex->upstream_key;
+    *ex = (struct exchange){.head = buffer_init(UPSTREAM_HEAD_MAX), .upstream_key = key};
     ex->head.wipe = true;
     http_reader_init(&ex->request, /* is_response= */ false, request_body, conn);
     http_reader_init(&ex->response, /* is_response= */ true, response_body, conn);
@@ -132,6 +170,7 @@ void exchange_done(struct conn *conn)
     http_reader_done(&ex->response);
     filter_done(&ex->filter);
     frames_free(BG_TAKE(ex->frames));
+    drop_body(conn);
     buffer_reset(&ex->head);
 }
 
@@ -148,6 +187,8 @@ bool exchange_reads_guest(const struct conn *conn)
         return false;
     if (ex->state == EXCHANGE_REQUEST)
         return conn_room(conn->guest);
+    if (ex->state == EXCHANGE_BODY)
+        return true;
     return ex->state == EXCHANGE_FORWARD && ex->request.state == HTTP_READER_BODY &&
            conn_room(conn->upstream);
 }
@@ -234,6 +275,12 @@ static enum conn_step refuse_request(struct conn *conn, enum policy_verdict verd
                        "the path can be read in more than one way, and this sandbox's rules for %s "
                        "look at paths",
                        target);
+    } else if (verdict == POLICY_UNCLEAR_QUERY) {
+        failure.reason = "query-unclear";
+        (void)snprintf(text, sizeof text,
+                       "the query can be read in more than one way, and this sandbox's rules for "
+                       "%s look at queries",
+                       target);
     } else {
         failure.reason = "request-denied";
         bg_escape(ex->rule->text, strlen(ex->rule->text), rule, sizeof rule);
@@ -253,7 +300,8 @@ static bool spend(struct conn *conn, struct failure *ret)
                                 "the body is larger than this sandbox's rules allow there"};
         return false;
     }
-    switch (policy_spend(ex->rule, uv_now(conn->engine->loop))) {
+    uint64_t body_size = head->framing == HTTP_LENGTH ? head->length : 0;
+    switch (policy_spend(ex->rule, body_size, uv_now(conn->engine->loop))) {
     case POLICY_SPENT:
         return true;
     case POLICY_TOO_FAST:
@@ -263,6 +311,9 @@ static bool spend(struct conn *conn, struct failure *ret)
     case POLICY_USED_UP:
         *ret = (struct failure){AUDIT_DENY, "requests-used-up", 403,
                                 "the requests that this sandbox's rules allow there are used up"};
+        return false;
+    case POLICY_BYTES_USED_UP:
+        *ret = (struct failure){AUDIT_DENY, "bytes-used-up", 403, bytes_used_up};
         return false;
     }
     return false;
@@ -282,6 +333,33 @@ static enum conn_step answer_connect(struct conn *conn)
     return CONN_AGAIN;
 }
 
+/* The request, for conditions on it. */
+static struct request_text text_of(const struct exchange *ex)
+{
+    const struct http_head *head = &ex->request.head;
+    return (struct request_text){.method = head->method,
+                                 .target = ex->route.path,
+                                 .fields = head->fields,
+                                 .field_count = head->field_count};
+}
+
+/* Whom the request's secrets are for. *ret_text and *ret_view are parts of it; the view is the
+ * caller's to end afterwards. */
+static struct secrets_scope scope_of(const struct conn *conn, struct request_text *ret_text,
+                                     struct request_view *ret_view)
+{
+    const struct exchange *ex = &conn->exchange;
+    const struct secrets *secrets = conn->engine->opts.secrets;
+    bool any = secrets_at(secrets, &ex->route.destination) != 0;
+    *ret_text = text_of(ex);
+    request_view_init(ret_view, ret_text, any ? (unsigned)REQUEST_PATH | REQUEST_QUERY : 0);
+    return (struct secrets_scope){.secrets = secrets,
+                                  .to = &ex->route.destination,
+                                  .verified = conn->tls,
+                                  .view = ret_view,
+                                  .now_ms = uv_now(conn->engine->loop)};
+}
+
 /* Puts the head for the upstream together. Errors: -EPROTO, *ret says how to answer. */
 static int write_head(struct conn *conn, struct failure *ret, struct bg_err *err)
 {
@@ -292,20 +370,20 @@ static int write_head(struct conn *conn, struct failure *ret, struct bg_err *err
         *ret = (struct failure){AUDIT_DENY, "bad-request", 400, err->text};
         return -EPROTO;
     }
-    struct buffer path = buffer_init(3 * ex->route.path.size + 1);
-    bool clear = request_path_normalize(ex->route.path, &path) == 0;
-    struct secrets_scope scope = {.secrets = secrets,
-                                  .to = &ex->route.destination,
-                                  .verified = conn->tls,
-                                  .method = ex->request.head.method,
-                                  .path = clear ? &path : NULL};
+    struct request_text text;
+    struct request_view view;
+    struct secrets_scope scope = scope_of(conn, &text, &view);
     uint64_t set = secrets_at(secrets, &ex->route.destination);
     if (set)
         filter_init(&ex->filter, secrets, set);
     struct http_forward_request_opts opts = {.port_default = conn->tls ? 443 : 80,
-                                             .to_scrub = filters(ex)};
+                                             .to_scrub = filters(ex),
+                                             .body_read = ex->body.type != 0,
+                                             .body_decoded = ex->body.coded,
+                                             .body_changed = ex->body.changed,
+                                             .body_size = buffer_size(&ex->body.out)};
     http_forward_request(&ex->request.head, &ex->route, &opts, &scope, &ex->head, &ex->use);
-    buffer_reset(&path);
+    request_view_done(&view);
     if (!buffer_ok(&ex->head)) {
         *ret = (struct failure){AUDIT_DENY, "head-too-large", 431, err->text};
         return bg_err_set(err, -EPROTO, "the request's head is too large with its secrets");
@@ -325,15 +403,59 @@ static int write_head(struct conn *conn, struct failure *ret, struct bg_err *err
                           "set %s'",
                           name, name);
     }
+    if (ex->use.used_up) {
+        bool for_now = (ex->use.used_up & ~ex->use.too_fast) == 0;
+        *ret = (struct failure){AUDIT_DENY, "secret-used-up", for_now ? 429 : 403, err->text};
+        return bg_err_set(err, -EPROTO, "the budget of secret %s is used up%s",
+                          secrets->items[__builtin_ctzll(ex->use.used_up)].name,
+                          for_now ? " for now" : "");
+    }
     return 0;
 }
 
-static bool upstream_fits(const struct conn *conn)
+static struct upstream_key upstream_key(const struct conn *conn)
 {
     const struct exchange *ex = &conn->exchange;
-    return conn->upstream && !conn->upstream_eof && !channel_gone(conn->upstream) &&
-           ex->upstream_to.port == ex->route.destination.port &&
-           destination_same_host(&ex->upstream_to, &ex->route.destination);
+    return (struct upstream_key){.to = ex->route.destination,
+                                 .policy = conn->engine->opts.policy,
+                                 .rule = ex->rule,
+                                 .tls = conn->tls};
+}
+
+/* A WebSocket's handshake is HTTP/1.1's. */
+static bool may_be_h2(const struct exchange *ex)
+{
+    return !ex->request.head.upgrade_websocket;
+}
+
+/* A kept connection, if there is one. */
+static bool take_upstream(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    const struct upstream_key key = upstream_key(conn);
+    if (conn->upstream && !conn->upstream_eof && !channel_gone(conn->upstream) &&
+        upstream_key_fits(&ex->upstream_key, &key)) {
+        ex->reused = true;
+        return true;
+    }
+    exchange_give_back(conn);
+    conn_drop_upstream(conn);
+    const struct channel_opts opts = conn_upstream_opts(conn);
+    struct channel *channel;
+    if (!upstreams_take(conn->engine, &key, may_be_h2(ex), &opts, &channel, conn->upstream_address))
+        return false;
+    conn_set_upstream(conn, channel);
+    ex->upstream_key = key;
+    ex->reused = true;
+    return true;
+}
+
+void exchange_give_back(struct conn *conn)
+{
+    const struct exchange *ex = &conn->exchange;
+    if (conn->upstream && ex->state == EXCHANGE_REQUEST && !conn->upstream_eof && !conn->websocket)
+        upstreams_put(conn->engine, &ex->upstream_key, conn_release_upstream(conn),
+                      conn->upstream_address);
 }
 
 static void dialled(void *owner, const struct dial_result *result);
@@ -354,6 +476,117 @@ static enum conn_step start_dial(struct conn *conn)
     const struct engine_timeouts *t = &conn->engine->opts.timeouts;
     conn_deadline(conn, t->resolve_ms + BG_EGRESS_ADDRESSES_MAX * t->connect_ms);
     return CONN_WAIT;
+}
+
+/* A body that is read whole. */
+
+static enum conn_step refuse_body(struct conn *conn)
+{
+    char text[256];
+    (void)snprintf(text, sizeof text,
+                   "the body is larger than %zu bytes, the most in which this sandbox's rules look "
+                   "for placeholders there",
+                   conn->exchange.body.size_max);
+    struct failure failure = {AUDIT_DENY, "body-too-large", 413, text};
+    return fail(conn, &failure);
+}
+
+static bool wants_body(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    struct request_text text;
+    struct request_view view;
+    if (ex->request.state != HTTP_READER_BODY)
+        return false;
+    struct secrets_scope scope = scope_of(conn, &text, &view);
+    bool wants = body_start(&ex->body, &scope, &ex->request.head);
+    request_view_done(&view);
+    return wants;
+}
+
+/* The head is approved; what was written of it was to see that. */
+static enum conn_step start_body(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    const struct http_head *head = &ex->request.head;
+    buffer_reset(&ex->head);
+    if (head->framing == HTTP_LENGTH && head->length > ex->body.size_max)
+        return refuse_body(conn);
+    if (head->minor == 1 && http_head_field(head, "expect", NULL))
+        buffer_put_text(channel_out(conn->guest), "HTTP/1.1 100 Continue\r\n\r\n");
+    ex->state = EXCHANGE_BODY;
+    conn_deadline(conn, conn->engine->opts.timeouts.stall_ms);
+    return CONN_AGAIN;
+}
+
+static enum conn_step send_request(struct conn *conn);
+
+static enum conn_step exchange_body(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    struct failure failure = {AUDIT_DENY, "body-too-large", 413, NULL};
+    struct bg_err err;
+    struct request_text text;
+    struct request_view view;
+    struct secrets_scope scope = scope_of(conn, &text, &view);
+    /* write_head adds the head's again, but for what was counted */
+    ex->use = (struct secrets_use){.budgets = ex->use.budgets};
+    int r = body_finish(&ex->body, &scope, &ex->request.head, &ex->use, &err);
+    request_view_done(&view);
+    count_body(conn);
+    if (r == -EPROTO)
+        failure = (struct failure){AUDIT_DENY, "bad-request", 400, NULL};
+    else if (r < 0 && r != -E2BIG)
+        failure = (struct failure){AUDIT_ERROR, "internal", 503, NULL};
+    failure.text = err.text;
+    if (r < 0 || write_head(conn, &failure, &err) < 0)
+        return fail(conn, &failure);
+    return send_request(conn);
+}
+
+static void drop_restless_upstream(struct conn *conn);
+
+static enum conn_step read_body(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    struct bg_err err;
+    const uint8_t *bytes;
+    drop_restless_upstream(conn);
+    ssize_t n = conn_read_guest(conn, &bytes);
+    if (n == -EAGAIN)
+        return CONN_WAIT;
+    ssize_t used = -EPROTO;
+    if (n > 0)
+        used = http_reader_feed(&ex->request, bytes, (size_t)n, &err);
+    else
+        (void)bg_err_set(&err, -EPROTO, "the connection ended inside of the request's body");
+    if (used < 0) {
+        struct failure failure = {AUDIT_DENY, "bad-request", 400, err.text};
+        return fail(conn, &failure);
+    }
+    conn_unread_guest(conn, bytes + used, (size_t)(n - used));
+    count_body(conn);
+    if (ex->over) {
+        struct failure failure = {AUDIT_DENY, "bytes-used-up", 403, bytes_used_up};
+        return fail(conn, &failure);
+    }
+    if (ex->bytes_up > ex->rule->body_max) {
+        struct failure failure = {AUDIT_DENY, "body-too-large", 413,
+                                  "the body is larger than this sandbox's rules allow there"};
+        return fail(conn, &failure);
+    }
+    if (conn->engine->body_bytes > BG_EGRESS_BODIES_MAX) {
+        struct failure failure = {AUDIT_ERROR, "bodies-too-many", 503,
+                                  "too many bodies are being searched for placeholders at once; "
+                                  "try again later"};
+        return fail(conn, &failure);
+    }
+    if (!buffer_ok(&ex->body.in))
+        return refuse_body(conn);
+    if (ex->request.state == HTTP_READER_DONE)
+        return exchange_body(conn);
+    conn_deadline(conn, conn->engine->opts.timeouts.stall_ms);
+    return CONN_AGAIN;
 }
 
 static enum conn_step request_read(struct conn *conn)
@@ -382,12 +615,12 @@ static enum conn_step request_read(struct conn *conn)
         return fail(conn, &failure);
     }
     const struct policy *policy = conn->engine->opts.policy;
+    const struct request_text request = text_of(ex);
     enum policy_verdict verdict = POLICY_ALLOWED;
     if (ex->route.is_connect)
         ex->rule = policy_find(policy, &ex->route.destination);
     else
-        verdict = policy_decide(policy, &ex->route.destination, ex->request.head.method,
-                                ex->route.path, &ex->rule);
+        verdict = policy_decide(policy, &ex->route.destination, &request, &ex->rule);
     if (verdict == POLICY_NO_HOST || (verdict == POLICY_ALLOWED && !ex->rule))
         return refuse_host(conn);
     if (verdict != POLICY_ALLOWED)
@@ -402,10 +635,21 @@ static enum conn_step request_read(struct conn *conn)
     struct failure failure;
     if (!spend(conn, &failure) || write_head(conn, &failure, &err) < 0)
         return fail(conn, &failure);
-    if (!upstream_fits(conn))
-        return start_dial(conn);
-    ex->reused = true;
-    return start_forward(conn);
+    return wants_body(conn) ? start_body(conn) : send_request(conn);
+}
+
+/* All that must be known of it before is known. */
+static enum conn_step send_request(struct conn *conn)
+{
+    return take_upstream(conn) ? start_forward(conn) : start_dial(conn);
+}
+
+/* One that waits for the next request, but has closed, or spoken out of turn. */
+static void drop_restless_upstream(struct conn *conn)
+{
+    const uint8_t *unwanted;
+    if (conn->upstream && conn_read_upstream(conn, &unwanted) != -EAGAIN)
+        conn_drop_upstream(conn);
 }
 
 static enum conn_step read_request(struct conn *conn)
@@ -421,11 +665,7 @@ static enum conn_step read_request(struct conn *conn)
         conn->held = true;
         return CONN_WAIT;
     }
-    if (conn->upstream) {
-        const uint8_t *unwanted;
-        if (conn_read_upstream(conn, &unwanted) != -EAGAIN)
-            conn_drop_upstream(conn); /* it closed, or spoke out of turn */
-    }
+    drop_restless_upstream(conn);
     const uint8_t *bytes;
     ssize_t n = conn_read_guest(conn, &bytes);
     if (n == -EAGAIN)
@@ -468,7 +708,9 @@ static void dialled(void *owner, const struct dial_result *result)
     struct tls_session *session = NULL;
     int r = conn_open_upstream(conn, result->fd, &err);
     if (r == 0 && conn->tls)
-        r = tls_connect(conn->engine->opts.tls, &ex->route.destination, result->fd, &session, &err);
+        r = tls_connect(conn->engine->opts.tls, &ex->route.destination,
+                        may_be_h2(ex) ? TLS_OFFER_H2_TOO : TLS_OFFER_HTTP11, result->fd, &session,
+                        &err);
     if (r < 0) {
         struct failure failure = {AUDIT_ERROR, "internal", 503, err.text};
         if (fail(conn, &failure) == CONN_AGAIN)
@@ -476,7 +718,7 @@ static void dialled(void *owner, const struct dial_result *result)
         return;
     }
     address_format(&result->address, conn->upstream_address);
-    ex->upstream_to = ex->route.destination;
+    ex->upstream_key = upstream_key(conn);
     if (session) {
         channel_set_tls(conn->upstream, session);
         ex->state = EXCHANGE_TLS;
@@ -487,6 +729,19 @@ static void dialled(void *owner, const struct dial_result *result)
     conn_run(conn);
 }
 
+/* HTTP/2 was chosen: the connection is there for others too. */
+static int share_upstream(struct conn *conn, struct bg_err *err)
+{
+    const struct upstream_key key = upstream_key(conn);
+    const struct channel_opts opts = conn_upstream_opts(conn);
+    struct channel *channel;
+    int r = upstreams_add_h2(conn->engine, &key, conn_release_upstream(conn),
+                             conn->upstream_address, &opts, &channel, err);
+    if (r == 0)
+        conn_set_upstream(conn, channel);
+    return r;
+}
+
 static enum conn_step shake_hands(struct conn *conn)
 {
     struct exchange *ex = &conn->exchange;
@@ -495,6 +750,8 @@ static enum conn_step shake_hands(struct conn *conn)
     int r = channel_handshake(conn->upstream, &err);
     if (r == -EAGAIN)
         return CONN_WAIT;
+    if (r == 0 && channel_is_h2(conn->upstream))
+        r = share_upstream(conn, &err);
     if (r == 0)
         return start_forward(conn);
     destination_format(&ex->route.destination, 0, target);
@@ -518,10 +775,35 @@ static enum conn_step start_forward(struct conn *conn)
     return CONN_AGAIN;
 }
 
+/* Nothing of the request is left to be sent. */
+static bool all_up(const struct exchange *ex)
+{
+    return ex->request.state == HTTP_READER_DONE && buffer_size(&ex->body.out) == 0;
+}
+
+/* A body that was read before, as far as there is room. */
+static void forward_body(struct conn *conn)
+{
+    struct buffer *out = &conn->exchange.body.out;
+    while (buffer_size(out) > 0 && conn_room(conn->upstream) && conn->budget > 0) {
+        size_t size = buffer_size(out);
+        if (size > BG_EGRESS_QUEUE_PAUSE)
+            size = BG_EGRESS_QUEUE_PAUSE;
+        conn->budget -= size < conn->budget ? size : conn->budget;
+        buffer_put(channel_out(conn->upstream), buffer_bytes(out), size);
+        buffer_drop(out, size);
+        count_body(conn);
+        conn_deadline(conn, conn->engine->opts.timeouts.response_ms);
+        if (channel_flush(conn->upstream) < 0)
+            return; /* it may have answered before it stopped to listen */
+    }
+}
+
 /* The body on its way up. Returns false if the request turned out bad. */
 static bool forward_request(struct conn *conn, struct bg_err *err)
 {
     struct exchange *ex = &conn->exchange;
+    forward_body(conn);
     while (ex->request.state == HTTP_READER_BODY && conn_room(conn->upstream)) {
         const uint8_t *bytes;
         ssize_t n = conn_read_guest(conn, &bytes);
@@ -534,6 +816,10 @@ static bool forward_request(struct conn *conn, struct bg_err *err)
         ssize_t used = http_reader_feed(&ex->request, bytes, (size_t)n, err);
         if (used < 0)
             return false;
+        if (ex->over) {
+            (void)fail_over(err);
+            return false;
+        }
         if (ex->bytes_up > ex->rule->body_max) { /* in chunks, without a length to tell before */
             (void)bg_err_set(err, -EMSGSIZE,
                              "the body is larger than this sandbox's rules allow there");
@@ -567,8 +853,7 @@ static int start_websocket(struct conn *conn, struct bg_err *err)
 {
     struct exchange *ex = &conn->exchange;
     uint8_t hash[TLS_SHA1_SIZE];
-    if (!ex->response.head.upgrade_websocket || !ex->request.head.upgrade_websocket ||
-        ex->request.state != HTTP_READER_DONE)
+    if (!ex->response.head.upgrade_websocket || !ex->request.head.upgrade_websocket || !all_up(ex))
         return bg_err_set(err, -EPROTO, "a switch of protocols that nobody asked for");
     if (tls_sha1(ex->challenge, sizeof ex->challenge, hash, err) < 0)
         return -EPROTO;
@@ -597,7 +882,7 @@ static int forward_head(struct conn *conn, struct bg_err *err)
         if (++ex->interim_count > BG_EGRESS_INTERIM_MAX)
             return bg_err_set(err, -EPROTO, "more than %d interim answers", BG_EGRESS_INTERIM_MAX);
         /* Of these only 100 is of use to a client that does not know what the proxy knows. */
-        if (head->status == 100 && ex->request.head.minor == 1)
+        if (head->status == 100 && ex->request.head.minor == 1 && !ex->body.type)
             buffer_put_text(channel_out(conn->guest), "HTTP/1.1 100 Continue\r\n\r\n");
         return http_reader_go_on(&ex->response, err);
     }
@@ -627,6 +912,8 @@ static int take_response(struct conn *conn, const uint8_t *bytes, size_t size, s
         ssize_t used = http_reader_feed(&ex->response, bytes, size, err);
         if (used < 0)
             return (int)used;
+        if (ex->over)
+            return fail_over(err);
         bytes += used;
         size -= (size_t)used;
         if (ex->response.state == HTTP_READER_HAVE_HEAD) {
@@ -642,6 +929,8 @@ static int take_response(struct conn *conn, const uint8_t *bytes, size_t size, s
     }
     ex->surplus = size > 0;
     if (conn->websocket && size > 0) {
+        if (!spend_bytes(ex, size))
+            return fail_over(err);
         conn->bytes_down += size;
         if (ex->frames)
             websocket_put(ex->frames, bytes, size);
@@ -733,12 +1022,15 @@ static enum conn_step finish(struct conn *conn)
         conn_start_relay(conn);
         return CONN_AGAIN;
     }
-    if (ex->wrap == HTTP_WRAP_CHUNKED)
+    if (ex->wrap == HTTP_WRAP_CHUNKED && http_takes_trailers(&ex->request.head))
+        http_forward_trailers(&ex->response.trailers, filters(ex) ? &ex->filter.scrub : NULL,
+                              channel_out(conn->guest));
+    else if (ex->wrap == HTTP_WRAP_CHUNKED)
         http_forward_last_chunk(channel_out(conn->guest));
     bool request_done = ex->request.state == HTTP_READER_DONE;
-    if (!ex->response.head.keep_alive || ex->surplus || conn->upstream_eof || !request_done)
-        conn_drop_upstream(conn);
     audit(conn, AUDIT_ALLOW, allow_reason(ex), (int)ex->response.head.status, NULL);
+    if (!ex->response.head.keep_alive || ex->surplus || conn->upstream_eof || !all_up(ex))
+        conn_drop_upstream(conn);
     return go_on_after(conn, ex->keep_alive && request_done);
 }
 
@@ -788,6 +1080,10 @@ bool exchange_relay_frames(struct conn *conn)
             break;
         conn_deadline(conn, conn->engine->opts.timeouts.tcp_idle_ms);
         conn->bytes_down += (uint64_t)n;
+        if (!policy_spend_bytes(conn->exchange.rule, (uint64_t)n)) {
+            conn->over = true;
+            return false;
+        }
         websocket_put(ws, bytes, (size_t)n);
     }
     conn->held |= !conn_room(conn->guest);
@@ -802,11 +1098,17 @@ static enum conn_step forward(struct conn *conn)
     struct bg_err err;
     if (!forward_request(conn, &err)) {
         struct failure failure = {AUDIT_DENY, "bad-request", 400, err.text};
-        if (err.code == -EMSGSIZE)
+        if (err.code == -EDQUOT)
+            failure = (struct failure){AUDIT_DENY, "bytes-used-up", 403, err.text};
+        else if (err.code == -EMSGSIZE)
             failure = (struct failure){AUDIT_DENY, "body-too-large", 413, err.text};
         return fail(conn, &failure);
     }
     if (forward_response(conn, &err) < 0) {
+        if (err.code == -EDQUOT) {
+            struct failure failure = {AUDIT_DENY, "bytes-used-up", 403, err.text};
+            return fail(conn, &failure);
+        }
         if (may_try_again(ex))
             return start_dial(conn);
         char text[BG_ERR_TEXT_SIZE + DESTINATION_TEXT_SIZE + 8], target[DESTINATION_TEXT_SIZE];
@@ -823,6 +1125,8 @@ enum conn_step exchange_run(struct conn *conn)
     switch (conn->exchange.state) {
     case EXCHANGE_REQUEST:
         return read_request(conn);
+    case EXCHANGE_BODY:
+        return read_body(conn);
     case EXCHANGE_DIAL:
         return CONN_WAIT;
     case EXCHANGE_TLS:
@@ -845,6 +1149,9 @@ void exchange_timed_out(struct conn *conn)
         }
         ex->started_ms = uv_now(conn->engine->loop);
         failure = (struct failure){AUDIT_DENY, "timeout", 408, "the request's head took too long"};
+        break;
+    case EXCHANGE_BODY:
+        failure = (struct failure){AUDIT_DENY, "timeout", 408, "the request's body stalled"};
         break;
     case EXCHANGE_DIAL:
         failure.text = "the host could not be reached in time";

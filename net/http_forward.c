@@ -46,7 +46,19 @@ static void put_host(const struct http_route *route, uint16_t port_default, stru
 static bool keeps_whole(struct slice name)
 {
     return slice_is(name, "range") || slice_is(name, "if-range") ||
-           slice_is(name, "accept-encoding") || slice_is(name, "sec-websocket-extensions");
+           slice_is(name, "accept-encoding") || slice_is(name, "grpc-accept-encoding") ||
+           slice_is(name, "sec-websocket-extensions");
+}
+
+/* What is true no more of a body that was read; what was expected, we have answered ourselves. */
+static bool ends_with_reading(struct slice name, const struct http_forward_request_opts *opts)
+{
+    if (!opts->body_read)
+        return false;
+    bool digest = slice_is(name, "content-md5") || slice_is(name, "content-digest") ||
+                  slice_is(name, "digest") || slice_is(name, "repr-digest");
+    return slice_is(name, "expect") || (opts->body_decoded && slice_is(name, "content-encoding")) ||
+           ((opts->body_decoded || opts->body_changed) && digest);
 }
 
 void http_forward_request(const struct http_head *head, const struct http_route *route,
@@ -66,7 +78,8 @@ void http_forward_request(const struct http_head *head, const struct http_route 
             host_put = true;
             continue;
         }
-        if (ends_here(f->name, false) || (opts->to_scrub && keeps_whole(f->name)))
+        if (ends_here(f->name, false) || (opts->to_scrub && keeps_whole(f->name)) ||
+            ends_with_reading(f->name, opts))
             continue;
         put_slice(out, f->name);
         buffer_put_text(out, ": ");
@@ -77,13 +90,26 @@ void http_forward_request(const struct http_head *head, const struct http_route 
         put_host(route, opts->port_default, out);
     if (opts->to_scrub)
         buffer_put_text(out, "Accept-Encoding: identity\r\n");
-    if (head->framing == HTTP_LENGTH)
+    if (opts->body_read)
+        buffer_printf(out, "Content-Length: %zu\r\n", opts->body_size);
+    else if (head->framing == HTTP_LENGTH)
         buffer_printf(out, "Content-Length: %" PRIu64 "\r\n", head->length);
     else if (head->framing == HTTP_CHUNKED)
         buffer_put_text(out, "Transfer-Encoding: chunked\r\n");
     if (head->upgrade_websocket)
         buffer_put_text(out, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    else if (http_takes_trailers(head))
+        buffer_put_text(out, "TE: trailers\r\nConnection: TE\r\n");
     buffer_put_text(out, "\r\n");
+}
+
+bool http_takes_trailers(const struct http_head *head)
+{
+    for (size_t i = 0; i < head->field_count; i++)
+        if (slice_is(head->fields[i].name, "te") &&
+            slice_has_token(head->fields[i].value, "trailers"))
+            return true;
+    return false;
 }
 
 /* What is said of the body as it was coded. */
@@ -157,6 +183,22 @@ void http_forward_chunk(const uint8_t *bytes, size_t size, struct buffer *out)
 void http_forward_last_chunk(struct buffer *out)
 {
     buffer_put_text(out, "0\r\n\r\n");
+}
+
+void http_forward_trailers(const struct http_head *trailers, struct scrub *scrub,
+                           struct buffer *out)
+{
+    buffer_put_text(out, "0\r\n");
+    for (size_t i = 0; i < trailers->field_count; i++) {
+        const struct http_field *f = &trailers->fields[i];
+        if (ends_here(f->name, true))
+            continue;
+        put_scrubbed(scrub, f->name, out);
+        buffer_put_text(out, ": ");
+        put_scrubbed(scrub, f->value, out);
+        buffer_put_text(out, "\r\n");
+    }
+    buffer_put_text(out, "\r\n");
 }
 
 const char *http_status_text(int status)

@@ -15,6 +15,9 @@ enum http_wrap {
 struct http_forward_request_opts {
     uint16_t port_default; /* of the scheme */
     bool to_scrub; /* what comes back must be whole, without a content coding or an extension */
+    /* Of a body that was read before (net/body.h); the others go on as they come. */
+    bool body_read, body_decoded, body_changed;
+    size_t body_size; /* as it will be sent */
 };
 
 /* Puts the request's head for route->destination, HTTP/1.1. Fails by failing out. */
@@ -38,6 +41,13 @@ void http_forward_response(const struct http_head *head,
 
 void http_forward_chunk(const uint8_t *bytes, size_t size, struct buffer *out);
 void http_forward_last_chunk(struct buffer *out);
+
+/* The last chunk, with fields after it. scrub: as for a response's head. */
+void http_forward_trailers(const struct http_head *trailers, struct scrub *scrub,
+                           struct buffer *out);
+
+/* Whether the request says that its sender takes trailers (RFC 9110, 10.1.4). */
+bool http_takes_trailers(const struct http_head *head);
 
 /* Puts an answer of our own: text/plain, one line. */
 void http_forward_answer(int status, const char *text, bool keep_alive, bool no_body,

@@ -11,12 +11,20 @@ static bool is_token_char(char c)
            (c != '\0' && strchr("!#$%&'*+-.^_`|~", c));
 }
 
+bool slice_is_token(struct slice s)
+{
+    for (size_t i = 0; i < s.size; i++)
+        if (!is_token_char(s.at[i]))
+            return false;
+    return s.size > 0;
+}
+
 bool slice_is(struct slice s, const char *text_lower)
 {
     return s.size == strlen(text_lower) && strncasecmp(s.at, text_lower, s.size) == 0;
 }
 
-static struct slice trim(struct slice s)
+struct slice slice_trim(struct slice s)
 {
     while (s.size > 0 && (s.at[0] == ' ' || s.at[0] == '\t')) {
         s.at++;
@@ -27,12 +35,22 @@ static struct slice trim(struct slice s)
     return s;
 }
 
+struct slice slice_cut(struct slice *s, char c)
+{
+    const char *at = memchr(s->at, c, s->size);
+    struct slice before = {s->at, at ? (size_t)(at - s->at) : s->size};
+    size_t skip = before.size + (at ? 1 : 0);
+    s->at += skip;
+    s->size -= skip;
+    return before;
+}
+
 bool slice_has_token(struct slice s, const char *token_lower)
 {
     while (s.size > 0) {
         const char *comma = memchr(s.at, ',', s.size);
         size_t size = comma ? (size_t)(comma - s.at) : s.size;
-        if (slice_is(trim((struct slice){s.at, size}), token_lower))
+        if (slice_is(slice_trim((struct slice){s.at, size}), token_lower))
             return true;
         s.at += size;
         s.size -= size;
@@ -91,14 +109,11 @@ static int parse_field(struct slice line, struct http_field *ret, struct bg_err 
         return bg_err_set(err, -EPROTO, "a folded header line");
     const char *colon = memchr(line.at, ':', line.size);
     size_t name_size = colon ? (size_t)(colon - line.at) : 0;
-    bool ok = name_size > 0;
-    for (size_t i = 0; i < name_size && ok; i++)
-        ok = is_token_char(line.at[i]);
-    if (!ok) {
+    if (!slice_is_token((struct slice){line.at, name_size})) {
         bg_escape(line.at, colon ? name_size : line.size, shown, sizeof shown);
         return bg_err_set(err, -EPROTO, "'%s' is no header name", shown);
     }
-    struct slice value = trim((struct slice){colon + 1, line.size - name_size - 1});
+    struct slice value = slice_trim((struct slice){colon + 1, line.size - name_size - 1});
     for (size_t i = 0; i < value.size; i++) {
         uint8_t c = (uint8_t)value.at[i];
         if ((c < 0x20 && c != '\t') || c == 0x7f) {
@@ -217,17 +232,14 @@ static int parse_request_line(struct slice line, struct http_head *head, int *re
     head->method = (struct slice){line.at, (size_t)(space - line.at)};
     head->target = (struct slice){space + 1, (size_t)(last - space - 1)};
     struct slice version = {last + 1, line.size - (size_t)(last - line.at) - 1};
-    bool ok = head->method.size > 0;
-    for (size_t i = 0; i < head->method.size; i++)
-        ok &= is_token_char(head->method.at[i]);
-    if (!ok)
+    if (!slice_is_token(head->method))
         return bg_err_set(err, -EPROTO, "a method that is no token");
     if (!parse_version(version, &head->minor)) {
         if (version.size >= 6 && memcmp(version.at, "HTTP/", 5) == 0 && version.at[5] != '1')
             *ret_status = 505;
         return bg_err_set(err, -EPROTO, "a version other than HTTP/1.0 and HTTP/1.1");
     }
-    ok = head->target.size > 0;
+    bool ok = head->target.size > 0;
     for (size_t i = 0; i < head->target.size; i++)
         ok &= head->target.at[i] > 0x20 && head->target.at[i] < 0x7f && head->target.at[i] != '#';
     if (!ok)
@@ -337,6 +349,20 @@ int http_head_parse_response(const char *bytes, size_t size, struct slice reques
     parse_connection(&head);
     if (head.framing == HTTP_UNTIL_CLOSE)
         head.keep_alive = false;
+    *ret = head;
+    return 0;
+}
+
+int http_head_parse_trailers(const char *bytes, size_t size, struct http_head *ret,
+                             struct bg_err *err)
+{
+    struct http_head head = {0};
+    int status;
+    int r = parse_fields((struct slice){bytes, size}, &head, &status, err);
+    if (r < 0) {
+        http_head_done(&head);
+        return r;
+    }
     *ret = head;
     return 0;
 }

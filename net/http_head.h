@@ -58,6 +58,11 @@ int http_head_check_request_line(const char *bytes, size_t size, int *ret_status
 int http_head_parse_response(const char *bytes, size_t size, struct slice request_method,
                              struct http_head *ret, struct bg_err *err) BG_MUST_CHECK;
 
+/* Field lines alone, up to and with the empty one: trailers. Only fields and field_count are set.
+ * Errors: -EPROTO, -ENOMEM. */
+int http_head_parse_trailers(const char *bytes, size_t size, struct http_head *ret,
+                             struct bg_err *err) BG_MUST_CHECK;
+
 void http_head_done(struct http_head *head);
 
 /* The only field of that name, NULL if there is none or more than one; *ret_count (may be NULL) is
@@ -67,6 +72,15 @@ const struct http_field *http_head_field(const struct http_head *head, const cha
 
 /* ASCII without case. */
 bool slice_is(struct slice s, const char *text_lower);
+
+/* A token as in RFC 9110 §5.6.2, not empty. */
+bool slice_is_token(struct slice s);
+
+/* Without white space around it. */
+struct slice slice_trim(struct slice s);
+
+/* What stands before the first c, or all of it; *s is then what follows that. */
+struct slice slice_cut(struct slice *s, char c);
 
 /* True if the comma-separated list has the token. */
 bool slice_has_token(struct slice s, const char *token_lower);

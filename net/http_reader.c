@@ -13,9 +13,56 @@ static int body_parsed(llhttp_t *parser, const char *at, size_t size)
     return 0;
 }
 
+static bool is_trailer(const struct http_reader *reader)
+{
+    return reader->is_response && reader->in_body;
+}
+
+static int field_parsed(llhttp_t *parser, const char *at, size_t size)
+{
+    struct http_reader *reader = parser->data;
+    if (!is_trailer(reader))
+        return 0;
+    if (reader->trailer_part == TRAILER_VALUE)
+        buffer_put_text(&reader->trailer_text, "\r\n");
+    reader->trailer_part = TRAILER_NAME;
+    buffer_put(&reader->trailer_text, at, size);
+    return 0;
+}
+
+static int value_parsed(llhttp_t *parser, const char *at, size_t size)
+{
+    struct http_reader *reader = parser->data;
+    if (!is_trailer(reader))
+        return 0;
+    if (reader->trailer_part == TRAILER_NAME)
+        buffer_put_text(&reader->trailer_text, ":");
+    reader->trailer_part = TRAILER_VALUE;
+    buffer_put(&reader->trailer_text, at, size);
+    return 0;
+}
+
+/* Our own parser has the last word on trailers too. */
+static int parse_trailers(struct http_reader *reader)
+{
+    if (reader->trailer_part == TRAILER_NONE)
+        return 0;
+    buffer_put_text(&reader->trailer_text,
+                    reader->trailer_part == TRAILER_NAME ? ":\r\n\r\n" : "\r\n\r\n");
+    return buffer_ok(&reader->trailer_text)
+               ? http_head_parse_trailers((const char *)buffer_bytes(&reader->trailer_text),
+                                          buffer_size(&reader->trailer_text), &reader->trailers,
+                                          NULL)
+               : -ENOMEM;
+}
+
 static int message_parsed(llhttp_t *parser)
 {
     struct http_reader *reader = parser->data;
+    if (parse_trailers(reader) < 0) {
+        llhttp_set_error_reason(parser, "malformed trailers");
+        return HPE_USER;
+    }
     reader->state = HTTP_READER_DONE;
     return HPE_PAUSED; /* so that nothing of the next message is looked at */
 }
@@ -23,12 +70,15 @@ static int message_parsed(llhttp_t *parser)
 /* http_head has said whether there is a body; llhttp must not decide otherwise. */
 static int headers_parsed(llhttp_t *parser)
 {
-    const struct http_reader *reader = parser->data;
+    struct http_reader *reader = parser->data;
+    reader->in_body = true;
     return reader->head.framing == HTTP_NO_BODY ? 1 : 0;
 }
 
 static const llhttp_settings_t settings = {
     .on_headers_complete = headers_parsed,
+    .on_header_field = field_parsed,
+    .on_header_value = value_parsed,
     .on_body = body_parsed,
     .on_message_complete = message_parsed,
 };
@@ -38,6 +88,7 @@ void http_reader_init(struct http_reader *reader, bool is_response,
 {
     *reader = (struct http_reader){.is_response = is_response,
                                    .raw = buffer_init(BG_EGRESS_HEAD_MAX),
+                                   .trailer_text = buffer_init(BG_EGRESS_HEAD_MAX + 8),
                                    .on_body = on_body,
                                    .owner = owner};
 }
@@ -45,7 +96,9 @@ void http_reader_init(struct http_reader *reader, bool is_response,
 void http_reader_done(struct http_reader *reader)
 {
     http_head_done(&reader->head);
+    http_head_done(&reader->trailers);
     buffer_reset(&reader->raw);
+    buffer_reset(&reader->trailer_text);
     reader->state = HTTP_READER_FAILED;
 }
 
@@ -219,10 +272,13 @@ void http_reader_next(struct http_reader *reader)
 {
     assert(reader->state == HTTP_READER_DONE);
     http_head_done(&reader->head);
+    http_head_done(&reader->trailers);
     buffer_reset(&reader->raw);
+    buffer_reset(&reader->trailer_text);
     reader->line_start = 0;
     reader->skipped = 0;
-    reader->line_checked = false;
+    reader->line_checked = reader->in_body = false;
+    reader->trailer_part = TRAILER_NONE;
     reader->request_method = (struct slice){0};
     reader->state = HTTP_READER_HEAD;
 }

@@ -31,8 +31,12 @@ struct http_reader {
     size_t skipped;     /* of an empty line before a request: 0, 1 (CR) or 2 */
     struct http_head head;
     llhttp_t parser;
+    bool in_body;    /* llhttp has seen all of the head */
     size_t overhead; /* bytes since the last one of the body: chunk lines, trailers */
-    int status;      /* requests: HTTP status for an error */
+    struct buffer trailer_text;
+    enum { TRAILER_NONE, TRAILER_NAME, TRAILER_VALUE } trailer_part; /* last put there */
+    struct http_head trailers; /* responses, in DONE: the fields after a chunked body */
+    int status;                /* requests: HTTP status for an error */
     void (*on_body)(void *owner, const uint8_t *bytes, size_t size); /* in feed; must not call us */
     void *owner;
 };

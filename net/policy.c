@@ -25,8 +25,31 @@ int host_pattern_parse(const char *text, size_t size, struct host_pattern *ret, 
     return 0;
 }
 
+int host_pattern_parse_network(const char *text, size_t size, struct host_pattern *ret,
+                               struct bg_err *err)
+{
+    const char *slash = memchr(text, '/', size);
+    struct address first;
+    if (!slash || address_parse(text, (size_t)(slash - text), &first) == -ENOENT)
+        return host_pattern_parse(text, size, ret, err);
+    const char *colon = memchr(slash, ':', size - (size_t)(slash - text));
+    size_t head = colon ? (size_t)(colon - text) : size;
+    struct host_pattern p = {.kind = HOST_PATTERN_NETWORK};
+    int r = address_network_parse(text, head, &p.network, err);
+    if (r < 0)
+        return r;
+    if (colon && destination_parse_port(colon + 1, size - head - 1, &p.host.port) < 0)
+        return bg_err_set(err, -EINVAL, "want a port from 1 to 65535 behind ADDRESS/BITS:");
+    address_network_format(&p.network, p.host.host);
+    *ret = p;
+    return 0;
+}
+
 bool host_pattern_matches(const struct host_pattern *pattern, const struct destination *destination)
 {
+    if (pattern->kind == HOST_PATTERN_NETWORK)
+        return destination->is_address &&
+               address_network_has(&pattern->network, &destination->address);
     if (pattern->kind == HOST_PATTERN_EXACT)
         return destination_same_host(&pattern->host, destination);
     if (destination->is_address)
@@ -36,18 +59,33 @@ bool host_pattern_matches(const struct host_pattern *pattern, const struct desti
            memcmp(destination->host + have - want, pattern->host.host, want) == 0;
 }
 
+int policy_add_pin(struct policy_rule *rule, const char *text, size_t size, struct bg_err *err)
+{
+    struct address_network *pin = &rule->pins[rule->pin_count];
+    char shown[64];
+    if (rule->pin_count == POLICY_PINS_MAX)
+        return bg_err_set(err, -EINVAL, "more than %d addresses", POLICY_PINS_MAX);
+    if (memchr(text, '/', size)) {
+        int r = address_network_parse(text, size, pin, err);
+        if (r < 0)
+            return r;
+    } else if (address_parse(text, size, &pin->first) < 0) {
+        bg_escape(text, size, shown, sizeof shown);
+        return bg_err_set(err, -EINVAL, "'%s' is no IP address and no network", shown);
+    } else {
+        pin->bits = address_bits(&pin->first);
+    }
+    rule->pin_count++;
+    return 0;
+}
+
 static int parse_pins(const char *text, struct policy_rule *rule, struct bg_err *err)
 {
     for (;;) {
         size_t size = strcspn(text, ",");
-        if (rule->pin_count == POLICY_PINS_MAX)
-            return bg_err_set(err, -EINVAL, "more than %d addresses", POLICY_PINS_MAX);
-        if (address_parse(text, size, &rule->pins[rule->pin_count]) < 0) {
-            char shown[64];
-            bg_escape(text, size, shown, sizeof shown);
-            return bg_err_set(err, -EINVAL, "'%s' is no IP address", shown);
-        }
-        rule->pin_count++;
+        int r = policy_add_pin(rule, text, size, err);
+        if (r < 0)
+            return r;
         if (text[size] == '\0')
             return 0;
         text += size + 1;
@@ -58,9 +96,9 @@ int policy_rule_parse(const char *text, struct policy_rule *ret, struct bg_err *
 {
     struct policy_rule rule = {.body_max = UINT64_MAX};
     size_t size = strcspn(text, "=");
-    int r = host_pattern_parse(text, size, &rule.host, err);
+    int r = host_pattern_parse_network(text, size, &rule.host, err);
     if (r == 0 && text[size] == '=') {
-        if (rule.host.host.is_address)
+        if (policy_is_at_address(&rule))
             r = bg_err_set(err, -EINVAL, "an address needs no =ADDRESS");
         else
             r = parse_pins(text + size + 1, &rule, err);
@@ -76,6 +114,11 @@ int policy_rule_parse(const char *text, struct policy_rule *ret, struct bg_err *
         return bg_err_errno(err, -ENOMEM, "rule");
     *ret = rule;
     return 0;
+}
+
+bool policy_is_at_address(const struct policy_rule *rule)
+{
+    return rule->host.host.is_address || rule->host.kind == HOST_PATTERN_NETWORK;
 }
 
 void policy_rule_done(struct policy_rule *rule)
@@ -126,11 +169,19 @@ void policy_done(struct policy *policy)
     *policy = (struct policy){0};
 }
 
+static bool has_port(const struct policy_rule *rule, uint16_t port)
+{
+    uint16_t own = rule->host.host.port;
+    return own == 0 ? port == 80 || port == 443 : port == own;
+}
+
 static bool is_at(const struct policy_rule *rule, const struct destination *to)
 {
-    uint16_t port = rule->host.host.port;
-    bool port_ok = port == 0 ? to->port == 80 || to->port == 443 : to->port == port;
-    return port_ok && host_pattern_matches(&rule->host, to);
+    if (!has_port(rule, to->port) || !host_pattern_matches(&rule->host, to))
+        return false;
+    /* What is denied is all of a network, what is allowed less. */
+    return rule->action == POLICY_DENY || rule->host.kind != HOST_PATTERN_NETWORK ||
+           address_network_means(&rule->host.network, &to->address);
 }
 
 const struct policy_rule *policy_find(const struct policy *policy,
@@ -148,74 +199,179 @@ const struct policy_rule *policy_find(const struct policy *policy,
     return NULL;
 }
 
-enum policy_spending policy_spend(const struct policy_rule *rule, uint64_t now_ms)
+static struct policy_count *count_of(struct policy_meter *meter)
+{
+    return meter->count ? meter->count : &meter->own;
+}
+
+enum policy_spending policy_meter_spend(struct policy_meter *m, uint64_t now_ms)
+{
+    struct policy_count *c = count_of(m);
+    if (m->requests_max > 0 && c->spent >= m->requests_max)
+        return POLICY_USED_UP;
+    if (m->rate > 0) {
+        uint64_t full = m->rate * m->per_ms;
+        uint64_t gone = now_ms > c->filled_ms ? now_ms - c->filled_ms : 0;
+        bool first = c->spent == 0 && c->filled_ms == 0;
+        if (first || gone >= m->per_ms || c->tokens + gone * m->rate >= full)
+            c->tokens = full;
+        else
+            c->tokens += gone * m->rate;
+        c->filled_ms = now_ms;
+        if (c->tokens < m->per_ms)
+            return POLICY_TOO_FAST;
+        c->tokens -= m->per_ms;
+    }
+    c->spent++;
+    return POLICY_SPENT;
+}
+
+static uint64_t bytes_left(struct policy_meter *m)
+{
+    uint64_t bytes = __atomic_load_n(&count_of(m)->bytes, __ATOMIC_RELAXED);
+    return bytes < m->bytes_max ? m->bytes_max - bytes : 0;
+}
+
+bool policy_bytes_gone(const struct policy_rule *rule)
+{
+    return rule->meter && rule->meter->bytes_max > 0 && bytes_left(rule->meter) == 0;
+}
+
+enum policy_spending policy_spend(const struct policy_rule *rule, uint64_t body_size,
+                                  uint64_t now_ms)
 {
     struct policy_meter *m = rule->meter;
     if (!m)
         return POLICY_SPENT;
-    if (m->requests_max > 0 && m->spent >= m->requests_max)
-        return POLICY_USED_UP;
-    if (m->rate > 0) {
-        uint64_t full = m->rate * m->per_ms, gone = now_ms - m->filled_ms;
-        bool first = m->spent == 0 && m->filled_ms == 0;
-        if (first || gone >= m->per_ms || m->tokens + gone * m->rate >= full)
-            m->tokens = full;
-        else
-            m->tokens += gone * m->rate;
-        m->filled_ms = now_ms;
-        if (m->tokens < m->per_ms)
-            return POLICY_TOO_FAST;
-        m->tokens -= m->per_ms;
-    }
-    m->spent++;
-    return POLICY_SPENT;
+    if (policy_bytes_gone(rule) || (m->bytes_max > 0 && body_size > bytes_left(m)))
+        return POLICY_BYTES_USED_UP;
+    return policy_meter_spend(m, now_ms);
 }
 
-static bool asks_for_paths(const struct policy *policy, const struct destination *to)
+bool policy_spend_bytes(const struct policy_rule *rule, uint64_t size)
+{
+    struct policy_meter *m = rule->meter;
+    if (!m || m->bytes_max == 0)
+        return true;
+    if (size > 0 && bytes_left(m) == 0)
+        return false;
+    /* A proxy that was replaced counts its last requests there too. */
+    uint64_t cut = size <= m->bytes_max ? size : m->bytes_max;
+    uint64_t bytes = __atomic_add_fetch(&count_of(m)->bytes, cut, __ATOMIC_RELAXED);
+    return cut == size && (size == 0 || bytes <= m->bytes_max);
+}
+
+/* What the rules there look at, of enum request_part. */
+static unsigned parts_asked_for(const struct policy *policy, const struct destination *to)
+{
+    unsigned parts = 0;
+    for (size_t i = 0; i < policy->count; i++) {
+        const struct request_match *match = &policy->rules[i].match;
+        unsigned asks = (match->path_count > 0 ? REQUEST_PATH : 0u) |
+                        (request_match_asks_query(match) ? REQUEST_QUERY : 0u);
+        if ((asks & ~parts) && is_at(&policy->rules[i], to))
+            parts |= asks;
+    }
+    return parts;
+}
+
+static bool query_unclear(const struct policy *policy, const struct destination *to,
+                          const struct request_view *view)
 {
     for (size_t i = 0; i < policy->count; i++)
-        if (policy->rules[i].match.path_count > 0 && is_at(&policy->rules[i], to))
+        if (request_match_query_unclear(&policy->rules[i].match, view) &&
+            is_at(&policy->rules[i], to))
             return true;
     return false;
 }
 
-enum policy_verdict policy_decide(const struct policy *policy, const struct destination *to,
-                                  struct slice method, struct slice target,
+static enum policy_verdict decide(const struct policy *policy, const struct destination *to,
+                                  const struct request_view *view,
                                   const struct policy_rule **ret_rule)
 {
-    struct buffer path = buffer_init(3 * target.size + 1);
     enum policy_verdict verdict = POLICY_NO_HOST;
-    *ret_rule = NULL;
-    if (asks_for_paths(policy, to) && request_path_normalize(target, &path) < 0) {
-        buffer_reset(&path);
-        return POLICY_UNCLEAR_PATH;
-    }
     for (size_t i = 0; i < policy->count && !*ret_rule; i++) {
         const struct policy_rule *rule = &policy->rules[i];
         if (!is_at(rule, to))
             continue;
         if (rule->passthrough)
             verdict = POLICY_NO_REQUEST; /* what we could read did not come inside of TLS */
-        else if (request_match_covers(&rule->match, method, &path)) {
+        else if (request_match_covers(&rule->match, view)) {
             verdict = rule->action == POLICY_ALLOW ? POLICY_ALLOWED : POLICY_DENIED;
             *ret_rule = rule;
         } else if (rule->action == POLICY_ALLOW) {
             verdict = POLICY_NO_REQUEST;
         }
     }
-    buffer_reset(&path);
     return verdict;
 }
 
-bool policy_address_ok(const struct policy_rule *rule, const struct destination *destination,
-                       const struct address *address)
+enum policy_verdict policy_decide(const struct policy *policy, const struct destination *to,
+                                  const struct request_text *request,
+                                  const struct policy_rule **ret_rule)
+{
+    struct request_view view;
+    unsigned parts = parts_asked_for(policy, to);
+    enum policy_verdict verdict;
+    *ret_rule = NULL;
+    request_view_init(&view, request, parts);
+    if ((parts & REQUEST_PATH) && !(view.clear & REQUEST_PATH))
+        verdict = POLICY_UNCLEAR_PATH;
+    else if ((parts & REQUEST_QUERY) && query_unclear(policy, to, &view))
+        verdict = POLICY_UNCLEAR_QUERY;
+    else
+        verdict = decide(policy, to, &view, ret_rule);
+    request_view_done(&view);
+    return verdict;
+}
+
+bool policy_knows_addresses(const struct policy_rule *rule)
+{
+    for (size_t i = 0; i < rule->pin_count; i++)
+        if (rule->pins[i].bits != address_bits(&rule->pins[i].first))
+            return false;
+    return rule->pin_count > 0;
+}
+
+/* Whether a rule before that one denies all requests to the address. */
+static bool is_denied(const struct policy *policy, const struct policy_rule *before, uint16_t port,
+                      const struct address *address)
+{
+    struct destination to = {.is_address = true, .address = *address, .port = port};
+    address_format(address, to.host);
+    for (size_t i = 0; i < policy->count && &policy->rules[i] != before; i++) {
+        const struct policy_rule *rule = &policy->rules[i];
+        if (rule->action == POLICY_DENY && request_match_is_any(&rule->match) && is_at(rule, &to))
+            return true;
+    }
+    return false;
+}
+
+bool policy_address_ok(const struct policy *policy, const struct policy_rule *rule,
+                       const struct destination *destination, const struct address *address)
 {
     if (destination->is_address) /* the rule that matched named it */
         return address_equal(address, &destination->address);
+    if (is_denied(policy, rule, destination->port, address))
+        return false;
     if (rule->pin_count == 0)
         return address_classify(address) == ADDRESS_PUBLIC;
     for (size_t i = 0; i < rule->pin_count; i++)
-        if (address_equal(address, &rule->pins[i]))
+        if (address_network_means(&rule->pins[i], address))
             return true;
     return false;
+}
+
+bool policy_same_addresses(const struct policy *policy, const struct policy_rule *a,
+                           const struct policy_rule *b)
+{
+    if (a == b)
+        return true;
+    if (a->pin_count > 0 || b->pin_count > 0)
+        return false;
+    /* One that denies addresses may stand between the two. */
+    for (size_t i = 0; i < policy->count; i++)
+        if (policy->rules[i].action == POLICY_DENY && policy_is_at_address(&policy->rules[i]))
+            return false;
+    return true;
 }

@@ -36,6 +36,8 @@ struct entry {
     unsigned in;
     char **headers;
     size_t header_count;
+    struct secret_body body;
+    bool has_body;
 };
 
 static void entry_done(struct entry *entry)
@@ -46,6 +48,18 @@ static void entry_done(struct entry *entry)
 }
 
 /* ---- values ---- */
+
+static int read_bool(struct yaml_doc *doc, yaml_node_t *node, const char *key, bool *ret,
+                     struct bg_err *err)
+{
+    const char *text;
+    int r = yaml_doc_text(doc, node, key, &text, err);
+    if (r == 0 && strcmp(text, "true") != 0 && strcmp(text, "false") != 0)
+        r = yaml_doc_fail(doc, node, err, "%s: want true or false", key);
+    if (r == 0)
+        *ret = strcmp(text, "true") == 0;
+    return r;
+}
 
 static int read_host(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
@@ -168,21 +182,94 @@ static int read_paths(void *owner, struct yaml_doc *doc, yaml_node_t *node, stru
     return yaml_doc_list(doc, node, "paths", read_path, owner, err);
 }
 
+/* One key of a query, or one field, and what its value has to match. */
+struct condition_reader {
+    struct entry *entry;
+    const char *what, *name;
+    int (*add)(struct request_match *match, const char *name, const char *pattern,
+               struct bg_err *err);
+};
+
+static int read_pattern(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct condition_reader *reader = owner;
+    const char *text;
+    int r = yaml_doc_text(doc, node, reader->what, &text, err);
+    if (r < 0)
+        return r;
+    r = reader->add(&reader->entry->rule.match, reader->name, text, err);
+    return r < 0 ? yaml_doc_prefix(doc, node, reader->what, err) : 0;
+}
+
+static int read_condition(struct condition_reader *reader, struct yaml_doc *doc, yaml_node_t *value,
+                          struct bg_err *err)
+{
+    if (value->type == YAML_SEQUENCE_NODE &&
+        value->data.sequence.items.start == value->data.sequence.items.top)
+        return yaml_doc_fail(doc, value, err, "%s: a list without a pattern would match nothing",
+                             reader->what);
+    return yaml_doc_list(doc, value, reader->what, read_pattern, reader, err);
+}
+
+static int read_query_pair(void *owner, struct yaml_doc *doc, yaml_node_t *key, const char *name,
+                           yaml_node_t *value, struct bg_err *err)
+{
+    struct condition_reader reader = {owner, "query", name, request_match_add_query};
+    (void)key;
+    return read_condition(&reader, doc, value, err);
+}
+
+static int read_query(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    return yaml_doc_pairs(doc, node, "query", "KEY: PATTERN, or a list of patterns",
+                          read_query_pair, owner, err);
+}
+
+static int read_query_key(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct entry *entry = owner;
+    const char *text;
+    int r = yaml_doc_text(doc, node, "query_keys", &text, err);
+    if (r < 0)
+        return r;
+    r = request_match_add_key(&entry->rule.match, text, err);
+    return r < 0 ? yaml_doc_prefix(doc, node, "query_keys", err) : 0;
+}
+
+static int read_query_keys(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    ((struct entry *)owner)->rule.match.only_keys = true;
+    return yaml_doc_list(doc, node, "query_keys", read_query_key, owner, err);
+}
+
+static int read_header_pair(void *owner, struct yaml_doc *doc, yaml_node_t *key, const char *name,
+                            yaml_node_t *value, struct bg_err *err)
+{
+    struct entry *entry = owner;
+    struct condition_reader reader = {owner, "headers", name, request_match_add_header};
+    size_t before = entry->rule.match.header_count;
+    int r = read_condition(&reader, doc, value, err);
+    if (r == 0 && entry->rule.match.header_count == before)
+        r = yaml_doc_fail(doc, key, err, "headers: '%s' is there twice, in another case", name);
+    return r;
+}
+
+static int read_header_conditions(void *owner, struct yaml_doc *doc, yaml_node_t *node,
+                                  struct bg_err *err)
+{
+    return yaml_doc_pairs(doc, node, "headers", "NAME: PATTERN, or a list of patterns",
+                          read_header_pair, owner, err);
+}
+
 static int read_address(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
     struct policy_rule *rule = &((struct entry *)owner)->rule;
     const char *text;
-    char shown[80];
     int r = yaml_doc_text(doc, node, "addresses", &text, err);
     if (r < 0)
         return r;
-    if (rule->pin_count == POLICY_PINS_MAX)
-        return yaml_doc_fail(doc, node, err, "more than %d addresses", POLICY_PINS_MAX);
-    if (address_parse(text, strlen(text), &rule->pins[rule->pin_count]) < 0)
-        return yaml_doc_fail(doc, node, err, "addresses: %s is no IP address",
-                             bg_quote(text, shown, sizeof shown));
-    rule->pin_count++;
-    return 0;
+    r = policy_add_pin(rule, text, strlen(text), err);
+    return r < 0 ? yaml_doc_prefix(doc, node, "addresses", err) : 0;
 }
 
 static int read_addresses(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
@@ -190,28 +277,62 @@ static int read_addresses(void *owner, struct yaml_doc *doc, yaml_node_t *node, 
     return yaml_doc_list(doc, node, "addresses", read_address, owner, err);
 }
 
-/* N/s, N/min, N/h or N/day */
-static int read_rate(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+/* N/s, N/min, N/h or N/day. Returns false if it is something else. */
+static bool parse_rate(const char *text, struct policy_meter *meter)
 {
     static const struct {
         const char *name;
         uint64_t ms;
     } units[] = {{"/s", 1000}, {"/min", 60000}, {"/h", 3600000}, {"/day", 86400000}};
-    struct policy_meter *meter = &((struct entry *)owner)->meter;
-    const char *text;
-    char shown[40], number[16];
-    int r = yaml_doc_text(doc, node, "rate", &text, err);
-    if (r < 0)
-        return r;
+    char number[16];
     size_t size = strcspn(text, "/");
     (void)snprintf(number, sizeof number, "%.*s", (int)(size < 15 ? size : 15), text);
     for (size_t i = 0; i < sizeof units / sizeof *units; i++)
         if (strcmp(text + size, units[i].name) == 0)
             meter->per_ms = units[i].ms;
-    if (meter->per_ms == 0 || bg_parse_u64(number, 1, RATE_MAX, &meter->rate) < 0)
-        return yaml_doc_fail(doc, node, err, "rate: %s: want N/s, N/min, N/h or N/day",
-                             bg_quote(text, shown, sizeof shown));
-    return 0;
+    return meter->per_ms > 0 && bg_parse_u64(number, 1, RATE_MAX, &meter->rate) == 0;
+}
+
+static int read_rate(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct entry *entry = owner;
+    const char *text;
+    char shown[40];
+    int r = yaml_doc_text(doc, node, "rate", &text, err);
+    if (r == 0 && !parse_rate(text, &entry->meter))
+        r = yaml_doc_fail(doc, node, err, "rate: %s: want N/s, N/min, N/h or N/day",
+                          bg_quote(text, shown, sizeof shown));
+    return r;
+}
+
+/* A secret's: N in all, or N in a time. */
+static int read_budget(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct policy_meter *meter = &((struct entry *)owner)->meter;
+    const char *text;
+    char shown[40];
+    int r = yaml_doc_text(doc, node, "budget", &text, err);
+    if (r < 0)
+        return r;
+    bool good = strchr(text, '/') ? parse_rate(text, meter)
+                                  : bg_parse_u64(text, 1, INT64_MAX, &meter->requests_max) == 0;
+    if (!good)
+        r = yaml_doc_fail(doc, node, err,
+                          "budget: %s: want N (requests in all), N/s, N/min, N/h or N/day",
+                          bg_quote(text, shown, sizeof shown));
+    return r;
+}
+
+static int read_bytes(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct entry *entry = owner;
+    const char *text;
+    char shown[40];
+    int r = yaml_doc_text(doc, node, "bytes", &text, err);
+    if (r == 0 && bg_parse_bytes(text, 1, INT64_MAX, &entry->meter.bytes_max) < 0)
+        r = yaml_doc_fail(doc, node, err, "bytes: %s: want a size from 1 on, such as 64K or 10G",
+                          bg_quote(text, shown, sizeof shown));
+    return r;
 }
 
 static int read_requests(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
@@ -246,7 +367,8 @@ static int read_place(void *owner, struct yaml_doc *doc, yaml_node_t *node, stru
     } places[] = {{"header", SECRET_IN_HEADER},
                   {"basic", SECRET_IN_BASIC},
                   {"query", SECRET_IN_QUERY},
-                  {"path", SECRET_IN_PATH}};
+                  {"path", SECRET_IN_PATH},
+                  {"body", SECRET_IN_BODY}};
     struct entry *entry = owner;
     const char *text;
     char shown[40];
@@ -258,13 +380,80 @@ static int read_place(void *owner, struct yaml_doc *doc, yaml_node_t *node, stru
             entry->in |= places[i].place;
             return 0;
         }
-    return yaml_doc_fail(doc, node, err, "in: %s: want header, basic, query or path",
+    return yaml_doc_fail(doc, node, err, "in: %s: want header, basic, query, path or body",
                          bg_quote(text, shown, sizeof shown));
 }
 
 static int read_in(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
     return yaml_doc_list(doc, node, "in", read_place, owner, err);
+}
+
+static int read_body_type(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    static const struct {
+        const char *name;
+        enum secret_body_type type;
+    } types[] = {{"json", SECRET_BODY_JSON},
+                 {"form", SECRET_BODY_FORM},
+                 {"multipart", SECRET_BODY_MULTIPART},
+                 {"text", SECRET_BODY_TEXT}};
+    struct secret_body *body = owner;
+    const char *text;
+    char shown[40];
+    int r = yaml_doc_text(doc, node, "types", &text, err);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (strcmp(text, types[i].name) == 0) {
+            body->types |= types[i].type;
+            return 0;
+        }
+    return yaml_doc_fail(doc, node, err, "types: %s: want json, form, multipart or text",
+                         bg_quote(text, shown, sizeof shown));
+}
+
+static int read_body_types(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    const struct secret_body *body = owner;
+    int r = yaml_doc_list(doc, node, "types", read_body_type, owner, err);
+    if (r == 0 && body->types == 0) /* without the key it would be all of them */
+        r = yaml_doc_fail(doc, node, err, "types: want json, form, multipart or text");
+    return r;
+}
+
+static int read_body_max(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct secret_body *body = owner;
+    const char *text;
+    char shown[40];
+    uint64_t max;
+    int r = yaml_doc_text(doc, node, "max", &text, err);
+    if (r < 0)
+        return r;
+    if (bg_parse_bytes(text, 1, BG_EGRESS_BODY_MAX, &max) < 0)
+        return yaml_doc_fail(doc, node, err, "max: %s: want a size such as 64K or 1M, at most 16M",
+                             bg_quote(text, shown, sizeof shown));
+    body->size_max = (size_t)max;
+    return 0;
+}
+
+static int read_body_decode(void *owner, struct yaml_doc *doc, yaml_node_t *node,
+                            struct bg_err *err)
+{
+    struct secret_body *body = owner;
+    return read_bool(doc, node, "decode", &body->decode, err);
+}
+
+static int read_body(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    static const struct yaml_key keys[] = {{"types", read_body_types},
+                                           {"max", read_body_max},
+                                           {"decode", read_body_decode},
+                                           {NULL, NULL}};
+    struct entry *entry = owner;
+    entry->has_body = true;
+    return yaml_doc_mapping(doc, node, "body", keys, &entry->body, err);
 }
 
 static int read_header(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
@@ -299,6 +488,10 @@ static int read_header(void *owner, struct yaml_doc *doc, yaml_node_t *node, str
 
 static int read_headers(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
+    if (node->type == YAML_MAPPING_NODE)
+        return yaml_doc_fail(doc, node, err,
+                             "headers: want the names of the fields that the secret may stand in; "
+                             "conditions on fields are for rules of network");
     return yaml_doc_list(doc, node, "headers", read_header, owner, err);
 }
 
@@ -312,7 +505,8 @@ static int host_of(const struct entry *entry, struct yaml_doc *doc, yaml_node_t 
     int r = yaml_doc_text(doc, node, "host", &text, err);
     if (r < 0)
         return r;
-    r = host_pattern_parse(text, strlen(text), ret, err);
+    r = entry->acts ? host_pattern_parse_network(text, strlen(text), ret, err)
+                    : host_pattern_parse(text, strlen(text), ret, err);
     if (r < 0) {
         char shown[200];
         return yaml_doc_prefix(doc, node, bg_quote(text, shown, sizeof shown), err);
@@ -336,11 +530,11 @@ static int add_rule(struct policy_file *file, struct yaml_doc *doc, const struct
         return r;
     if (rule.passthrough && rule.host.host.port == 0)
         rule.host.host.port = 443;
-    if (rule.passthrough && rule.host.host.is_address)
+    if (rule.passthrough && policy_is_at_address(&rule))
         return yaml_doc_fail(doc, node, err, "passthrough goes by the server name; give a name");
     if (rule.tcp && rule.host.host.port == 0)
         return yaml_doc_fail(doc, node, err, "protocol tcp needs a port: HOST:PORT, or ports");
-    if (rule.pin_count > 0 && rule.host.host.is_address)
+    if (rule.pin_count > 0 && policy_is_at_address(&rule))
         return yaml_doc_fail(doc, node, err, "an address needs no addresses");
     if (asprintf(&rule.text, "%s:%u %s %s", doc->name, yaml_doc_line(node),
                  rule.action == POLICY_ALLOW ? "allow" : "deny",
@@ -385,7 +579,9 @@ static int add_preset(struct reader *reader, struct yaml_doc *doc, yaml_node_t *
         return r;
     if (file.secret_count > 0)
         r = yaml_doc_fail(doc, node, err, "preset: %s has secrets, which a preset may not", name);
-    if (r == 0 && file.parent.port != 0)
+    else if (file.audit_best_effort)
+        r = yaml_doc_fail(doc, node, err, "preset: %s has audit, which a preset may not", name);
+    else if (file.parent.port != 0)
         r = yaml_doc_fail(doc, node, err, "preset: %s has a parent, which a preset may not", name);
     for (size_t i = 0; r == 0 && i < file.policy.count; i++)
         r = policy_add(&reader->file.policy, &file.policy.rules[i], err);
@@ -393,20 +589,25 @@ static int add_preset(struct reader *reader, struct yaml_doc *doc, yaml_node_t *
     return r;
 }
 
+/* Of those that only requests can have. */
 static bool has_conditions(const struct entry *entry)
 {
     return !request_match_is_any(&entry->rule.match) || entry->meter.rate > 0 ||
            entry->meter.requests_max > 0 || entry->rule.body_max != UINT64_MAX;
 }
 
+static bool is_metered(const struct policy_meter *meter)
+{
+    return meter->rate > 0 || meter->requests_max > 0 || meter->bytes_max > 0;
+}
+
 /* What only the whole rule can tell. */
 static int check_rule(const struct entry *entry, const struct yaml_doc *doc,
                       const yaml_node_t *node, struct bg_err *err)
 {
-    bool limits = entry->meter.rate > 0 || entry->meter.requests_max > 0 ||
-                  entry->rule.body_max != UINT64_MAX;
+    bool limits = is_metered(&entry->meter) || entry->rule.body_max != UINT64_MAX;
     if (entry->preset_count > 0 &&
-        (entry->acts || has_conditions(entry) || entry->port_count > 0 ||
+        (entry->acts || has_conditions(entry) || limits || entry->port_count > 0 ||
          entry->rule.pin_count > 0 || entry->rule.tcp || entry->rule.passthrough))
         return yaml_doc_fail(doc, node, err, "preset stands alone in its rule");
     if (entry->preset_count > 0)
@@ -416,37 +617,133 @@ static int check_rule(const struct entry *entry, const struct yaml_doc *doc,
     bool blind = entry->rule.tcp || entry->rule.passthrough;
     if (blind && has_conditions(entry))
         return yaml_doc_fail(doc, node, err,
-                             "protocol %s lets bytes pass that nobody reads: no methods, paths or "
-                             "limits",
+                             "protocol %s lets bytes pass that nobody reads: no conditions on "
+                             "requests and no limits but bytes",
                              entry->rule.tcp ? "tcp" : "passthrough");
     if (blind && entry->rule.action == POLICY_DENY)
         return yaml_doc_fail(doc, node, err, "protocol is for allow; deny is for all of them");
     if (entry->rule.action == POLICY_DENY && (limits || entry->rule.pin_count > 0))
         return yaml_doc_fail(doc, node, err, "addresses and limits are for allow");
+    if (entry->rule.action == POLICY_DENY && entry->rule.match.only_keys)
+        return yaml_doc_fail(doc, node, err,
+                             "query_keys is for allow: one more key would be a way around deny");
+    return 0;
+}
+
+/* Keys that a later version will have. */
+static int check_reserved(struct yaml_doc *doc, const yaml_node_t *node, struct bg_err *err)
+{
+    if (node->type != YAML_MAPPING_NODE)
+        return 0;
+    for (yaml_node_pair_t *pair = node->data.mapping.pairs.start;
+         pair < node->data.mapping.pairs.top; pair++) {
+        const yaml_node_t *key = yaml_document_get_node(&doc->document, pair->key);
+        if (key->type == YAML_SCALAR_NODE &&
+            strcmp((const char *)key->data.scalar.value, "ask") == 0)
+            return yaml_doc_fail(doc, key, err,
+                                 "ask is reserved for rules that ask a person, and is not possible "
+                                 "yet; use allow or deny");
+    }
+    return 0;
+}
+
+/* FNV-1a, 64 bits, of the text and the NUL at its end. Who writes a policy has no reason to make
+ * two that are the same. */
+static void mix(uint64_t *hash, const char *text)
+{
+    const unsigned char *c = (const unsigned char *)text;
+    do {
+        *hash = (*hash ^ *c) * UINT64_C(0x100000001b3);
+    } while (*c++ != '\0');
+}
+
+static void mix_texts(uint64_t *hash, const char *what, char *const *texts, size_t count)
+{
+    mix(hash, what);
+    for (size_t i = 0; i < count; i++)
+        mix(hash, texts[i]);
+}
+
+static void mix_conditions(uint64_t *hash, const char *what,
+                           const struct request_condition *conditions, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        mix(hash, what);
+        mix_texts(hash, conditions[i].name, conditions[i].patterns, conditions[i].pattern_count);
+    }
+}
+
+/* What a meter is told from others by, when the policy was changed elsewhere: whom it is for, and
+ * for which requests, and not how much it allows. */
+static uint64_t key_of(const struct entry *entry, const char *secret)
+{
+    const struct request_match *match = &entry->rule.match;
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    char number[16];
+    mix(&hash, secret);
+    for (size_t i = 0; i < entry->host_count; i++)
+        mix(&hash, (const char *)entry->hosts[i]->data.scalar.value);
+    for (size_t i = 0; i < entry->port_count; i++) {
+        (void)snprintf(number, sizeof number, "ports %u", entry->ports[i]);
+        mix(&hash, number);
+    }
+    (void)snprintf(number, sizeof number, "in %u", entry->in);
+    mix(&hash, number);
+    mix(&hash, entry->rule.tcp ? "tcp" : entry->rule.passthrough ? "passthrough" : "http");
+    mix_texts(&hash, "headers", entry->headers, entry->header_count);
+    mix_texts(&hash, "methods", match->methods, match->method_count);
+    mix_texts(&hash, "paths", match->paths, match->path_count);
+    mix_conditions(&hash, "query", match->query, match->query_count);
+    mix_texts(&hash, match->only_keys ? "only" : "any", match->keys, match->key_count);
+    mix_conditions(&hash, "header", match->header, match->header_count);
+    return hash ? hash : 1;
+}
+
+/* A meter for all hosts of the entry, in its rule; NULL: it has no limits. secret: its name, "" for
+ * a rule of network. */
+static int make_meter(struct entry *entry, const char *secret, const struct yaml_doc *doc,
+                      struct bg_err *err)
+{
+    if (!is_metered(&entry->meter))
+        return 0;
+    entry->rule.meter = malloc(sizeof *entry->rule.meter);
+    if (!entry->rule.meter)
+        return bg_err_errno(err, -ENOMEM, "%s", doc->name);
+    *entry->rule.meter = entry->meter;
+    entry->rule.meter->owners = 1;
+    entry->rule.meter->key = key_of(entry, secret);
     return 0;
 }
 
 static int read_rule(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
-    static const struct yaml_key keys[] = {
-        {"allow", read_allow},         {"deny", read_deny},       {"ports", read_ports},
-        {"protocol", read_protocol},   {"methods", read_methods}, {"paths", read_paths},
-        {"addresses", read_addresses}, {"rate", read_rate},       {"requests", read_requests},
-        {"max_body", read_max_body},   {"preset", read_presets},  {NULL, NULL}};
+    static const struct yaml_key keys[] = {{"allow", read_allow},
+                                           {"deny", read_deny},
+                                           {"ports", read_ports},
+                                           {"protocol", read_protocol},
+                                           {"methods", read_methods},
+                                           {"paths", read_paths},
+                                           {"query", read_query},
+                                           {"query_keys", read_query_keys},
+                                           {"headers", read_header_conditions},
+                                           {"addresses", read_addresses},
+                                           {"rate", read_rate},
+                                           {"requests", read_requests},
+                                           {"bytes", read_bytes},
+                                           {"max_body", read_max_body},
+                                           {"preset", read_presets},
+                                           {NULL, NULL}};
     struct reader *reader = owner;
     struct entry entry = {.rule = {.body_max = UINT64_MAX}};
-    int r = yaml_doc_mapping(doc, node, "a rule", keys, &entry, err);
+    int r = check_reserved(doc, node, err);
+    if (r == 0)
+        r = yaml_doc_mapping(doc, node, "a rule", keys, &entry, err);
     if (r == 0)
         r = check_rule(&entry, doc, node, err);
-    if (r == 0 && (entry.meter.rate > 0 || entry.meter.requests_max > 0)) {
-        entry.rule.meter = malloc(sizeof *entry.rule.meter);
-        if (entry.rule.meter) {
-            *entry.rule.meter = entry.meter;
-            entry.rule.meter->owners = 1;
-        } else {
-            r = bg_err_errno(err, -ENOMEM, "%s", doc->name);
-        }
-    }
+    if (r == 0)
+        r = make_meter(&entry, "", doc, err);
+    /* One field of several is enough to refuse, and not to allow. */
+    entry.rule.match.any_field = entry.rule.action == POLICY_DENY;
     for (size_t i = 0; r == 0 && i < entry.host_count; i++)
         for (size_t k = 0; r == 0 && (k == 0 || k < entry.port_count); k++)
             r = add_rule(&reader->file, doc, &entry, entry.hosts[i], k, err);
@@ -478,13 +775,7 @@ static int read_default(void *owner, struct yaml_doc *doc, yaml_node_t *node, st
 static int read_strict(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
     struct reader *reader = owner;
-    const char *text;
-    int r = yaml_doc_text(doc, node, "strict", &text, err);
-    if (r == 0 && strcmp(text, "true") != 0 && strcmp(text, "false") != 0)
-        r = yaml_doc_fail(doc, node, err, "strict: want true or false");
-    if (r == 0)
-        reader->file.policy.strict = strcmp(text, "true") == 0;
-    return r;
+    return read_bool(doc, node, "strict", &reader->file.policy.strict, err);
 }
 
 static int read_parent(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
@@ -557,10 +848,20 @@ static int add_secret(struct secret_reader *reader, struct yaml_doc *doc, const 
     struct policy_secret *s = &secrets[file->secret_count];
     *s = (struct policy_secret){.name = strdup(reader->name)};
     s->rule.in = entry->in ? entry->in : SECRET_IN_DEFAULT;
+    if (s->rule.in & SECRET_IN_BODY) {
+        s->rule.body = entry->body;
+        if (s->rule.body.types == 0)
+            s->rule.body.types = SECRET_BODY_TYPES;
+        if (s->rule.body.size_max == 0)
+            s->rule.body.size_max = BG_EGRESS_BODY_SIZE;
+    }
     s->rule.headers = calloc(entry->header_count + 1, sizeof *s->rule.headers);
     file->secret_count++; /* from here on policy_file_done frees it */
     if (!s->name || !s->rule.headers || request_match_copy(&entry->rule.match, &s->rule.match) < 0)
         return bg_err_errno(err, -ENOMEM, "%s", doc->name);
+    s->rule.meter = entry->rule.meter;
+    if (s->rule.meter)
+        s->rule.meter->owners++;
     for (size_t i = 0; i < entry->header_count; i++) {
         s->rule.headers[i] = strdup(entry->headers[i]);
         if (!s->rule.headers[i])
@@ -572,9 +873,16 @@ static int add_secret(struct secret_reader *reader, struct yaml_doc *doc, const 
 
 static int read_use(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
-    static const struct yaml_key keys[] = {{"host", read_hosts},      {"in", read_in},
-                                           {"headers", read_headers}, {"methods", read_methods},
-                                           {"paths", read_paths},     {NULL, NULL}};
+    static const struct yaml_key keys[] = {{"host", read_hosts},
+                                           {"in", read_in},
+                                           {"headers", read_headers},
+                                           {"methods", read_methods},
+                                           {"paths", read_paths},
+                                           {"query", read_query},
+                                           {"query_keys", read_query_keys},
+                                           {"budget", read_budget},
+                                           {"body", read_body},
+                                           {NULL, NULL}};
     struct secret_reader *reader = owner;
     struct entry entry = {0};
     int r = yaml_doc_mapping(doc, node, "a secret's rule", keys, &entry, err);
@@ -582,42 +890,51 @@ static int read_use(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct
         r = yaml_doc_fail(doc, node, err, "the secret's rule has no host");
     if (r == 0 && entry.header_count > 0 && entry.in && !(entry.in & SECRET_IN_DEFAULT))
         r = yaml_doc_fail(doc, node, err, "headers, but header is not among in");
+    if (r == 0 && entry.has_body && !(entry.in & SECRET_IN_BODY))
+        r = yaml_doc_fail(doc, node, err, "body, but body is not among in: in: [body]");
+    if (r == 0)
+        r = make_meter(&entry, reader->name, doc, err);
     for (size_t i = 0; r == 0 && i < entry.host_count; i++)
         r = add_secret(reader, doc, &entry, entry.hosts[i], err);
     entry_done(&entry);
     return r;
 }
 
+static int read_secret(void *owner, struct yaml_doc *doc, yaml_node_t *key, const char *name,
+                       yaml_node_t *value, struct bg_err *err)
+{
+    struct secret_reader reader = {.file = &((struct reader *)owner)->file, .name = name};
+    char shown[80];
+    if (!secret_name_ok(name))
+        return yaml_doc_fail(doc, key, err,
+                             "secrets: %s: a name is letters, digits and _, no digit in front",
+                             bg_quote(name, shown, sizeof shown));
+    if (value->type != YAML_SEQUENCE_NODE ||
+        value->data.sequence.items.start == value->data.sequence.items.top)
+        return yaml_doc_fail(doc, value, err,
+                             "secrets: %s: want a list of rules, such as '- host: HOST'", name);
+    return yaml_doc_list(doc, value, name, read_use, &reader, err);
+}
+
 static int read_secrets(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
-    if (node->type != YAML_MAPPING_NODE)
-        return yaml_doc_fail(doc, node, err, "secrets: want names, each with a list of rules");
-    for (yaml_node_pair_t *pair = node->data.mapping.pairs.start;
-         pair < node->data.mapping.pairs.top; pair++) {
-        yaml_node_t *key = yaml_document_get_node(&doc->document, pair->key);
-        yaml_node_t *value = yaml_document_get_node(&doc->document, pair->value);
-        struct secret_reader reader = {.file = &((struct reader *)owner)->file};
-        char shown[80];
-        int r = yaml_doc_text(doc, key, "secrets", &reader.name, err);
-        if (r < 0)
-            return r;
-        if (!secret_name_ok(reader.name))
-            return yaml_doc_fail(doc, key, err,
-                                 "secrets: %s: a name is letters, digits and _, no digit in front",
-                                 bg_quote(reader.name, shown, sizeof shown));
-        if (value->type != YAML_SEQUENCE_NODE ||
-            value->data.sequence.items.start == value->data.sequence.items.top)
-            return yaml_doc_fail(doc, value, err,
-                                 "secrets: %s: want a list of rules, such as '- host: HOST'",
-                                 reader.name);
-        r = yaml_doc_list(doc, value, reader.name, read_use, &reader, err);
-        if (r < 0)
-            return r;
-    }
-    return 0;
+    return yaml_doc_pairs(doc, node, "secrets", "names, each with a list of rules", read_secret,
+                          owner, err);
 }
 
 /* ---- all of it ---- */
+
+static int read_audit(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    struct reader *reader = owner;
+    const char *text;
+    int r = yaml_doc_text(doc, node, "audit", &text, err);
+    if (r == 0 && strcmp(text, "required") != 0 && strcmp(text, "best-effort") != 0)
+        r = yaml_doc_fail(doc, node, err, "audit: want required or best-effort");
+    if (r == 0)
+        reader->file.audit_best_effort = strcmp(text, "best-effort") == 0;
+    return r;
+}
 
 void policy_file_done(struct policy_file *file)
 {
@@ -636,7 +953,7 @@ int policy_file_parse(const char *name, const char *text, size_t size,
                       struct bg_err *err)
 {
     static const struct yaml_key keys[] = {
-        {"network", read_network}, {"secrets", read_secrets}, {NULL, NULL}};
+        {"network", read_network}, {"secrets", read_secrets}, {"audit", read_audit}, {NULL, NULL}};
     struct yaml_doc doc;
     struct reader reader = {.presets = presets};
     int r = yaml_doc_parse(&doc, name, text, size, err);

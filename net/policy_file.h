@@ -3,17 +3,22 @@
  *   network:
  *     parent: http://HOST:PORT                parent_login: NAME (of a stored USER:PASSWORD)
  *     rules:
- *       - allow: HOST[:PORT] or a list          (or deny:)
- *         ports: [443]                          protocol: http | tcp
+ *       - allow: HOST[:PORT] or a list          (or deny:; also a network)
+ *         ports: [443]                          protocol: http | tcp | passthrough
  *         methods: [GET]                        paths: [/graphql]
- *         addresses: [192.0.2.7]                rate: 60/min
- *         requests: 500                         max_body: 1M
+ *         query: {state: [open, closed]}        query_keys: [page]
+ *         headers: {content-type: '*json*'}     addresses: [192.0.2.7, 10.0.3.0/24]
+ *         rate: 60/min                          requests: 500
+ *         bytes: 10G                            max_body: 1M
  *       - preset: NAME or a list
  *   secrets:
  *     NAME:
  *       - host: HOST[:PORT] or a list
- *         in: [header, basic, query, path]      headers: [authorization]
- *         methods: ...                          paths: ... */
+ *         in: [header, basic, query, path, body]      headers: [authorization]
+ *         methods, paths, query, query_keys: as above
+ *         body: {types: [json, form, multipart, text], max: 1M, decode: false}
+ *         budget: 500
+ *   audit: required | best-effort */
 #pragma once
 
 #include "net/policy.h"
@@ -30,6 +35,7 @@ struct policy_file {
     char *parent_login;            /* owned; NULL: none */
     struct policy_secret *secrets; /* owned; one for each rule, so a name may come again */
     size_t secret_count;
+    bool audit_best_effort; /* requests go out even while the audit log cannot be written */
 };
 
 /* Where presets come from. load: the text of a policy file (heap, taken) by its name, which is

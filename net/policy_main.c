@@ -9,10 +9,13 @@
 #include <jansson.h>
 
 #include "common/io.h"
+#include "common/limits.h"
 #include "common/quote.h"
+#include "common/state/audit_files.h"
 #include "common/state/sandbox.h"
 #include "net/audit.h"
 #include "net/learn.h"
+#include "net/ledger.h"
 #include "net/policy_file.h"
 #include "net/presets.h"
 #include "net/reload.h"
@@ -23,7 +26,7 @@
 static const char help[] =
     "usage: bellglass policy check FILE\n"
     "       bellglass policy show FILE|SANDBOX [--json]\n"
-    "       bellglass policy test FILE|SANDBOX [METHOD] URL\n"
+    "       bellglass policy test FILE|SANDBOX [METHOD] URL [-H 'NAME: VALUE'...]\n"
     "       bellglass policy apply SANDBOX FILE\n"
     "       bellglass policy learn SANDBOX\n"
     "\n"
@@ -31,10 +34,12 @@ static const char help[] =
     "create.\n"
     "\n"
     "check  reads the file and says what is wrong, with its line\n"
-    "show   prints the rules in the order in which they are tried, and the secrets' rules\n"
+    "show   prints the rules in the order in which they are tried, and the secrets' rules; for a\n"
+    "       sandbox also what is used up of their limits\n"
     "test   says what would become of a request (METHOD: GET) and which secrets may be in it; the "
     "status\n"
-    "       is 0 if it is allowed, 1 if not. A tcp://HOST:PORT is a connection that is not HTTP\n"
+    "       is 0 if it is allowed, 1 if not. A tcp://HOST:PORT is a connection that is not HTTP.\n"
+    "       -H gives the request a header field, and may be given again\n"
     "apply  gives the sandbox the file's rules in the place of those it had, for all that it asks "
     "for\n"
     "       from now on; requests under way end as they began. --allow and --secret stay as they "
@@ -51,12 +56,14 @@ static const char help[] =
 struct subject {
     char *text; /* of the file; owned */
     struct policy_file file;
+    struct ledger *ledger; /* of a sandbox: what its limits have counted; NULL: nothing yet */
 };
 
 static void subject_done(struct subject *subject)
 {
     free(subject->text);
     policy_file_done(&subject->file);
+    ledger_close(subject->ledger);
 }
 
 static bool is_file(const char *name)
@@ -109,6 +116,26 @@ static int add_secret(struct subject *subject, const struct bg_secret_use *use, 
     return host_pattern_parse(host, strlen(host), &s->rule.host, err);
 }
 
+static int load_ledger(const struct bg_sandbox *s, struct subject *subject, struct bg_err *err)
+{
+    const struct policy_file *file = &subject->file;
+    BG_AUTOFREE char *path = NULL;
+    if (asprintf(&path, "%s/budgets", s->dir) < 0) {
+        path = NULL;
+        return bg_err_errno(err, -ENOMEM, "budgets");
+    }
+    int r = ledger_open_copy(path, &subject->ledger, err);
+    if (r == -ENOENT)
+        return 0;
+    for (size_t i = 0; r == 0 && i < file->policy.count; i++)
+        if (file->policy.rules[i].meter)
+            r = ledger_attach(subject->ledger, file->policy.rules[i].meter, err);
+    for (size_t i = 0; r == 0 && i < file->secret_count; i++)
+        if (file->secrets[i].rule.meter)
+            r = ledger_attach(subject->ledger, file->secrets[i].rule.meter, err);
+    return r;
+}
+
 static int load_sandbox(const char *name, struct subject *subject, struct bg_err *err)
 {
     struct bg_paths paths;
@@ -120,6 +147,8 @@ static int load_sandbox(const char *name, struct subject *subject, struct bg_err
     if (r == 0 && s.policy)
         r = policy_file_parse("policy", s.policy, strlen(s.policy), &presets_installed,
                               &subject->file, err);
+    if (r == 0)
+        r = load_ledger(&s, subject, err);
     if (r == 0)
         r = merge(&s, subject, err);
     for (size_t i = 0; r == 0 && i < s.secret_count; i++)
@@ -168,7 +197,7 @@ static int print_names(const char *path, struct bg_err *err)
 static void host_text(const struct host_pattern *host, char out[DESTINATION_TEXT_SIZE + 2])
 {
     char text[DESTINATION_TEXT_SIZE];
-    destination_format(&host->host, 0, text);
+    destination_format(&host->host, 0, text); /* of a network its text is the host */
     size_t size = strlen(text);
     if (host->host.port == 0 && size > 2 && strcmp(text + size - 2, ":0") == 0)
         text[size - 2] = '\0';
@@ -184,15 +213,68 @@ static json_t *texts_json(char *const *texts, size_t count)
     return array && json_array_size(array) == count ? array : (json_decref(array), NULL);
 }
 
-static const char *const place_names[] = {"header", "basic", "query", "path"};
+/* By bit. */
+static const char *const place_names[] = {"header", "basic", "query", "path", "body", NULL};
+static const char *const body_type_names[] = {"json", "form", "multipart", "text", NULL};
 
-static json_t *places_json(unsigned in)
+static json_t *bits_json(const char *const *names, unsigned bits)
 {
     json_t *array = json_array();
-    for (size_t i = 0; array && i < 4; i++)
-        if (in >> i & 1)
-            (void)json_array_append_new(array, json_string(place_names[i]));
+    for (size_t i = 0; array && names[i]; i++)
+        if (bits >> i & 1)
+            (void)json_array_append_new(array, json_string(names[i]));
     return array;
+}
+
+/* NAME to its patterns */
+static json_t *conditions_json(const struct request_condition *conditions, size_t count)
+{
+    json_t *object = json_object();
+    for (size_t i = 0; object && i < count; i++)
+        (void)json_object_set_new(object, conditions[i].name,
+                                  texts_json(conditions[i].patterns, conditions[i].pattern_count));
+    return object && json_object_size(object) == count ? object : (json_decref(object), NULL);
+}
+
+/* A list, or null where any key may be there. */
+static json_t *keys_json(const struct request_match *match)
+{
+    return match->only_keys ? texts_json(match->keys, match->key_count) : json_null();
+}
+
+static void pin_text(const struct address_network *pin, char out[ADDRESS_NETWORK_TEXT_SIZE])
+{
+    if (pin->bits == address_bits(&pin->first))
+        address_format(&pin->first, out);
+    else
+        address_network_format(pin, out);
+}
+
+static json_t *rate_json(const struct policy_meter *m)
+{
+    return m && m->rate > 0 ? json_pack("{s:I, s:I}", "requests", (json_int_t)m->rate, "ms",
+                                        (json_int_t)m->per_ms)
+                            : json_null();
+}
+
+/* A last part that did not fit is counted too. */
+static uint64_t bytes_used(const struct policy_meter *m)
+{
+    return m->count->bytes < m->bytes_max ? m->count->bytes : m->bytes_max;
+}
+
+/* What is gone of a sandbox's limits, null where nothing was counted yet. */
+static json_t *used_json(const struct policy_meter *m)
+{
+    return m && m->count ? json_pack("{s:I, s:I}", "requests", (json_int_t)m->count->spent, "bytes",
+                                     (json_int_t)(m->bytes_max > 0 ? bytes_used(m) : 0))
+                         : json_null();
+}
+
+/* 0: no limit */
+static json_t *limit_json(uint64_t limit)
+{
+    return limit > 0 ? json_integer((json_int_t)limit) : json_null();
 }
 
 static json_t *rule_json(const struct policy_rule *rule)
@@ -201,25 +283,25 @@ static json_t *rule_json(const struct policy_rule *rule)
     host_text(&rule->host, host);
     json_t *addresses = json_array();
     for (size_t i = 0; addresses && i < rule->pin_count; i++) {
-        char address[ADDRESS_TEXT_SIZE];
-        address_format(&rule->pins[i], address);
+        char address[ADDRESS_NETWORK_TEXT_SIZE];
+        pin_text(&rule->pins[i], address);
         (void)json_array_append_new(addresses, json_string(address));
     }
     const struct policy_meter *m = rule->meter;
-    json_t *rate = m && m->rate > 0 ? json_pack("{s:I, s:I}", "requests", (json_int_t)m->rate, "ms",
-                                                (json_int_t)m->per_ms)
-                                    : json_null();
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o}", "rule", rule->text, "action",
-        rule->action == POLICY_ALLOW ? "allow" : "deny", "host", host, "protocol",
+        "{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "rule",
+        rule->text, "action", rule->action == POLICY_ALLOW ? "allow" : "deny", "host", host,
+        "protocol",
         rule->tcp           ? "tcp"
         : rule->passthrough ? "passthrough"
                             : "http",
         "methods", texts_json(rule->match.methods, rule->match.method_count), "paths",
-        texts_json(rule->match.paths, rule->match.path_count), "addresses", addresses, "rate", rate,
-        "requests",
-        m && m->requests_max > 0 ? json_integer((json_int_t)m->requests_max) : json_null(),
-        "max_body",
+        texts_json(rule->match.paths, rule->match.path_count), "query",
+        conditions_json(rule->match.query, rule->match.query_count), "query_keys",
+        keys_json(&rule->match), "headers",
+        conditions_json(rule->match.header, rule->match.header_count), "addresses", addresses,
+        "rate", rate_json(m), "requests", limit_json(m ? m->requests_max : 0), "bytes",
+        limit_json(m ? m->bytes_max : 0), "used", used_json(m), "max_body",
         rule->body_max != UINT64_MAX ? json_integer((json_int_t)rule->body_max) : json_null());
 }
 
@@ -228,11 +310,20 @@ static json_t *secret_json(const struct policy_secret *secret)
     char host[DESTINATION_TEXT_SIZE + 2];
     const struct secret_rule *rule = &secret->rule;
     host_text(&rule->host, host);
-    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o}", "name", secret->name, "host", host, "in",
-                     places_json(rule->in), "headers",
+    const struct policy_meter *m = rule->meter;
+    json_t *body = json_null();
+    if (rule->in & SECRET_IN_BODY)
+        body = json_pack("{s:o, s:I, s:b}", "types", bits_json(body_type_names, rule->body.types),
+                         "max", (json_int_t)rule->body.size_max, "decode", (int)rule->body.decode);
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name",
+                     secret->name, "host", host, "in", bits_json(place_names, rule->in), "headers",
                      texts_json(rule->headers, rule->header_count), "methods",
                      texts_json(rule->match.methods, rule->match.method_count), "paths",
-                     texts_json(rule->match.paths, rule->match.path_count));
+                     texts_json(rule->match.paths, rule->match.path_count), "query",
+                     conditions_json(rule->match.query, rule->match.query_count), "query_keys",
+                     keys_json(&rule->match), "body", body, "budget",
+                     limit_json(m ? m->requests_max : 0), "budget_rate", rate_json(m), "used",
+                     used_json(m));
 }
 
 static int show_json(const struct policy_file *file, struct bg_err *err)
@@ -245,10 +336,12 @@ static int show_json(const struct policy_file *file, struct bg_err *err)
         ok = json_array_append_new(secrets, secret_json(&file->secrets[i])) == 0;
     char parent[DESTINATION_TEXT_SIZE];
     destination_format(&file->parent, 0, parent);
-    json_auto_t *all = ok ? json_pack("{s:b, s:s?, s:s?, s:O, s:O}", "strict", file->policy.strict,
-                                      "parent", file->parent.port ? parent : NULL, "parent_login",
-                                      file->parent_login, "rules", rules, "secrets", secrets)
-                          : NULL;
+    json_auto_t *all =
+        ok ? json_pack("{s:b, s:s, s:s?, s:s?, s:O, s:O}", "strict", file->policy.strict, "audit",
+                       file->audit_best_effort ? "best-effort" : "required", "parent",
+                       file->parent.port ? parent : NULL, "parent_login", file->parent_login,
+                       "rules", rules, "secrets", secrets)
+           : NULL;
     if (!all)
         return bg_err_errno(err, -ENOMEM, "output");
     (void)json_dumpf(all, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII);
@@ -262,14 +355,71 @@ static void show_texts(const char *what, char *const *texts, size_t count)
         (void)printf("%s%s", i == 0 ? what : ",", texts[i]);
 }
 
-static void show_places(unsigned in)
+static void show_bits(const char *const *names, unsigned bits)
 {
     const char *before = "";
-    for (size_t i = 0; i < 4; i++)
-        if (in >> i & 1) {
-            (void)printf("%s%s", before, place_names[i]);
+    for (size_t i = 0; names[i]; i++)
+        if (bits >> i & 1) {
+            (void)printf("%s%s", before, names[i]);
             before = ",";
         }
+}
+
+/* A key or a value may hold anything that YAML can. */
+static void show_escaped(const char *before, const char *text)
+{
+    char shown[4 * REQUEST_PATTERN_MAX + 1];
+    bg_escape(text, strlen(text), shown, sizeof shown);
+    (void)printf("%s%s", before, shown);
+}
+
+static void show_conditions(const char *what, const char *is,
+                            const struct request_condition *conditions, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        show_escaped(what, conditions[i].name);
+        for (size_t k = 0; k < conditions[i].pattern_count; k++)
+            show_escaped(k == 0 ? is : "|", conditions[i].patterns[k]);
+    }
+}
+
+static void show_match(const struct request_match *match)
+{
+    show_texts("  ", match->methods, match->method_count);
+    show_texts("  ", match->paths, match->path_count);
+    show_conditions("  ?", "=", match->query, match->query_count);
+    if (match->only_keys)
+        (void)printf("  %s",
+                     match->query_count + match->key_count > 0 ? "no other keys" : "no query");
+    for (size_t i = 0; i < match->key_count; i++)
+        show_escaped(i == 0 ? " but " : ",", match->keys[i]);
+    show_conditions("  ", ": ", match->header, match->header_count);
+}
+
+static void show_meter(const struct policy_meter *m)
+{
+    if (m && m->rate > 0)
+        (void)printf("  %" PRIu64 " per %" PRIu64 " s", m->rate, m->per_ms / 1000);
+    if (m && m->requests_max > 0)
+        (void)printf("  %" PRIu64 " in all", m->requests_max);
+    if (m && m->requests_max > 0 && m->count)
+        (void)printf(" (%" PRIu64 " used)", m->count->spent);
+    if (m && m->bytes_max > 0)
+        (void)printf("  %" PRIu64 " bytes in all", m->bytes_max);
+    if (m && m->bytes_max > 0 && m->count)
+        (void)printf(" (%" PRIu64 " used)", bytes_used(m));
+}
+
+static void show_places(const struct secret_rule *rule)
+{
+    show_bits(place_names, rule->in);
+    show_texts("  headers ", rule->headers, rule->header_count);
+    if (rule->in & SECRET_IN_BODY) {
+        (void)printf("  bodies of ");
+        show_bits(body_type_names, rule->body.types);
+        (void)printf(" up to %zu bytes%s", rule->body.size_max,
+                     rule->body.decode ? ", decoded" : "");
+    }
 }
 
 static void show_lines(const struct policy_file *file)
@@ -279,18 +429,13 @@ static void show_lines(const struct policy_file *file)
         const struct policy_rule *rule = &file->policy.rules[i];
         host_text(&rule->host, host);
         (void)printf("%-6s %s", rule->action == POLICY_ALLOW ? "allow" : "deny", host);
-        show_texts("  ", rule->match.methods, rule->match.method_count);
-        show_texts("  ", rule->match.paths, rule->match.path_count);
+        show_match(&rule->match);
         for (size_t k = 0; k < rule->pin_count; k++) {
-            char address[ADDRESS_TEXT_SIZE];
-            address_format(&rule->pins[k], address);
+            char address[ADDRESS_NETWORK_TEXT_SIZE];
+            pin_text(&rule->pins[k], address);
             (void)printf("%s%s", k == 0 ? "  at " : ",", address);
         }
-        if (rule->meter && rule->meter->rate > 0)
-            (void)printf("  %" PRIu64 " per %" PRIu64 " s", rule->meter->rate,
-                         rule->meter->per_ms / 1000);
-        if (rule->meter && rule->meter->requests_max > 0)
-            (void)printf("  %" PRIu64 " in all", rule->meter->requests_max);
+        show_meter(rule->meter);
         if (rule->body_max != UINT64_MAX)
             (void)printf("  bodies up to %" PRIu64 " bytes", rule->body_max);
         (void)printf("%s\n", rule->tcp           ? "  any protocol"
@@ -306,14 +451,15 @@ static void show_lines(const struct policy_file *file)
                      file->parent_login ? ", with the login " : "",
                      file->parent_login ? file->parent_login : "");
     }
+    if (file->audit_best_effort)
+        (void)printf("audit  best-effort: requests go out even while it cannot be written\n");
     for (size_t i = 0; i < file->secret_count; i++) {
         const struct secret_rule *rule = &file->secrets[i].rule;
         host_text(&rule->host, host);
         (void)printf("secret %s  %s  in ", file->secrets[i].name, host);
-        show_places(rule->in);
-        show_texts("  headers ", rule->headers, rule->header_count);
-        show_texts("  ", rule->match.methods, rule->match.method_count);
-        show_texts("  ", rule->match.paths, rule->match.path_count);
+        show_places(rule);
+        show_match(&rule->match);
+        show_meter(rule->meter);
         (void)printf("\n");
     }
 }
@@ -382,22 +528,47 @@ static int apply(const char *name, const char *path, struct bg_err *err)
 
 /* ---- learn ---- */
 
-static int read_audit(const char *path, struct learn *learn, struct bg_err *err)
+static int read_lines(FILE *file, struct learn *learn)
 {
-    FILE *file = fopen(path, "re");
     char *line = NULL;
     size_t room = 0;
     int r = 0;
-    if (!file)
-        return bg_err_errno(err, -errno, "%s", path);
     for (ssize_t n; r == 0 && (n = getline(&line, &room, file)) > 0;)
         if ((size_t)n <= AUDIT_LINE_MAX)
             r = learn_line(learn, line, (size_t)n);
     if (r == 0 && ferror(file))
         r = -EIO;
     free(line);
-    (void)fclose(file); /* it was only read */
-    return r < 0 ? bg_err_errno(err, r, "%s", path) : 0;
+    return r;
+}
+
+/* All files of the log, the oldest first. */
+static int read_audit(const char *dir, struct learn *learn, struct bg_err *err)
+{
+    int fds[BG_AUDIT_FILES_MAX];
+    size_t count;
+    BG_AUTOCLOSE int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir_fd < 0)
+        return bg_err_errno(err, -errno, "%s", dir);
+    int r = bg_audit_open_all(dir_fd, fds, &count, err);
+    if (r < 0)
+        return bg_err_prefix(err, "%s", dir);
+    if (count == 0)
+        r = bg_err_set(err, -ENOENT, "%s: it has no audit log yet; start it, and use it", dir);
+    for (size_t i = 0; i < count; i++) {
+        FILE *file = r == 0 ? fdopen(fds[i], "r") : NULL;
+        if (!file) {
+            if (r == 0)
+                r = bg_err_errno(err, -errno, "%s", dir);
+            (void)close(fds[i]); /* it was only read, as below */
+            continue;
+        }
+        r = read_lines(file, learn);
+        if (r < 0)
+            (void)bg_err_errno(err, r, "%s: audit log", dir);
+        (void)fclose(file);
+    }
+    return r;
 }
 
 static int print_learnt(const struct learn *found, const char *sandbox, struct bg_err *err)
@@ -416,17 +587,12 @@ static int learn(const char *name, struct bg_err *err)
     struct bg_paths paths;
     struct bg_sandbox s = {0};
     struct learn found = {0};
-    BG_AUTOFREE char *path = NULL;
     int r = bg_paths_init(&paths, err);
     if (r < 0)
         return r;
     r = bg_sandbox_load(&paths, name, &s, err);
-    if (r == 0 && asprintf(&path, "%s/audit.ndjson", s.dir) < 0) {
-        path = NULL;
-        r = bg_err_errno(err, -ENOMEM, "audit");
-    }
     if (r == 0)
-        r = read_audit(path, &found, err);
+        r = read_audit(s.dir, &found, err);
     if (r == 0)
         r = print_learnt(&found, s.name, err);
     learn_done(&found);
@@ -472,60 +638,103 @@ static int parse_url(const char *text, struct url *ret, struct bg_err *err)
                       bg_quote(text, shown, sizeof shown));
 }
 
-static void test_secrets(const struct policy_file *file, const struct url *url, struct slice method)
+/* The header of the request, as -H gave it. */
+struct fields {
+    struct http_field items[BG_EGRESS_FIELDS_MAX];
+    size_t count;
+};
+
+static int add_field(struct fields *fields, const char *text, struct bg_err *err)
 {
-    struct buffer path = buffer_init(3 * url->target.size + 1);
-    bool clear = request_path_normalize(url->target, &path) == 0;
+    char shown[200];
+    const char *colon = strchr(text, ':');
+    const char *value = colon ? colon + 1 + strspn(colon + 1, " \t") : text;
+    size_t size = strlen(value);
+    if (!colon || colon == text || strcspn(text, " \t\r\n") < (size_t)(colon - text) ||
+        strpbrk(value, "\r\n"))
+        return bg_err_set(err, -EINVAL, "-H %s: want 'NAME: VALUE'",
+                          bg_quote(text, shown, sizeof shown));
+    if (fields->count == BG_EGRESS_FIELDS_MAX)
+        return bg_err_set(err, -EINVAL, "more than %d header fields", BG_EGRESS_FIELDS_MAX);
+    while (size > 0 && (value[size - 1] == ' ' || value[size - 1] == '\t'))
+        size--;
+    fields->items[fields->count++] =
+        (struct http_field){{text, (size_t)(colon - text)}, {value, size}};
+    return 0;
+}
+
+static void test_secrets(const struct policy_file *file, const struct url *url,
+                         const struct request_text *request)
+{
+    struct request_view view;
+    request_view_init(&view, request, (unsigned)REQUEST_PATH | REQUEST_QUERY);
     for (size_t i = 0; i < file->secret_count && url->tls; i++) {
         const struct secret_rule *rule = &file->secrets[i].rule;
         uint16_t port = rule->host.host.port;
         if (!host_pattern_matches(&rule->host, &url->to) || (port != 0 && port != url->to.port) ||
-            (rule->match.path_count > 0 && !clear) ||
-            !request_match_covers(&rule->match, method, &path))
+            !request_match_covers(&rule->match, &view))
             continue;
         (void)printf("secret %s in ", file->secrets[i].name);
-        show_places(rule->in);
-        show_texts("  headers ", rule->headers, rule->header_count);
+        show_places(rule);
+        show_meter(rule->meter);
         (void)printf("\n");
     }
-    buffer_reset(&path);
+    request_view_done(&view);
 }
 
-static int test(const char *name, const char *method, const char *text, int *ret_status,
-                struct bg_err *err)
+/* What is asked of test. */
+struct question {
+    const char *name, *method, *url;
+    struct fields fields;
+};
+
+static int test(const struct question *question, int *ret_status, struct bg_err *err)
 {
     static const char *const why[] = {
         [POLICY_NO_HOST] = "no rule allows anything there",
         [POLICY_NO_REQUEST] = "the rules there allow other requests",
-        [POLICY_UNCLEAR_PATH] = "the path has several readings, and rules there look at paths"};
+        [POLICY_UNCLEAR_PATH] = "the path has several readings, and rules there look at paths",
+        [POLICY_UNCLEAR_QUERY] = "the query has several readings, and rules there look at queries"};
     struct subject subject = {0};
     struct url url;
-    int r = parse_url(text, &url, err);
+    int r = parse_url(question->url, &url, err);
     if (r == 0)
-        r = load(name, &subject, err);
+        r = load(question->name, &subject, err);
     if (r == 0) {
         const struct policy *policy = &subject.file.policy;
         const struct policy_rule *rule = policy_find(policy, &url.to);
-        const struct slice m = {method, strlen(method)};
+        const struct request_text request = {.method = {question->method, strlen(question->method)},
+                                             .target = url.target,
+                                             .fields = question->fields.items,
+                                             .field_count = question->fields.count};
         enum policy_verdict verdict = rule && rule->tcp ? POLICY_ALLOWED : POLICY_NO_HOST;
         if (!url.tcp)
-            verdict = policy_decide(policy, &url.to, m, url.target, &rule);
+            verdict = policy_decide(policy, &url.to, &request, &rule);
         *ret_status = verdict == POLICY_ALLOWED ? 0 : REFUSED;
         if (verdict == POLICY_ALLOWED || verdict == POLICY_DENIED)
             (void)printf("%s: %s\n", verdict == POLICY_ALLOWED ? "allowed" : "refused", rule->text);
         else
             (void)printf("refused: %s\n", why[verdict]);
         if (verdict == POLICY_ALLOWED)
-            test_secrets(&subject.file, &url, m);
+            test_secrets(&subject.file, &url, &request);
         r = printed(err);
     }
     subject_done(&subject);
     return r;
 }
 
-static int run(char *const *words, int count, bool json, int *ret_status, struct bg_err *err)
+static int run(char *const *words, int count, bool json, struct question *question, int *ret_status,
+               struct bg_err *err)
 {
     const char *verb = count > 0 ? words[0] : "";
+    if (strcmp(verb, "test") == 0 && (count == 3 || count == 4) && !json) {
+        question->name = words[1];
+        question->method = count == 4 ? words[2] : "GET";
+        question->url = words[count - 1];
+        return test(question, ret_status, err);
+    }
+    if (question->fields.count > 0)
+        return bg_err_set(err, -EINVAL, "policy: -H is for test");
     if (strcmp(verb, "check") == 0 && count == 2 && !json)
         return check(words[1], err);
     if (strcmp(verb, "names") == 0 && count == 2 && !json)
@@ -536,8 +745,6 @@ static int run(char *const *words, int count, bool json, int *ret_status, struct
         return learn(words[1], err);
     if (strcmp(verb, "show") == 0 && count == 2)
         return show(words[1], json, err);
-    if (strcmp(verb, "test") == 0 && (count == 3 || count == 4) && !json)
-        return test(words[1], count == 4 ? words[2] : "GET", words[count - 1], ret_status, err);
     return bg_err_set(
         err, -EINVAL,
         "policy: want check FILE, show FILE|SANDBOX, test FILE|SANDBOX URL, apply SANDBOX "
@@ -547,21 +754,26 @@ static int run(char *const *words, int count, bool json, int *ret_status, struct
 
 int main(int argc, char **argv)
 {
-    static const struct option longs[] = {
-        {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {0}};
+    static const struct option longs[] = {{"json", no_argument, NULL, 'j'},
+                                          {"header", required_argument, NULL, 'H'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {0}};
     struct bg_err err = {0};
+    struct question question = {0};
     bool json = false, wants_help = false;
     int r = 0, status = 0;
-    for (int option; (option = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
+    for (int option; r == 0 && (option = getopt_long(argc, argv, "hH:", longs, NULL)) != -1;) {
         json |= option == 'j';
         wants_help |= option == 'h';
+        if (option == 'H')
+            r = add_field(&question.fields, optarg, &err);
         if (option == '?')
             r = bg_err_set(&err, -EINVAL, "policy: see bellglass policy --help");
     }
     if (r == 0 && wants_help)
         r = fputs(help, stdout) < 0 || fflush(stdout) != 0 ? -EIO : 0;
     else if (r == 0)
-        r = run(argv + optind, argc - optind, json, &status, &err);
+        r = run(argv + optind, argc - optind, json, &question, &status, &err);
     if (r < 0)
         (void)fprintf(stderr, "bellglass: %s\n", err.text);
     return r < 0 ? 125 : status;

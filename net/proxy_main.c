@@ -13,6 +13,8 @@
 #include "common/io.h"
 #include "common/limits.h"
 #include "common/quote.h"
+#include "common/state/audit_files.h"
+#include "net/ca_users.h"
 #include "net/confine.h"
 #include "net/policy_file.h"
 #include "net/presets.h"
@@ -20,14 +22,16 @@
 #include "net/tls_ca.h"
 
 static const char help[] =
-    "usage: bellglass-proxy sandbox NAME --socket-fd N --log-fd M\n"
+    "usage: bellglass-proxy sandbox NAME --socket-fd N --log-fd M [--audit-fd K]\n"
     "       bellglass-proxy --listen ADDRESS:PORT [OPTION...]\n"
     "       bellglass-proxy ca-path\n"
     "\n"
     "sandbox NAME      serve the sandbox's connections, which come over the socket N (a sandbox's\n"
     "                  launcher starts it so); reads the sandbox's sandbox.json, the secrets and "
     "the\n"
-    "                  CA, and appends to the sandbox's audit.ndjson\n"
+    "                  CA, and appends to the sandbox's audit.ndjson. When that is full the "
+    "launcher\n"
+    "                  is asked for the next file over the socket K\n"
     "ca-path           print the path of the CA certificate that guests must trust; it is made on\n"
     "                  first use\n"
     "\n"
@@ -42,18 +46,21 @@ static const char help[] =
     "--upstream-ca FILE     PEM certificates to trust for upstreams beside the system's\n"
     "--audit FILE           append a line of JSON for each decision there (default: stderr)\n"
     "--timeout PHASE=MS     change the time that a phase may take: peek, handshake, head, idle,\n"
-    "                       resolve, connect, response, stall, tcp-idle, linger\n"
+    "                       resolve, connect, response, stall, tcp-idle, linger,\n"
+    "                       upstream-idle (0: none is kept for another connection)\n"
     "--connections N        how many at once\n"
     "\n"
     "RULE: HOST[:PORT][=ADDRESS[,ADDRESS...]]\n"
-    "  HOST     a name, *.suffix (all names below suffix), or an IP address (IPv6 in brackets)\n"
+    "  HOST     a name, *.suffix (all names below suffix), an IP address (IPv6 in brackets), or a\n"
+    "           network such as 10.0.3.0/24, for addresses that are dialled as such\n"
     "  PORT     without it: 80 and 443, for HTTP and TLS; with it: that port, for any protocol\n"
-    "  ADDRESS  where HOST is, instead of asking DNS; needed for hosts whose addresses are not\n"
-    "           public, as in --allow echo.test:8443=127.0.0.1\n";
+    "  ADDRESS  where HOST is, instead of asking DNS, or a network that DNS has to answer with;\n"
+    "           needed for hosts whose addresses are not public, as in --allow "
+    "echo.test:8443=127.0.0.1\n";
 
 struct options {
     const char *sandbox; /* NULL: forward proxy */
-    int socket_fd, log_fd;
+    int socket_fd, log_fd, audit_socket_fd;
     const char *listen, *audit, *upstream_ca, *policy;
     char **allow;
     size_t allow_count;
@@ -69,17 +76,24 @@ static int set_timeout(const char *text, struct engine_timeouts *t, struct bg_er
         const char *name;
         uint64_t *ms;
     } phases[] = {
-        {"peek", &t->peek_ms},         {"handshake", &t->handshake_ms},
-        {"head", &t->head_ms},         {"idle", &t->idle_ms},
-        {"resolve", &t->resolve_ms},   {"connect", &t->connect_ms},
-        {"response", &t->response_ms}, {"stall", &t->stall_ms},
-        {"tcp-idle", &t->tcp_idle_ms}, {"linger", &t->linger_ms},
+        {"peek", &t->peek_ms},
+        {"handshake", &t->handshake_ms},
+        {"head", &t->head_ms},
+        {"idle", &t->idle_ms},
+        {"resolve", &t->resolve_ms},
+        {"connect", &t->connect_ms},
+        {"response", &t->response_ms},
+        {"stall", &t->stall_ms},
+        {"tcp-idle", &t->tcp_idle_ms},
+        {"linger", &t->linger_ms},
+        {"upstream-idle", &t->upstream_idle_ms},
     };
     size_t size = strcspn(text, "=");
     for (size_t i = 0; i < sizeof phases / sizeof *phases; i++) {
         if (strlen(phases[i].name) != size || memcmp(phases[i].name, text, size) != 0)
             continue;
-        if (text[size] == '=' && bg_parse_u64(text + size + 1, 1, 86400000, phases[i].ms) == 0)
+        uint64_t min = phases[i].ms == &t->upstream_idle_ms ? 0 : 1;
+        if (text[size] == '=' && bg_parse_u64(text + size + 1, min, 86400000, phases[i].ms) == 0)
             return 0;
         return bg_err_set(err, -EINVAL, "--timeout %s: want %s=MILLISECONDS", text, phases[i].name);
     }
@@ -120,6 +134,7 @@ static void options_done(struct options *o)
 enum {
     OPT_SOCKET_FD = 1000,
     OPT_LOG_FD,
+    OPT_AUDIT_FD,
     OPT_LISTEN,
     OPT_ALLOW,
     OPT_SECRET,
@@ -143,6 +158,10 @@ static int set_option(struct options *o, int option, const char *value, struct b
     case OPT_LOG_FD:
         r = parse_number("--log-fd", value, INT32_MAX, &number, err);
         o->log_fd = (int)number;
+        return r;
+    case OPT_AUDIT_FD:
+        r = parse_number("--audit-fd", value, INT32_MAX, &number, err);
+        o->audit_socket_fd = (int)number;
         return r;
     case OPT_CONNECTIONS:
         r = parse_number("--connections", value, 1000000, &number, err);
@@ -176,6 +195,7 @@ static int parse_options(int argc, char **argv, struct options *o, struct bg_err
     static const struct option longs[] = {
         {"socket-fd", required_argument, NULL, OPT_SOCKET_FD},
         {"log-fd", required_argument, NULL, OPT_LOG_FD},
+        {"audit-fd", required_argument, NULL, OPT_AUDIT_FD},
         {"listen", required_argument, NULL, OPT_LISTEN},
         {"allow", required_argument, NULL, OPT_ALLOW},
         {"secret", required_argument, NULL, OPT_SECRET},
@@ -206,7 +226,7 @@ static int print_ca_path(struct bg_err *err)
         r = bg_paths_init(&paths, err);
     if (r < 0)
         return r;
-    r = tls_ca_open(paths.data, &ca, err);
+    r = tls_ca_open(paths.data, NULL, &ca, err);
     if (r == 0) {
         BG_AUTOFREE char *path = tls_ca_path(paths.data);
         tls_ca_close(ca);
@@ -234,14 +254,22 @@ static int serve_sandbox(const struct options *o, const struct bg_log *log, stru
     struct bg_paths paths = {0};
     struct bg_sandbox sandbox = {0};
     BG_AUTOCLOSE int audit_fd = -1;
-    BG_AUTOFREE char *audit_path = NULL;
+    BG_AUTOFREE char *audit_path = NULL, *ledger_path = NULL;
+    BG_AUTOFREE char *ca_pem = NULL;
+    struct bg_err why;
     int r = bg_paths_init(&paths, err);
     if (r == 0)
         r = bg_sandbox_load(&paths, o->sandbox, &sandbox, err);
-    if (r == 0 && asprintf(&audit_path, "%s/audit.ndjson", sandbox.dir) < 0)
+    if (r == 0 && asprintf(&audit_path, "%s/" BG_AUDIT_FILE, sandbox.dir) < 0)
         r = bg_err_errno(err, -ENOMEM, "audit log");
+    if (r == 0 && asprintf(&ledger_path, "%s/budgets", sandbox.dir) < 0)
+        r = bg_err_errno(err, -ENOMEM, "budgets");
     if (r == 0)
         r = open_audit(audit_path, &audit_fd, err);
+    if (r == 0)
+        r = ca_users_of(&sandbox, &ca_pem, err);
+    if (r == 0 && ca_users_forget(&paths, &why) < 0)
+        bg_log(log, BG_LOG_WARN, "older CAs are kept: %s", why.text);
     if (r == 0) {
         const struct serve_opts opts = {.paths = &paths,
                                         .sandbox = sandbox.name,
@@ -250,12 +278,17 @@ static int serve_sandbox(const struct options *o, const struct bg_log *log, stru
                                         .policy = sandbox.policy,
                                         .secrets = sandbox.secrets,
                                         .secret_count = sandbox.secret_count,
+                                        .ledger = ledger_path,
                                         .upstream_ca = sandbox.upstream_ca,
+                                        .ca_pem = ca_pem,
                                         .audit_fd = audit_fd,
+                                        .audit_socket_fd = o->audit_socket_fd,
                                         .fd = o->socket_fd,
                                         .log = log,
                                         .timeouts = o->timeouts,
                                         .conns_max = o->conns_max};
+        if (o->audit_socket_fd >= 0)
+            (void)bg_take_fd(&audit_fd); /* the engine's; the process ends after this */
         r = serve_run(&opts, err);
     }
     bg_sandbox_done(&sandbox);
@@ -361,6 +394,7 @@ static int start_forward(const struct options *o, const struct forward *f, const
                                     .secret_count = f->count,
                                     .upstream_ca = o->upstream_ca,
                                     .audit_fd = audit_fd >= 0 ? audit_fd : STDERR_FILENO,
+                                    .audit_socket_fd = -1,
                                     .fd = fd,
                                     .listening = true,
                                     .log = log,
@@ -426,8 +460,8 @@ static int run(const struct options *o, struct bg_err *err)
     (void)snprintf(tag, sizeof tag, "vm=%s", o->sandbox ? o->sandbox : "-");
     const struct bg_log log = {.fd = o->log_fd, .level = BG_LOG_INFO, .tag = tag};
     (void)umask(077);
-    const int keep[] = {o->socket_fd, o->log_fd};
-    int r = confine_start(keep, 2, err);
+    const int keep[] = {o->socket_fd, o->log_fd, o->audit_socket_fd};
+    int r = confine_start(keep, 3, err);
     if (r == 0)
         r = o->sandbox ? serve_sandbox(o, &log, err) : serve_forward(o, &log, err);
     if (r < 0)
@@ -439,6 +473,7 @@ int main(int argc, char **argv)
 {
     struct options o = {.socket_fd = -1,
                         .log_fd = -1,
+                        .audit_socket_fd = -1,
                         .timeouts = engine_timeouts_default,
                         .conns_max = BG_EGRESS_CONNS_MAX};
     struct bg_err err = {0};

@@ -39,7 +39,7 @@ int secret_value_check(const void *value, size_t size, struct bg_err *err)
 }
 
 /* Lower-case digits only: so are they made, and only the exact placeholder counts. */
-static bool is_placeholder(const char *text, size_t size)
+bool secret_is_placeholder(const char *text, size_t size)
 {
     if (size < SECRET_PLACEHOLDER_SIZE ||
         memcmp(text, SECRET_PREFIX, sizeof SECRET_PREFIX - 1) != 0)
@@ -56,6 +56,8 @@ void secret_rule_done(struct secret_rule *rule)
         free(rule->headers[i]);
     free(rule->headers);
     request_match_done(&rule->match);
+    if (rule->meter && --rule->meter->owners == 0)
+        free(rule->meter);
     *rule = (struct secret_rule){0};
 }
 
@@ -88,7 +90,7 @@ int secrets_add(struct secrets *secrets, const char *name, const char *placehold
     if (secrets->count == BG_EGRESS_SECRETS_MAX)
         return bg_err_set(err, -E2BIG, "more than %d secrets", BG_EGRESS_SECRETS_MAX);
     if (strlen(placeholder) != SECRET_PLACEHOLDER_SIZE ||
-        !is_placeholder(placeholder, SECRET_PLACEHOLDER_SIZE))
+        !secret_is_placeholder(placeholder, SECRET_PLACEHOLDER_SIZE))
         return bg_err_set(err, -EINVAL, "secret %s: malformed placeholder", name);
     for (size_t i = 0; i < secrets->count; i++)
         if (strcmp(secrets->items[i].name, name) == 0 ||
@@ -122,9 +124,26 @@ int secrets_add(struct secrets *secrets, const char *name, const char *placehold
     return 0;
 }
 
+/* Gives the rule's meter a number, the same as to others that share it. */
+static int number_budget(struct secrets *secrets, struct secret_rule *rule, struct bg_err *err)
+{
+    for (size_t i = 0; i < secrets->count; i++)
+        for (size_t k = 0; k < secrets->items[i].rule_count; k++)
+            if (secrets->items[i].rules[k].meter == rule->meter) {
+                rule->budget = secrets->items[i].rules[k].budget;
+                return 0;
+            }
+    if (secrets->budget_count == BG_EGRESS_BUDGETS_MAX)
+        return bg_err_set(err, -E2BIG, "more than %d budgets of secrets", BG_EGRESS_BUDGETS_MAX);
+    rule->budget = secrets->budget_count++;
+    return 0;
+}
+
 int secrets_add_rule(struct secrets *secrets, const char *name, struct secret_rule *rule,
                      struct bg_err *err)
 {
+    if (rule->meter && number_budget(secrets, rule, err) < 0)
+        return -E2BIG;
     for (size_t i = 0; i < secrets->count; i++) {
         struct secret *secret = &secrets->items[i];
         if (strcmp(secret->name, name) != 0)
@@ -147,24 +166,74 @@ static bool is_for(const struct secret_rule *rule, const struct destination *to)
            (rule->host.host.port == 0 || rule->host.host.port == to->port);
 }
 
-/* Whether the secret may stand in the place; header: its name, for the places in one. */
-static bool approved(const struct secret *secret, const struct secrets_scope *scope,
-                     enum secret_place place, struct slice header)
+/* The body is of a kind that the rule is for. */
+static bool covers_body(const struct secret_body *body, const struct secrets_scope *scope)
 {
-    static const struct buffer no_path = {0};
-    for (size_t i = 0; scope->verified && i < secret->rule_count; i++) {
+    return (body->types & scope->body.type) && (body->decode || !scope->body.coded) &&
+           scope->body.size <= body->size_max;
+}
+
+/* Whether the rule is for the place in this request; header: its name, for the places in one. */
+static bool rule_approves(const struct secret_rule *rule, const struct secrets_scope *scope,
+                          unsigned place, struct slice header)
+{
+    static const struct request_text no_text = {0};
+    static const struct request_view no_view = {.text = &no_text};
+    if (!scope->verified || !(rule->in & place) || !is_for(rule, scope->to))
+        return false;
+    bool named = rule->header_count == 0 || !(place & SECRET_IN_DEFAULT);
+    for (size_t k = 0; k < rule->header_count; k++)
+        named |= slice_is(header, rule->headers[k]);
+    if (!named || (place == SECRET_IN_BODY && !covers_body(&rule->body, scope)))
+        return false;
+    return request_match_covers(&rule->match, scope->view ? scope->view : &no_view);
+}
+
+/* Counts the request in the rule's budget, unless it was. */
+static enum policy_spending spend(const struct secret_rule *rule, const struct secrets_scope *scope,
+                                  struct secrets_use *use)
+{
+    uint64_t bit = UINT64_C(1) << rule->budget;
+    if (!rule->meter || (use->budgets & bit))
+        return POLICY_SPENT;
+    enum policy_spending spending = policy_meter_spend(rule->meter, scope->now_ms);
+    if (spending == POLICY_SPENT)
+        use->budgets |= bit;
+    return spending;
+}
+
+/* Whether the secret may stand in the place. What is approved and has a value is counted in its
+ * budget; *ret_spending is that of the last rule that would let it. */
+static bool approved(const struct secret *secret, const struct secrets_scope *scope, unsigned place,
+                     struct slice header, struct secrets_use *use,
+                     enum policy_spending *ret_spending)
+{
+    bool found = false;
+    *ret_spending = POLICY_SPENT;
+    for (size_t i = 0; i < secret->rule_count; i++) {
         const struct secret_rule *rule = &secret->rules[i];
-        if (!(rule->in & place) || !is_for(rule, scope->to))
+        if (!rule_approves(rule, scope, place, header))
             continue;
-        bool named = rule->header_count == 0 || !(place & SECRET_IN_DEFAULT);
-        for (size_t k = 0; k < rule->header_count; k++)
-            named |= slice_is(header, rule->headers[k]);
-        if (!named || (rule->match.path_count > 0 && !scope->path))
-            continue;
-        if (request_match_covers(&rule->match, scope->method, scope->path ? scope->path : &no_path))
-            return true;
+        found = true;
+        *ret_spending = secret->value ? spend(rule, scope, use) : POLICY_SPENT;
+        if (*ret_spending == POLICY_SPENT)
+            break;
     }
-    return false;
+    return found;
+}
+
+size_t secrets_body_max(const struct secrets_scope *scope)
+{
+    const struct secrets *secrets = scope->secrets;
+    size_t max = 0;
+    for (size_t i = 0; i < secrets->count; i++)
+        for (size_t k = 0; k < secrets->items[i].rule_count; k++) {
+            const struct secret_rule *rule = &secrets->items[i].rules[k];
+            if (rule->body.size_max > max &&
+                rule_approves(rule, scope, SECRET_IN_BODY, (struct slice){"", 0}))
+                max = rule->body.size_max;
+        }
+    return max;
 }
 
 uint64_t secrets_at(const struct secrets *secrets, const struct destination *to)
@@ -195,41 +264,66 @@ struct putter {
     struct secrets_use *use;
 };
 
-static void put_encoded(struct buffer *out, const uint8_t *bytes, size_t size)
+void secret_put_encoded(struct buffer *out, const void *bytes, size_t size)
 {
     static const char plain[] =
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
+    const uint8_t *byte = bytes;
     for (size_t i = 0; i < size; i++)
-        if (bytes[i] && strchr(plain, bytes[i]))
-            buffer_put(out, &bytes[i], 1);
+        if (byte[i] && strchr(plain, byte[i]))
+            buffer_put(out, &byte[i], 1);
         else
-            buffer_printf(out, "%%%02X", bytes[i]);
+            buffer_printf(out, "%%%02X", byte[i]);
+}
+
+static const struct secret *resolve(const struct secrets_scope *scope, unsigned place,
+                                    struct slice header, const char *placeholder,
+                                    struct secrets_use *use)
+{
+    const struct secrets *secrets = scope->secrets;
+    const struct secret *found = NULL;
+    for (size_t i = 0; i < secrets->count; i++)
+        if (same_placeholder(placeholder, secrets->items[i].placeholder))
+            found = &secrets->items[i];
+    if (!found) {
+        use->unknown++;
+        return NULL;
+    }
+    uint64_t bit = UINT64_C(1) << (found - secrets->items);
+    enum policy_spending spending;
+    if (!approved(found, scope, place, header, use, &spending)) {
+        use->not_approved |= bit;
+        return NULL;
+    }
+    if (!found->value) {
+        use->valueless |= bit;
+        return NULL;
+    }
+    if (spending != POLICY_SPENT) {
+        use->used_up |= bit;
+        use->too_fast |= spending == POLICY_TOO_FAST ? bit : 0;
+        return NULL;
+    }
+    use->used |= bit;
+    return found;
+}
+
+const struct secret *secrets_resolve(const struct secrets_scope *scope, unsigned place,
+                                     const char *placeholder, struct secrets_use *use)
+{
+    return resolve(scope, place, (struct slice){"", 0}, placeholder, use);
 }
 
 /* Puts what stands for the placeholder at text: its secret, or as_is. */
 static void put_placeholder(const struct putter *p, const char *text, struct slice as_is)
 {
-    const struct secrets *secrets = p->scope->secrets;
-    const struct secret *found = NULL;
-    for (size_t i = 0; i < secrets->count; i++)
-        if (same_placeholder(text, secrets->items[i].placeholder))
-            found = &secrets->items[i];
-    uint64_t bit = found ? UINT64_C(1) << (found - secrets->items) : 0;
-    if (found && found->value && approved(found, p->scope, p->place, p->header)) {
-        p->use->used |= bit;
-        if (p->place & SECRET_IN_DEFAULT)
-            buffer_put(p->out, found->value, found->value_size);
-        else
-            put_encoded(p->out, found->value, found->value_size);
-        return;
-    }
+    const struct secret *found = resolve(p->scope, p->place, p->header, text, p->use);
     if (!found)
-        p->use->unknown++;
-    else if (!approved(found, p->scope, p->place, p->header))
-        p->use->not_approved |= bit;
+        buffer_put(p->out, as_is.at, as_is.size);
+    else if (p->place & SECRET_IN_DEFAULT)
+        buffer_put(p->out, found->value, found->value_size);
     else
-        p->use->valueless |= bit;
-    buffer_put(p->out, as_is.at, as_is.size);
+        secret_put_encoded(p->out, found->value, found->value_size);
 }
 
 static void put_text(const struct putter *p, const char *text, size_t size)
@@ -243,7 +337,7 @@ static void put_text(const struct putter *p, const char *text, size_t size)
         if (!hit)
             return;
         size_t take = sizeof SECRET_PREFIX - 1;
-        if (is_placeholder(text, size)) {
+        if (secret_is_placeholder(text, size)) {
             take = SECRET_PLACEHOLDER_SIZE;
             put_placeholder(p, text, (struct slice){text, take});
         } else {
@@ -273,17 +367,13 @@ static bool put_basic(const struct putter *outer, struct slice value)
         !memmem(plain, (size_t)plain_size, SECRET_PREFIX, sizeof SECRET_PREFIX - 1))
         return false;
 
-    struct secrets_use inside = {0};
+    struct secrets_use inside = {.budgets = outer->use->budgets};
     struct buffer joined = buffer_init(2 * BG_SECRET_SIZE_MAX);
     joined.wipe = true;
     const struct putter p = {outer->scope, SECRET_IN_BASIC, outer->header, &joined, &inside};
-    struct secrets_use *use = outer->use;
     put_text(&p, (const char *)plain, (size_t)plain_size);
     explicit_bzero(plain, text_size + 3);
-    use->used |= inside.used;
-    use->not_approved |= inside.not_approved;
-    use->valueless |= inside.valueless;
-    use->unknown += inside.unknown;
+    secrets_use_add(outer->use, &inside);
     if (inside.used == 0) {
         buffer_reset(&joined);
         /* As it came, but what stood in it is noted. */
@@ -358,7 +448,7 @@ void secrets_put_target(const struct secrets_scope *scope, struct slice target, 
         size_t taken = 0;
         if (*here == SECRET_PREFIX[0] || *here == '%')
             taken = decode_some(here, target.size - at, SECRET_PLACEHOLDER_SIZE, text);
-        if (taken > 0 && is_placeholder(text, sizeof text)) {
+        if (taken > 0 && secret_is_placeholder(text, sizeof text)) {
             put_placeholder(&p, text, (struct slice){here, taken});
         } else {
             buffer_put(out, here, 1);

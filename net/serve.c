@@ -8,8 +8,10 @@
 
 #include "common/io.h"
 #include "common/limits.h"
+#include "net/audit_socket.h"
 #include "net/confine.h"
 #include "net/intake.h"
+#include "net/ledger.h"
 #include "net/locked.h"
 #include "net/policy_file.h"
 #include "net/presets.h"
@@ -22,8 +24,10 @@ struct server {
     const struct serve_opts *opts;
     uv_loop_t loop;
     struct policy policy;
+    bool audit_best_effort;
     struct secrets secrets;
-    struct parent parent; /* its port is 0: there is none */
+    struct parent parent;  /* its port is 0: there is none */
+    struct ledger *ledger; /* NULL: none */
     struct tls_context *tls;
     struct engine *engine;
     struct intake *intake;
@@ -66,7 +70,8 @@ static int load_tls(struct server *server, struct bg_err *err)
             return r;
         }
     }
-    int r = tls_context_new(server->opts->paths->data, ca, ca_size, &server->tls, err);
+    int r = tls_context_new(server->opts->paths->data, server->opts->ca_pem, ca, ca_size,
+                            &server->tls, err);
     if (r == -EINVAL && path)
         (void)bg_err_prefix(err, "upstream CA %s", path);
     return r;
@@ -103,6 +108,7 @@ static int load_policy(struct server *server, struct bg_err *err)
     if (r < 0)
         return r;
     server->policy.strict = file.policy.strict;
+    server->audit_best_effort = file.audit_best_effort;
     for (size_t i = 0; r == 0 && i < file.policy.count; i++)
         r = policy_add(&server->policy, &file.policy.rules[i], err);
     if (r == 0)
@@ -113,6 +119,30 @@ static int load_policy(struct server *server, struct bg_err *err)
     return r;
 }
 
+/* Has all limits count where they did before. */
+static int load_ledger(struct server *server, struct bg_err *err)
+{
+    int r = server->opts->ledger ? ledger_open(server->opts->ledger, &server->ledger, err) : 0;
+    for (size_t i = 0; r == 0 && server->ledger && i < server->policy.count; i++)
+        if (server->policy.rules[i].meter)
+            r = ledger_attach(server->ledger, server->policy.rules[i].meter, err);
+    for (size_t i = 0; r == 0 && server->ledger && i < server->secrets.count; i++) {
+        const struct secret *secret = &server->secrets.items[i];
+        for (size_t k = 0; r == 0 && k < secret->rule_count; k++)
+            if (secret->rules[k].meter)
+                r = ledger_attach(server->ledger, secret->rules[k].meter, err);
+    }
+    return r;
+}
+
+static bool has_limits(const struct server *server)
+{
+    for (size_t i = 0; i < server->policy.count; i++)
+        if (server->policy.rules[i].meter)
+            return true;
+    return server->secrets.budget_count > 0;
+}
+
 static int load(struct server *server, struct bg_err *err)
 {
     const struct serve_opts *opts = server->opts;
@@ -121,6 +151,8 @@ static int load(struct server *server, struct bg_err *err)
         r = load_secret(server, &opts->secrets[i], err);
     if (r == 0)
         r = load_policy(server, err);
+    if (r == 0 && has_limits(server))
+        r = load_ledger(server, err);
     if (r == 0)
         r = load_tls(server, err);
     return r;
@@ -147,6 +179,7 @@ static void engine_closed(void *owner)
     struct server *server = owner;
     for (size_t i = 0; i < 2; i++)
         uv_close((uv_handle_t *)&server->signals[i], NULL);
+    audit_socket_close(BG_TAKE(server->engine->audit_socket));
     uv_unref((uv_handle_t *)&server->drain); /* it is only for what is still open now */
 }
 
@@ -222,6 +255,23 @@ static int raise_file_limit(const struct bg_log *log, unsigned *conns_max, struc
     return 0;
 }
 
+/* Whoever gives us the next audit file may fail to: then the present one shall not fill the disk.
+ * At the limit a line cannot be written. It is the kernel's, and cannot be raised again. */
+static int open_audit_socket(struct server *server, struct bg_err *err)
+{
+    struct rlimit limit;
+    (void)signal(SIGXFSZ, SIG_IGN); /* fails only for numbers that are none */
+    if (getrlimit(RLIMIT_FSIZE, &limit) < 0)
+        return bg_err_errno(err, -errno, "limit on file sizes");
+    if (limit.rlim_max > 2 * BG_AUDIT_FILE_SIZE)
+        limit.rlim_max = 2 * BG_AUDIT_FILE_SIZE;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_FSIZE, &limit) < 0)
+        return bg_err_errno(err, -errno, "limit on file sizes");
+    return audit_socket_open(&server->loop, server->opts->audit_socket_fd, server->engine,
+                             &server->engine->audit_socket, err);
+}
+
 static int open_loop(struct server *server, struct bg_err *err)
 {
     const struct serve_opts *opts = server->opts;
@@ -236,6 +286,7 @@ static int open_loop(struct server *server, struct bg_err *err)
                                             .parent =
                                                 server->parent.at.port ? &server->parent : NULL,
                                             .audit_fd = opts->audit_fd,
+                                            .audit_best_effort = server->audit_best_effort,
                                             .log = opts->log,
                                             .timeouts = opts->timeouts,
                                             .conns_max = conns_max};
@@ -254,6 +305,8 @@ static int open_loop(struct server *server, struct bg_err *err)
                                             .owner = server};
     r = intake_open(&server->loop, &intake_opts, &server->intake, err);
     (void)uv_timer_init(&server->loop, &server->drain); /* cannot fail */
+    if (r == 0 && opts->audit_socket_fd >= 0)
+        r = open_audit_socket(server, err);
     return r < 0 ? r : watch_signals(server, err);
 }
 
@@ -292,5 +345,6 @@ int serve_run(const struct serve_opts *opts, struct bg_err *err)
     parent_done(&server.parent);
     secrets_done(&server.secrets);
     policy_done(&server.policy);
+    ledger_close(server.ledger);
     return r;
 }

@@ -15,9 +15,12 @@ struct serve_opts {
     const char *policy; /* a policy file's text, or NULL; its rules come after allow */
     const struct bg_secret_use *secrets;
     size_t secret_count;
+    const char *ledger;      /* path of the file that limits count in; NULL: they begin anew */
     const char *upstream_ca; /* path, or NULL */
-    int audit_fd;
-    int fd; /* the supervisor's socket, or the listener */
+    const char *ca_pem;      /* the CA that the guest trusts; NULL: the present one */
+    int audit_fd;            /* taken if audit_socket_fd is given: it changes then */
+    int audit_socket_fd;     /* of the launcher, for further audit files (audit_socket.h), or -1 */
+    int fd;                  /* the supervisor's socket, or the listener */
     bool listening;
     const struct bg_log *log;
     struct engine_timeouts timeouts;

@@ -91,11 +91,11 @@ static long bio_ctrl(BIO *bio, int command, long argument, void *pointer)
     return command == BIO_CTRL_FLUSH;
 }
 
-/* Only HTTP/1.1 is spoken here; a guest that names protocols and not this one is told so. */
+/* A guest that names protocols, and none of ours, is told so. */
 static int choose_protocol(SSL *ssl, const unsigned char **ret_name, unsigned char *ret_size,
                            const unsigned char *offered, unsigned offered_size, void *owner)
 {
-    static const unsigned char ours[] = "\x08http/1.1";
+    static const unsigned char ours[] = "\x02h2\x08http/1.1";
     (void)ssl;
     (void)owner;
     unsigned char *chosen;
@@ -176,9 +176,6 @@ static int set_up_client(struct tls_context *context, const char *upstream_ca,
         return tls_error(err, -EIO, "cannot set up TLS towards upstreams");
     ERR_clear_error(); /* a file of the default paths that is not there is no error */
     SSL_CTX_set_verify(context->client, SSL_VERIFY_PEER, NULL);
-    static const unsigned char http11[] = "\x08http/1.1";
-    if (SSL_CTX_set_alpn_protos(context->client, http11, sizeof http11 - 1) != 0)
-        return tls_error(err, -EIO, "cannot set up ALPN");
     if (!tls_staple_set_up(context->client))
         return tls_error(err, -EIO, "cannot set up OCSP stapling");
     int r = set_up_tickets(context, err);
@@ -194,9 +191,10 @@ static int set_up_client(struct tls_context *context, const char *upstream_ca,
     return 0;
 }
 
-static int set_up_server(struct tls_context *context, const char *data_dir, struct bg_err *err)
+static int set_up_server(struct tls_context *context, const char *data_dir, const char *ca_pem,
+                         struct bg_err *err)
 {
-    int r = tls_ca_open(data_dir, &context->ca, err);
+    int r = tls_ca_open(data_dir, ca_pem, &context->ca, err);
     if (r < 0)
         return r;
     context->server = new_ctx(TLS_server_method());
@@ -206,8 +204,8 @@ static int set_up_server(struct tls_context *context, const char *data_dir, stru
     return 0;
 }
 
-int tls_context_new(const char *data_dir, const char *upstream_ca, size_t upstream_ca_size,
-                    struct tls_context **ret, struct bg_err *err)
+int tls_context_new(const char *data_dir, const char *ca_pem, const char *upstream_ca,
+                    size_t upstream_ca_size, struct tls_context **ret, struct bg_err *err)
 {
     struct tls_context *context = calloc(1, sizeof *context);
     if (!context)
@@ -221,7 +219,7 @@ int tls_context_new(const char *data_dir, const char *upstream_ca, size_t upstre
     if (r == 0)
         r = set_up_client(context, upstream_ca, upstream_ca_size, err);
     if (r == 0 && data_dir)
-        r = set_up_server(context, data_dir, err);
+        r = set_up_server(context, data_dir, ca_pem, err);
     if (r < 0) {
         tls_context_free(context);
         return r;
@@ -289,9 +287,11 @@ int tls_accept(struct tls_context *context, const struct destination *as, int fd
     return 0;
 }
 
-int tls_connect(struct tls_context *context, const struct destination *to, int fd,
-                struct tls_session **ret, struct bg_err *err)
+int tls_connect(struct tls_context *context, const struct destination *to, enum tls_offer offer,
+                int fd, struct tls_session **ret, struct bg_err *err)
 {
+    static const unsigned char protocols[] = "\x02h2\x08http/1.1";
+    const size_t left_out = offer == TLS_OFFER_H2_TOO ? 0 : 3;
     struct tls_session *session;
     int r = new_session(context, context->client, fd, &session, err);
     if (r < 0)
@@ -305,6 +305,8 @@ int tls_connect(struct tls_context *context, const struct destination *to, int f
                                                          to->address.family == 4 ? 4 : 16) == 1
                              : X509_VERIFY_PARAM_set1_host(param, name, 0) == 1 &&
                                    SSL_set_tlsext_host_name(session->ssl, name) == 1;
+    ok = ok && SSL_set_alpn_protos(session->ssl, protocols + left_out,
+                                   (unsigned)(sizeof protocols - 1 - left_out)) == 0;
     if (!ok) {
         tls_free(session);
         return tls_error(err, -EIO, "TLS session");
@@ -320,6 +322,14 @@ int tls_connect(struct tls_context *context, const struct destination *to, int f
     SSL_set_connect_state(session->ssl);
     *ret = session;
     return 0;
+}
+
+bool tls_is_h2(const struct tls_session *session)
+{
+    const unsigned char *name;
+    unsigned size;
+    SSL_get0_alpn_selected(session->ssl, &name, &size);
+    return size == 2 && memcmp(name, "h2", 2) == 0;
 }
 
 /* What a failed call means. result: of the call. */

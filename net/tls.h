@@ -14,11 +14,13 @@
 struct tls_context; /* what all sessions share */
 struct tls_session; /* one connection */
 
-/* data_dir: where the CA is, or is made; NULL: only towards upstreams. upstream_ca: PEM
+/* data_dir: where the CA is, or is made; NULL: only towards upstreams. ca_pem: which one, as for
+ * tls_ca_open. upstream_ca: PEM
  * certificates that are trusted beside the system's, or NULL. Errors: -EUCLEAN CA damaged; -EINVAL
  * upstream_ca has no certificate; -ENOMEM; -EIO OpenSSL's. */
-int tls_context_new(const char *data_dir, const char *upstream_ca, size_t upstream_ca_size,
-                    struct tls_context **ret, struct bg_err *err) BG_MUST_CHECK;
+int tls_context_new(const char *data_dir, const char *ca_pem, const char *upstream_ca,
+                    size_t upstream_ca_size, struct tls_context **ret,
+                    struct bg_err *err) BG_MUST_CHECK;
 void tls_context_free(struct tls_context *context);
 
 /* A session that poses as the destination's host. fd: borrowed, may be blocking or not. prefix:
@@ -27,14 +29,19 @@ int tls_accept(struct tls_context *context, const struct destination *as, int fd
                const uint8_t *prefix, size_t prefix_size, struct tls_session **ret,
                struct bg_err *err) BG_MUST_CHECK;
 
-/* A session with the destination; its certificate must be good for the host. Errors: -ENOMEM,
- * -EIO. */
-int tls_connect(struct tls_context *context, const struct destination *to, int fd,
-                struct tls_session **ret, struct bg_err *err) BG_MUST_CHECK;
+enum tls_offer { TLS_OFFER_HTTP11, TLS_OFFER_H2_TOO };
+
+/* A session with the destination; its certificate must be good for the host. offer: the protocols
+ * that it may choose from. Errors: -ENOMEM, -EIO. */
+int tls_connect(struct tls_context *context, const struct destination *to, enum tls_offer offer,
+                int fd, struct tls_session **ret, struct bg_err *err) BG_MUST_CHECK;
 
 /* Goes on with the handshake. Errors: -EAGAIN call again when the socket is ready (see
  * tls_wants_write); -EPROTO failed, err says why; -EKEYREJECTED the peer's certificate. */
 int tls_handshake(struct tls_session *session, struct bg_err *err) BG_MUST_CHECK;
+
+/* After the handshake: whether HTTP/2 was chosen by ALPN (RFC 7301). */
+bool tls_is_h2(const struct tls_session *session);
 
 /* Bytes read, 0 at the peer's close_notify, -EAGAIN, -ECONNABORTED the stream ended without a
  * close_notify, -EPROTO, or errno of the socket. */

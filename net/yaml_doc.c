@@ -191,6 +191,29 @@ int yaml_doc_mapping(struct yaml_doc *doc, yaml_node_t *node, const char *what,
     return 0;
 }
 
+int yaml_doc_pairs(struct yaml_doc *doc, yaml_node_t *node, const char *what, const char *example,
+                   int (*read)(void *owner, struct yaml_doc *doc, yaml_node_t *key,
+                               const char *name, yaml_node_t *value, struct bg_err *err),
+                   void *owner, struct bg_err *err)
+{
+    if (node->type != YAML_MAPPING_NODE)
+        return yaml_doc_fail(doc, node, err, "%s: want %s", what, example);
+    for (yaml_node_pair_t *pair = node->data.mapping.pairs.start;
+         pair < node->data.mapping.pairs.top; pair++) {
+        yaml_node_t *key = yaml_document_get_node(&doc->document, pair->key);
+        yaml_node_t *value = yaml_document_get_node(&doc->document, pair->value);
+        const char *name;
+        int r = yaml_doc_text(doc, key, what, &name, err);
+        if (r == 0)
+            r = check_twice(doc, node, key, pair, err);
+        if (r == 0)
+            r = read(owner, doc, key, name, value, err);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
 int yaml_doc_list(struct yaml_doc *doc, yaml_node_t *node, const char *key,
                   int (*read)(void *owner, struct yaml_doc *doc, yaml_node_t *item,
                               struct bg_err *err),

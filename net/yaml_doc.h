@@ -48,6 +48,13 @@ struct yaml_key {
 int yaml_doc_mapping(struct yaml_doc *doc, yaml_node_t *node, const char *what,
                      const struct yaml_key *keys, void *owner, struct bg_err *err) BG_MUST_CHECK;
 
+/* Reads a mapping whose keys are the user's: calls read for each, in the order of the document.
+ * name: the key's text, borrowed. example: "KEY: PATTERN". */
+int yaml_doc_pairs(struct yaml_doc *doc, yaml_node_t *node, const char *what, const char *example,
+                   int (*read)(void *owner, struct yaml_doc *doc, yaml_node_t *key,
+                               const char *name, yaml_node_t *value, struct bg_err *err),
+                   void *owner, struct bg_err *err) BG_MUST_CHECK;
+
 /* Calls read for each item of a sequence, or for the node itself if it is a scalar. */
 int yaml_doc_list(struct yaml_doc *doc, yaml_node_t *node, const char *key,
                   int (*read)(void *owner, struct yaml_doc *doc, yaml_node_t *item,

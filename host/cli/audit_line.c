@@ -4,20 +4,16 @@
 #include <stdio.h>
 #include <string.h>
 
-#include <jansson.h>
-
 #include "common/quote.h"
-#include "host/cli/output.h"
 
 #define FIELD_SIZE 512
 
-static json_t *load(const char *line, size_t size, struct bg_err *err)
+json_t *audit_line_load(const char *line, size_t size)
 {
     json_t *json = json_loadb(line, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
     if (json_is_object(json))
         return json;
     json_decref(json);
-    (void)bg_err_set(err, -EPROTO, "a line of the audit is damaged");
     return NULL;
 }
 
@@ -76,13 +72,10 @@ static void put_time(struct line *line, const json_t *json)
     put(line, "%-19s  ", text);
 }
 
-int audit_line_format(const char *line, size_t size, char out[AUDIT_LINE_SIZE], struct bg_err *err)
+void audit_line_format(const json_t *json, char out[AUDIT_LINE_SIZE])
 {
     char text[FIELD_SIZE], path[FIELD_SIZE];
-    json_auto_t *json = load(line, size, err);
     struct line l = {.out = out};
-    if (!json)
-        return -EPROTO;
     out[0] = '\0';
     put_time(&l, json);
     put(&l, "%-5s  ", text_of(json, "decision", text));
@@ -100,18 +93,8 @@ int audit_line_format(const char *line, size_t size, char out[AUDIT_LINE_SIZE], 
     put_names(&l, json, "placeholders_not_approved", "  placeholder not approved here: ");
     put_names(&l, json, "secrets_without_value", "  secret without a value: ");
     const char *reason = text_of(json, "reason", text);
-    if (reason[0] != '\0' && strcmp(reason, "ok") != 0)
+    if (reason[0] != '\0' && strcmp(reason, "allowed") != 0)
         put(&l, "  (%s)", reason);
     put(&l, "  %" JSON_INTEGER_FORMAT "B up, %" JSON_INTEGER_FORMAT "B down",
         number_of(json, "bytes_up"), number_of(json, "bytes_down"));
-    return 0;
-}
-
-int audit_line_json(const char *line, size_t size, char **ret, struct bg_err *err)
-{
-    json_auto_t *json = load(line, size, err);
-    if (!json)
-        return -EPROTO;
-    *ret = output_json_text(json, JSON_COMPACT);
-    return *ret ? 0 : bg_err_errno(err, -ENOMEM, "audit");
 }

@@ -4,14 +4,14 @@
 
 #include <stddef.h>
 
+#include <jansson.h>
+
 #include "common/err.h"
 
 #define AUDIT_LINE_SIZE 2048
 
-/* line: without its newline. Unknown fields are passed over, missing ones left blank. Errors:
- * -EPROTO not a JSON object. */
-int audit_line_format(const char *line, size_t size, char out[AUDIT_LINE_SIZE],
-                      struct bg_err *err) BG_MUST_CHECK;
+/* line: without its newline. NULL: it is no JSON object, or memory is out. */
+json_t *audit_line_load(const char *line, size_t size);
 
-/* The same line as ASCII JSON, heap, the caller's. Errors: -EPROTO; -ENOMEM. */
-int audit_line_json(const char *line, size_t size, char **ret, struct bg_err *err) BG_MUST_CHECK;
+/* Unknown fields are passed over, missing ones left blank. */
+void audit_line_format(const json_t *json, char out[AUDIT_LINE_SIZE]);

@@ -79,8 +79,9 @@ static void check_folders(struct app *app, bool fix, struct check_result *ret)
 static void check_programs(struct app *app, bool fix, struct check_result *ret)
 {
     static const char *const programs[] = {
-        "bellglass-supervisor", "bellglass-proxy",  "bellglass-mount",  "bellglass-agent",
-        "bellglass-image",      "bellglass-secret", "bellglass-policy", "bellglass-copy"};
+        "bellglass-supervisor", "bellglass-proxy", "bellglass-mount",
+        "bellglass-agent",      "bellglass-image", "bellglass-secret",
+        "bellglass-policy",     "bellglass-copy",  "bellglass-ca"};
     (void)app;
     (void)fix;
     for (size_t i = 0; i < sizeof programs / sizeof *programs; i++) {

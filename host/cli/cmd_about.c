@@ -27,8 +27,9 @@ static const char *const completion_forms[] = {"bash", NULL};
 static const char *const image_forms[] = {"build [RECIPE]", "ls | inspect IMAGE | rm IMAGE",
                                           "import FILE.qcow2", NULL};
 static const char *const policy_forms[] = {
-    "check FILE",         "show FILE|SANDBOX", "test FILE|SANDBOX [METHOD] URL",
+    "check FILE",         "show FILE|SANDBOX", "test FILE|SANDBOX [METHOD] URL [-H 'NAME: VALUE']",
     "apply SANDBOX FILE", "learn SANDBOX",     NULL};
+static const char *const ca_forms[] = {"show [--pem|--json]", "rotate [--json]", NULL};
 static const char *const secret_forms[] = {"set NAME [--from-env VAR]", "ls", "rm NAME", NULL};
 
 static int run_help(struct app *app, const struct args *args)
@@ -120,6 +121,14 @@ const struct command cmd_policy = {
     .details =
         "The file is for --policy of run and create. Its own options: bellglass policy --help",
     .helper = "bellglass-policy",
+};
+
+const struct command cmd_ca = {
+    .name = "ca",
+    .summary = "show or replace the CA that sandboxes trust",
+    .forms = ca_forms,
+    .details = "The egress proxy reads TLS with it. Its own options: bellglass ca --help",
+    .helper = "bellglass-ca",
 };
 
 const struct command cmd_secret = {

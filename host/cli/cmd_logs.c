@@ -1,10 +1,9 @@
-/* logs and audit. */
+/* logs. */
 #include "host/cli/commands.h"
 
 #include <string.h>
 
 #include "common/quote.h"
-#include "host/cli/audit_line.h"
 #include "host/cli/follow.h"
 #include "host/cli/life.h"
 #include "host/cli/sandbox_options.h"
@@ -21,19 +20,12 @@ static const struct option_spec logs_options[] = {
     {0},
 };
 
-static const struct option_spec audit_options[] = {
-    {OPTION_FOLLOW, 'f', false, "follow", NULL, "wait for more until the sandbox is removed"},
-    {OPTION_JSON, 0, false, "json", NULL, "one JSON object a line"},
-    {0},
-};
-
 static const char *const forms[] = {"[OPTIONS] NAME", NULL};
 
 struct printer {
     char *text;                           /* room for an escaped line */
     const char *labels[FOLLOW_FILES_MAX]; /* what a line begins with, by file */
-    bool raw, json;
-    size_t damaged;
+    bool raw;
 };
 
 #define PRINTER_TEXT_SIZE (4 * FOLLOW_LINE_MAX + 8)
@@ -58,29 +50,13 @@ static int print_log_line(void *owner, size_t index, const char *line, size_t si
     return print_done();
 }
 
-static int print_audit_line(void *owner, size_t index, const char *line, size_t size)
-{
-    struct printer *p = owner;
-    BG_AUTOFREE char *json = NULL;
-    char text[AUDIT_LINE_SIZE];
-    (void)index;
-    int r = p->json ? audit_line_json(line, size, &json, NULL)
-                    : audit_line_format(line, size, text, NULL);
-    if (r < 0) {
-        p->damaged++; /* a line cut by a crash hides none of the others */
-        return r == -ENOMEM ? r : 0;
-    }
-    (void)printf("%s\n", p->json ? json : text);
-    return print_done();
-}
-
 static void flush(void *owner)
 {
     (void)owner;
     (void)fflush(stdout); /* an error shows at the next line */
 }
 
-/* Fills in what the commands share, and prints. */
+/* Prints the files, each to its end, and then what comes. */
 static int print_files(struct app *app, const struct args *args, struct follow_opts *opts,
                        struct printer *printer)
 {
@@ -102,8 +78,6 @@ static int print_files(struct app *app, const struct args *args, struct follow_o
     life_done(&life);
     if (r < 0 && !ferror(stdout))
         return app_fail(&err);
-    if (printer->damaged > 0)
-        app_note("%zu damaged lines were left out", printer->damaged);
     return app_printed(0);
 }
 
@@ -129,13 +103,6 @@ static int run_logs(struct app *app, const struct args *args)
     return print_files(app, args, &opts, &printer);
 }
 
-static int run_audit(struct app *app, const struct args *args)
-{
-    struct follow_opts opts = {.names = {"audit.ndjson"}, .count = 1, .on_line = print_audit_line};
-    struct printer printer = {.json = args_flag(args, OPTION_JSON)};
-    return print_files(app, args, &opts, &printer);
-}
-
 const struct command cmd_logs = {
     .name = "logs",
     .summary = "show what a sandbox's processes logged",
@@ -146,16 +113,4 @@ const struct command cmd_logs = {
     .operands_min = 1,
     .operands_max = 1,
     .run = run_logs,
-};
-
-const struct command cmd_audit = {
-    .name = "audit",
-    .summary = "show what a sandbox reached, or tried to",
-    .forms = forms,
-    .options = audit_options,
-    .details = "One line for each connection or request: when, the decision, what was asked for, "
-               "the answer, the rule that allowed it, and the secrets that were put in, by name.",
-    .operands_min = 1,
-    .operands_max = 1,
-    .run = run_audit,
 };

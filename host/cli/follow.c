@@ -8,6 +8,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/state/audit_files.h"
+
+static_assert(BG_AUDIT_FILES_MAX <= FOLLOW_FILES_MAX, "each has a source");
+
 struct source {
     int fd;       /* -1: not there yet */
     char *buffer; /* FOLLOW_LINE_MAX; what is there of an unfinished line */
@@ -18,11 +22,12 @@ struct follower {
     const struct follow_opts *opts;
     int dir_fd, watch_fd;
     struct source sources[FOLLOW_FILES_MAX];
+    size_t count; /* of sources */
 };
 
 static int give(const struct follower *f, size_t index, const char *line, size_t size)
 {
-    return f->opts->on_line(f->opts->owner, index, line, size);
+    return f->opts->on_line(f->opts->owner, f->opts->audit ? 0 : index, line, size);
 }
 
 static int give_lines(struct follower *f, size_t index)
@@ -57,6 +62,62 @@ static int open_source(struct follower *f, size_t index)
         return errno == ENOENT ? 0 : -errno;
     s->buffer = malloc(FOLLOW_LINE_MAX);
     return s->buffer ? 0 : -ENOMEM;
+}
+
+static void close_source(struct source *s)
+{
+    if (s->fd >= 0)
+        (void)close(s->fd); /* read only */
+    free(s->buffer);
+    *s = (struct source){.fd = -1};
+}
+
+static bool has_source(const struct follower *f, int fd)
+{
+    struct stat ours, theirs;
+    for (size_t i = 0; i < f->count; i++)
+        if (fstat(f->sources[i].fd, &ours) == 0 && fstat(fd, &theirs) == 0 &&
+            ours.st_ino == theirs.st_ino && ours.st_dev == theirs.st_dev)
+            return true;
+    return false;
+}
+
+/* Takes fd. The oldest source makes room, whose file has no name any more. */
+static int add_source(struct follower *f, int fd)
+{
+    char *buffer = malloc(FOLLOW_LINE_MAX);
+    int r = buffer ? 0 : -ENOMEM;
+    if (r == 0 && f->count == BG_AUDIT_FILES_MAX) {
+        r = give_rest(f, 0);
+        close_source(&f->sources[0]);
+        memmove(f->sources, f->sources + 1, (f->count - 1) * sizeof *f->sources);
+        f->count--;
+    }
+    if (r < 0) {
+        free(buffer);
+        (void)close(fd); /* read only */
+        return r;
+    }
+    f->sources[f->count++] = (struct source){.fd = fd, .buffer = buffer};
+    return 0;
+}
+
+/* The files that have come since the last time become sources. The older ones stay: a proxy that
+ * was replaced may still write to its own. */
+static int find_audit_files(struct follower *f, struct bg_err *err)
+{
+    int fds[BG_AUDIT_FILES_MAX];
+    size_t count;
+    int r = bg_audit_open_all(f->dir_fd, fds, &count, err);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < count; i++) {
+        if (r < 0 || has_source(f, fds[i]))
+            (void)close(fds[i]); /* read only */
+        else
+            r = add_source(f, fds[i]);
+    }
+    return r < 0 ? bg_err_errno(err, r, "%s", BG_AUDIT_FILE) : 0;
 }
 
 /* Reads to the present end of the file. */
@@ -106,31 +167,32 @@ static int follow(struct follower *f, struct bg_err *err)
     }
     int r = 0;
     do {
-        for (size_t i = 0; r == 0 && i < opts->count; i++) {
+        if (opts->audit)
+            r = find_audit_files(f, err);
+        for (size_t i = 0; r == 0 && i < f->count; i++) {
             r = read_source(f, i);
             if (r < 0)
-                (void)bg_err_errno(err, r, "%s/%s", opts->dir, opts->names[i]);
+                (void)bg_err_errno(err, r, "%s/%s", opts->dir,
+                                   opts->audit ? BG_AUDIT_FILE : opts->names[i]);
         }
         if (r == 0 && opts->on)
             opts->on_idle(opts->owner);
     } while (r == 0 && opts->on && wait_for_more(f));
-    for (size_t i = 0; r == 0 && i < opts->count; i++)
+    for (size_t i = 0; r == 0 && i < f->count; i++)
         r = give_rest(f, i);
     return r;
 }
 
 int follow_files(const struct follow_opts *opts, struct bg_err *err)
 {
-    struct follower f = {.opts = opts, .dir_fd = -1, .watch_fd = -1};
-    assert(opts->count <= FOLLOW_FILES_MAX);
+    struct follower f = {.opts = opts, .dir_fd = -1, .watch_fd = -1, .count = opts->count};
+    assert(opts->count <= FOLLOW_FILES_MAX && !(opts->audit && opts->count > 0));
     for (size_t i = 0; i < FOLLOW_FILES_MAX; i++)
         f.sources[i].fd = -1;
     int r = follow(&f, err);
-    int fds[FOLLOW_FILES_MAX + 2] = {f.dir_fd, f.watch_fd};
-    for (size_t i = 0; i < FOLLOW_FILES_MAX; i++) {
-        fds[i + 2] = f.sources[i].fd;
-        free(f.sources[i].buffer);
-    }
+    for (size_t i = 0; i < FOLLOW_FILES_MAX; i++)
+        close_source(&f.sources[i]);
+    const int fds[] = {f.dir_fd, f.watch_fd};
     for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
         if (fds[i] >= 0)
             (void)close(fds[i]); /* read only */

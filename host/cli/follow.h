@@ -13,7 +13,8 @@ struct follow_opts {
     const char *dir;                     /* the folder of all of them */
     const char *names[FOLLOW_FILES_MAX]; /* read in this order; one that is missing is empty */
     size_t count;
-    bool on; /* at the end, wait for more until the folder is renamed or removed */
+    bool audit; /* instead of names: the audit log, through all its files as they are turned over */
+    bool on;    /* at the end, wait for more until the folder is renamed or removed */
     /* One line of file `index` without its newline; the last may lack one. A negative errno ends
      * the reading. */
     int (*on_line)(void *owner, size_t index, const char *line, size_t size);

@@ -1,5 +1,6 @@
 #include "host/cli/grammar.h"
 
+#include <arpa/inet.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -69,7 +70,33 @@ bool grammar_host_ok(const char *text, size_t size)
 /* Addresses behind "=": the proxy reads them; here only what can be none is refused. */
 static bool pins_ok(const char *text)
 {
-    return *text != '\0' && strspn(text, "0123456789abcdefABCDEF:.,[]") == strlen(text);
+    return *text != '\0' && strspn(text, "0123456789abcdefABCDEF:.,[]/") == strlen(text);
+}
+
+/* ADDRESS/BITS with no bit set behind the first BITS, as the proxy wants it. */
+static bool network_ok(const char *text, size_t size)
+{
+    char address[INET6_ADDRSTRLEN], bits_text[4];
+    uint8_t bytes[16];
+    uint64_t bits;
+    const char *slash = memchr(text, '/', size);
+    size_t head = (size_t)(slash - text), tail = size - head - 1;
+    if (head > 1 && text[0] == '[' && text[head - 1] == ']') {
+        text++;
+        head -= 2;
+    }
+    if (head >= sizeof address || tail >= sizeof bits_text)
+        return false;
+    (void)snprintf(address, sizeof address, "%.*s", (int)head, text);
+    (void)snprintf(bits_text, sizeof bits_text, "%.*s", (int)tail, slash + 1);
+    bool v6 = strchr(address, ':') != NULL;
+    if (inet_pton(v6 ? AF_INET6 : AF_INET, address, bytes) != 1 ||
+        bg_parse_u64(bits_text, 0, v6 ? 128 : 32, &bits) < 0)
+        return false;
+    for (size_t bit = (size_t)bits; bit < (v6 ? 128 : 32); bit++)
+        if (bytes[bit / 8] & 0x80 >> bit % 8)
+            return false;
+    return true;
 }
 
 int grammar_check_allow(const char *text, struct bg_err *err)
@@ -79,7 +106,8 @@ int grammar_check_allow(const char *text, struct bg_err *err)
     bool ok = text[size] == '\0' || pins_ok(text + size + 1);
     /* The colon before the port is the last one, and not inside brackets. */
     size_t host = size;
-    for (size_t i = size; i > 0 && text[i - 1] != ']'; i--)
+    const char *slash = memchr(text, '/', size);
+    for (size_t i = size; i > 0 && text[i - 1] != ']' && text + i - 1 != slash; i--)
         if (text[i - 1] == ':')
             host = i - 1;
     char port[8] = "1";
@@ -87,11 +115,13 @@ int grammar_check_allow(const char *text, struct bg_err *err)
     if (host < size)
         ok = ok && (size_t)snprintf(port, sizeof port, "%.*s", (int)(size - host - 1),
                                     text + host + 1) < sizeof port;
-    if (ok && bg_parse_u64(port, 1, 65535, &number) == 0 && grammar_host_ok(text, host))
+    if (ok && bg_parse_u64(port, 1, 65535, &number) == 0 &&
+        (slash ? network_ok(text, host) && text[size] == '\0' : grammar_host_ok(text, host)))
         return 0;
     return bg_err_set(err, -EINVAL,
                       "--allow %s: want HOST or HOST:PORT, with HOST a name such as "
-                      "api.example.org or *.example.org (a scheme or a path has no place here)",
+                      "api.example.org or *.example.org, an address, or a network such as "
+                      "10.0.3.0/24 (a scheme or a path has no place here)",
                       bg_quote(text, quoted, sizeof quoted));
 }
 

@@ -14,6 +14,7 @@
 #include "common/io.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/state/audit_files.h"
 #include "host/supervisor/supervisor.h"
 
 #define PROXY_BACKOFF_MIN_MS 100
@@ -42,6 +43,7 @@ struct launcher {
     struct bg_log log;
     int log_fd, proxy_log_fd;
     int link_fd;
+    int audit_fd; /* of the proxy, which asks for a new audit file; -1: it has gone */
     int signal_fd;
     pid_t supervisor_pid, proxy_pid;    /* 0: not running */
     pid_t old_proxies[OLD_PROXIES_MAX]; /* which end when their connections have; 0: none */
@@ -83,6 +85,43 @@ static int read_ca(const char *proxy_path, const struct bg_paths *paths, char **
         ;
     r = bg_read_file(AT_FDCWD, path, BG_MANIFEST_MAX, ret, &size, err);
     return r < 0 ? bg_err_prefix(err, "%s ca-path made no CA", proxy_path) : 0;
+}
+
+/* The sandbox's folder has the certificate that its guest gets, since the proxy, whenever it is
+ * started, has to take that CA and no later one; and from there `bellglass ca rotate` knows that it
+ * is in use. It looks after the new one is in its place: so what is there after ours was noted
+ * stays. */
+static int note_ca(const struct launcher_opts *opts, struct parts *parts, struct bg_err *err)
+{
+    const char *dir = opts->sandbox->dir;
+    BG_AUTOCLOSE int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir_fd < 0)
+        return bg_err_errno(err, -errno, "%s", dir);
+    for (;;) {
+        BG_AUTOFREE char *noted = NULL;
+        char *now = NULL;
+        size_t size;
+        int r = 0;
+        if (bg_read_file(dir_fd, "ca.pem", BG_MANIFEST_MAX, &noted, &size, NULL) < 0 ||
+            strcmp(noted, parts->ca_pem) != 0) {
+            /* Not synced: after a power failure no guest has it. */
+            BG_AUTOCLOSE int fd =
+                openat(dir_fd, "ca.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+            r = fd < 0 ? -errno : bg_write_full(fd, parts->ca_pem, strlen(parts->ca_pem));
+            if (r == 0 && renameat(dir_fd, "ca.new", dir_fd, "ca.pem") < 0)
+                r = -errno;
+        }
+        if (r < 0)
+            return bg_err_errno(err, r, "%s/ca.pem", dir);
+        r = read_ca(parts->proxy_path, opts->paths, &now, err);
+        if (r < 0)
+            return r;
+        bool same = strcmp(now, parts->ca_pem) == 0;
+        free(parts->ca_pem);
+        parts->ca_pem = now;
+        if (same)
+            return 0;
+    }
 }
 
 static void parts_done(struct parts *parts)
@@ -194,26 +233,84 @@ static int make_disk(const struct bg_sandbox *sandbox, const struct golden *gold
 
 /* ---- in the background ---- */
 
+static int open_folder(const struct launcher *l, int *ret_fd, struct bg_err *err)
+{
+    const char *dir = l->opts->sandbox->dir;
+    *ret_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return *ret_fd < 0 ? bg_err_errno(err, -errno, "%s", dir) : 0;
+}
+
+static void close_audit(struct launcher *l)
+{
+    if (l->audit_fd >= 0)
+        (void)close(l->audit_fd);
+    l->audit_fd = -1;
+}
+
+/* A proxy begins with a file that has room; what it does not get before it has given its rights up
+ * it gets from us (answer_audit). A proxy that was replaced is not answered any more. */
+static int open_audit(struct launcher *l, int *ret_theirs, struct bg_err *err)
+{
+    int pair[2], dir_number, file;
+    int r = open_folder(l, &dir_number, err);
+    BG_AUTOCLOSE int dir_fd = dir_number;
+    if (r < 0)
+        return r;
+    r = bg_audit_open(dir_fd, BG_AUDIT_FILE_SIZE, &file, err);
+    if (r == 0)
+        (void)close(file); /* it opens it itself */
+    else
+        bg_log(&l->log, BG_LOG_ERROR, "%s", err->text); /* it says what follows from that */
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return bg_err_errno(err, -errno, "socketpair");
+    (void)fcntl(pair[0], F_SETFL, O_NONBLOCK); /* one that reads no answers must not stop us */
+    close_audit(l);
+    l->audit_fd = pair[0];
+    *ret_theirs = pair[1];
+    return 0;
+}
+
+static void answer_audit(struct launcher *l)
+{
+    struct bg_err err;
+    int dir_number;
+    int r = open_folder(l, &dir_number, &err);
+    BG_AUTOCLOSE int dir_fd = dir_number;
+    if (r == 0)
+        r = bg_audit_answer(l->audit_fd, dir_fd, BG_AUDIT_FILE_SIZE, &err);
+    if (r < 0 && r != -ENOTCONN)
+        bg_log(&l->log, BG_LOG_ERROR, "%s", err.text);
+    /* Whoever asks without reading has broken into it: no more for that one. */
+    if (r == -ENOTCONN || r == -EAGAIN || dir_fd < 0)
+        close_audit(l);
+}
+
 static int start_proxy(struct launcher *l, struct bg_err *err)
 {
-    int pair[2];
+    int pair[2], audit_theirs = -1;
+    int r = open_audit(l, &audit_theirs, err);
+    if (r < 0)
+        return r;
+    BG_AUTOCLOSE int audit_fd = audit_theirs;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return bg_err_errno(err, -errno, "socketpair");
     BG_AUTOCLOSE int ours = pair[0];
     BG_AUTOCLOSE int theirs = pair[1];
     pid_t pid = fork();
     if (pid == 0) {
-        char socket_text[16], log_text[16];
+        char socket_text[16], log_text[16], audit_text[16];
         sigset_t none;
         (void)sigemptyset(&none); /* cannot fail */
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* its socket's end tells the same */
         (void)snprintf(socket_text, sizeof socket_text, "%d", theirs);
         (void)snprintf(log_text, sizeof log_text, "%d", l->proxy_log_fd);
-        if (fcntl(theirs, F_SETFD, 0) == 0 && fcntl(l->proxy_log_fd, F_SETFD, 0) == 0)
+        (void)snprintf(audit_text, sizeof audit_text, "%d", audit_fd);
+        if (fcntl(theirs, F_SETFD, 0) == 0 && fcntl(l->proxy_log_fd, F_SETFD, 0) == 0 &&
+            fcntl(audit_fd, F_SETFD, 0) == 0)
             (void)execl(l->parts->proxy_path, l->parts->proxy_path, "sandbox",
                         l->opts->sandbox->name, "--socket-fd", socket_text, "--log-fd", log_text,
-                        (char *)NULL);
+                        "--audit-fd", audit_text, (char *)NULL);
         _exit(127);
     }
     if (pid < 0)
@@ -224,7 +321,7 @@ static int start_proxy(struct launcher *l, struct bg_err *err)
     struct bg_writer w = bg_writer_init(message, sizeof message);
     bg_writer_u8(&w, LINK_PROXY);
     bg_writer_u32le(&w, (uint32_t)pid);
-    int r = bg_send_fd(l->link_fd, message, w.used, ours);
+    r = bg_send_fd(l->link_fd, message, w.used, ours);
     return r < 0 ? bg_err_errno(err, r, "supervisor's socket") : 0;
 }
 
@@ -349,7 +446,8 @@ static void watch(struct launcher *l)
     while (l->supervisor_pid != 0) {
         struct pollfd fds[] = {{.fd = l->signal_fd, .events = POLLIN},
                                {.fd = l->link_fd, .events = POLLIN},
-                               {.fd = owner_fd, .events = POLLIN}};
+                               {.fd = owner_fd, .events = POLLIN},
+                               {.fd = l->audit_fd, .events = POLLIN}};
         struct bg_err err;
         uint64_t now = bg_now_ms();
         bool proxy_wanted = l->proxy_pid == 0 && l->link_fd >= 0 && !l->ended;
@@ -361,7 +459,7 @@ static void watch(struct launcher *l)
             }
             continue;
         }
-        if (poll(fds, 3, timeout) < 0)
+        if (poll(fds, 4, timeout) < 0)
             continue; /* EINTR; nothing else can be */
         if (fds[1].revents)
             supervisor_spoke(l);
@@ -370,6 +468,8 @@ static void watch(struct launcher *l)
             owner_fd = -1;
             ask_stop(l, 0);
         }
+        if (fds[3].revents)
+            answer_audit(l);
         if (fds[0].revents)
             signal_came(l);
     }
@@ -386,6 +486,7 @@ static void end_proxy(struct launcher *l)
     if (l->link_fd >= 0)
         (void)close(l->link_fd);
     l->link_fd = -1;
+    close_audit(l); /* the last lines go where the others are */
     uint64_t deadline = bg_now_ms() + PROXY_EXIT_MS;
     while (l->proxy_pid != 0 || has_old_proxies(l)) {
         /* Its socket's other end died with the supervisor, so it is ending. */
@@ -537,8 +638,11 @@ int launcher_run(const struct launcher_opts *opts, struct bg_err *err)
                          .log_fd = -1,
                          .proxy_log_fd = -1,
                          .link_fd = -1,
+                         .audit_fd = -1,
                          .signal_fd = -1};
     int r = find_programs(opts->paths, opts->sandbox->image_digest, &parts, err);
+    if (r == 0)
+        r = note_ca(opts, &parts, err);
     if (r == 0)
         r = choose_start(opts, &parts, err);
     if (r == 0 && !parts.has_disk)

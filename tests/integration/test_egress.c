@@ -183,8 +183,9 @@ static void what_is_not_allowed_is_refused_and_written_down(void **state)
     /* Other protocols see their connection end: at once, not by a timeout of theirs. */
     assert_string_equal(vm_guest(vm, s,
                                  "python3 -c 'import socket\n"
-                                 "s=socket.create_connection((\"example.com\",5432),timeout=100)\n"
-                                 "try: print(\"end\" if not s.recv(1) else \"bytes\")\n"
+                                 "try:\n"
+                                 " s=socket.create_connection((\"example.com\",5432),timeout=100)\n"
+                                 " print(\"end\" if not s.recv(1) else \"bytes\")\n"
                                  "except ConnectionResetError: print(\"end\")\n'"),
                         "end\n");
     /* The same host by another port, an address instead of its name, and the host machine itself.
@@ -406,6 +407,64 @@ static void an_upstream_that_is_not_trusted_is_not_reached(void **state)
     (void)vm_stop(echo.process, SIGKILL);
 }
 
+/* A request has left its line in a new file. */
+static bool audit_is_turned_over(void *arg)
+{
+    struct egress_wait *wait = arg;
+    const char *dir = vm_sandbox_dir(wait->vm, wait->sandbox);
+    const char *latest = vm_text(wait->vm, "%s/audit.ndjson.1", dir);
+    size_t size = 0;
+    if (!egress_is_back(wait) || access(latest, F_OK) < 0)
+        return false;
+    (void)vm_read(wait->vm, vm_text(wait->vm, "%s/audit.ndjson", dir), &size);
+    return size > 0;
+}
+
+static void a_full_audit_log_is_turned_over(void **state)
+{
+    struct vm *vm = *state;
+    struct echo echo = start_echo(vm);
+    const char *s = connected(vm, &echo, NULL), *dir = vm_sandbox_dir(vm, s);
+    struct egress_wait wait = {vm, s, echo.https};
+    assert_true(egress_is_back(&wait));
+    int proxy = vm_pid(vm, s, "proxy_pid");
+    (void)vm_host(vm, "truncate -s 64M %s/audit.ndjson", dir);
+    vm_wait("the audit log is turned over", audit_is_turned_over, &wait);
+    assert_int_equal(vm_pid(vm, s, "proxy_pid"), proxy);
+    json_t *line = last_audit(vm, s, "echo.test");
+    assert_string_equal(text_of(line, "decision"), "allow");
+    json_decref(line);
+    (void)vm_ok(vm, "rm", "-f", s, NULL);
+    assert_int_equal(access(dir, F_OK), -1);
+    (void)vm_stop(echo.process, SIGKILL);
+}
+
+/* The last one: after it new sandboxes of this program would need another golden snapshot. */
+static void a_new_ca_waits_for_the_next_start(void **state)
+{
+    struct vm *vm = *state;
+    struct echo echo = start_echo(vm);
+    const char *s = connected(vm, &echo, NULL);
+    struct egress_wait wait = {vm, s, echo.https};
+    assert_true(egress_is_back(&wait));
+    const char *old = vm_ok(vm, "ca", "show", "--pem", NULL);
+    assert_non_null(strstr(vm_ok(vm, "ca", "rotate", NULL), s));
+    const char *new = vm_ok(vm, "ca", "show", "--pem", NULL);
+    assert_string_not_equal(old, new);
+    assert_true(egress_is_back(&wait));
+    int proxy = vm_pid(vm, s, "proxy_pid");
+    assert_int_equal(kill(proxy, SIGKILL), 0);
+    vm_wait_gone(proxy);
+    vm_wait("egress is back", egress_is_back, &wait);
+    (void)vm_ok(vm, "stop", s, NULL);
+    (void)vm_ok(vm, "start", s, NULL);
+    assert_true(egress_is_back(&wait));
+    const char *bundle = vm_guest(vm, s, "cat /etc/ssl/certs/ca-certificates.crt");
+    assert_non_null(strstr(bundle, new));
+    assert_null(strstr(bundle, old));
+    (void)vm_stop(echo.process, SIGKILL);
+}
+
 VM_MAIN(VM_NEEDS_VM,
         cmocka_unit_test(the_guest_sends_a_placeholder_and_the_service_gets_the_secret),
         cmocka_unit_test(plain_http_and_large_bodies_pass),
@@ -416,4 +475,6 @@ VM_MAIN(VM_NEEDS_VM,
         cmocka_unit_test(the_secret_is_nowhere_but_in_the_store_and_the_proxy),
         cmocka_unit_test(each_sandbox_has_a_placeholder_of_its_own),
         cmocka_unit_test(a_policy_rules_requests_and_can_be_replaced),
-        cmocka_unit_test(an_upstream_that_is_not_trusted_is_not_reached))
+        cmocka_unit_test(an_upstream_that_is_not_trusted_is_not_reached),
+        cmocka_unit_test(a_full_audit_log_is_turned_over),
+        cmocka_unit_test(a_new_ca_waits_for_the_next_start))

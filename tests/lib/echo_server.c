@@ -249,7 +249,7 @@ static int run(const struct options *o, struct bg_err *err)
     }
     int r = destination_parse_host(o->host, strlen(o->host), &server.host, err);
     if (r == 0)
-        r = tls_context_new(o->dir, NULL, 0, &server.tls, err);
+        r = tls_context_new(o->dir, NULL, NULL, 0, &server.tls, err);
     if (r == 0)
         r = open_listener(o->listen, o->https_port, &https, &https_port, err);
     if (r == 0)

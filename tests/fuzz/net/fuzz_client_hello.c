@@ -28,7 +28,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     memcpy(longer, bytes, size);
     longer[size] = 0;
     r = client_hello_parse(longer, size + 1, &again, NULL);
-    assert(r == 0 && hello.alpn_http11 == again.alpn_http11);
+    assert(r == 0 && hello.alpn_ours == again.alpn_ours);
     free(longer);
     return 0;
 }

@@ -19,12 +19,17 @@ static void check(const struct policy_rule *rule, const char *text, size_t size)
     const struct policy_rule *found = policy_find(&policy, &d);
     if (!found)
         return;
+    if (rule->host.kind == HOST_PATTERN_NETWORK) {
+        assert(d.is_address && address_network_has(&rule->host.network, &d.address));
+        assert(rule->host.network.bits >= 8 || address_classify(&d.address) != ADDRESS_LOOPBACK);
+        return;
+    }
     const char *want = rule->host.host.host;
     size_t want_size = strlen(want), host_size = strlen(d.host);
     assert(host_size >= want_size && strcmp(d.host + host_size - want_size, want) == 0);
     assert(host_size == want_size || d.host[host_size - want_size - 1] == '.');
     if (!d.is_address && rule->pin_count == 0)
-        assert(!policy_address_ok(found, &d, &loopback));
+        assert(!policy_address_ok(&policy, found, &d, &loopback));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)

@@ -231,7 +231,8 @@ class Proxy:
         self.environment = dict(os.environ, BELLGLASS_HOME=folder)
         self.environment.pop("XDG_DATA_HOME", None)
         self.sandbox = os.path.join(folder, "state", "sandboxes", name)
-        self.options = list(options)
+        # Kept connections would be used by the next test: where they matter, a test says so.
+        self.options = ["--timeout=upstream-idle=0", *options]
         os.makedirs(self.sandbox, mode=0o700, exist_ok=True)
         secrets = secrets if secrets is not None else {
             "KEY": ["k.test"], "OTHER": ["e.test"], "LOST": ["k.test"], "RULED": []}
@@ -265,13 +266,15 @@ class Proxy:
         subprocess.run([self.program("bellglass-secret"), "set", name], check=True,
                        input=value.encode() + b"\n", env=self.environment)
 
-    def start(self, prefix=()):
+    def start(self, prefix=(), audit_socket=None):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with open(self.log_path, "ab") as log, theirs:
             self.process = subprocess.Popen(
                 [*prefix, self.program("bellglass-proxy"), "sandbox", self.name,
-                 "--socket-fd", str(theirs.fileno()), "--log-fd", str(log.fileno()), *self.options],
-                pass_fds=(theirs.fileno(), log.fileno()), env=self.environment,
+                 "--socket-fd", str(theirs.fileno()), "--log-fd", str(log.fileno()),
+                 *(["--audit-fd", str(audit_socket.fileno())] if audit_socket else []), *self.options],
+                pass_fds=[f.fileno() for f in (theirs, log, audit_socket) if f],
+                env=self.environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.supervisor = ours
 

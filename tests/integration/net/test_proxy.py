@@ -19,17 +19,22 @@ import time
 import warnings
 import zlib
 
+import audit
+import bodies
+import ca
 import harness
+import http2
 import links
 import parent
 import rows
+import rules
 import upstream_tls
 from harness import DEADLINE_S, Failure, Tap, Upstream, read_exactly, read_to_end
 from world import (OK, PUBLIC, PUBLIC_6, Internet, World, check_audit, check_guest, guest, read_head,
                    read_response, request, run_row, serve_requests, wrap)
 
 # Further files of tests: each function named test_* takes the world.
-MODULES = [sys.modules[__name__], links, parent, upstream_tls]
+MODULES = [sys.modules[__name__], audit, bodies, ca, http2, links, parent, rules, upstream_tls]
 
 # --- what a table cannot say ---
 

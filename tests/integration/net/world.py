@@ -70,6 +70,15 @@ class World:
         # A slow guest must not look like one that waits for the upstream to speak.
         self.proxy = self.make("main", options=["--timeout=peek=2000"], policy=self.policy)
         self.seen = b""  # all that any guest got
+        self.names = None
+
+    def name_server(self, answers):
+        """The one name server of our network, which knows these names too from now on."""
+        if not self.alone:
+            raise harness.Skip("needs a network of its own, which takes root")
+        self.names = self.names or harness.NameServer({})
+        self.names.answers.update(answers)
+        return self.names
 
     def make(self, name, allow=None, options=(), secrets=None, policy=None):
         folder = os.path.join(self.folder, name)
@@ -275,9 +284,7 @@ class Internet:
     """Public hosts on the ports of the web, and names for them."""
 
     def __init__(self, world):
-        if not world.alone:
-            raise harness.Skip("needs a network of its own, which takes root")
-        self.names = harness.NameServer({
+        self.names = world.name_server({
             "public.test": [PUBLIC], "six.test": [PUBLIC_6],
             "mixed.test": ["10.9.9.9", "127.0.0.1", "169.254.169.254", "::1", "fd00::1", PUBLIC],
             "later.test": [SILENT, PUBLIC],

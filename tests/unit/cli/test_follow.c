@@ -183,6 +183,109 @@ static void follows_until_the_folder_is_gone(void **state)
     assert_int_equal(status, 0);
 }
 
+static void move(const char *dir, const char *from, const char *to)
+{
+    char old[512], new[512];
+    (void)snprintf(old, sizeof old, "%s/%s", dir, from);
+    (void)snprintf(new, sizeof new, "%s/%s", dir, to);
+    assert_int_equal(rename(old, new), 0);
+}
+
+static void drop_audit(const char *dir)
+{
+    static const char *const names[] = {"audit.ndjson", "audit.ndjson.1", "audit.ndjson.2",
+                                        "audit.ndjson.3"};
+    for (size_t i = 0; i < 4; i++)
+        drop(dir, names[i]);
+}
+
+static void reads_the_audit_from_its_oldest_file_on(void **state)
+{
+    struct seen seen = {.idle_fd = -1};
+    struct bg_err err;
+    append(*state, "audit.ndjson", "four\n", 5);
+    append(*state, "audit.ndjson.1", "two\nthree\n", 10);
+    append(*state, "audit.ndjson.3", "one\n", 4); /* there is no .2 */
+    struct follow_opts opts = {
+        .dir = *state, .audit = true, .on_line = on_line, .on_idle = on_idle, .owner = &seen};
+    assert_int_equal(follow_files(&opts, &err), 0);
+    assert_string_equal(seen.text, "0:one|0:two|0:three|0:four|");
+    drop_audit(*state);
+}
+
+static int on_line_told(void *owner, size_t index, const char *line, size_t size)
+{
+    const struct seen *s = owner;
+    int r = on_line(owner, index, line, size);
+    return r < 0 ? r : bg_write_full(s->idle_fd, "l", 1);
+}
+
+static void stay_silent(void *owner)
+{
+    (void)owner;
+}
+
+static void wait_for_lines(int fd, size_t count)
+{
+    char bytes[8];
+    if (bg_read_full(fd, bytes, count) < 0)
+        _exit(1);
+}
+
+/* A child turns the files over as the launcher does, with a line of a replaced proxy in the old
+ * one, whenever the lines before were seen; the last step removes the folder. */
+static void follows_the_audit_through_its_files(void **state)
+{
+    int told[2];
+    const char *dir = *state;
+    assert_int_equal(pipe2(told, O_CLOEXEC), 0);
+    append(dir, "audit.ndjson", "first\n", 6);
+    pid_t writer = fork();
+    assert_true(writer >= 0);
+    if (writer == 0) {
+        char moved[128];
+        (void)close(told[1]);
+        (void)alarm(60);
+        wait_for_lines(told[0], 1);
+        for (int turn = 0; turn < 6; turn++) {
+            if (turn > 1)
+                move(dir, "audit.ndjson.2", "audit.ndjson.3");
+            if (turn > 0)
+                move(dir, "audit.ndjson.1", "audit.ndjson.2");
+            move(dir, "audit.ndjson", "audit.ndjson.1");
+            append(dir, "audit.ndjson", "new\n", 4);
+            append(dir, "audit.ndjson.1", "late\n", 5);
+            wait_for_lines(told[0], 2);
+        }
+        (void)snprintf(moved, sizeof moved, "%s-old", dir);
+        if (rename(dir, moved) < 0)
+            _exit(1);
+        drop_audit(moved);
+        _exit(rmdir(moved) < 0);
+    }
+    (void)close(told[0]);
+    struct seen seen = {.idle_fd = told[1]};
+    struct bg_err err;
+    struct follow_opts opts = {.dir = dir,
+                               .audit = true,
+                               .on = true,
+                               .on_line = on_line_told,
+                               .on_idle = stay_silent,
+                               .owner = &seen};
+    (void)signal(SIGPIPE, SIG_IGN);
+    int r = follow_files(&opts, &err);
+    (void)close(told[1]);
+    int status;
+    assert_int_equal(waitpid(writer, &status, 0), writer);
+    assert_int_equal(status, 0);
+    assert_int_equal(r, 0);
+    assert_int_equal(seen.lines, 13); /* nothing is missed or comes twice */
+    size_t late = 0;
+    for (const char *p = seen.text; (p = strstr(p, "0:late|")) != NULL; p++)
+        late++;
+    assert_int_equal(late, 6);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -191,6 +294,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(ends_with_what_the_reader_says, setup, teardown),
         cmocka_unit_test(refuses_a_missing_folder),
         cmocka_unit_test_setup_teardown(follows_until_the_folder_is_gone, setup, teardown),
+        cmocka_unit_test_setup_teardown(reads_the_audit_from_its_oldest_file_on, setup, teardown),
+        cmocka_unit_test_setup_teardown(follows_the_audit_through_its_files, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

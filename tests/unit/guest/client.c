@@ -68,6 +68,7 @@ void test_agent_start(struct test_agent *agent, const char *network)
     (void)sigemptyset(&terminate);
     (void)sigaddset(&terminate, SIGTERM);
     assert_int_equal(sigprocmask(SIG_BLOCK, &terminate, &before), 0);
+    (void)signal(SIGQUIT, SIG_IGN); /* as a shell does for what it starts in the background */
     agent->pid = fork();
     assert_true(agent->pid >= 0);
     if (agent->pid == 0) {

@@ -6,6 +6,8 @@
 
 #include <cmocka.h>
 
+#include <errno.h>
+
 #include "net/address.h"
 
 struct literal {
@@ -104,6 +106,9 @@ static const struct kind kinds[] = {
     {"192.0.0.1", ADDRESS_RESERVED},
     {"192.0.2.1", ADDRESS_RESERVED},
     {"192.168.1.1", ADDRESS_PRIVATE},
+    {"168.63.129.15", ADDRESS_PUBLIC},
+    {"168.63.129.16", ADDRESS_RESERVED},
+    {"168.63.129.17", ADDRESS_PUBLIC},
     {"198.18.0.1", ADDRESS_RESERVED},
     {"198.19.255.255", ADDRESS_RESERVED},
     {"198.20.0.0", ADDRESS_PUBLIC},
@@ -148,6 +153,62 @@ static void knows_what_is_public(void **state)
     }
 }
 
+static void reads_networks(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *want; /* want NULL: refused */
+    } rows[] = {
+        {"10.0.3.0/24", "10.0.3.0/24"},
+        {"10.0.3.7/32", "10.0.3.7/32"},
+        {"0.0.0.0/0", "0.0.0.0/0"},
+        {"10.0.3.128/25", "10.0.3.128/25"},
+        {"0x0a000300/24", "10.0.3.0/24"},
+        {"FD00:0::/8", "fd00::/8"},
+        {"[fd00::]/8", "fd00::/8"},
+        {"::/0", "::/0"},
+        {"::1/128", "::1/128"},
+        {"2001:db8::8000/113", "2001:db8::8000/113"},
+        {"", NULL},
+        {"/", NULL},
+        {"10.0.3.0", NULL},
+        {"10.0.3.0/", NULL},
+        {"10.0.3.0/x", NULL},
+        {"10.0.3.0/ 24", NULL},
+        {"10.0.3.0/+24", NULL},
+        {"10.0.3.0/024", NULL},
+        {"10.0.3.0/00", NULL},
+        {"10.0.3.0/33", NULL},
+        {"10.0.3.0/1000", NULL},
+        {"10.0.3.0/24/24", NULL},
+        {"10.0.3.0/23", NULL},
+        {"10.0.3.1/24", NULL},
+        {"10.0.3.0/255.255.255.0", NULL},
+        {"a.org/24", NULL},
+        {"fe80::%eth0/64", NULL},
+        {"fd00::1/64", NULL},
+        {"::/129", NULL},
+        {"::ffff:10.0.3.0/120", NULL},
+        {"::ffff:10.0.3.0/24", NULL},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct address_network n;
+        struct bg_err err = {0};
+        char text[ADDRESS_NETWORK_TEXT_SIZE];
+        int r = address_network_parse(rows[i].text, strlen(rows[i].text), &n, &err);
+        if ((r == 0) != (rows[i].want != NULL))
+            fail_msg("'%s': %d", rows[i].text, r);
+        if (r < 0) {
+            assert_int_equal(r, -EINVAL);
+            assert_non_null(strstr(err.text, rows[i].text));
+            continue;
+        }
+        address_network_format(&n, text);
+        assert_string_equal(text, rows[i].want);
+        assert_true(address_network_has(&n, &n.first));
+    }
+}
+
 static void goes_to_the_kernel_and_back(void **state)
 {
     (void)state;
@@ -172,6 +233,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_every_spelling_of_an_address),
         cmocka_unit_test(knows_what_is_public),
+        cmocka_unit_test(reads_networks),
         cmocka_unit_test(goes_to_the_kernel_and_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

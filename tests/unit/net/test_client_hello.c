@@ -103,12 +103,15 @@ static void finds_name_and_protocols(void **state)
     struct client_hello hello;
     const struct recipe full = {.server_name = "Example.ORG", .alpn = "\x02h2\x08http/1.1"};
     assert_int_equal(parse(&full, &hello), 0);
-    assert_true(hello.has_server_name && hello.has_alpn && hello.alpn_http11);
+    assert_true(hello.has_server_name && hello.has_alpn && hello.alpn_ours);
     assert_string_equal(hello.server_name.host, "example.org");
 
     const struct recipe only_h2 = {.server_name = "a.org", .alpn = "\x02h2"};
     assert_int_equal(parse(&only_h2, &hello), 0);
-    assert_true(hello.has_alpn && !hello.alpn_http11);
+    assert_true(hello.has_alpn && hello.alpn_ours);
+    const struct recipe others = {.server_name = "a.org", .alpn = "\x02h3\x03h2c\x08http/1.0"};
+    assert_int_equal(parse(&others, &hello), 0);
+    assert_true(hello.has_alpn && !hello.alpn_ours);
 
     const struct recipe bare = {0};
     assert_int_equal(parse(&bare, &hello), 0);

@@ -27,7 +27,11 @@ static const struct {
      "POST / HTTP/1.1\r\nHost: a.org\r\nX: y\r\nContent-Length: 7\r\n\r\n"},
     {"POST / HTTP/1.1\r\nHost: a.org\r\nTransfer-Encoding: Chunked\r\nTE: trailers\r\nTrailer: "
      "X\r\n\r\n",
-     "a.org:443", "POST / HTTP/1.1\r\nHost: a.org\r\nTransfer-Encoding: chunked\r\n\r\n"},
+     "a.org:443",
+     "POST / HTTP/1.1\r\nHost: a.org\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\n"
+     "Connection: TE\r\n\r\n"},
+    {"GET / HTTP/1.1\r\nHost: a.org\r\nTE: gzip, deflate;q=0.5\r\n\r\n", "a.org:443",
+     "GET / HTTP/1.1\r\nHost: a.org\r\n\r\n"},
     {"GET / HTTP/1.1\r\nHost: a.org\r\nConnection: close, Authorization\r\nAuthorization: x\r\n"
      "Keep-Alive: 5\r\nProxy-Connection: keep-alive\r\nProxy-Authorization: Basic eA==\r\n\r\n",
      "a.org:443", "GET / HTTP/1.1\r\nHost: a.org\r\nAuthorization: x\r\n\r\n"},
@@ -45,7 +49,8 @@ static const struct {
      "Accept-Encoding: br\r\nAccept: */*\r\n\r\n",
      "a.org:443", NULL},
     {"GET / HTTP/1.1\r\nHost: a.org\r\nRange: bytes=0-3\r\nIf-Range: x\r\n"
-     "Accept-Encoding: br\r\nAccept: */*\r\naccept-encoding: gzip\r\n\r\n",
+     "Accept-Encoding: br\r\nAccept: */*\r\naccept-encoding: gzip\r\n"
+     "grpc-accept-encoding: gzip\r\n\r\n",
      "a.org:443",
      "GET / HTTP/1.1\r\nHost: a.org\r\nAccept: */*\r\nAccept-Encoding: identity\r\n\r\n", true},
 };

@@ -170,6 +170,61 @@ static void answers_to_head_have_no_body(void **state)
     http_reader_done(&reader);
 }
 
+static const struct {
+    const char *lines;
+    const char *fields; /* "name=value;" each; NULL: refused */
+} trailers[] = {
+    {"", ""},
+    {"A: b\r\n", "A=b;"},
+    {"A: b\r\ngrpc-status:0\r\nEmpty:\r\n", "A=b;grpc-status=0;Empty=;"},
+    {"A:  b c \r\n", "A=b c;"},
+    {"A : b\r\n", NULL},
+    {"A\r\n", NULL},
+    {": b\r\n", NULL},
+    {"A: b\001\r\n", NULL},
+    {"A: b\rc\r\n", NULL},
+};
+
+static void has_the_trailers_of_responses(void **state)
+{
+    (void)state;
+    static const size_t steps[] = {1, 2, 5, 4096};
+    for (size_t i = 0; i < 4 * (sizeof trailers / sizeof *trailers); i++) {
+        const size_t row = i / 4, step = steps[i % 4];
+        struct buffer text = buffer_init(4096), seen = buffer_init(4096);
+        struct sink sink = {.body = buffer_init(100)};
+        struct http_reader reader;
+        buffer_printf(&text,
+                      "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n%s\r\n",
+                      trailers[row].lines);
+        http_reader_init(&reader, /* is_response= */ true, body_came, &sink);
+        ssize_t r = 0;
+        for (size_t at = 0; r >= 0 && at < buffer_size(&text);) {
+            size_t left = buffer_size(&text) - at;
+            r = http_reader_feed(&reader, buffer_bytes(&text) + at, left < step ? left : step,
+                                 NULL);
+            at += r > 0 ? (size_t)r : 0;
+            if (r >= 0 && reader.state == HTTP_READER_HAVE_HEAD)
+                assert_int_equal(http_reader_go_on(&reader, NULL), 0);
+        }
+        assert_int_equal(r >= 0, trailers[row].fields != NULL);
+        for (size_t k = 0; r >= 0 && k < reader.trailers.field_count; k++) {
+            const struct http_field *f = &reader.trailers.fields[k];
+            buffer_put(&seen, f->name.at, f->name.size);
+            buffer_put_text(&seen, "=");
+            buffer_put(&seen, f->value.at, f->value.size);
+            buffer_put_text(&seen, ";");
+        }
+        buffer_put(&seen, "", 1);
+        if (r >= 0)
+            assert_string_equal((const char *)buffer_bytes(&seen), trailers[row].fields);
+        http_reader_done(&reader);
+        buffer_reset(&text);
+        buffer_reset(&seen);
+        buffer_reset(&sink.body);
+    }
+}
+
 /* A head of exactly size bytes, in memory of the test's own. */
 static char *make_head(size_t size)
 {
@@ -224,6 +279,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_messages_however_they_are_split),
         cmocka_unit_test(answers_to_head_have_no_body),
+        cmocka_unit_test(has_the_trailers_of_responses),
         cmocka_unit_test(has_a_limit_on_heads),
         cmocka_unit_test(has_a_limit_on_what_is_not_body),
     };

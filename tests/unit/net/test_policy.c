@@ -41,6 +41,37 @@ static const struct {
     {"10.0.0.5:5432", "[::ffff:10.0.0.5]:5432", true},
     {"10.0.0.5:5432", "10.0.0.6:5432", false},
     {"[2001:db8::1]:443", "[2001:db8:0::1]:443", true},
+    {"10.0.3.0/24", "10.0.3.5:443", true},
+    {"10.0.3.0/24", "10.0.3.5:8443", false},
+    {"10.0.3.0/24", "10.0.4.5:443", false},
+    {"10.0.3.0/24", "[::ffff:10.0.3.5]:443", true},
+    {"10.0.3.0/24", "0xa000305:443", true},
+    {"10.0.3.0/24:22", "10.0.3.5:22", true},
+    {"10.0.3.0/24:22", "10.0.3.5:443", false},
+    {"10.0.3.5/32", "10.0.3.5:443", true},
+    {"fd00::/8:22", "[fd12::1]:22", true},
+    {"[fd00::]/8:22", "[fe80::1]:22", false},
+    {"10.0.3.0/24", "a.org:443", false},
+    /* A wide network is no way to addresses that are not public. */
+    {"0.0.0.0/0", "8.8.8.8:443", true},
+    {"0.0.0.0/0", "127.0.0.1:443", false},
+    {"0.0.0.0/0", "10.0.0.1:443", false},
+    {"0.0.0.0/0", "169.254.169.254:80", false},
+    {"0.0.0.0/0", "168.63.129.16:80", false},
+    {"0.0.0.0/0", "[2606:4700::1111]:443", false},
+    {"8.0.0.0/6", "10.0.0.1:443", false},
+    {"8.0.0.0/6", "9.0.0.1:443", true},
+    {"::/0", "[2606:4700::1111]:443", true},
+    {"::/0", "[::1]:443", false},
+    {"::/0", "[fd00::1]:443", false},
+    {"::/3", "[::1]:443", false},
+    {"::/0", "127.0.0.1:443", false},
+    {"127.0.0.0/8", "127.0.0.1:443", true},
+    {"169.254.0.0/16", "169.254.1.1:80", true},
+    {"169.254.0.0/16", "169.254.169.254:80", false},
+    {"169.254.169.254/32", "169.254.169.254:80", true},
+    {"fd00::/8", "[fd00:ec2::254]:80", false},
+    {"100.64.0.0/10", "100.100.100.200:80", false},
     {"127.0.0.1", "localhost:443", false},
     {"localhost", "127.0.0.1:443", false},
 };
@@ -112,6 +143,20 @@ static void refuses_malformed_rules(void **state)
         "a@b",
         "[::1",
         "a=fe80::1%lo",
+        "10.0.3.1/24",
+        "10.0.3.0/",
+        "10.0.3.0/-1",
+        "10.0.3.0/024",
+        "10.0.3.0/33",
+        "10.0.3.0/24/1",
+        "10.0.3.0/24:0",
+        "10.0.3.0/24:x",
+        "fd00::/129",
+        "::ffff:10.0.0.0/104",
+        "/24",
+        "10.0.3.0/24=1.2.3.4",
+        "a=10.0.3.1/24",
+        "a=b/24",
         "a=1.1.1.1,1.1.1.1,1.1.1.1,1.1.1.1,1.1.1.1,1.1.1.1,1.1.1.1,1.1.1.1,1.1.1.1",
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -153,7 +198,8 @@ static bool address_ok(const char *rule_text, const char *authority, const char 
     struct destination d = to(authority);
     assert_int_equal(policy_rule_parse(rule_text, &rule, NULL), 0);
     assert_int_equal(address_parse(address_text, strlen(address_text), &address), 0);
-    bool ok = policy_address_ok(&rule, &d, &address);
+    const struct policy policy = {.rules = &rule, .count = 1};
+    bool ok = policy_address_ok(&policy, &rule, &d, &address);
     policy_rule_done(&rule);
     return ok;
 }
@@ -170,6 +216,13 @@ static void dials_public_addresses_or_named_ones(void **state)
     assert_false(address_ok("a.org:443=127.0.0.1", "a.org", "127.0.0.2"));
     assert_false(address_ok("a.org:443=127.0.0.1", "a.org", "8.8.8.8"));
     assert_true(address_ok("a.org=127.0.0.1,::1", "a.org", "::1"));
+    assert_true(address_ok("a.org=10.0.3.0/24", "a.org", "10.0.3.9"));
+    assert_false(address_ok("a.org=10.0.3.0/24", "a.org", "10.0.4.9"));
+    assert_false(address_ok("a.org=10.0.3.0/24", "a.org", "8.8.8.8"));
+    assert_true(address_ok("a.org=10.0.3.0/24,8.8.8.8", "a.org", "8.8.8.8"));
+    assert_false(address_ok("a.org=0.0.0.0/0", "a.org", "169.254.169.254"));
+    assert_true(address_ok("10.0.3.0/24", "10.0.3.7", "10.0.3.7"));
+    assert_false(address_ok("10.0.3.0/24", "10.0.3.7", "10.0.3.8"));
     assert_true(address_ok("10.0.0.1", "10.0.0.1", "10.0.0.1"));
     assert_false(address_ok("10.0.0.1", "10.0.0.1", "10.0.0.2"));
 }

@@ -37,13 +37,19 @@ static void add(struct secrets *secrets, const char *name, const char *placehold
         fail_msg("%s", err.text);
 }
 
-static int set_up(void **state)
+static struct secrets three(void)
 {
-    static struct secrets secrets;
-    secrets = (struct secrets){0};
+    struct secrets secrets = {0};
     add(&secrets, "AKEY", A, "a.org", "s3cret-A");
     add(&secrets, "BKEY", B, "*.b.org:8443", "Bs");
     add(&secrets, "CKEY", C, "a.org", NULL);
+    return secrets;
+}
+
+static int set_up(void **state)
+{
+    static struct secrets secrets;
+    secrets = three();
     *state = &secrets;
     return 0;
 }
@@ -215,6 +221,136 @@ static void leaves_what_is_no_base64(void **state)
     }
 }
 
+/* Puts the placeholder into each of the fields of a request at now_ms. */
+static struct secrets_use use_in(const struct secrets *secrets, const char *target, unsigned fields,
+                                 uint64_t now_ms)
+{
+    struct destination d;
+    struct secrets_use use = {0};
+    const struct request_text text = {.method = {"GET", 3}, .target = {target, strlen(target)}};
+    struct request_view view;
+    assert_int_equal(destination_parse("a.org", 5, 443, &d, NULL), 0);
+    request_view_init(&view, &text, (unsigned)REQUEST_PATH | REQUEST_QUERY);
+    const struct secrets_scope scope = {
+        .secrets = secrets, .to = &d, .verified = true, .view = &view, .now_ms = now_ms};
+    for (unsigned i = 0; i < fields; i++) {
+        const struct http_field field = {{"X-Key", 5}, {B, strlen(B)}};
+        struct buffer out = buffer_init(4096);
+        secrets_put_field(&scope, &field, &out, &use);
+        buffer_reset(&out);
+    }
+    request_view_done(&view);
+    return use;
+}
+
+static struct secret_rule rule_for(const char *host, struct policy_meter *meter)
+{
+    struct secret_rule rule = {.in = SECRET_IN_DEFAULT, .meter = meter};
+    assert_int_equal(host_pattern_parse(host, strlen(host), &rule.host, NULL), 0);
+    meter->owners++;
+    return rule;
+}
+
+static struct policy_meter *meter_of(uint64_t requests_max, uint64_t rate, uint64_t per_ms)
+{
+    struct policy_meter *meter = calloc(1, sizeof *meter);
+    assert_non_null(meter);
+    *meter = (struct policy_meter){.requests_max = requests_max, .rate = rate, .per_ms = per_ms};
+    return meter;
+}
+
+static void counts_requests_against_a_budget(void **state)
+{
+    struct secrets set = three(), *secrets = &set;
+    (void)state;
+    struct policy_meter *meter = meter_of(3, 0, 0);
+    struct secret_rule first = rule_for("a.org", meter), second = rule_for("*.a.org", meter);
+    assert_int_equal(secrets_add_rule(secrets, "BKEY", &first, NULL), 0);
+    assert_int_equal(secrets_add_rule(secrets, "BKEY", &second, NULL), 0);
+    assert_int_equal(secrets->budget_count, 1); /* shared */
+    for (int i = 0; i < 3; i++) {
+        struct secrets_use use = use_in(secrets, "/", 5, 1); /* five places, one request */
+        assert_int_equal(use.used, 2);
+        assert_int_equal(use.used_up | use.not_approved, 0);
+    }
+    assert_int_equal(meter->own.spent, 3);
+    struct secrets_use use = use_in(secrets, "/", 1, 1);
+    assert_int_equal(use.used, 0);
+    assert_int_equal(use.used_up, 2);
+    assert_int_equal(use.too_fast | use.not_approved | use.valueless, 0);
+    secrets_done(&set);
+}
+
+static void fills_a_budget_with_time(void **state)
+{
+    struct secrets set = three(), *secrets = &set;
+    (void)state;
+    struct secret_rule rule = rule_for("a.org", meter_of(0, 2, 1000));
+    assert_int_equal(secrets_add_rule(secrets, "BKEY", &rule, NULL), 0);
+    assert_int_equal(use_in(secrets, "/", 1, 5000).used, 2);
+    assert_int_equal(use_in(secrets, "/", 1, 5000).used, 2);
+    struct secrets_use use = use_in(secrets, "/", 1, 5000);
+    assert_int_equal(use.used, 0);
+    assert_int_equal(use.used_up, 2);
+    assert_int_equal(use.too_fast, 2);
+    assert_int_equal(use_in(secrets, "/", 1, 5600).used, 2);
+    secrets_done(&set);
+}
+
+/* A rule whose budget is gone leaves it to the next. */
+static void tries_another_rule_for_its_budget(void **state)
+{
+    struct secrets set = three(), *secrets = &set;
+    (void)state;
+    struct secret_rule one = rule_for("a.org", meter_of(1, 0, 0));
+    struct secret_rule two = rule_for("a.org", meter_of(1, 0, 0));
+    assert_int_equal(request_match_add_query(&two.match, "k", "v*", NULL), 0);
+    assert_int_equal(secrets_add_rule(secrets, "BKEY", &one, NULL), 0);
+    assert_int_equal(secrets_add_rule(secrets, "BKEY", &two, NULL), 0);
+    assert_int_equal(use_in(secrets, "/?k=v1", 2, 1).used, 2);
+    assert_int_equal(use_in(secrets, "/?k=w", 1, 1).used_up, 2);
+    assert_int_equal(use_in(secrets, "/?k=v1&K=w", 1, 1).used_up, 2); /* not clear */
+    assert_int_equal(use_in(secrets, "/?k=v1", 2, 1).used, 2);
+    assert_int_equal(use_in(secrets, "/?k=v1", 1, 1).used_up, 2);
+    secrets_done(&set);
+}
+
+/* Without a value nothing goes out, so nothing is counted. */
+static void counts_no_request_that_fails(void **state)
+{
+    struct secrets set = three(), *secrets = &set;
+    (void)state;
+    struct policy_meter *meter = meter_of(1, 0, 0);
+    struct secret_rule rule = rule_for("z.org", meter);
+    struct buffer out;
+    assert_int_equal(secrets_add_rule(secrets, "CKEY", &rule, NULL), 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(put(secrets, "z.org", true, "X-Key", C, &out).valueless, 4);
+        buffer_reset(&out);
+        assert_int_equal(put(secrets, "y.org", true, "X-Key", C, &out).not_approved, 4);
+        buffer_reset(&out);
+    }
+    assert_int_equal(meter->own.spent, 0);
+    secrets_done(&set);
+}
+
+static void has_a_limit_on_budgets(void **state)
+{
+    struct secrets set = three(), *secrets = &set;
+    (void)state;
+    for (int i = 0; i < BG_EGRESS_BUDGETS_MAX; i++) {
+        struct secret_rule rule = rule_for("a.org", meter_of(1, 0, 0));
+        assert_int_equal(secrets_add_rule(secrets, "BKEY", &rule, NULL), 0);
+    }
+    struct secret_rule rule = rule_for("a.org", meter_of(1, 0, 0));
+    assert_int_equal(secrets_add_rule(secrets, "BKEY", &rule, NULL), -E2BIG);
+    secret_rule_done(&rule);
+    for (int i = 0; i < BG_EGRESS_BUDGETS_MAX; i++)
+        assert_int_equal(use_in(secrets, "/", 1, 1).used, 2);
+    assert_int_equal(use_in(secrets, "/", 1, 1).used_up, 2);
+    secrets_done(&set);
+}
+
 static void fails_when_it_does_not_fit(void **state)
 {
     struct destination d;
@@ -286,6 +422,11 @@ int main(void)
         cmocka_unit_test(refuses_unfit_secrets),
         cmocka_unit_test(knows_which_values_fit_a_header),
         cmocka_unit_test(has_a_limit),
+        cmocka_unit_test(counts_requests_against_a_budget),
+        cmocka_unit_test(fills_a_budget_with_time),
+        cmocka_unit_test(tries_another_rule_for_its_budget),
+        cmocka_unit_test(counts_no_request_that_fails),
+        cmocka_unit_test(has_a_limit_on_budgets),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
