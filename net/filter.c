@@ -1,6 +1,7 @@
 #include "net/filter.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "common/limits.h"
 
@@ -29,8 +30,48 @@ void filter_done(struct filter *filter)
     buffer_reset(&filter->out);
 }
 
+/* Messages that are coded one by one, in a body that is not: gRPC's servers may code them as the
+ * client did, whatever it said that it takes. */
+static int check_messages(const struct http_head *head, struct bg_err *err)
+{
+    static const char *const names[] = {"grpc-encoding", "connect-content-encoding"};
+    for (size_t i = 0; i < head->field_count; i++)
+        for (size_t j = 0; j < sizeof names / sizeof *names; j++)
+            if (slice_is(head->fields[i].name, names[j]) &&
+                !slice_is(head->fields[i].value, "identity"))
+                return bg_err_set(err, -ENOTSUP,
+                                  "the messages in the body are compressed (%s), so no secret "
+                                  "could be found there; turn compression off in the client",
+                                  names[j]);
+    return 0;
+}
+
+static bool begins(struct slice s, const char *text_lower)
+{
+    size_t size = strlen(text_lower);
+    return s.size >= size && slice_is((struct slice){s.at, size}, text_lower);
+}
+
+/* Types that give the sizes of what is in them: with another size a client reads on at the wrong
+ * place, or waits for ever. */
+static bool counts_bytes(const struct http_head *head)
+{
+    static const char *const types[] = {"application/grpc", "application/connect+",
+                                        "application/proto", "application/x-protobuf"};
+    for (size_t i = 0; i < head->field_count; i++)
+        for (size_t j = 0; j < sizeof types / sizeof *types; j++)
+            if (slice_is(head->fields[i].name, "content-type") &&
+                begins(head->fields[i].value, types[j]))
+                return true;
+    return false;
+}
+
 int filter_start(struct filter *filter, const struct http_head *head, struct bg_err *err)
 {
+    int r = check_messages(head, err);
+    if (r < 0)
+        return r;
+    filter->scrub.same_size = counts_bytes(head);
     return decoder_new(head, &filter->decoder, err);
 }
 

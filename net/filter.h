@@ -20,7 +20,8 @@ struct filter {
 void filter_init(struct filter *filter, const struct secrets *secrets, uint64_t set);
 void filter_done(struct filter *filter); /* a zeroed one: no-op */
 
-/* The response's head has come. Errors: -ENOTSUP its coding; -ENOMEM. */
+/* The response's head has come. Errors: -ENOTSUP its coding, or that of
+ * its messages; -ENOMEM. */
 int filter_start(struct filter *filter, const struct http_head *head,
                  struct bg_err *err) BG_MUST_CHECK;
 

@@ -42,12 +42,12 @@ static void put_host(const struct http_route *route, uint16_t port_default, stru
 }
 
 /* A part of the body could be a part of a secret, and a coded one hides it; so do a WebSocket's
- * extensions. */
+ * extensions and the coded messages of gRPC and Connect. */
 static bool keeps_whole(struct slice name)
 {
     return slice_is(name, "range") || slice_is(name, "if-range") ||
            slice_is(name, "accept-encoding") || slice_is(name, "grpc-accept-encoding") ||
-           slice_is(name, "sec-websocket-extensions");
+           slice_is(name, "connect-accept-encoding") || slice_is(name, "sec-websocket-extensions");
 }
 
 /* What is true no more of a body that was read; what was expected, we have answered ourselves. */

@@ -387,6 +387,17 @@ static unsigned forms_at(const struct scrub *scrub, const uint8_t *text, size_t 
     return scrub->starts[text[0]] | (n > 0 ? scrub->starts[c] : 0u);
 }
 
+static void put_placeholder(const struct scrub *scrub, size_t index, size_t match,
+                            const struct sink *sink)
+{
+    const uint8_t *placeholder = (const uint8_t *)scrub->secrets->items[index].placeholder;
+    bool same_size = scrub->same_size && sink == &scrub->sink; /* the stream, not a text */
+    size_t size = same_size && match < SECRET_PLACEHOLDER_SIZE ? match : SECRET_PLACEHOLDER_SIZE;
+    sink->put(sink->owner, placeholder, size);
+    for (; same_size && size < match; size++)
+        sink->put(sink->owner, (const uint8_t *)"*", 1);
+}
+
 /* Sends on what is decided and returns how much that was of the text. */
 static size_t run(struct scrub *scrub, const uint8_t *text, size_t size, bool final,
                   const struct sink *sink)
@@ -411,8 +422,7 @@ static size_t run(struct scrub *scrub, const uint8_t *text, size_t size, bool fi
         if (outcome == PARTIAL)
             return at;
         scrub->found |= UINT64_C(1) << index;
-        sink->put(sink->owner, (const uint8_t *)scrub->secrets->items[index].placeholder,
-                  SECRET_PLACEHOLDER_SIZE);
+        put_placeholder(scrub, index, match, sink);
         sent = at += match;
     }
     if (size > sent)

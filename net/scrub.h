@@ -35,6 +35,9 @@ struct scrub {
     uint64_t found;                /* of these, those that were there */
     uint8_t starts[256];           /* by a form's first character: the forms, a bit each */
     struct buffer held;            /* may be the beginning of a secret */
+    /* For streams that count their bytes: what takes a secret's place there is of its size, the
+     * placeholder cut or with '*' behind. The whole placeholder in texts even so. */
+    bool same_size;
     struct sink sink;
 };
 

@@ -50,7 +50,7 @@ static const struct {
      "a.org:443", NULL},
     {"GET / HTTP/1.1\r\nHost: a.org\r\nRange: bytes=0-3\r\nIf-Range: x\r\n"
      "Accept-Encoding: br\r\nAccept: */*\r\naccept-encoding: gzip\r\n"
-     "grpc-accept-encoding: gzip\r\n\r\n",
+     "grpc-accept-encoding: gzip\r\nConnect-Accept-Encoding: gzip\r\n\r\n",
      "a.org:443",
      "GET / HTTP/1.1\r\nHost: a.org\r\nAccept: */*\r\nAccept-Encoding: identity\r\n\r\n", true},
 };
