@@ -17,9 +17,11 @@
 
 /* Programs that do not look at the system's bundle look at one of these. */
 static const char *const ca_variables[] = {
-    "SSL_CERT_FILE",       "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE",
-    "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "PIP_CERT",
-    "CARGO_HTTP_CAINFO",   "DENO_CERT",      "AWS_CA_BUNDLE",
+    "SSL_CERT_FILE",      "CURL_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS",
+    "GIT_SSL_CAINFO",     "PIP_CERT",
+    "CARGO_HTTP_CAINFO",  "DENO_CERT",
+    "AWS_CA_BUNDLE",      "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 };
 
 static int reseed(const uint8_t entropy[64], struct bg_err *err)
