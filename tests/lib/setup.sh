@@ -36,6 +36,12 @@ build_tree() {
     logged "$name-install" meson install -C "$folder" --no-rebuild
 }
 
+# build_clients_image BELLGLASS: makes the image of tests/integration/test_clients.c likewise. A recipe that
+# was built before is not built again.
+build_clients_image() {
+    "$1" image build tests/integration/clients/image.yaml
+}
+
 # build_image BELLGLASS: makes the default image in BELLGLASS's data folder, unless it is there.
 build_image() {
     "$1" image inspect debian >/dev/null 2>&1 && return
