@@ -66,12 +66,53 @@ static bool counts_bytes(const struct http_head *head)
     return false;
 }
 
+/* Types whose bodies are messages, each behind a byte of flags and its size (gRPC over HTTP/2,
+ * "Length-Prefixed-Message"; Connect's "Enveloped-Message"). */
+static bool is_enveloped(const struct http_head *head)
+{
+    const struct http_field *type = http_head_field(head, "content-type", NULL);
+    return type && !begins(type->value, "application/grpc-web-text") &&
+           (begins(type->value, "application/grpc") || begins(type->value, "application/connect+"));
+}
+
+/* Follows the messages. True if one ends with the bytes. */
+static bool ends_message(struct filter *filter, const uint8_t *bytes, size_t size)
+{
+    while (size > 0) {
+        if (filter->envelope_size < sizeof filter->envelope) {
+            filter->envelope[filter->envelope_size++] = *bytes++;
+            size--;
+            if (filter->envelope_size < sizeof filter->envelope)
+                continue;
+            const uint8_t *e = filter->envelope;
+            filter->message_left =
+                (uint32_t)e[1] << 24 | (uint32_t)e[2] << 16 | (uint32_t)e[3] << 8 | (uint32_t)e[4];
+        }
+        size_t part = size < filter->message_left ? size : filter->message_left;
+        bytes += part;
+        size -= part;
+        filter->message_left -= (uint32_t)part;
+        if (filter->message_left == 0)
+            filter->envelope_size = 0;
+    }
+    return filter->envelope_size == 0;
+}
+
+static int scrub_bytes(struct filter *filter, const uint8_t *bytes, size_t size)
+{
+    int r = scrub_feed(&filter->scrub, bytes, size);
+    if (r == 0 && filter->enveloped && size > 0 && ends_message(filter, bytes, size))
+        scrub_hurry(&filter->scrub);
+    return r;
+}
+
 int filter_start(struct filter *filter, const struct http_head *head, struct bg_err *err)
 {
     int r = check_messages(head, err);
     if (r < 0)
         return r;
     filter->scrub.same_size = counts_bytes(head);
+    filter->enveloped = is_enveloped(head);
     return decoder_new(head, &filter->decoder, err);
 }
 
@@ -98,7 +139,7 @@ static ssize_t decode_piece(struct filter *filter, struct bg_err *err)
     const uint8_t *bytes = size > 0 ? buffer_bytes(&filter->in) : piece;
     int r = decoder_run(filter->decoder, bytes, size, &used, piece, sizeof piece, &made, err);
     if (r == 0)
-        r = scrub_feed(&filter->scrub, piece, made);
+        r = scrub_bytes(filter, piece, made);
     if (r == 0)
         buffer_drop(&filter->in, used);
     filter->more = r == 0 && used + made > 0;
@@ -111,7 +152,7 @@ static ssize_t scrub_piece(struct filter *filter)
     size_t size = buffer_size(&filter->in);
     if (size > STEP_SIZE)
         size = STEP_SIZE;
-    int r = size > 0 ? scrub_feed(&filter->scrub, buffer_bytes(&filter->in), size) : 0;
+    int r = size > 0 ? scrub_bytes(filter, buffer_bytes(&filter->in), size) : 0;
     if (r == 0)
         buffer_drop(&filter->in, size);
     return r < 0 ? r : (ssize_t)size;

@@ -11,9 +11,13 @@ struct filter {
     struct decoder *decoder; /* NULL: not coded */
     struct buffer in;        /* as it came */
     struct buffer out;       /* ready */
-    bool more;               /* the decoder may have more to give */
-    bool ending;             /* no more comes */
-    bool ended;              /* all of it is in out */
+    bool enveloped;          /* messages one by one, each behind its flags and size */
+    uint8_t envelope[5];     /* what is known of the present one's */
+    size_t envelope_size;
+    uint32_t message_left; /* bytes; with a whole envelope */
+    bool more;             /* the decoder may have more to give */
+    bool ending;           /* no more comes */
+    bool ended;            /* all of it is in out */
 };
 
 /* set: as for scrub_init. The object must stay where it is. */

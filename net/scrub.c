@@ -387,15 +387,27 @@ static unsigned forms_at(const struct scrub *scrub, const uint8_t *text, size_t 
     return scrub->starts[text[0]] | (n > 0 ? scrub->starts[c] : 0u);
 }
 
-static void put_placeholder(const struct scrub *scrub, size_t index, size_t match,
+/* To the stream without what went ahead: there every byte stands where it came. */
+static void put(struct scrub *scrub, const struct sink *sink, const uint8_t *bytes, size_t size)
+{
+    size_t skip = 0;
+    if (sink == &scrub->sink) {
+        skip = scrub->ahead < size ? scrub->ahead : size;
+        scrub->ahead -= skip;
+    }
+    if (size > skip)
+        sink->put(sink->owner, bytes + skip, size - skip);
+}
+
+static void put_placeholder(struct scrub *scrub, size_t index, size_t match,
                             const struct sink *sink)
 {
     const uint8_t *placeholder = (const uint8_t *)scrub->secrets->items[index].placeholder;
     bool same_size = scrub->same_size && sink == &scrub->sink; /* the stream, not a text */
     size_t size = same_size && match < SECRET_PLACEHOLDER_SIZE ? match : SECRET_PLACEHOLDER_SIZE;
-    sink->put(sink->owner, placeholder, size);
+    put(scrub, sink, placeholder, size);
     for (; same_size && size < match; size++)
-        sink->put(sink->owner, (const uint8_t *)"*", 1);
+        put(scrub, sink, (const uint8_t *)"*", 1);
 }
 
 /* Sends on what is decided and returns how much that was of the text. */
@@ -418,7 +430,7 @@ static size_t run(struct scrub *scrub, const uint8_t *text, size_t size, bool fi
             continue;
         }
         if (at > sent)
-            sink->put(sink->owner, text + sent, at - sent);
+            put(scrub, sink, text + sent, at - sent);
         if (outcome == PARTIAL)
             return at;
         scrub->found |= UINT64_C(1) << index;
@@ -426,7 +438,7 @@ static size_t run(struct scrub *scrub, const uint8_t *text, size_t size, bool fi
         sent = at += match;
     }
     if (size > sent)
-        sink->put(sink->owner, text + sent, size - sent);
+        put(scrub, sink, text + sent, size - sent);
     return size;
 }
 
@@ -469,6 +481,20 @@ int scrub_feed(struct scrub *scrub, const uint8_t *bytes, size_t size)
         size -= part;
     }
     return buffer_ok(held) ? 0 : -ENOMEM;
+}
+
+void scrub_hurry(struct scrub *scrub)
+{
+    size_t size = buffer_size(&scrub->held), most = SCRUB_AHEAD_MAX;
+    for (uint64_t left = scrub->set; left; left &= left - 1) {
+        const struct secret *s = &scrub->secrets->items[__builtin_ctzll(left)];
+        most = s->value_size / 8 < most ? s->value_size / 8 : most;
+    }
+    if (!scrub->same_size || size > most || size <= scrub->ahead)
+        return;
+    scrub->sink.put(scrub->sink.owner, buffer_bytes(&scrub->held) + scrub->ahead,
+                    size - scrub->ahead);
+    scrub->ahead = size;
 }
 
 void scrub_end(struct scrub *scrub)

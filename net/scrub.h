@@ -22,6 +22,7 @@
 
 #define SCRUB_SIZE_MIN  8
 #define SCRUB_PLAIN_MIN 4
+#define SCRUB_AHEAD_MAX 4
 
 /* Where bytes go. */
 struct sink {
@@ -38,6 +39,7 @@ struct scrub {
     /* For streams that count their bytes: what takes a secret's place there is of its size, the
      * placeholder cut or with '*' behind. The whole placeholder in texts even so. */
     bool same_size;
+    size_t ahead; /* bytes at the beginning of held that went on even so, see scrub_hurry */
     struct sink sink;
 };
 
@@ -47,6 +49,12 @@ void scrub_init(struct scrub *scrub, const struct secrets *secrets, uint64_t set
 
 /* Takes the next bytes of the stream. Errors: -ENOMEM; then the stream cannot go on. */
 int scrub_feed(struct scrub *scrub, const uint8_t *bytes, size_t size) BG_MUST_CHECK;
+
+/* A message has ended whose receiver may send nothing before it has all of it, so what is held back
+ * could wait for ever: it goes on, if it is at most SCRUB_AHEAD_MAX bytes and an eighth of every
+ * value. Should it be the beginning of a secret after all, that much of it is told, and no more.
+ * Only for same_size; otherwise a no-op. */
+void scrub_hurry(struct scrub *scrub);
 
 /* The stream has ended: nothing can complete what is held back. */
 void scrub_end(struct scrub *scrub);

@@ -337,7 +337,7 @@ static void grpc_calls_and_streams(void **state)
                 "True\n"
                 "StatusCode.NOT_FOUND nothing for Bearer %s {'x-token': 'Bearer %s', 'x-method': "
                 "'Fail'}\n"
-                "Bearer %s one.\nBearer %s two.\nBearer %s three.\n"
+                "Bearer %s one\nBearer %s two\nBearer %s three\n"
                 "[] StatusCode.OK {'x-token': 'Bearer %s', 'x-method': 'Chat'}\n",
                 cut, p, p, p, cut, cut, cut, p));
     assert_has(got(vm, &net), vm_text(vm, "authorization: Bearer %s\n", net.secret));

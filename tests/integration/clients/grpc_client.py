@@ -24,11 +24,12 @@ def main():
             channel.unary_unary("/echo.Echo/Fail")(b"", metadata=metadata)
         except grpc.RpcError as error:
             print(error.code(), error.details(), trailers(error))
-        # One answer for each message, before the next one goes.
+        # One answer for each message, before the next one goes, though "o" is the beginning of the secret by
+        # rot13.
         messages = queue.Queue()
         conversation = channel.stream_stream("/echo.Echo/Chat")(iter(messages.get, None),
                                                                 metadata=metadata)
-        for text in (b"one.", b"two.", b"three."):
+        for text in (b"one", b"two", b"three"):
             messages.put(text)
             print(next(conversation).decode())
         messages.put(None)

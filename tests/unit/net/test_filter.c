@@ -91,6 +91,43 @@ static void fills_what_is_longer_than_a_placeholder(void **state)
     }
 }
 
+/* Two messages, one byte at a time: what is in out when the first has come. */
+static void holds_no_message_back(void **state)
+{
+    (void)state;
+    static const char *const hosts[] = {"a.org"};
+    static const char head_text[] = "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\n\r\n";
+    static const uint8_t beginnings[] = "s=Fz"; /* of the secret, reversed, rot13, hex ... */
+    for (size_t i = 0; i < sizeof beginnings - 1; i++) {
+        struct secrets secrets = {0};
+        struct bg_err err = {0};
+        struct http_head head;
+        void *copy = locked_new(strlen(VALUE), NULL);
+        assert_non_null(copy);
+        memcpy(copy, VALUE, strlen(VALUE));
+        assert_int_equal(
+            secrets_add(&secrets, "KEY", PLACEHOLDER, hosts, 1, copy, strlen(VALUE), &err), 0);
+        assert_int_equal(http_head_parse_response(head_text, strlen(head_text),
+                                                  (struct slice){"GET", 3}, &head, &err),
+                         0);
+        struct filter filter;
+        filter_init(&filter, &secrets, ~UINT64_C(0));
+        assert_int_equal(filter_start(&filter, &head, &err), 0);
+        uint8_t message[] = "\0\0\0\0\3ab?"; /* and a NUL, which begins the next one */
+        message[7] = beginnings[i];
+        for (size_t at = 0; at < sizeof message; at++) {
+            filter_put(&filter, message + at, 1);
+            while (filter_ready(&filter))
+                assert_int_equal(filter_step(&filter, &err), 0);
+            assert_int_equal(buffer_size(&filter.out), at + 1);
+        }
+        assert_memory_equal(buffer_bytes(&filter.out), message, sizeof message);
+        filter_done(&filter);
+        http_head_done(&head);
+        secrets_done(&secrets);
+    }
+}
+
 static void refuses_compressed_messages(void **state)
 {
     (void)state;
@@ -107,6 +144,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(keeps_sizes_where_they_count),
         cmocka_unit_test(fills_what_is_longer_than_a_placeholder),
+        cmocka_unit_test(holds_no_message_back),
         cmocka_unit_test(refuses_compressed_messages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -435,6 +435,58 @@ static void bounds_what_it_holds(void **state)
     buffer_reset(&text);
 }
 
+/* A message that ends wherever: what had to go on is little, and the rest is the placeholder's. */
+static void hurries_with_little_of_a_secret(void **state)
+{
+    struct secrets *secrets = *state;
+    static const size_t most = (sizeof VALUE - 1) / 8; /* below SCRUB_AHEAD_MAX */
+    add(secrets, VALUE);
+    for (size_t cut = 0; cut <= strlen(VALUE); cut++) {
+        for (size_t again = cut; again <= strlen(VALUE); again++) {
+            struct buffer out = buffer_init(1024);
+            struct scrub scrub;
+            scrub_init(&scrub, secrets, 1, (struct sink){put, &out});
+            scrub.same_size = true;
+            const uint8_t *value = (const uint8_t *)VALUE;
+            const size_t ends[] = {cut, again, strlen(VALUE)};
+            for (size_t i = 0, at = 0; i < 3; at = ends[i++]) {
+                assert_int_equal(scrub_feed(&scrub, value + at, ends[i] - at), 0);
+                scrub_hurry(&scrub);
+                if (ends[i] <= most)
+                    assert_int_equal(buffer_size(&out), ends[i]);
+            }
+            scrub_end(&scrub);
+            assert_int_equal(buffer_size(&out), strlen(VALUE));
+            const char *got = (const char *)buffer_bytes(&out);
+            size_t told = again <= most ? again : cut <= most ? cut : 0;
+            assert_memory_equal(got, VALUE, told);
+            assert_memory_equal(got + told, A + told, strlen(VALUE) - told);
+            scrub_done(&scrub);
+            buffer_reset(&out);
+        }
+    }
+}
+
+static void hurries_with_what_is_no_secret(void **state)
+{
+    static const char *const pieces[] = {"ab", "s", "3cs", "3c", "", "x", "s3cret"};
+    static const char text[] = "abs3cs3cxs3cret";
+    struct buffer out = buffer_init(1024);
+    struct scrub scrub;
+    add(*state, VALUE);
+    scrub_init(&scrub, *state, 1, (struct sink){put, &out});
+    scrub.same_size = true;
+    for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
+        assert_int_equal(scrub_feed(&scrub, (const uint8_t *)pieces[i], strlen(pieces[i])), 0);
+        scrub_hurry(&scrub);
+    }
+    scrub_end(&scrub);
+    assert_int_equal(buffer_size(&out), strlen(text));
+    assert_memory_equal(buffer_bytes(&out), text, strlen(text));
+    scrub_done(&scrub);
+    buffer_reset(&out);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -448,6 +500,8 @@ int main(void)
         TEST(reads_what_escapes_begin_with),
         TEST(holds_no_more_than_it_must),
         TEST(bounds_what_it_holds),
+        TEST(hurries_with_little_of_a_secret),
+        TEST(hurries_with_what_is_no_secret),
     };
     return cmocka_run_group_tests_name("net-scrub", tests, NULL, NULL);
 }
