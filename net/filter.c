@@ -134,7 +134,7 @@ bool filter_ready(const struct filter *filter)
 /* Returns how many bytes it made of what is queued, scrubbed and in out; 0: it wants more. */
 static ssize_t decode_piece(struct filter *filter, struct bg_err *err)
 {
-    uint8_t piece[STEP_SIZE];
+    uint8_t piece[STEP_SIZE] = {0}; /* clang-tidy cannot see who fills it */
     size_t size = buffer_size(&filter->in), used, made;
     const uint8_t *bytes = size > 0 ? buffer_bytes(&filter->in) : piece;
     int r = decoder_run(filter->decoder, bytes, size, &used, piece, sizeof piece, &made, err);
