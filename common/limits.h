@@ -93,7 +93,11 @@
 #define BG_EGRESS_H2_ACKS_MAX          100 /* answers to PING and SETTINGS unsent; GOAWAY */
 #define BG_EGRESS_H2_RESETS_MAX        200 /* streams that the guest resets, at once; GOAWAY */
 #define BG_EGRESS_H2_RESETS_RATE       33  /* and a second; GOAWAY */
-#define BG_SECRET_SIZE_MAX             (64 * 1024) /* a secret's value; refused by secret set */
+#define BG_SECRET_SIZE_MAX             (64 * 1024)   /* a secret's value; refused by secret set */
+#define BG_SECRETS_FILE_MAX            (1024 * 1024) /* values in one file; refused at start */
+#define BG_PROXY_WORKERS_MAX           256 /* processes of a proxy on its own; refused at start */
+#define BG_PROXY_OLD_MAX               1024 /* of them those that end what they began; the oldest is ended */
+#define BG_PROXY_RETIRE_MS             5000 /* for connections that have asked for nothing yet; closed */
 
 /* Links to upstreams. */
 #define BG_EGRESS_MESSAGE_PART  (64 * 1024) /* of a WebSocket message; the rest comes next */

@@ -66,6 +66,10 @@ void engine_init(struct engine *engine, uv_loop_t *loop, const struct engine_opt
  * before. */
 void engine_drain(struct engine *engine, void (*on_drained)(void *owner), void *owner);
 
+/* The same, but leaves those that only wait for a request until engine_drain: the next one is their
+ * last. */
+void engine_retire(struct engine *engine, void (*on_drained)(void *owner), void *owner);
+
 /* Closes all connections, then calls on_closed; the memory is the caller's again then. */
 void engine_close(struct engine *engine, void (*on_closed)(void *owner), void *owner);
 
