@@ -21,6 +21,7 @@
 
 #define DRAIN_MS    500                         /* for connections to end by themselves */
 #define OTHER_FILES (64 + BG_EGRESS_RACING_MAX) /* the loop's, the log, the resolver's; dials */
+#define KEPT_BYTES  (512 * 1024)                /* of freed memory */
 
 struct server {
     const struct serve_opts *opts;
@@ -393,6 +394,10 @@ int serve_run(const struct serve_opts *opts, struct bg_err *err)
     bool landlock;
     /* One arena: threads resolve names and hold nothing, and memory should stay small. */
     (void)mallopt(M_ARENA_MAX, 1);
+    /* Queues come and go with each piece of a body: some memory is kept for them, or the kernel
+     * would have to clear it every time. */
+    (void)mallopt(M_TRIM_THRESHOLD, KEPT_BYTES);
+    (void)mallopt(M_MMAP_THRESHOLD, KEPT_BYTES);
     bg_runner_ids(&uid, &gid);
     int r = load(&server, err);
     if (r == 0)

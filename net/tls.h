@@ -47,8 +47,12 @@ bool tls_is_h2(const struct tls_session *session);
  * close_notify, -EPROTO, or errno of the socket. */
 ssize_t tls_read(struct tls_session *session, void *buffer, size_t size) BG_MUST_CHECK;
 
-/* Bytes taken, at least 1, or -EAGAIN (call again with the same bytes first), -EPROTO, errno. */
+/* Bytes taken, at least 1, or -EAGAIN (call again with the same bytes first), -EPROTO, errno. What
+ * it took has been sent only when tls_flush says so. */
 ssize_t tls_write(struct tls_session *session, const void *bytes, size_t size) BG_MUST_CHECK;
+
+/* Sends what tls_write has left. 0: nothing is left; -EAGAIN, errno. */
+int tls_flush(struct tls_session *session) BG_MUST_CHECK;
 
 /* Says that nothing more will be sent. 0, or -EAGAIN; other failures are not worth knowing. */
 int tls_close_notify(struct tls_session *session);
