@@ -473,7 +473,14 @@ ssize_t tls_read(struct tls_session *session, void *buffer, size_t size)
     ERR_clear_error();
     session->wants_write = false;
     int n = SSL_read(session->ssl, buffer, size > INT32_MAX ? INT32_MAX : (int)size);
-    return n > 0 ? n : status_of(session, n);
+    if (n > 0)
+        return n;
+    int r = status_of(session, n);
+    /* A server's ticket makes OpenSSL get a buffer to write with, which it would keep until it next
+     * does; perhaps nothing is written for a long time. */
+    if (r == -EAGAIN && !SSL_is_server(session->ssl))
+        (void)SSL_free_buffers(session->ssl); /* fails while something is in them */
+    return r;
 }
 
 ssize_t tls_write(struct tls_session *session, const void *bytes, size_t size)
