@@ -108,7 +108,7 @@ static int add_spec(struct config *config, struct config *before, char *text, st
     if (!at || at == text || at[1] == '\0')
         return bg_err_set(err, -EINVAL, "--secret %s: want NAME@HOST[,HOST...]", text);
     *at = '\0';
-    struct bg_secret_use *use;
+    struct bg_secret_use *use = NULL;
     int r = add_use(config, before, text, &use, err);
     if (r < 0)
         return r;
@@ -154,7 +154,7 @@ static int config_load(const struct forward_opts *opts, struct config *before,
         r = policy_file_parse(opts->policy, config->policy, size, &presets_installed, &config->file,
                               err);
     for (size_t i = 0; r == 0 && i < config->file.secret_count; i++) {
-        struct bg_secret_use *use;
+        struct bg_secret_use *use = NULL;
         char *name = config->file.secrets[i].name;
         if (!find_use(config, name))
             r = add_use(config, before, name, &use, err);
@@ -450,7 +450,7 @@ static int print_state(const struct forward *f, struct bg_err *err)
 static void reload(struct forward *f)
 {
     const struct bg_log *log = f->opts->log;
-    struct generation *next, *before = f->now;
+    struct generation *next = NULL, *before = f->now;
     struct bg_err err;
     if (generation_start(f, &next, &err) < 0) {
         bg_log(log, BG_LOG_ERROR, "%s; going on with what was read before", err.text);
@@ -506,7 +506,7 @@ static int replace_dead(struct forward *f)
     struct bg_err err;
     for (unsigned i = 0; i < f->worker_count; i++) {
         struct worker *w = &f->now->workers[i];
-        int ready;
+        int ready = -1;
         if (w->pid > 0)
             continue;
         if (w->again_ms <= now) {

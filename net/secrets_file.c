@@ -118,7 +118,7 @@ int secrets_file_get(const struct secrets_file *file, const char *name, void **r
 {
     struct entry entry = {0};
     for (size_t at = 0; next_entry(file, &at, &entry);) {
-        if (!same_name(&entry, name))
+        if (!entry.value || !same_name(&entry, name))
             continue;
         void *value = locked_new(entry.value_size, NULL);
         if (!value)

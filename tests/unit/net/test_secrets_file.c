@@ -88,7 +88,7 @@ static void names_the_line_and_no_value(void **state)
         size_t size;
         const char *error;
     } rows[] = {
-#define ROW(text, error) {text, sizeof text - 1, error}
+#define ROW(text, error) {(text), sizeof(text) - 1, (error)}
         ROW("A=1\nhidden\n", "line 2: want NAME=VALUE"),
         ROW("=hidden", "line 1: want NAME=VALUE, a name"),
         ROW("\nA B=hidden", "line 2: want NAME=VALUE, a name"),
