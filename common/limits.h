@@ -70,6 +70,9 @@
     (512 * 1024) /* bytes queued to one peer; cannot be passed, see conn.c */
 #define BG_EGRESS_QUEUE_PAUSE      (64 * 1024) /* at it the other side is not read */
 #define BG_EGRESS_LEAVES_MAX       256         /* certificates kept; the oldest goes */
+#define BG_EGRESS_MINT_BURST       1024        /* certificates for new names, at once; refused */
+#define BG_EGRESS_MINT_RATE        32          /* and a second; refused */
+#define BG_EGRESS_MINT_ALLOWED     256         /* of those at once, for allowed hosts only */
 #define BG_EGRESS_ADDRESSES_MAX    8       /* addresses of a name that are tried; others dropped */
 #define BG_EGRESS_AUDIT_TEXT       512     /* a path or host in an audit line; cut */
 #define BG_EGRESS_PEEK_MS          300     /* for a client that speaks first */

@@ -260,24 +260,24 @@ static int new_session(const struct tls_context *context, SSL_CTX *ctx, int fd,
     return 0;
 }
 
-int tls_accept(struct tls_context *context, const struct destination *as, int fd,
-               const uint8_t *prefix, size_t prefix_size, struct tls_session **ret,
-               struct bg_err *err)
+int tls_accept(struct tls_context *context, const struct tls_accept_opts *opts,
+               struct tls_session **ret, struct bg_err *err)
 {
+    const struct tls_ca_leaf leaf = {opts->as, opts->allowed, opts->now_ms};
     struct tls_session *session;
-    int r = new_session(context, context->server, fd, &session, err);
+    int r = new_session(context, context->server, opts->fd, &session, err);
     if (r < 0)
         return r;
-    if (prefix_size > 0) {
-        session->prefix = malloc(prefix_size);
+    if (opts->prefix_size > 0) {
+        session->prefix = malloc(opts->prefix_size);
         if (session->prefix)
-            memcpy(session->prefix, prefix, prefix_size);
+            memcpy(session->prefix, opts->prefix, opts->prefix_size);
         else
             r = bg_err_errno(err, -ENOMEM, "TLS session");
-        session->prefix_size = prefix_size;
+        session->prefix_size = opts->prefix_size;
     }
     if (r == 0)
-        r = tls_ca_use_leaf(context->ca, as, session->ssl, err);
+        r = tls_ca_use_leaf(context->ca, &leaf, session->ssl, err);
     if (r < 0) {
         tls_free(session);
         return r;
