@@ -107,6 +107,11 @@
 #define BG_EGRESS_TURN_MS       2000        /* likewise, and the address before is given up */
 #define BG_EGRESS_RACING_MAX    32          /* sockets that race, in all; more: one by one */
 
+/* Content codings that are taken off. */
+#define BG_EGRESS_CODINGS_MAX  2           /* of one body; 502, or sent on unread */
+#define BG_EGRESS_UNFOLD_FREE  (16u << 20) /* bytes that a body may unfold to in any case */
+#define BG_EGRESS_UNFOLD_RATIO 256         /* times its size, beyond; the answer is cut */
+
 /* The CA, and the audit log. */
 #define BG_CA_OLD_MAX      8           /* CAs kept for running sandboxes; rotate refuses */
 #define BG_AUDIT_FILES_MAX 4           /* files of an audit log; the oldest goes */

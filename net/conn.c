@@ -408,6 +408,9 @@ static enum conn_step peek_tls(struct conn *conn)
     if (passes && !hello.has_server_name)
         return refuse_tls(conn, TLS_ALERT_UNRECOGNIZED_NAME, "identity-mismatch", 421,
                           "passthrough goes by the server name, and there is none");
+    if (passes && hello.has_ech) /* what is opened here ends here, and with it the extension */
+        return refuse_tls(conn, TLS_ALERT_UNRECOGNIZED_NAME, "identity-mismatch", 421,
+                          "passthrough goes by the server name, and ECH may hide another");
     if (!passes && hello.has_alpn && !hello.alpn_ours)
         return refuse_tls(conn, TLS_ALERT_NO_APPLICATION_PROTOCOL, "alpn-not-supported", 0,
                           "the client speaks neither HTTP/2 nor HTTP/1.1");
