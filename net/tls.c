@@ -29,7 +29,8 @@ struct tls_session {
     uint8_t *prefix; /* owned; read before the socket is */
     size_t prefix_at, prefix_size;
     bool eof, wants_write;
-    int socket_error; /* negative errno of the last failed call */
+    bool wants_certificate; /* the upstream asked for ours; there is none */
+    int socket_error;       /* negative errno of the last failed call */
 };
 
 /* The BIO between OpenSSL and the socket: gives it the prefix first, and keeps errno. */
@@ -168,6 +169,16 @@ static int set_up_tickets(struct tls_context *context, struct bg_err *err)
     return 0;
 }
 
+/* Goes on without one: many servers that ask can do without. */
+static int certificate_wanted(SSL *ssl, X509 **ret_certificate, EVP_PKEY **ret_key)
+{
+    struct tls_session *session = SSL_get_app_data(ssl);
+    (void)ret_certificate;
+    (void)ret_key;
+    session->wants_certificate = true;
+    return 0;
+}
+
 static int set_up_client(struct tls_context *context, const char *upstream_ca,
                          size_t upstream_ca_size, struct bg_err *err)
 {
@@ -176,6 +187,7 @@ static int set_up_client(struct tls_context *context, const char *upstream_ca,
         return tls_error(err, -EIO, "cannot set up TLS towards upstreams");
     ERR_clear_error(); /* a file of the default paths that is not there is no error */
     SSL_CTX_set_verify(context->client, SSL_VERIFY_PEER, NULL);
+    SSL_CTX_set_client_cert_cb(context->client, certificate_wanted);
     if (!tls_staple_set_up(context->client))
         return tls_error(err, -EIO, "cannot set up OCSP stapling");
     int r = set_up_tickets(context, err);
@@ -348,6 +360,11 @@ static int status_of(struct tls_session *session, int result)
             return session->socket_error;
         return session->eof ? -ECONNABORTED : -EPROTO;
     }
+}
+
+bool tls_wants_certificate(const struct tls_session *session)
+{
+    return session->wants_certificate;
 }
 
 /* Why a handshake failed; r: of the call. */

@@ -50,6 +50,10 @@ int tls_handshake(struct tls_session *session, struct bg_err *err) BG_MUST_CHECK
 /* After the handshake: whether HTTP/2 was chosen by ALPN (RFC 7301). */
 bool tls_is_h2(const struct tls_session *session);
 
+/* Whether the upstream asked for a client's certificate. It got none: with TLS 1.3 it may refuse
+ * that only after the handshake. */
+bool tls_wants_certificate(const struct tls_session *session);
+
 /* Bytes read, 0 at the peer's close_notify, -EAGAIN, -ECONNABORTED the stream ended without a
  * close_notify, -EPROTO, or errno of the socket. */
 ssize_t tls_read(struct tls_session *session, void *buffer, size_t size) BG_MUST_CHECK;

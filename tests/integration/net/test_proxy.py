@@ -22,6 +22,7 @@ import zlib
 import audit
 import bodies
 import ca
+import catalogue
 import harness
 import http2
 import links
@@ -34,7 +35,7 @@ from world import (OK, PUBLIC, PUBLIC_6, Internet, World, check_audit, check_gue
                    read_response, request, run_row, serve_requests, wrap)
 
 # Further files of tests: each function named test_* takes the world.
-MODULES = [sys.modules[__name__], audit, bodies, ca, http2, links, parent, rules, upstream_tls]
+MODULES = [sys.modules[__name__], audit, bodies, ca, catalogue, http2, links, parent, rules, upstream_tls]
 
 # --- what a table cannot say ---
 
