@@ -872,6 +872,32 @@ def test_is_a_forward_proxy(world):
         raise Failure(f"{lines}")
 
 
+def test_holds_a_tunnel_to_its_name(world):
+    """41: CONNECT to one host, and another one's server name inside."""
+    https = world.upstreams["good"]
+    https.expect(None)
+    rules = [f"{host}:{https.port}=127.0.0.1" for host in ("h.test", "e.test")]
+    forward = Forward(world, "--allow", rules[0], "--allow", rules[1])
+    for name in ("e.test", "nobody.test"):
+        with forward.connect() as connection:
+            connection.sendall(b"CONNECT h.test:%d HTTP/1.1\r\nHost: h.test:%d\r\n\r\n"
+                               % (https.port, https.port))
+            if b" 200 " not in read_head(connection):
+                raise Failure("no tunnel")
+            try:
+                wrap(connection, world.proxy, name).close()
+            except ssl.SSLError as e:
+                if "unrecognized name" in str(e).lower().replace("_", " "):
+                    continue
+                raise
+            raise Failure("the handshake did not fail")
+    lines = [json.loads(line) for line in forward.stop().splitlines() if line.startswith("{")]
+    if [line["reason"] for line in lines if line["decision"] == "deny"] != ["identity-mismatch"] * 2:
+        raise Failure(f"{lines}")
+    if https.settle()[0]:
+        raise Failure("an upstream was reached")
+
+
 def test_lets_nothing_out_when_the_audit_log_is_full(world):
     upstream = world.upstreams["http"]
     upstream.expect(serve_requests)
