@@ -338,6 +338,45 @@ static void other_traffic_is_refused_at_once(void **state)
     }
 }
 
+/* Whoever is root in the guest makes packets of any protocol. */
+static void raw_packets_are_refused_at_once(void **state)
+{
+    (void)state;
+    static const uint8_t echo4[] = {8, 0, 0xf7, 0xfe, 0, 1, 0, 0};
+    static const uint8_t echo6[] = {128, 0, 0, 0, 0, 1, 0, 0};
+    /* INIT from port 1 to 2 (RFC 9260 §3.3.2); nobody looks at the checksum before it is sent. */
+    static const uint8_t sctp[] = {0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 20,
+                                   0, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 1, 0, 0, 0, 1};
+    static const uint8_t udp[] = {0, 1, 1, 187, 0, 9, 0, 0, 'x'};
+    static const uint8_t gre[] = {0, 0, 8, 0, 'x'};
+    static const struct {
+        int protocol;
+        const uint8_t *bytes;
+        size_t size;
+    } cases[] = {
+        {IPPROTO_ICMP, echo4, sizeof echo4}, {IPPROTO_ICMPV6, echo6, sizeof echo6},
+        {IPPROTO_SCTP, sctp, sizeof sctp},   {IPPROTO_UDP, udp, sizeof udp},
+        {IPPROTO_GRE, gre, sizeof gre},      {253, gre, sizeof gre}, /* RFC 3692: for trying */
+    };
+    const struct sockaddr_in to4 = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x08080808)};
+    struct sockaddr_in6 to6 = {.sin6_family = AF_INET6};
+    assert_int_equal(inet_pton(AF_INET6, "2001:db8::1", &to6.sin6_addr), 1);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        for (int v6 = 0; v6 < 2; v6++) {
+            if (cases[i].protocol == (v6 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+                continue;
+            BG_AUTOCLOSE int fd =
+                socket(v6 ? AF_INET6 : AF_INET, SOCK_RAW | SOCK_CLOEXEC, cases[i].protocol);
+            assert_true(fd >= 0);
+            ssize_t n =
+                sendto(fd, cases[i].bytes, cases[i].size, 0,
+                       v6 ? (const void *)&to6 : (const void *)&to4, v6 ? sizeof to6 : sizeof to4);
+            if (n != -1 || errno != EPERM)
+                fail_msg("protocol %d, v6 %d: %zd, %s", cases[i].protocol, v6, n, strerror(errno));
+        }
+    }
+}
+
 static void the_loopback_is_left_alone(void **state)
 {
     (void)state;
@@ -410,6 +449,7 @@ int main(void)
         TEST(a_refused_connection_is_reset),
         TEST(much_data_waits_for_a_slow_host),
         TEST(other_traffic_is_refused_at_once),
+        TEST(raw_packets_are_refused_at_once),
         TEST(the_loopback_is_left_alone),
         TEST(the_network_is_started_again),
     };
