@@ -9,6 +9,7 @@ import gzip
 import os
 import re
 import resource
+import shlex
 import signal
 import ssl
 import struct
@@ -21,8 +22,9 @@ import harness
 import http2
 import rows
 from harness import DEADLINE_S, Failure, Upstream, read_exactly, read_to_end
-from world import (OK, check_audit, check_guest, guest, read_head, read_response, request,
-                   serve_requests, wrap)
+from links import Full, connecting_to, wait_until
+from world import (MUTE, OK, PUBLIC, SILENT, Internet, check_audit, check_guest, guest, read_head,
+                   read_response, request, serve_requests, wrap)
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../..")
 P, Q = (harness.PLACEHOLDERS[name].encode() for name in ("KEY", "RULED"))
@@ -526,6 +528,161 @@ def test_bounds_a_flood_of_connections(world):
     proxy.check_end()
 
 
+# --- limits that nothing else shows ---
+
+def held_by(upstream):
+    with upstream.changed:
+        return upstream.now.accepted - upstream.now.finished
+
+
+def test_keeps_few_idle_connections(world):
+    """To one host, and in all; the oldest go."""
+    upstream = world.upstreams["good"]
+    upstream.expect(serve_requests)
+    proxy = world.make("idle-few", secrets={}, options=["--timeout=upstream-idle=600000"])
+    each, most = limit("BG_EGRESS_IDLE_HOST_MAX"), limit("BG_EGRESS_IDLE_MAX")
+
+    def use(host, count):
+        with contextlib.ExitStack() as stack:
+            guests = [stack.enter_context(guest(world, host, proxy=proxy)) for _ in range(count)]
+            for connection in guests:
+                connection.sendall(request(port=upstream.port, host=host.encode()))
+            for connection in guests:
+                check_guest(connection, OK, [])
+
+    use("h.test", each + 4)
+    wait_until("no more are kept", lambda: held_by(upstream) == each)
+    for number in range(most // each):
+        use(f"a{number}.w.test", each)
+    wait_until("no more are kept in all", lambda: held_by(upstream) == most)
+    use(f"a{most // each - 1}.w.test", each)  # the latest are there
+    if held_by(upstream) != most or upstream.now.accepted != each + 4 + most:
+        raise Failure(f"{held_by(upstream)} of {upstream.now.accepted}")
+    proxy.check_end()
+    upstream.settle()
+
+
+def test_lingers_only_so_long(world):
+    """A guest that got its last answer, and goes on sending."""
+    proxy = world.make("lingering", secrets={}, options=["--timeout=linger=200"])
+    with guest(world, port="http", tls=False, proxy=proxy) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost : x\r\n\r\n")
+        if not read_to_end(connection).startswith(b"HTTP/1.1 400 "):
+            raise Failure("not refused")
+        deadline = time.monotonic() + DEADLINE_S
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while time.monotonic() < deadline:
+                connection.sendall(b"x")
+                time.sleep(0.01)
+            raise Failure("the connection stays")
+    proxy.check_end()
+
+
+def test_tries_so_many_addresses_of_a_name(world):
+    net = Internet.of(world)
+    most = limit("BG_EGRESS_ADDRESSES_MAX")
+    net.names.answers["eight.test"] = [SILENT] * (most - 1) + [PUBLIC]
+    net.names.answers["nine.test"] = [SILENT] * most + [PUBLIC]
+    for host, upstream, want in (("eight.test", net.http, 200), ("nine.test", None, 502)):
+        if net.get(host, upstream)[0] != want:
+            raise Failure(f"{host}: not {want}")
+    check_audit(net.proxy, [dict(rows.ALLOWED, address=PUBLIC), {"reason": "connect-failed"}])
+
+
+def test_gives_an_address_its_turn_only(world):
+    """While no more may race, a name's addresses are tried one by one."""
+    net = Internet.of(world)
+    most = limit("BG_EGRESS_RACING_MAX")
+    net.names.answers.update({"busy.test": [SILENT, MUTE], "turns.test": [SILENT, PUBLIC]})
+    proxy = world.make("turns", allow=["*.test"], secrets={}, options=["--timeout=connect=600000"])
+    with Full(SILENT), Full(MUTE), contextlib.ExitStack() as stack:
+        before = len(connecting_to())
+
+        def ask(host):
+            connection, _ = proxy.connect(host, 80)
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n" % host.encode())
+            return stack.enter_context(connection)
+
+        for _ in range(most):
+            ask("busy.test")
+        wait_until("all race", lambda: len(connecting_to()) - before == 2 * most)
+        tried = connecting_to().count(SILENT)
+        net.http.expect(serve_requests)
+        last = ask("turns.test")
+        wait_until("the first is tried", lambda: connecting_to().count(SILENT) == tried + 1)
+        check_guest(last, OK, [])
+        if connecting_to().count(SILENT) != tried:
+            raise Failure("the first is still tried")
+    proxy.stop()
+
+
+def test_h2_windows_are_as_large_as_said(world):
+    """What may be under way: to us of a guest and of an upstream, for a stream and in all."""
+    s, seen = http2.setting(world), {}
+
+    def windows(connection):
+        """Those of a stream and of the connection, as far as they were told before the first head."""
+        got = {"stream": 65535, "connection": 65535}
+        while True:
+            head = read_exactly(connection, 9)
+            payload = read_exactly(connection, int.from_bytes(head[:3], "big"))
+            if head[3] == http2.SETTINGS and not head[4] & http2.ACK:
+                for at in range(0, len(payload), 6):
+                    kind, value = struct.unpack(">HI", payload[at:at + 6])
+                    if kind == 4:
+                        got["stream"] = value
+            elif head[3] == http2.WINDOW_UPDATE and head[5:] == b"\0\0\0\0":
+                got["connection"] += int.from_bytes(payload, "big")
+            elif head[3] == http2.HEADERS:
+                return got
+
+    def script(connection):
+        read_exactly(connection, len(http2.PREFACE))
+        connection.sendall(http2.frame(http2.SETTINGS, 0, 0))
+        seen["upstream"] = windows(connection)
+
+    s.h2.expect(script)
+    with raw_h2(world, "h.test", s.h2.port, s.proxy) as tls:
+        tls.sendall(http2.raw_request(port=s.h2.port))
+        seen["guest"] = windows(tls)
+    whole = limit("BG_EGRESS_H2_WINDOW_CONNECTION")
+    want = {side: {"stream": limit(f"BG_EGRESS_H2_WINDOW_{side.upper()}"), "connection": whole}
+            for side in ("guest", "upstream")}
+    if seen != want:
+        raise Failure(f"{seen}, not {want}")
+    s.proxy.audit_skip()
+
+
+def test_h2_holds_little_for_an_upstream_that_does_not_read(world):
+    s, stop = http2.setting(world), threading.Event()
+    s.good.expect(lambda c: (read_head(c), stop.wait(DEADLINE_S)))
+    proxy = world.make("http2-up", s.allow)
+    most = limit("BG_EGRESS_H2_WINDOW_GUEST") + 4 * limit("BG_EGRESS_QUEUE_PAUSE") + (16 << 20)
+    with http2.client(world, s.good.port, proxy=proxy) as client:
+        stream = client.ask(s.good.port, "POST", end=False)
+        sent = 0
+        client.socket.settimeout(1)  # once the windows are used up it stands still
+        with contextlib.suppress(TimeoutError, ssl.SSLError):
+            while sent <= most:
+                client.send(stream, data=b"x" * 16384, end=False)
+                sent += 16384
+        held = proxy.status("Private_Dirty")
+        stop.set()
+    if sent > most or held > 8192:
+        raise Failure(f"{sent} bytes were taken, {held} KiB are held")
+    proxy.stop()
+
+
+def test_reads_only_so_much_of_the_audit(world):
+    most = limit("BG_AUDIT_LAST_MAX")
+    program = os.path.join(os.environ["BG_TEST_NET"], "../host/cli/bellglass")
+    for count, status in ((most, 0), (most + 1, 125)):
+        done = subprocess.run([program, "audit", "-n", str(count), world.proxy.name], check=False,
+                              env=world.proxy.environment, capture_output=True, timeout=DEADLINE_S)
+        if done.returncode != status or (status and b"want a number from 1 to" not in done.stderr):
+            raise Failure(f"{done}")
+
+
 # --- the proxy as the target ---
 
 def test_hides_its_memory_from_its_user(world):
@@ -640,3 +797,33 @@ def test_no_request_sees_two_policies(world):
             b"A: " + P not in by_new or b"B: another-value-of-it" not in by_new:
         raise Failure(f"{got}")
     proxy.check_end()
+
+
+# --- the documentation ---
+
+def test_does_what_the_documentation_shows(world):
+    """The commands of docs/egress.md print what stands below them there. A block of YAML whose first line
+    is a file's name in a comment is that file."""
+    with open(os.path.join(ROOT, "docs/egress.md"), encoding="utf-8") as f:
+        blocks = re.findall(r"^```(yaml|console)\n(.*?)^```", f.read(), re.MULTILINE | re.DOTALL)
+    folder = os.path.join(world.folder, "documentation")
+    os.mkdir(folder)
+    for kind, block in blocks:
+        name = re.match(r"# (\w+\.yaml)\n", block)
+        if kind == "yaml" and name:
+            with open(os.path.join(folder, name[1]), "w", encoding="utf-8") as f:
+                f.write(block)
+    programs = os.environ["BG_TEST_NET"]
+    environment = dict(world.proxy.environment, BELLGLASS_HELPER_DIR=programs)
+    commands = [part for kind, block in blocks if kind == "console"
+                for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    for part in commands:
+        command, _, want = part.partition("\n")
+        program, *arguments = shlex.split(command)
+        done = subprocess.run([os.path.join(programs, "../host/cli", program), *arguments], cwd=folder,
+                              env=environment, capture_output=True, text=True, check=False,
+                              timeout=DEADLINE_S)
+        if done.stdout != want or done.stderr:
+            raise Failure(f"{command}: {done.stdout}{done.stderr}, not {want}")
+    if len(commands) < 5:
+        raise Failure(f"only {commands}")

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -22,6 +23,7 @@
 #include <cmocka.h>
 
 #include "common/io.h"
+#include "common/limits.h"
 #include "guest/interface.h"
 #include "tests/unit/guest/client.h"
 
@@ -321,6 +323,47 @@ static void much_data_waits_for_a_slow_host(void **state)
     (void)close(fd);
 }
 
+/* The host's side of the next connection; nobody reads on it what is asked for. */
+static int take_any(const struct world *world)
+{
+    int fd = accept4(world->host_fd, NULL, NULL, SOCK_CLOEXEC);
+    assert_true(fd >= 0);
+    return fd;
+}
+
+static void further_connections_wait_for_one_to_end(void **state)
+{
+    enum { OVER = 5, COUNT = BG_AGENT_EGRESS_MAX + OVER };
+    static int guests[COUNT], hosts[COUNT];
+    const struct world *world = *state;
+    const uint8_t address[4] = {10, 0, 0, 1};
+    struct rlimit limit;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    struct rlimit raised = {limit.rlim_max, limit.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &raised), 0);
+    for (int i = 0; i < COUNT; i++) {
+        guests[i] = dial4(address, 80);
+        if (i < BG_AGENT_EGRESS_MAX)
+            hosts[i] = take_any(world);
+    }
+    /* The others are not taken up meanwhile: the agent has answered this since they were there. */
+    uint8_t ignored[16];
+    assert_int_equal(ask("127.0.0.53", "busy", 1, 60000, ignored), 4);
+    struct pollfd p = {.fd = world->host_fd, .events = POLLIN};
+    assert_int_equal(poll(&p, 1, 0), 0);
+    for (int i = 0; i < OVER; i++) {
+        (void)close(hosts[i]);
+        assert_true(client_at_end(guests[i]));
+        (void)close(guests[i]);
+        hosts[BG_AGENT_EGRESS_MAX + i] = take_any(world);
+    }
+    for (int i = OVER; i < COUNT; i++) {
+        (void)close(hosts[i]);
+        (void)close(guests[i]);
+    }
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+}
+
 static void other_traffic_is_refused_at_once(void **state)
 {
     (void)state;
@@ -448,6 +491,7 @@ int main(void)
         TEST(connects_to_literal_addresses),
         TEST(a_refused_connection_is_reset),
         TEST(much_data_waits_for_a_slow_host),
+        TEST(further_connections_wait_for_one_to_end),
         TEST(other_traffic_is_refused_at_once),
         TEST(raw_packets_are_refused_at_once),
         TEST(the_loopback_is_left_alone),
