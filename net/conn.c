@@ -323,9 +323,12 @@ static enum conn_step start_handshake(struct conn *conn, const struct destinatio
 {
     struct bg_err err;
     struct tls_session *session;
-    if (tls_accept(conn->engine->opts.tls, as, channel_fd(conn->guest),
-                   buffer_bytes(&conn->guest_in), buffer_size(&conn->guest_in), &session,
-                   &err) < 0) {
+    const struct tls_accept_opts opts = {.as = as,
+                                         .offer = TLS_OFFER_H2_TOO,
+                                         .fd = channel_fd(conn->guest),
+                                         .prefix = buffer_bytes(&conn->guest_in),
+                                         .prefix_size = buffer_size(&conn->guest_in)};
+    if (tls_accept(conn->engine->opts.tls, &opts, &session, &err) < 0) {
         bg_log(conn->engine->opts.log, BG_LOG_ERROR, "stream %u: %s", conn->stream, err.text);
         conn_abort(conn, "internal");
         return CONN_WAIT;

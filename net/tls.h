@@ -23,13 +23,19 @@ int tls_context_new(const char *data_dir, const char *ca_pem, const char *upstre
                     struct bg_err *err) BG_MUST_CHECK;
 void tls_context_free(struct tls_context *context);
 
-/* A session that poses as the destination's host. fd: borrowed, may be blocking or not. prefix:
- * what was read from it already; copied. Errors: -ENOMEM, -EIO. */
-int tls_accept(struct tls_context *context, const struct destination *as, int fd,
-               const uint8_t *prefix, size_t prefix_size, struct tls_session **ret,
-               struct bg_err *err) BG_MUST_CHECK;
-
 enum tls_offer { TLS_OFFER_HTTP11, TLS_OFFER_H2_TOO };
+
+struct tls_accept_opts {
+    const struct destination *as;
+    enum tls_offer offer;  /* the protocols that the peer may have */
+    int fd;                /* borrowed, may be blocking or not */
+    const uint8_t *prefix; /* what was read from it already; copied */
+    size_t prefix_size;
+};
+
+/* A session that poses as the destination's host. Errors: -ENOMEM, -EIO. */
+int tls_accept(struct tls_context *context, const struct tls_accept_opts *opts,
+               struct tls_session **ret, struct bg_err *err) BG_MUST_CHECK;
 
 /* A session with the destination; its certificate must be good for the host. offer: the protocols
  * that it may choose from. Errors: -ENOMEM, -EIO. */
