@@ -324,6 +324,7 @@ static enum conn_step start_handshake(struct conn *conn, const struct destinatio
     struct bg_err err;
     struct tls_session *session;
     const struct tls_accept_opts opts = {.as = as,
+                                         .offer = TLS_OFFER_H2_TOO,
                                          .allowed = conn->rule != NULL,
                                          .now_ms = uv_now(conn->engine->loop),
                                          .fd = channel_fd(conn->guest),

@@ -24,6 +24,7 @@ struct tls_session {
     SSL *ssl;
     struct tls_tickets *tickets; /* towards an upstream, as the next two; borrowed */
     struct destination to;
+    enum tls_offer offer;      /* towards a guest */
     uint64_t tickets_until_ms; /* for how long those of this connection are good */
     int fd;
     uint8_t *prefix; /* owned; read before the socket is */
@@ -92,16 +93,21 @@ static long bio_ctrl(BIO *bio, int command, long argument, void *pointer)
     return command == BIO_CTRL_FLUSH;
 }
 
+/* As ALPN has them (RFC 7301): what we speak, HTTP/2 first. */
+static const unsigned char protocols[] = "\x02h2\x08http/1.1";
+#define PROTOCOLS_H2_SIZE 3u
+
 /* A guest that names protocols, and none of ours, is told so. */
 static int choose_protocol(SSL *ssl, const unsigned char **ret_name, unsigned char *ret_size,
                            const unsigned char *offered, unsigned offered_size, void *owner)
 {
-    static const unsigned char ours[] = "\x02h2\x08http/1.1";
-    (void)ssl;
+    const struct tls_session *session = SSL_get_app_data(ssl);
     (void)owner;
     unsigned char *chosen;
-    if (SSL_select_next_proto(&chosen, ret_size, ours, sizeof ours - 1, offered, offered_size) !=
-        OPENSSL_NPN_NEGOTIATED)
+    size_t left_out = session->offer == TLS_OFFER_H2_TOO ? 0 : PROTOCOLS_H2_SIZE;
+    if (SSL_select_next_proto(&chosen, ret_size, protocols + left_out,
+                              (unsigned)(sizeof protocols - 1 - left_out), offered,
+                              offered_size) != OPENSSL_NPN_NEGOTIATED)
         return SSL_TLSEXT_ERR_ALERT_FATAL;
     *ret_name = chosen;
     return SSL_TLSEXT_ERR_OK;
@@ -280,6 +286,8 @@ int tls_accept(struct tls_context *context, const struct tls_accept_opts *opts,
     int r = new_session(context, context->server, opts->fd, &session, err);
     if (r < 0)
         return r;
+    session->offer = opts->offer;
+    SSL_set_app_data(session->ssl, session);
     if (opts->prefix_size > 0) {
         session->prefix = malloc(opts->prefix_size);
         if (session->prefix)
@@ -302,8 +310,7 @@ int tls_accept(struct tls_context *context, const struct tls_accept_opts *opts,
 int tls_connect(struct tls_context *context, const struct destination *to, enum tls_offer offer,
                 int fd, struct tls_session **ret, struct bg_err *err)
 {
-    static const unsigned char protocols[] = "\x02h2\x08http/1.1";
-    const size_t left_out = offer == TLS_OFFER_H2_TOO ? 0 : 3;
+    const size_t left_out = offer == TLS_OFFER_H2_TOO ? 0 : PROTOCOLS_H2_SIZE;
     struct tls_session *session;
     int r = new_session(context, context->client, fd, &session, err);
     if (r < 0)

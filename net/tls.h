@@ -23,8 +23,11 @@ int tls_context_new(const char *data_dir, const char *ca_pem, const char *upstre
                     struct bg_err *err) BG_MUST_CHECK;
 void tls_context_free(struct tls_context *context);
 
+enum tls_offer { TLS_OFFER_HTTP11, TLS_OFFER_H2_TOO };
+
 struct tls_accept_opts {
     const struct destination *as; /* its host is whom the session poses as */
+    enum tls_offer offer;         /* the protocols that the peer may have */
     bool allowed;                 /* by a rule; see tls_ca.h */
     uint64_t now_ms;              /* of a clock that only goes forward */
     int fd;                       /* borrowed until the session is freed; may be blocking or not */
@@ -32,11 +35,10 @@ struct tls_accept_opts {
     size_t prefix_size;
 };
 
-/* Errors: -EAGAIN too many new names in this time; -ENOMEM, -EIO. */
+/* A session that poses as a host. Errors: -EAGAIN too many new names in this time; -ENOMEM, -EIO.
+ */
 int tls_accept(struct tls_context *context, const struct tls_accept_opts *opts,
                struct tls_session **ret, struct bg_err *err) BG_MUST_CHECK;
-
-enum tls_offer { TLS_OFFER_HTTP11, TLS_OFFER_H2_TOO };
 
 /* A session with the destination; its certificate must be good for the host. offer: the protocols
  * that it may choose from. Errors: -ENOMEM, -EIO. */
