@@ -233,6 +233,11 @@ bool channel_is_h2(const struct channel *channel)
     return channel->tls && tls_is_h2(channel->tls);
 }
 
+bool channel_wants_certificate(const struct channel *channel)
+{
+    return channel->tls && tls_wants_certificate(channel->tls);
+}
+
 ssize_t channel_read(struct channel *channel, void *buffer, size_t size)
 {
     ssize_t n;

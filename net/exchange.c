@@ -742,6 +742,15 @@ static int share_upstream(struct conn *conn, struct bg_err *err)
     return r;
 }
 
+/* What may be the cause, if the upstream ends the connection before it has answered. */
+static int explain_end(const struct conn *conn, struct bg_err *err)
+{
+    if (channel_wants_certificate(conn->upstream))
+        return bg_err_prefix(err, "it asks for a client certificate, which only a rule with "
+                                  "'protocol: passthrough' lets the sandbox show");
+    return err->code;
+}
+
 static enum conn_step shake_hands(struct conn *conn)
 {
     struct exchange *ex = &conn->exchange;
@@ -755,6 +764,8 @@ static enum conn_step shake_hands(struct conn *conn)
     if (r == 0)
         return start_forward(conn);
     destination_format(&ex->route.destination, 0, target);
+    if (r != -EKEYREJECTED)
+        (void)explain_end(conn, &err);
     (void)snprintf(text, sizeof text, "%s cannot be trusted: %s", target, err.text);
     if (r != -EKEYREJECTED)
         (void)snprintf(text, sizeof text, "%s: %s", target, err.text);
@@ -1003,7 +1014,7 @@ static int pull_response(struct conn *conn, struct bg_err *err)
         else /* TLS that was cut is no proof of an end */
             r = bg_err_set(err, -EPROTO, "the connection broke: %s", strerror((int)-n));
         if (r < 0)
-            return r;
+            return n <= 0 && http_reader_fresh(&ex->response) ? explain_end(conn, err) : r;
     }
     return 0;
 }

@@ -32,6 +32,7 @@ struct tls_session {
     SSL *ssl;
     struct tls_tickets *tickets; /* towards an upstream, as the next two; borrowed */
     struct destination to;
+    enum tls_offer offer;      /* towards a guest */
     uint64_t tickets_until_ms; /* for how long those of this connection are good */
     int fd;
     bool batching;   /* records go to the batch */
@@ -40,7 +41,8 @@ struct tls_session {
     uint8_t *prefix; /* owned; read before the socket is */
     size_t prefix_at, prefix_size;
     bool eof, wants_write;
-    int socket_error; /* negative errno of the last failed call */
+    bool wants_certificate; /* the upstream asked for ours; there is none */
+    int socket_error;       /* negative errno of the last failed call */
 };
 
 /* The BIO between OpenSSL and the socket: gives it the prefix first, and keeps errno. */
@@ -161,16 +163,21 @@ static long bio_ctrl(BIO *bio, int command, long argument, void *pointer)
     return command == BIO_CTRL_FLUSH;
 }
 
+/* As ALPN has them (RFC 7301): what we speak, HTTP/2 first. */
+static const unsigned char protocols[] = "\x02h2\x08http/1.1";
+#define PROTOCOLS_H2_SIZE 3u
+
 /* A guest that names protocols, and none of ours, is told so. */
 static int choose_protocol(SSL *ssl, const unsigned char **ret_name, unsigned char *ret_size,
                            const unsigned char *offered, unsigned offered_size, void *owner)
 {
-    static const unsigned char ours[] = "\x02h2\x08http/1.1";
-    (void)ssl;
+    const struct tls_session *session = SSL_get_app_data(ssl);
     (void)owner;
     unsigned char *chosen;
-    if (SSL_select_next_proto(&chosen, ret_size, ours, sizeof ours - 1, offered, offered_size) !=
-        OPENSSL_NPN_NEGOTIATED)
+    size_t left_out = session->offer == TLS_OFFER_H2_TOO ? 0 : PROTOCOLS_H2_SIZE;
+    if (SSL_select_next_proto(&chosen, ret_size, protocols + left_out,
+                              (unsigned)(sizeof protocols - 1 - left_out), offered,
+                              offered_size) != OPENSSL_NPN_NEGOTIATED)
         return SSL_TLSEXT_ERR_ALERT_FATAL;
     *ret_name = chosen;
     return SSL_TLSEXT_ERR_OK;
@@ -239,6 +246,16 @@ static int set_up_tickets(struct tls_context *context, struct bg_err *err)
     return 0;
 }
 
+/* Goes on without one: many servers that ask can do without. */
+static int certificate_wanted(SSL *ssl, X509 **ret_certificate, EVP_PKEY **ret_key)
+{
+    struct tls_session *session = SSL_get_app_data(ssl);
+    (void)ret_certificate;
+    (void)ret_key;
+    session->wants_certificate = true;
+    return 0;
+}
+
 static int set_up_client(struct tls_context *context, const char *upstream_ca,
                          size_t upstream_ca_size, struct bg_err *err)
 {
@@ -247,6 +264,7 @@ static int set_up_client(struct tls_context *context, const char *upstream_ca,
         return tls_error(err, -EIO, "cannot set up TLS towards upstreams");
     ERR_clear_error(); /* a file of the default paths that is not there is no error */
     SSL_CTX_set_verify(context->client, SSL_VERIFY_PEER, NULL);
+    SSL_CTX_set_client_cert_cb(context->client, certificate_wanted);
     if (!tls_staple_set_up(context->client))
         return tls_error(err, -EIO, "cannot set up OCSP stapling");
     int r = set_up_tickets(context, err);
@@ -332,24 +350,26 @@ static int new_session(struct tls_context *context, SSL_CTX *ctx, int fd, struct
     return 0;
 }
 
-int tls_accept(struct tls_context *context, const struct destination *as, int fd,
-               const uint8_t *prefix, size_t prefix_size, struct tls_session **ret,
-               struct bg_err *err)
+int tls_accept(struct tls_context *context, const struct tls_accept_opts *opts,
+               struct tls_session **ret, struct bg_err *err)
 {
+    const struct tls_ca_leaf leaf = {opts->as, opts->allowed, opts->now_ms};
     struct tls_session *session;
-    int r = new_session(context, context->server, fd, &session, err);
+    int r = new_session(context, context->server, opts->fd, &session, err);
     if (r < 0)
         return r;
-    if (prefix_size > 0) {
-        session->prefix = malloc(prefix_size);
+    session->offer = opts->offer;
+    SSL_set_app_data(session->ssl, session);
+    if (opts->prefix_size > 0) {
+        session->prefix = malloc(opts->prefix_size);
         if (session->prefix)
-            memcpy(session->prefix, prefix, prefix_size);
+            memcpy(session->prefix, opts->prefix, opts->prefix_size);
         else
             r = bg_err_errno(err, -ENOMEM, "TLS session");
-        session->prefix_size = prefix_size;
+        session->prefix_size = opts->prefix_size;
     }
     if (r == 0)
-        r = tls_ca_use_leaf(context->ca, as, session->ssl, err);
+        r = tls_ca_use_leaf(context->ca, &leaf, session->ssl, err);
     if (r < 0) {
         tls_free(session);
         return r;
@@ -362,8 +382,7 @@ int tls_accept(struct tls_context *context, const struct destination *as, int fd
 int tls_connect(struct tls_context *context, const struct destination *to, enum tls_offer offer,
                 int fd, struct tls_session **ret, struct bg_err *err)
 {
-    static const unsigned char protocols[] = "\x02h2\x08http/1.1";
-    const size_t left_out = offer == TLS_OFFER_H2_TOO ? 0 : 3;
+    const size_t left_out = offer == TLS_OFFER_H2_TOO ? 0 : PROTOCOLS_H2_SIZE;
     struct tls_session *session;
     int r = new_session(context, context->client, fd, &session, err);
     if (r < 0)
@@ -420,6 +439,11 @@ static int status_of(struct tls_session *session, int result)
             return session->socket_error;
         return session->eof ? -ECONNABORTED : -EPROTO;
     }
+}
+
+bool tls_wants_certificate(const struct tls_session *session)
+{
+    return session->wants_certificate;
 }
 
 /* Why a handshake failed; r: of the call. */

@@ -22,6 +22,7 @@ import zlib
 import audit
 import bodies
 import ca
+import catalogue
 import forward
 import harness
 import http2
@@ -35,7 +36,8 @@ from world import (OK, PUBLIC, PUBLIC_6, Internet, World, check_audit, check_gue
                    read_response, request, run_row, serve_requests, wrap)
 
 # Further files of tests: each function named test_* takes the world.
-MODULES = [sys.modules[__name__], audit, bodies, ca, forward, http2, links, parent, rules, upstream_tls]
+MODULES = [sys.modules[__name__], audit, bodies, ca, catalogue, forward, http2, links, parent, rules,
+           upstream_tls]
 
 # --- what a table cannot say ---
 
@@ -870,6 +872,32 @@ def test_is_a_forward_proxy(world):
     lines = [json.loads(line) for line in forward.stop().splitlines() if line.startswith("{")]
     if [line["decision"] for line in lines] != ["allow", "deny", "deny", "allow", "deny"]:
         raise Failure(f"{lines}")
+
+
+def test_holds_a_tunnel_to_its_name(world):
+    """41: CONNECT to one host, and another one's server name inside."""
+    https = world.upstreams["good"]
+    https.expect(None)
+    rules = [f"{host}:{https.port}=127.0.0.1" for host in ("h.test", "e.test")]
+    forward = Forward(world, "--allow", rules[0], "--allow", rules[1])
+    for name in ("e.test", "nobody.test"):
+        with forward.connect() as connection:
+            connection.sendall(b"CONNECT h.test:%d HTTP/1.1\r\nHost: h.test:%d\r\n\r\n"
+                               % (https.port, https.port))
+            if b" 200 " not in read_head(connection):
+                raise Failure("no tunnel")
+            try:
+                wrap(connection, world.proxy, name).close()
+            except ssl.SSLError as e:
+                if "unrecognized name" in str(e).lower().replace("_", " "):
+                    continue
+                raise
+            raise Failure("the handshake did not fail")
+    lines = [json.loads(line) for line in forward.stop().splitlines() if line.startswith("{")]
+    if [line["reason"] for line in lines if line["decision"] == "deny"] != ["identity-mismatch"] * 2:
+        raise Failure(f"{lines}")
+    if https.settle()[0]:
+        raise Failure("an upstream was reached")
 
 
 def test_lets_nothing_out_when_the_audit_log_is_full(world):
