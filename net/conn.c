@@ -865,7 +865,6 @@ void conn_open(struct engine *engine, int fd, uint32_t stream, const struct dest
                bool reply)
 {
     struct bg_err err;
-    assert(to || !reply);
     struct conn *conn = new_conn(engine, stream, to);
     if (!conn) {
         if (reply)
@@ -874,7 +873,7 @@ void conn_open(struct engine *engine, int fd, uint32_t stream, const struct dest
             (void)close(fd); /* nothing was promised */
         return;
     }
-    if (reply && !conn->rule && refused_at_once(to)) {
+    if (reply && to && !conn->rule && refused_at_once(to)) {
         conn_audit(conn, AUDIT_DENY, "host-not-allowed", "tcp", 0, NULL);
         conn_refuse(fd, -EACCES, "not allowed by this sandbox's rules");
         free(conn);

@@ -406,6 +406,55 @@ def test_answers_a_guest_that_has_ended_its_sending(world):
     drain_after(world.proxy, 1)
 
 
+def test_is_a_proxy_that_guests_can_talk_to(world):
+    """Beside taking what they send to others: for programs that want one by its name."""
+    http, https = world.upstreams["http"], world.upstreams["good"]
+    proxy = "proxy.bellglass.internal"
+    got = []
+
+    def script(connection):
+        got.append(read_head(connection))
+        connection.sendall(OK)
+        read_to_end(connection)
+
+    http.expect(script)
+    https.expect(script)
+    connection, status = world.proxy.connect(proxy, 3128)
+    with connection:
+        connection.sendall(b"GET http://h.test:%d/x HTTP/1.1\r\nHost: h.test:%d\r\n\r\n"
+                           % (http.port, http.port))
+        check_guest(connection, OK, [])
+        connection.sendall(b"GET http://refused.test/ HTTP/1.1\r\nHost: refused.test\r\n\r\n")
+        check_guest(connection, (403, b"--allow refused.test"), [])
+    connection, status = world.proxy.connect(proxy, 3128)
+    with connection:
+        connection.sendall(b"CONNECT k.test:%d HTTP/1.1\r\nHost: k.test:%d\r\n\r\n"
+                           % (https.port, https.port))
+        if b" 200 " not in read_head(connection):
+            raise Failure("no tunnel")
+        with wrap(connection, world.proxy, "k.test") as tls:
+            tls.sendall(request(b"/", b"A: " + harness.PLACEHOLDERS["KEY"].encode() + b"\r\n",
+                                https.port, b"k.test"))
+            if b" 200 " not in read_head(tls):
+                raise Failure("no answer")
+    http.settle()
+    https.settle()
+    if not got[0].startswith(b"GET /x HTTP/1.1\r\n") or harness.SECRETS["KEY"].encode() not in got[1]:
+        raise Failure(f"the upstreams got {got}")
+    check_audit(world.proxy, ({"decision": "allow", "scheme": "http", "host": "h.test"},
+                              {"decision": "deny", "reason": "host-not-allowed"},
+                              {"decision": "allow", "scheme": "https", "secrets": ["KEY"]}))
+    # By no other port or form.
+    for port, form in ((3129, 1), (3128, 2)):
+        connection, status = world.proxy.connect(proxy, port, form)
+        if status == 0:
+            with connection:
+                connection.sendall(b"GET http://h.test:%d/ HTTP/1.1\r\nHost: h.test:%d\r\n\r\n"
+                                   % (http.port, http.port))
+                check_guest(connection, (403, b"not allowed"), [])
+    check_audit(world.proxy, ({"decision": "deny"},) * 2)
+
+
 def client_hello(proxy, name):
     """The bytes that a TLS client begins with."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
