@@ -13,11 +13,10 @@
 #include "common/wire.h"
 #include "net/conn.h"
 
-/* A stream id and a connect request with the longest host. */
 /* Where a guest finds its sandbox's proxy as one to talk to. */
 #define PROXY_NAME "proxy.bellglass.internal"
 #define PROXY_PORT 3128
-
+/* A stream id and a connect request with the longest host. */
 #define MESSAGE_MAX (4u + 1u + 2u + 4u + BG_NAME_MAX)
 /* Connections taken before those that are open get their turn. */
 #define TURN_MAX 16
