@@ -811,8 +811,7 @@ static bool refused_at_once(const struct destination *to)
 /* One with its timer, or NULL. */
 static struct conn *new_conn(struct engine *engine, uint32_t stream, const struct destination *to)
 {
-    struct conn *conn =
-        engine->conn_count < engine->opts.conns_max ? calloc(1, sizeof *conn) : NULL;
+    struct conn *conn = engine_has_room(engine) ? calloc(1, sizeof *conn) : NULL;
     if (!conn)
         return NULL;
     conn->engine = engine;
@@ -839,7 +838,7 @@ static void start(struct conn *conn)
 int conn_open_stream(struct engine *engine, uint32_t stream, const struct destination *to,
                      const struct channel_opts *opts, struct channel **ret)
 {
-    if (engine->conn_count >= engine->opts.conns_max)
+    if (!engine_has_room(engine))
         return -EAGAIN;
     struct conn *conn = new_conn(engine, stream, to);
     if (!conn)

@@ -40,7 +40,7 @@ struct engine {
     uv_loop_t *loop;
     struct engine_opts opts;
     struct conn *conns; /* list of the open ones */
-    unsigned conn_count;
+    unsigned conn_count, h2_guest_count;
     struct h2 *h2_guests; /* list of the guest's connections of HTTP/2 */
     struct upstreams upstreams;
     unsigned held;      /* objects beside the conns whose handles are not closed yet */
@@ -84,6 +84,12 @@ bool engine_may_go_on(struct engine *engine);
 /* For what else has handles on the loop: the engine ends after each of them has been released. */
 void engine_hold(struct engine *engine);
 void engine_released(struct engine *engine);
+
+/* True while one more connection may be had: those of HTTP/2 count, and so do their streams. */
+static inline bool engine_has_room(const struct engine *engine)
+{
+    return engine->conn_count + engine->h2_guest_count < engine->opts.conns_max;
+}
 
 /* For conn only: the list of connections, and their place on the again list. */
 void engine_add(struct engine *engine, struct conn *conn);

@@ -112,6 +112,7 @@ static void free_if_closed(struct h2 *h2)
     if (--h2->open_handles > 0)
         return;
     struct engine *engine = h2->engine;
+    engine->h2_guest_count -= h2->is_server;
     free(h2);
     engine_released(engine);
 }
@@ -957,6 +958,7 @@ int h2_open_server(struct engine *engine, const struct h2_server_opts *opts,
     struct h2 *h2 = new_h2(engine, /* is_server= */ true, &engine->h2_guests);
     if (!h2)
         return bg_err_errno(err, -ENOMEM, "HTTP/2");
+    engine->h2_guest_count++;
     h2->stream_number = opts->stream;
     h2->to = *opts->to;
     take_link(h2, connection);

@@ -786,6 +786,28 @@ def test_h2_refuses_more_streams_than_it_offers(world):
     s.proxy.audit_skip()
 
 
+def test_h2_connections_and_streams_count(world):
+    s = setting(world)
+    proxy = world.make("http2-few", s.allow, options=["--connections=5"])
+    proxy.audit(1)  # LOST
+    s.good.expect(serve_requests)
+    with contextlib.ExitStack() as held:
+        clients = [held.enter_context(client(world, s.good.port, proxy=proxy)) for _ in range(3)]
+        for c in clients:
+            want("alone", c.get(s.good.port).status, 200)
+        others = [held.enter_context(contextlib.closing(proxy.connect("h.test", s.good.port)[0]))
+                  for _ in range(2)]
+        refused = clients[0].get(s.good.port)
+        want("a stream too many", refused.reset, h2.errors.ErrorCodes.REFUSED_STREAM)
+        want("a connection too many", proxy.connect("h.test", s.good.port)[1], -11)
+        others[0].close()
+        deadline = time.monotonic() + DEADLINE_S
+        while clients[1].get(s.good.port).status != 200:
+            if time.monotonic() > deadline:
+                raise Failure("a place did not become free")
+    want("end", proxy.stop(), 0)
+
+
 # --- lifetimes ---
 
 def test_upstream_connections_are_kept_for_others(world):
