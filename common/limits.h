@@ -70,6 +70,9 @@
     (512 * 1024) /* bytes queued to one peer; cannot be passed, see conn.c */
 #define BG_EGRESS_QUEUE_PAUSE      (64 * 1024) /* at it the other side is not read */
 #define BG_EGRESS_LEAVES_MAX       256         /* certificates kept; the oldest goes */
+#define BG_EGRESS_MINT_BURST       1024        /* certificates for new names, at once; refused */
+#define BG_EGRESS_MINT_RATE        32          /* and a second; refused */
+#define BG_EGRESS_MINT_ALLOWED     256         /* of those at once, for allowed hosts only */
 #define BG_EGRESS_ADDRESSES_MAX    8       /* addresses of a name that are tried; others dropped */
 #define BG_EGRESS_AUDIT_TEXT       512     /* a path or host in an audit line; cut */
 #define BG_EGRESS_PEEK_MS          300     /* for a client that speaks first */
@@ -93,7 +96,11 @@
 #define BG_EGRESS_H2_ACKS_MAX          100 /* answers to PING and SETTINGS unsent; GOAWAY */
 #define BG_EGRESS_H2_RESETS_MAX        200 /* streams that the guest resets, at once; GOAWAY */
 #define BG_EGRESS_H2_RESETS_RATE       33  /* and a second; GOAWAY */
-#define BG_SECRET_SIZE_MAX             (64 * 1024) /* a secret's value; refused by secret set */
+#define BG_SECRET_SIZE_MAX             (64 * 1024)   /* a secret's value; refused by secret set */
+#define BG_SECRETS_FILE_MAX            (1024 * 1024) /* values in one file; refused at start */
+#define BG_PROXY_WORKERS_MAX           256 /* processes of a proxy on its own; refused at start */
+#define BG_PROXY_OLD_MAX               1024 /* of them those that end what they began; the oldest is ended */
+#define BG_PROXY_RETIRE_MS             5000 /* for connections that have asked for nothing yet; closed */
 
 /* Links to upstreams. */
 #define BG_EGRESS_MESSAGE_PART  (64 * 1024) /* of a WebSocket message; the rest comes next */
@@ -103,6 +110,11 @@
 #define BG_EGRESS_RACE_MS       250         /* RFC 8305; then the next address is tried too */
 #define BG_EGRESS_TURN_MS       2000        /* likewise, and the address before is given up */
 #define BG_EGRESS_RACING_MAX    32          /* sockets that race, in all; more: one by one */
+
+/* Content codings that are taken off. */
+#define BG_EGRESS_CODINGS_MAX  2           /* of one body; 502, or sent on unread */
+#define BG_EGRESS_UNFOLD_FREE  (16u << 20) /* bytes that a body may unfold to in any case */
+#define BG_EGRESS_UNFOLD_RATIO 256         /* times its size, beyond; the answer is cut */
 
 /* The CA, and the audit log. */
 #define BG_CA_OLD_MAX      8           /* CAs kept for running sandboxes; rotate refuses */

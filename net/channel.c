@@ -22,6 +22,7 @@ struct channel {
     struct tls_session *tls; /* NULL: bare */
     struct channel_opts opts;
     struct buffer out;
+    size_t encrypted;  /* TLS: of out, from its start, what has been, and may be unsent */
     int armed, wanted; /* uv_poll events: asked of the loop, asked of us */
     int failure;       /* negative errno of the first failed write */
     bool gone;         /* both directions are closed */
@@ -232,6 +233,11 @@ bool channel_is_h2(const struct channel *channel)
     return channel->tls && tls_is_h2(channel->tls);
 }
 
+bool channel_wants_certificate(const struct channel *channel)
+{
+    return channel->tls && tls_wants_certificate(channel->tls);
+}
+
 ssize_t channel_read(struct channel *channel, void *buffer, size_t size)
 {
     ssize_t n;
@@ -253,16 +259,32 @@ struct buffer *channel_out(struct channel *channel)
     return &channel->out;
 }
 
-static ssize_t write_some(struct channel *channel, const void *bytes, size_t size)
+/* Bytes stay in out until they have been sent, so that its size is what the peer has not got. */
+static ssize_t write_tls(struct channel *channel)
+{
+    ssize_t n = 0;
+    if (channel->encrypted == 0)
+        n = tls_write(channel->tls, buffer_bytes(&channel->out), buffer_size(&channel->out));
+    if (n > 0)
+        channel->encrypted = (size_t)n;
+    if (n >= 0)
+        n = tls_flush(channel->tls);
+    channel->write_wants_read = n == -EAGAIN && !tls_wants_write(channel->tls);
+    if (n < 0)
+        return n;
+    n = (ssize_t)channel->encrypted;
+    channel->encrypted = 0;
+    return n;
+}
+
+static ssize_t write_some(struct channel *channel)
 {
     ssize_t n;
-    if (channel->tls) {
-        n = tls_write(channel->tls, bytes, size);
-        channel->write_wants_read = n == -EAGAIN && !tls_wants_write(channel->tls);
-        return n;
-    }
+    if (channel->tls)
+        return write_tls(channel);
     do {
-        n = send(channel->fd, bytes, size, MSG_NOSIGNAL);
+        n = send(channel->fd, buffer_bytes(&channel->out), buffer_size(&channel->out),
+                 MSG_NOSIGNAL);
     } while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : n;
 }
@@ -274,7 +296,7 @@ int channel_flush(struct channel *channel)
     if (channel->failure == 0 && channel->paired)
         channel->failure = pair_flush(channel);
     while (!channel->paired && channel->failure == 0 && buffer_size(&channel->out) > 0) {
-        ssize_t n = write_some(channel, buffer_bytes(&channel->out), buffer_size(&channel->out));
+        ssize_t n = write_some(channel);
         if (n == -EAGAIN)
             return 0;
         if (n < 0)

@@ -53,6 +53,9 @@ int channel_handshake(struct channel *channel, struct bg_err *err) BG_MUST_CHECK
 /* The protocol that the handshake has chosen by ALPN is HTTP/2. */
 bool channel_is_h2(const struct channel *channel);
 
+/* See tls.h; false without TLS. */
+bool channel_wants_certificate(const struct channel *channel);
+
 /* Bytes read, 0 at the end, -EAGAIN, -ECONNABORTED (TLS cut short) or another errno. */
 ssize_t channel_read(struct channel *channel, void *buffer, size_t size) BG_MUST_CHECK;
 

@@ -10,6 +10,8 @@
 #define TYPE_CLIENT_HELLO 1u
 #define EXT_SERVER_NAME   0u
 #define EXT_ALPN          16u
+#define EXT_ECH           0xfe0du /* RFC 9849 */
+#define EXT_ESNI          0xffceu /* what was before it */
 /* Raw bytes looked at: room for headers of small records around a message of the largest size. */
 #define RAW_SIZE_MAX (2 * (size_t)BG_EGRESS_HELLO_MAX)
 
@@ -119,6 +121,8 @@ static int parse_extensions(struct bg_reader in, struct client_hello *hello, str
             r = seen_alpn ? bg_err_set(err, -EPROTO, "two ALPN extensions")
                           : parse_alpn(ext, hello, err);
             seen_alpn = true;
+        } else if (type == EXT_ECH || type == EXT_ESNI) {
+            hello->has_ech = true;
         }
         if (r < 0)
             return r;

@@ -9,6 +9,7 @@ struct client_hello {
     bool has_server_name;
     struct destination server_name; /* a name, never an address; port 0 */
     bool has_alpn, alpn_ours;       /* it named protocols, "h2" or "http/1.1" among them */
+    bool has_ech;                   /* or what looks like it: there may be another name inside */
 };
 
 /* Parses the bytes that a connection began with: TLS records whose handshake fragments make up the

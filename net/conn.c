@@ -323,9 +323,17 @@ static enum conn_step start_handshake(struct conn *conn, const struct destinatio
 {
     struct bg_err err;
     struct tls_session *session;
-    if (tls_accept(conn->engine->opts.tls, as, channel_fd(conn->guest),
-                   buffer_bytes(&conn->guest_in), buffer_size(&conn->guest_in), &session,
-                   &err) < 0) {
+    const struct tls_accept_opts opts = {.as = as,
+                                         .offer = TLS_OFFER_H2_TOO,
+                                         .allowed = conn->rule != NULL,
+                                         .now_ms = uv_now(conn->engine->loop),
+                                         .fd = channel_fd(conn->guest),
+                                         .prefix = buffer_bytes(&conn->guest_in),
+                                         .prefix_size = buffer_size(&conn->guest_in)};
+    int r = tls_accept(conn->engine->opts.tls, &opts, &session, &err);
+    if (r == -EAGAIN)
+        return refuse_tls(conn, TLS_ALERT_INTERNAL_ERROR, "names-too-many", 0, err.text);
+    if (r < 0) {
         bg_log(conn->engine->opts.log, BG_LOG_ERROR, "stream %u: %s", conn->stream, err.text);
         conn_abort(conn, "internal");
         return CONN_WAIT;
@@ -401,6 +409,9 @@ static enum conn_step peek_tls(struct conn *conn)
     if (passes && !hello.has_server_name)
         return refuse_tls(conn, TLS_ALERT_UNRECOGNIZED_NAME, "identity-mismatch", 421,
                           "passthrough goes by the server name, and there is none");
+    if (passes && hello.has_ech) /* what is opened here ends here, and with it the extension */
+        return refuse_tls(conn, TLS_ALERT_UNRECOGNIZED_NAME, "identity-mismatch", 421,
+                          "passthrough goes by the server name, and ECH may hide another");
     if (!passes && hello.has_alpn && !hello.alpn_ours)
         return refuse_tls(conn, TLS_ALERT_NO_APPLICATION_PROTOCOL, "alpn-not-supported", 0,
                           "the client speaks neither HTTP/2 nor HTTP/1.1");
@@ -800,8 +811,7 @@ static bool refused_at_once(const struct destination *to)
 /* One with its timer, or NULL. */
 static struct conn *new_conn(struct engine *engine, uint32_t stream, const struct destination *to)
 {
-    struct conn *conn =
-        engine->conn_count < engine->opts.conns_max ? calloc(1, sizeof *conn) : NULL;
+    struct conn *conn = engine_has_room(engine) ? calloc(1, sizeof *conn) : NULL;
     if (!conn)
         return NULL;
     conn->engine = engine;
@@ -828,7 +838,7 @@ static void start(struct conn *conn)
 int conn_open_stream(struct engine *engine, uint32_t stream, const struct destination *to,
                      const struct channel_opts *opts, struct channel **ret)
 {
-    if (engine->conn_count >= engine->opts.conns_max)
+    if (!engine_has_room(engine))
         return -EAGAIN;
     struct conn *conn = new_conn(engine, stream, to);
     if (!conn)
@@ -854,7 +864,6 @@ void conn_open(struct engine *engine, int fd, uint32_t stream, const struct dest
                bool reply)
 {
     struct bg_err err;
-    assert(to || !reply);
     struct conn *conn = new_conn(engine, stream, to);
     if (!conn) {
         if (reply)
@@ -863,7 +872,7 @@ void conn_open(struct engine *engine, int fd, uint32_t stream, const struct dest
             (void)close(fd); /* nothing was promised */
         return;
     }
-    if (reply && !conn->rule && refused_at_once(to)) {
+    if (reply && to && !conn->rule && refused_at_once(to)) {
         conn_audit(conn, AUDIT_DENY, "host-not-allowed", "tcp", 0, NULL);
         conn_refuse(fd, -EACCES, "not allowed by this sandbox's rules");
         free(conn);

@@ -9,6 +9,7 @@
 #include <zstd.h>
 
 #include "common/cleanup.h"
+#include "common/limits.h"
 
 #define MID_SIZE        16384
 #define ZSTD_WINDOW_LOG 23
@@ -33,7 +34,7 @@ struct layer {
 };
 
 struct decoder {
-    struct layer layers[DECODE_LAYERS_MAX]; /* in the order they are taken off */
+    struct layer layers[BG_EGRESS_CODINGS_MAX]; /* in the order they are taken off */
     size_t layer_count;
     uint8_t mid[MID_SIZE]; /* between two */
     size_t mid_at, mid_size;
@@ -85,7 +86,7 @@ static void layer_done(struct layer *layer)
 }
 
 /* The codings of one field's value are in the order in which they were put on. */
-static int read_field(struct slice value, enum coding codings[DECODE_LAYERS_MAX], size_t *count,
+static int read_field(struct slice value, enum coding codings[BG_EGRESS_CODINGS_MAX], size_t *count,
                       struct bg_err *err)
 {
     while (value.size > 0) {
@@ -104,7 +105,7 @@ static int read_field(struct slice value, enum coding codings[DECODE_LAYERS_MAX]
         if (token.size == 0 || slice_is(token, "identity"))
             continue;
         int coding = find_coding(token);
-        if (coding < 0 || *count == DECODE_LAYERS_MAX)
+        if (coding < 0 || *count == BG_EGRESS_CODINGS_MAX)
             return bg_err_set(
                 err, -ENOTSUP,
                 "its body has %s content coding%s, and cannot be searched for secrets",
@@ -114,7 +115,7 @@ static int read_field(struct slice value, enum coding codings[DECODE_LAYERS_MAX]
     return 0;
 }
 
-static int read_codings(const struct http_head *head, enum coding codings[DECODE_LAYERS_MAX],
+static int read_codings(const struct http_head *head, enum coding codings[BG_EGRESS_CODINGS_MAX],
                         size_t *count, struct bg_err *err)
 {
     *count = 0;
@@ -130,7 +131,7 @@ static int read_codings(const struct http_head *head, enum coding codings[DECODE
 
 int decoder_layers(const struct http_head *head)
 {
-    enum coding codings[DECODE_LAYERS_MAX];
+    enum coding codings[BG_EGRESS_CODINGS_MAX];
     size_t count;
     int r = read_codings(head, codings, &count, NULL);
     return r < 0 ? r : (int)count;
@@ -138,7 +139,7 @@ int decoder_layers(const struct http_head *head)
 
 int decoder_new(const struct http_head *head, struct decoder **ret, struct bg_err *err)
 {
-    enum coding codings[DECODE_LAYERS_MAX];
+    enum coding codings[BG_EGRESS_CODINGS_MAX];
     size_t count;
     *ret = NULL;
     int r = read_codings(head, codings, &count, err);
@@ -301,9 +302,9 @@ int decoder_run(struct decoder *d, const uint8_t *bytes, size_t size, size_t *re
         return r;
     d->in += *ret_used;
     d->out += *ret_made;
-    if (d->out > DECODE_FREE_MAX && d->out / DECODE_RATIO_MAX > d->in)
+    if (d->out > BG_EGRESS_UNFOLD_FREE && d->out / BG_EGRESS_UNFOLD_RATIO > d->in)
         return bg_err_set(err, -E2BIG, "the body unfolds to more than %d times its size",
-                          DECODE_RATIO_MAX);
+                          BG_EGRESS_UNFOLD_RATIO);
     return 0;
 }
 

@@ -3,15 +3,12 @@
  * makes no more than it is asked for, so a body that unfolds a thousandfold is held up like any
  * other. Pure.
  *
- * Limits: two codings; what comes out at most DECODE_RATIO_MAX times what went in, once it is
- * DECODE_FREE_MAX bytes; windows of 16 MiB (br) and 8 MiB (zstd, RFC 9659). */
+ * Limits: BG_EGRESS_CODINGS_MAX codings; what comes out at most BG_EGRESS_UNFOLD_RATIO times what
+ * went in, once it is BG_EGRESS_UNFOLD_FREE bytes; windows of 16 MiB (br) and 8 MiB (zstd,
+ * RFC 9659). */
 #pragma once
 
 #include "net/http_head.h"
-
-#define DECODE_LAYERS_MAX 2
-#define DECODE_RATIO_MAX  256
-#define DECODE_FREE_MAX   ((uint64_t)16 * 1024 * 1024)
 
 struct decoder;
 

@@ -83,12 +83,17 @@ void engine_close(struct engine *engine, void (*on_closed)(void *owner), void *o
 
 void engine_drain(struct engine *engine, void (*on_drained)(void *owner), void *owner)
 {
-    engine->draining = true;
     struct conn *next;
     for (struct conn *conn = engine->conns; conn; conn = next) {
         next = conn->next;
         conn_drain(conn);
     }
+    engine_retire(engine, on_drained, owner);
+}
+
+void engine_retire(struct engine *engine, void (*on_drained)(void *owner), void *owner)
+{
+    engine->draining = true;
     h2_drain_all(engine->h2_guests);
     upstreams_drain(engine);
     engine->on_drained = on_drained;

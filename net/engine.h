@@ -40,7 +40,7 @@ struct engine {
     uv_loop_t *loop;
     struct engine_opts opts;
     struct conn *conns; /* list of the open ones */
-    unsigned conn_count;
+    unsigned conn_count, h2_guest_count;
     struct h2 *h2_guests; /* list of the guest's connections of HTTP/2 */
     struct upstreams upstreams;
     unsigned held;      /* objects beside the conns whose handles are not closed yet */
@@ -66,6 +66,10 @@ void engine_init(struct engine *engine, uv_loop_t *loop, const struct engine_opt
  * before. */
 void engine_drain(struct engine *engine, void (*on_drained)(void *owner), void *owner);
 
+/* The same, but leaves those that only wait for a request until engine_drain: the next one is their
+ * last. */
+void engine_retire(struct engine *engine, void (*on_drained)(void *owner), void *owner);
+
 /* Closes all connections, then calls on_closed; the memory is the caller's again then. */
 void engine_close(struct engine *engine, void (*on_closed)(void *owner), void *owner);
 
@@ -80,6 +84,12 @@ bool engine_may_go_on(struct engine *engine);
 /* For what else has handles on the loop: the engine ends after each of them has been released. */
 void engine_hold(struct engine *engine);
 void engine_released(struct engine *engine);
+
+/* True while one more connection may be had: those of HTTP/2 count, and so do their streams. */
+static inline bool engine_has_room(const struct engine *engine)
+{
+    return engine->conn_count + engine->h2_guest_count < engine->opts.conns_max;
+}
 
 /* For conn only: the list of connections, and their place on the again list. */
 void engine_add(struct engine *engine, struct conn *conn);

@@ -742,6 +742,15 @@ static int share_upstream(struct conn *conn, struct bg_err *err)
     return r;
 }
 
+/* What may be the cause, if the upstream ends the connection before it has answered. */
+static int explain_end(const struct conn *conn, struct bg_err *err)
+{
+    if (channel_wants_certificate(conn->upstream))
+        return bg_err_prefix(err, "it asks for a client certificate, which only a rule with "
+                                  "'protocol: passthrough' lets the sandbox show");
+    return err->code;
+}
+
 static enum conn_step shake_hands(struct conn *conn)
 {
     struct exchange *ex = &conn->exchange;
@@ -755,6 +764,8 @@ static enum conn_step shake_hands(struct conn *conn)
     if (r == 0)
         return start_forward(conn);
     destination_format(&ex->route.destination, 0, target);
+    if (r != -EKEYREJECTED)
+        (void)explain_end(conn, &err);
     (void)snprintf(text, sizeof text, "%s cannot be trusted: %s", target, err.text);
     if (r != -EKEYREJECTED)
         (void)snprintf(text, sizeof text, "%s: %s", target, err.text);
@@ -968,11 +979,7 @@ static int run_filter(struct conn *conn, struct bg_err *err)
         conn->budget -= size < conn->budget ? size : conn->budget;
         put_down(conn, buffer_bytes(&f->out), size);
         buffer_drop(&f->out, size);
-        if (channel_flush(conn->guest) < 0)
-            return 0; /* seen by the caller */
-        wait_for_either(conn);
     }
-    conn->held |= !conn_room(conn->guest);
     return 0;
 }
 
@@ -982,8 +989,9 @@ static bool all_sent(const struct exchange *ex)
            (!filters(ex) || (ex->filter.ended && buffer_size(&ex->filter.out) == 0));
 }
 
-/* The response on its way down. Errors: -EPROTO it is bad, or ended early. */
-static int forward_response(struct conn *conn, struct bg_err *err)
+/* Reads the response and queues it for the guest, as far as there is room. Errors: -EPROTO it is
+ * bad, or ended early. */
+static int pull_response(struct conn *conn, struct bg_err *err)
 {
     struct exchange *ex = &conn->exchange;
     for (;;) {
@@ -1006,13 +1014,22 @@ static int forward_response(struct conn *conn, struct bg_err *err)
         else /* TLS that was cut is no proof of an end */
             r = bg_err_set(err, -EPROTO, "the connection broke: %s", strerror((int)-n));
         if (r < 0)
-            return r;
-        if (channel_flush(conn->guest) < 0)
-            return 0; /* seen by the caller */
-        wait_for_either(conn);
+            return n <= 0 && http_reader_fresh(&ex->response) ? explain_end(conn, err) : r;
     }
-    conn->held |= !conn_room(conn->guest);
     return 0;
+}
+
+/* The response on its way down: sent in as large pieces as there is room for, not in those that it
+ * comes in. Errors: as pull_response. */
+static int forward_response(struct conn *conn, struct bg_err *err)
+{
+    size_t before = conn->budget;
+    int r = pull_response(conn, err);
+    conn->held |= !conn_room(conn->guest);
+    if (conn->budget != before &&
+        channel_flush(conn->guest) == 0) /* a failure: seen by the caller */
+        wait_for_either(conn);
+    return r;
 }
 
 static enum conn_step finish(struct conn *conn)

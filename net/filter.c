@@ -5,7 +5,7 @@
 
 #include "common/limits.h"
 
-#define STEP_SIZE ((size_t)4096)
+#define STEP_SIZE ((size_t)16 * 1024) /* a TLS record's, so that one becomes one */
 #define IN_MAX    ((size_t)1024 * 1024)
 #define OUT_MAX   ((size_t)8 * 1024 * 1024) /* a step's, with all that the scrubber may have held */
 

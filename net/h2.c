@@ -16,6 +16,8 @@
 #define TURN_BYTES_MAX (1024u * 1024)
 /* Frames are sent together up to this. */
 #define SEND_SIZE 32768u
+/* Between streams and connection, in one turn. */
+#define ROUNDS_MAX 16u
 
 enum h2_state { H2_OPEN, H2_DRAINING, H2_LINGER, H2_CLOSED };
 
@@ -29,7 +31,8 @@ struct h2_stream {
     struct h2_fields fields;
     enum http_wrap wrap;
     bool head_in, in_ended;
-    size_t unconsumed; /* bytes that came, for which the window was not opened again */
+    uint64_t linger_until_ms; /* it was answered whole; what comes is dropped. 0: it was not */
+    size_t unconsumed;        /* bytes that came, for which the window was not opened again */
     /* from the pair to the peer */
     struct http_reader reader;
     char method[8]; /* of the request, as far as it is HEAD */
@@ -54,6 +57,7 @@ struct h2 {
     struct h2_stream *streams;
     unsigned stream_count;
     bool link_eof;
+    bool dirty;    /* one of its streams is */
     bool more;     /* reading stopped before all was read */
     bool progress; /* bytes went one way or the other */
     size_t unsent; /* seen last */
@@ -108,6 +112,7 @@ static void free_if_closed(struct h2 *h2)
     if (--h2->open_handles > 0)
         return;
     struct engine *engine = h2->engine;
+    engine->h2_guest_count -= h2->is_server;
     free(h2);
     engine_released(engine);
 }
@@ -228,6 +233,12 @@ static void complain(struct h2 *h2, const char *reason, const char *detail)
     engine_audit(h2->engine, &event);
 }
 
+/* Its pair is to be looked at before the turn is over. */
+static void mark(struct h2_stream *stream)
+{
+    stream->dirty = stream->h2->dirty = true;
+}
+
 /* --- from the pair to the peer --- */
 
 static void take_body(void *owner, const uint8_t *bytes, size_t size)
@@ -274,7 +285,7 @@ static ssize_t read_body(nghttp2_session *session, int32_t id, uint8_t *out, siz
     if (size > 0) {
         memcpy(out, buffer_bytes(&stream->body), size);
         buffer_drop(&stream->body, size);
-        stream->dirty = true; /* there is room again */
+        mark(stream); /* there is room again */
     }
     if (size < have || !stream->out_ended)
         return (ssize_t)size;
@@ -446,7 +457,7 @@ static void inner_ready(void *owner)
 {
     struct h2_stream *stream = owner;
     struct h2 *h2 = stream->h2;
-    stream->dirty = true;
+    mark(stream);
     run(h2);
 }
 
@@ -572,7 +583,7 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
     }
     if (ends)
         end_input(stream);
-    stream->dirty = true;
+    mark(stream);
     return 0;
 }
 
@@ -580,12 +591,16 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
                    size_t size, void *owner)
 {
     struct h2_stream *stream = stream_of(session, id);
+    const struct h2 *h2 = owner;
     (void)flags;
-    (void)owner;
     /* One stream that is held up must not hold up the others. */
     (void)nghttp2_session_consume_connection(session, size); /* fails only without memory */
     if (!stream || !stream->inner) {
         (void)nghttp2_session_consume_stream(session, id, size); /* nobody waits for it */
+        if (stream && stream->linger_until_ms > 0 &&
+            uv_now(h2->engine->loop) > stream->linger_until_ms)
+            (void)nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, id,
+                                            NGHTTP2_NO_ERROR); /* fails only without memory */
         return 0;
     }
     stream->unconsumed += size;
@@ -593,7 +608,7 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
         http_forward_chunk(bytes, size, channel_out(stream->inner));
     else if (stream->method[0] == '\0' || stream->h2->is_server)
         buffer_put(channel_out(stream->inner), bytes, size);
-    stream->dirty = true;
+    mark(stream);
     return 0;
 }
 
@@ -616,13 +631,13 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
         complain(h2, "h2-protocol", "a stream that breaks the protocol");
     if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR)
         complain(h2, "h2-protocol", nghttp2_http2_strerror(frame->goaway.error_code));
-    const struct h2_stream *stream = stream_of(session, frame->hd.stream_id);
+    struct h2_stream *stream = stream_of(session, frame->hd.stream_id);
     bool ends = (frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA) &&
                 (frame->hd.flags & NGHTTP2_FLAG_END_STREAM);
-    /* The answer is whole, and what is still to come of the request is not wanted. */
+    /* The answer is whole, and what is still to come of the request is not wanted. To say so at
+     * once would be taken for a failure by clients that are still sending. */
     if (h2->is_server && stream && ends && !stream->in_ended)
-        (void)nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
-                                        NGHTTP2_NO_ERROR); /* fails only without memory */
+        stream->linger_until_ms = uv_now(h2->engine->loop) + h2->engine->opts.timeouts.linger_ms;
     return 0;
 }
 
@@ -701,17 +716,15 @@ static bool transmit(struct h2 *h2)
     return channel_flush(h2->link) == 0;
 }
 
-static bool run_streams(struct h2 *h2)
+static void run_streams(struct h2 *h2)
 {
-    bool any = false;
     struct h2_stream *next;
+    h2->dirty = false;
     for (struct h2_stream *stream = h2->streams; stream; stream = next) {
         next = stream->next;
-        any |= stream->dirty;
         if (stream->dirty)
             run_stream(stream);
     }
-    return any;
 }
 
 static void timer_fired(uv_timer_t *timer);
@@ -779,9 +792,9 @@ static void run(struct h2 *h2)
             channel_watch(h2->link, true);
         return;
     }
-    bool again = true;
-    for (unsigned i = 0; ok && again && i < 16; i++) {
-        again = run_streams(h2);
+    /* What is sent makes room in streams, and these have more to send. */
+    for (unsigned i = 0; ok && i < ROUNDS_MAX && (i == 0 || h2->dirty); i++) {
+        run_streams(h2);
         ok = transmit(h2);
     }
     if (!ok || (h2->link_eof && !h2->is_server)) {
@@ -792,7 +805,7 @@ static void run(struct h2 *h2)
         linger(h2);
         return;
     }
-    if (again || (h2->more && !h2->link_eof && conn_room(h2->link)))
+    if (h2->dirty || (h2->more && !h2->link_eof && conn_room(h2->link)))
         (void)uv_idle_start(&h2->idle, idle_fired); /* fails only when closing */
     set_deadline(h2);
     channel_watch(h2->link, !h2->link_eof && conn_room(h2->link));
@@ -945,6 +958,7 @@ int h2_open_server(struct engine *engine, const struct h2_server_opts *opts,
     struct h2 *h2 = new_h2(engine, /* is_server= */ true, &engine->h2_guests);
     if (!h2)
         return bg_err_errno(err, -ENOMEM, "HTTP/2");
+    engine->h2_guest_count++;
     h2->stream_number = opts->stream;
     h2->to = *opts->to;
     take_link(h2, connection);

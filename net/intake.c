@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <sys/socket.h>
 
 #include "common/io.h"
@@ -11,6 +13,9 @@
 #include "common/wire.h"
 #include "net/conn.h"
 
+/* Where a guest finds its sandbox's proxy as one to talk to. */
+#define PROXY_NAME "proxy.bellglass.internal"
+#define PROXY_PORT 3128
 /* A stream id and a connect request with the longest host. */
 #define MESSAGE_MAX (4u + 1u + 2u + 4u + BG_NAME_MAX)
 /* Connections taken before those that are open get their turn. */
@@ -51,7 +56,10 @@ static void take_message(struct engine *engine, const uint8_t *bytes, size_t siz
         return;
     }
     to.port = request.port;
-    conn_open(engine, fd, stream, &to, /* reply= */ true);
+    /* For clients that want a proxy to talk to: each of their requests says whom it is for. */
+    bool is_proxy = request.form == BG_CONNECT_NAME && to.port == PROXY_PORT &&
+                    strcmp(to.host, PROXY_NAME) == 0;
+    conn_open(engine, fd, stream, is_proxy ? NULL : &to, /* reply= */ true);
 }
 
 /* Returns false when there is nothing more for now. */
@@ -76,14 +84,49 @@ static bool take_from_supervisor(struct intake *intake, bool *ret_end)
     return true;
 }
 
+static bool client_may(const struct intake_clients *clients, const struct address *client)
+{
+    for (size_t i = 0; i < clients->network_count; i++)
+        if (address_network_has(&clients->networks[i], client))
+            return true;
+    return clients->network_count == 0;
+}
+
+static void refuse_client(struct intake *intake, uint32_t stream, const struct address *client)
+{
+    char text[ADDRESS_TEXT_SIZE], detail[ADDRESS_TEXT_SIZE + 64];
+    address_format(client, text);
+    (void)snprintf(detail, sizeof detail, "the client %s is in no --client-network", text);
+    struct audit_event event = {.stream = stream,
+                                .host = "",
+                                .scheme = "",
+                                .decision = AUDIT_DENY,
+                                .reason = "client-not-allowed",
+                                .detail = detail};
+    engine_audit(intake->opts.engine, &event);
+}
+
 static bool take_from_listener(struct intake *intake)
 {
     int on = 1;
-    int fd = accept4(intake->opts.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    struct sockaddr_storage sa = {0};
+    socklen_t size = sizeof sa;
+    const struct intake_clients *clients = &intake->opts.clients;
+    struct address client = {0};
+    int fd = accept4(intake->opts.fd, (struct sockaddr *)&sa, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0)
         return errno == EINTR || errno == ECONNABORTED;
+    uint32_t stream = clients->next_stream ? atomic_fetch_add(clients->next_stream, 1) + 1
+                                           : ++intake->next_stream;
+    /* Of a listener's families both are known; of another the address is in no range. */
+    if (address_from_sockaddr((const struct sockaddr *)&sa, &client) < 0 ||
+        !client_may(clients, &client)) {
+        refuse_client(intake, stream, &client);
+        (void)close(fd); /* nothing was promised */
+        return true;
+    }
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* a wish */
-    conn_open(intake->opts.engine, fd, ++intake->next_stream, NULL, /* reply= */ false);
+    conn_open(intake->opts.engine, fd, stream, NULL, /* reply= */ false);
     return true;
 }
 
@@ -119,6 +162,11 @@ int intake_open(uv_loop_t *loop, const struct intake_opts *opts, struct intake *
     (void)uv_poll_start(&intake->poll, UV_READABLE, ready); /* fails only when closing */
     *ret = BG_TAKE(intake);
     return 0;
+}
+
+void intake_stop(struct intake *intake)
+{
+    (void)uv_poll_stop(&intake->poll); /* fails only when closing */
 }
 
 static void poll_closed(uv_handle_t *handle)

@@ -88,6 +88,11 @@ int ledger_open(const char *path, struct ledger **ret, struct bg_err *err)
                   : map(fd, /* shared= */ true, path, ret, err);
 }
 
+int ledger_open_fd(int fd, const char *name, struct ledger **ret, struct bg_err *err)
+{
+    return map(fd, /* shared= */ true, name, ret, err);
+}
+
 int ledger_open_copy(const char *path, struct ledger **ret, struct bg_err *err)
 {
     BG_AUTOCLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY);
@@ -127,7 +132,7 @@ int ledger_attach(struct ledger *ledger, struct policy_meter *meter, struct bg_e
         /* Another rate: what it lets through at once is there once more. */
         place->rate = meter->rate;
         place->per_ms = meter->per_ms;
-        place->count.tokens = meter->rate * meter->per_ms;
+        place->count.due = 0;
     }
     ledger->attached[i] = true;
     meter->count = &place->count;

@@ -16,6 +16,10 @@ struct ledger;
 /* Opens the file or makes it, for its owner only. Errors: -EINVAL it is damaged; -errno. */
 int ledger_open(const char *path, struct ledger **ret, struct bg_err *err) BG_MUST_CHECK;
 
+/* The same with a file that is open already, which need not have a name (memfd_create(2)). fd is
+ * borrowed for the call; name: for errors. */
+int ledger_open_fd(int fd, const char *name, struct ledger **ret, struct bg_err *err) BG_MUST_CHECK;
+
 /* Only to look: nothing that is counted gets into the file. Errors: as above; -ENOENT. */
 int ledger_open_copy(const char *path, struct ledger **ret, struct bg_err *err) BG_MUST_CHECK;
 

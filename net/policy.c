@@ -204,25 +204,36 @@ static struct policy_count *count_of(struct policy_meter *meter)
     return meter->count ? meter->count : &meter->own;
 }
 
+/* A bucket that fills at the rate and has room for a whole one, told by when it will be full: each
+ * request puts that off. A time that is further away than any request puts it is of a clock that
+ * has begun again; the bucket is taken for empty then. */
+static bool spend_rate(const struct policy_meter *m, struct policy_count *c, uint64_t now_ms)
+{
+    uint64_t now = now_ms * m->rate, full = now + m->rate * m->per_ms, next;
+    uint64_t due = __atomic_load_n(&c->due, __ATOMIC_RELAXED);
+    bool fits;
+    do {
+        next = due < now ? now : due > full ? full : due;
+        fits = m->per_ms <= full - next;
+        next += fits ? m->per_ms : 0;
+    } while (!__atomic_compare_exchange_n(&c->due, &due, next, /* weak= */ true, __ATOMIC_RELAXED,
+                                          __ATOMIC_RELAXED));
+    return fits;
+}
+
 enum policy_spending policy_meter_spend(struct policy_meter *m, uint64_t now_ms)
 {
     struct policy_count *c = count_of(m);
-    if (m->requests_max > 0 && c->spent >= m->requests_max)
+    uint64_t spent = __atomic_load_n(&c->spent, __ATOMIC_RELAXED);
+    if (m->requests_max > 0 && spent >= m->requests_max)
         return POLICY_USED_UP;
-    if (m->rate > 0) {
-        uint64_t full = m->rate * m->per_ms;
-        uint64_t gone = now_ms > c->filled_ms ? now_ms - c->filled_ms : 0;
-        bool first = c->spent == 0 && c->filled_ms == 0;
-        if (first || gone >= m->per_ms || c->tokens + gone * m->rate >= full)
-            c->tokens = full;
-        else
-            c->tokens += gone * m->rate;
-        c->filled_ms = now_ms;
-        if (c->tokens < m->per_ms)
-            return POLICY_TOO_FAST;
-        c->tokens -= m->per_ms;
-    }
-    c->spent++;
+    if (m->rate > 0 && !spend_rate(m, c, now_ms))
+        return POLICY_TOO_FAST;
+    do {
+        if (m->requests_max > 0 && spent >= m->requests_max)
+            return POLICY_USED_UP; /* another process took the last one just now */
+    } while (!__atomic_compare_exchange_n(&c->spent, &spent, spent + 1, /* weak= */ true,
+                                          __ATOMIC_RELAXED, __ATOMIC_RELAXED));
     return POLICY_SPENT;
 }
 

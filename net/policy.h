@@ -47,11 +47,11 @@ enum policy_action { POLICY_ALLOW, POLICY_DENY };
 
 enum policy_spending { POLICY_SPENT, POLICY_TOO_FAST, POLICY_USED_UP, POLICY_BYTES_USED_UP };
 
-/* What is gone of a limit. */
+/* What is gone of a limit. Processes may share one, so each field is changed in one step. */
 struct policy_count {
-    uint64_t spent;             /* requests */
-    uint64_t tokens, filled_ms; /* of a rate: left at filled_ms, times per_ms */
-    uint64_t bytes;             /* may be more than there were, by what did not fit any more */
+    uint64_t spent; /* requests */
+    uint64_t due;   /* of a rate: when all of it will be there again, in ms times the rate */
+    uint64_t bytes; /* may be more than there were, by what did not fit any more */
 };
 
 /* How much a rule of a policy file allows, and how much of that is gone. All its hosts share one.

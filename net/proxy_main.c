@@ -2,10 +2,8 @@
  * launcher, or by hand as a forward proxy. */
 #include <fcntl.h>
 #include <getopt.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,39 +14,54 @@
 #include "common/state/audit_files.h"
 #include "net/ca_users.h"
 #include "net/confine.h"
-#include "net/policy_file.h"
-#include "net/presets.h"
+#include "net/forward.h"
 #include "net/serve.h"
 #include "net/tls_ca.h"
 
 static const char help[] =
-    "usage: bellglass-proxy sandbox NAME --socket-fd N --log-fd M [--audit-fd K]\n"
-    "       bellglass-proxy --listen ADDRESS:PORT [OPTION...]\n"
-    "       bellglass-proxy ca-path\n"
+    "usage: bellglass proxy --listen ADDRESS:PORT [OPTION...]\n"
+    "       bellglass proxy ca-path\n"
     "\n"
-    "sandbox NAME      serve the sandbox's connections, which come over the socket N (a sandbox's\n"
-    "                  launcher starts it so); reads the sandbox's sandbox.json, the secrets and "
-    "the\n"
-    "                  CA, and appends to the sandbox's audit.ndjson. When that is full the "
-    "launcher\n"
-    "                  is asked for the next file over the socket K\n"
-    "ca-path           print the path of the CA certificate that guests must trust; it is made on\n"
-    "                  first use\n"
+    "Serves what a sandbox gets as an HTTP forward proxy for anything: containers, CI. Clients "
+    "need\n"
+    "https_proxy and http_proxy set to http://ADDRESS:PORT, and must trust the CA of ca-path. "
+    "With\n"
+    "placeholders in the place of secrets, clients never have them.\n"
     "\n"
-    "--listen ADDRESS:PORT  be an HTTP forward proxy there; port 0: any free one. Prints\n"
-    "                       'listening ADDRESS:PORT', and for each secret NAME=PLACEHOLDER\n"
-    "--allow RULE           let requests through; may be given again. Nothing else passes\n"
-    "--policy FILE          rules for requests and secrets, tried after --allow (docs/policy.md); "
-    "its\n"
-    "                       secrets need no --secret; a parent proxy is named there, too\n"
-    "--secret NAME@HOST[,HOST...]  put the stored secret NAME where its placeholder stands in a\n"
-    "                       header of an HTTPS request to HOST\n"
-    "--upstream-ca FILE     PEM certificates to trust for upstreams beside the system's\n"
+    "Prints, once it serves, 'listening ADDRESS:PORT', NAME=PLACEHOLDER for each secret, and 'ca "
+    "PATH'.\n"
+    "SIGHUP reads policy and secrets anew and reopens the audit log: new connections get the new "
+    "rules\n"
+    "at once, those that are open within 5 s, and no request that has begun is dropped. SIGTERM "
+    "ends "
+    "it.\n"
+    "\n"
+    "--listen ADDRESS:PORT  where; port 0: any free one. Addresses other than loopback need\n"
+    "                       --client-network\n"
+    "--client-network ADDRESS[/BITS]  only clients from there may use it; may be given again.\n"
+    "                       0.0.0.0/0 is anyone: they have the use of the secrets\n"
+    "--policy FILE          rules for requests and secrets (docs/policy.md); its secrets need no\n"
+    "                       --secret; a parent proxy is named there, too. Without any rule\n"
+    "                       nothing passes\n"
+    "--allow RULE           let requests through, before the policy's rules; may be given again\n"
+    "--secret NAME@HOST[,HOST...]  put the secret NAME where its placeholder stands in a header of "
+    "an\n"
+    "                       HTTPS request to HOST\n"
+    "--secrets FILE         values of secrets, lines of NAME=VALUE in a file that only you can "
+    "read;\n"
+    "                       what is not in there comes from the store ('bellglass secret set')\n"
     "--audit FILE           append a line of JSON for each decision there (default: stderr)\n"
+    "--upstream-ca FILE     PEM certificates to trust for upstreams beside the system's\n"
+    "--workers N            processes (default: one a processor); they count a policy's rates and\n"
+    "                       budgets together\n"
+    "--connections N        how many at once in each of them (default 1024)\n"
     "--timeout PHASE=MS     change the time that a phase may take: peek, handshake, head, idle,\n"
     "                       resolve, connect, response, stall, tcp-idle, linger,\n"
     "                       upstream-idle (0: none is kept for another connection)\n"
-    "--connections N        how many at once\n"
+    "--json                 print where it listens as a line of JSON\n"
+    "ca-path                print the path of the CA certificate that clients and guests must "
+    "trust;\n"
+    "                       it is made on first use\n"
     "\n"
     "RULE: HOST[:PORT][=ADDRESS[,ADDRESS...]]\n"
     "  HOST     a name, *.suffix (all names below suffix), an IP address (IPv6 in brackets), or a\n"
@@ -56,12 +69,18 @@ static const char help[] =
     "  PORT     without it: 80 and 443, for HTTP and TLS; with it: that port, for any protocol\n"
     "  ADDRESS  where HOST is, instead of asking DNS, or a network that DNS has to answer with;\n"
     "           needed for hosts whose addresses are not public, as in --allow "
-    "echo.test:8443=127.0.0.1\n";
+    "echo.test:8443=127.0.0.1\n"
+    "\n"
+    "A sandbox's launcher starts 'bellglass-proxy sandbox NAME --socket-fd N --log-fd M'.\n";
 
 struct options {
     const char *sandbox; /* NULL: forward proxy */
     int socket_fd, log_fd, audit_socket_fd;
-    const char *listen, *audit, *upstream_ca, *policy;
+    const char *listen, *audit, *upstream_ca, *policy, *secrets_file;
+    struct address_network *clients;
+    size_t client_count;
+    unsigned workers;
+    bool json;
     char **allow;
     size_t allow_count;
     char **secrets;
@@ -121,6 +140,27 @@ static int add_text(char ***texts, size_t *count, const char *text, struct bg_er
     return 0;
 }
 
+/* ADDRESS/BITS, or ADDRESS alone. */
+static int add_client(struct options *o, const char *text, struct bg_err *err)
+{
+    struct address_network *grown = reallocarray(o->clients, o->client_count + 1, sizeof *grown);
+    if (!grown)
+        return bg_err_errno(err, -ENOMEM, "options");
+    o->clients = grown;
+    struct address_network *network = &grown[o->client_count];
+    int r = 0;
+    if (strchr(text, '/'))
+        r = address_network_parse(text, strlen(text), network, err);
+    else if (address_parse(text, strlen(text), &network->first) == 0)
+        network->bits = address_bits(&network->first);
+    else
+        r = bg_err_set(err, -EINVAL, "want ADDRESS or ADDRESS/BITS");
+    if (r < 0)
+        return (void)bg_err_prefix(err, "--client-network %s", text), r;
+    o->client_count++;
+    return 0;
+}
+
 static void options_done(struct options *o)
 {
     for (size_t i = 0; i < o->allow_count; i++)
@@ -129,6 +169,7 @@ static void options_done(struct options *o)
         free(o->secrets[i]);
     free(o->allow);
     free(o->secrets);
+    free(o->clients);
 }
 
 enum {
@@ -143,6 +184,10 @@ enum {
     OPT_POLICY,
     OPT_TIMEOUT,
     OPT_CONNECTIONS,
+    OPT_WORKERS,
+    OPT_SECRETS_FILE,
+    OPT_CLIENTS,
+    OPT_JSON,
     OPT_HELP
 };
 
@@ -183,10 +228,22 @@ static int set_option(struct options *o, int option, const char *value, struct b
     case OPT_POLICY:
         o->policy = value;
         return 0;
+    case OPT_WORKERS:
+        r = parse_number("--workers", value, BG_PROXY_WORKERS_MAX, &number, err);
+        o->workers = (unsigned)number;
+        return r;
+    case OPT_SECRETS_FILE:
+        o->secrets_file = value;
+        return 0;
+    case OPT_CLIENTS:
+        return add_client(o, value, err);
+    case OPT_JSON:
+        o->json = true;
+        return 0;
     case OPT_TIMEOUT:
         return set_timeout(value, &o->timeouts, err);
     }
-    return bg_err_set(err, -EINVAL, "see bellglass-proxy --help");
+    return bg_err_set(err, -EINVAL, "proxy: see bellglass proxy --help");
 }
 
 /* Returns 1 when help was asked for. */
@@ -204,6 +261,10 @@ static int parse_options(int argc, char **argv, struct options *o, struct bg_err
         {"policy", required_argument, NULL, OPT_POLICY},
         {"timeout", required_argument, NULL, OPT_TIMEOUT},
         {"connections", required_argument, NULL, OPT_CONNECTIONS},
+        {"workers", required_argument, NULL, OPT_WORKERS},
+        {"secrets", required_argument, NULL, OPT_SECRETS_FILE},
+        {"client-network", required_argument, NULL, OPT_CLIENTS},
+        {"json", no_argument, NULL, OPT_JSON},
         {"help", no_argument, NULL, OPT_HELP},
         {0},
     };
@@ -298,160 +359,25 @@ static int serve_sandbox(const struct options *o, const struct bg_log *log, stru
 
 /* --- forward proxy --- */
 
-static int open_listener(const char *text, int *ret_fd, struct bg_err *err)
-{
-    struct destination at;
-    struct sockaddr_storage sa;
-    int on = 1;
-    /* Port 0 asks for any free one, and is no port of a destination. */
-    size_t size = strlen(text);
-    bool any = size > 2 && strcmp(text + size - 2, ":0") == 0;
-    int r = any ? destination_parse_host(text, size - 2, &at, err)
-                : destination_parse(text, size, 0, &at, err);
-    if (r < 0 || !at.is_address || (!any && at.port == 0))
-        return bg_err_set(err, -EINVAL, "--listen %s: want ADDRESS:PORT", text);
-    socklen_t sa_size = address_to_sockaddr(&at.address, at.port, &sa);
-    BG_AUTOCLOSE int fd = socket(sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
-        bind(fd, (const struct sockaddr *)&sa, sa_size) < 0 || listen(fd, SOMAXCONN) < 0)
-        return bg_err_errno(err, -errno, "--listen %s", text);
-    *ret_fd = bg_take_fd(&fd);
-    return 0;
-}
-
-static int print_listener(int fd)
-{
-    struct sockaddr_storage sa;
-    socklen_t size = sizeof sa;
-    char host[64], port[16];
-    if (getsockname(fd, (struct sockaddr *)&sa, &size) < 0 ||
-        getnameinfo((const struct sockaddr *)&sa, size, host, sizeof host, port, sizeof port,
-                    NI_NUMERICHOST | NI_NUMERICSERV) != 0)
-        return -EIO;
-    bool v6 = sa.ss_family == AF_INET6;
-    return printf("listening %s%s%s:%s\n", v6 ? "[" : "", host, v6 ? "]" : "", port) < 0 ? -EIO : 0;
-}
-
-static void make_placeholder(struct bg_secret_use *use)
-{
-    uint8_t random[32];
-    bg_random(random, sizeof random);
-    memcpy(use->placeholder, SECRET_PREFIX, sizeof SECRET_PREFIX);
-    bg_hex(random, sizeof random, use->placeholder + sizeof SECRET_PREFIX - 1);
-}
-
-/* NAME@HOST[,HOST...], with a placeholder of its own; text is cut up. */
-static int read_secret(char *text, struct bg_secret_use *use, struct bg_err *err)
-{
-    char *at = strchr(text, '@');
-    if (!at || at == text || at[1] == '\0')
-        return bg_err_set(err, -EINVAL, "--secret %s: want NAME@HOST[,HOST...]", text);
-    *at = '\0';
-    use->name = text;
-    for (char *rest = at + 1, *host; (host = strsep(&rest, ",")) != NULL;) {
-        char **grown = reallocarray(use->hosts, use->host_count + 1, sizeof *grown);
-        if (!grown)
-            return bg_err_errno(err, -ENOMEM, "--secret");
-        use->hosts = grown;
-        use->hosts[use->host_count++] = host;
-    }
-    make_placeholder(use);
-    return 0;
-}
-
-/* The secrets of a forward proxy, and its policy. */
-struct forward {
-    struct bg_secret_use uses[BG_EGRESS_SECRETS_MAX];
-    size_t count;
-    char *policy; /* the file's text; NULL: none */
-    struct policy_file file;
-};
-
-static int start_forward(const struct options *o, const struct forward *f, const struct bg_log *log,
-                         struct bg_err *err)
-{
-    struct bg_paths paths;
-    BG_AUTOCLOSE int audit_fd = -1;
-    BG_AUTOCLOSE int fd = -1;
-    int r = o->audit ? open_audit(o->audit, &audit_fd, err) : 0;
-    if (r == 0)
-        r = open_listener(o->listen, &fd, err);
-    if (r == 0)
-        r = bg_paths_init(&paths, err);
-    if (r < 0)
-        return r;
-    bool printed = print_listener(fd) == 0;
-    for (size_t i = 0; i < f->count; i++)
-        printed &= printf("%s=%s\n", f->uses[i].name, f->uses[i].placeholder) > 0;
-    if (!printed || fflush(stdout) != 0)
-        r = bg_err_errno(err, -EIO, "cannot print where it listens");
-    const struct serve_opts opts = {.paths = &paths,
-                                    .sandbox = "-",
-                                    .allow = o->allow,
-                                    .allow_count = o->allow_count,
-                                    .policy = f->policy,
-                                    .secrets = f->uses,
-                                    .secret_count = f->count,
-                                    .upstream_ca = o->upstream_ca,
-                                    .audit_fd = audit_fd >= 0 ? audit_fd : STDERR_FILENO,
-                                    .audit_socket_fd = -1,
-                                    .fd = fd,
-                                    .listening = true,
-                                    .log = log,
-                                    .timeouts = o->timeouts,
-                                    .conns_max = o->conns_max};
-    if (r == 0)
-        r = serve_run(&opts, err);
-    bg_paths_done(&paths);
-    return r;
-}
-
-static bool has_secret(const struct forward *f, const char *name)
-{
-    for (size_t i = 0; i < f->count; i++)
-        if (strcmp(f->uses[i].name, name) == 0)
-            return true;
-    return false;
-}
-
-static int load_forward(const struct options *o, struct forward *f, struct bg_err *err)
-{
-    size_t size;
-    int r = 0;
-    for (size_t i = 0; r == 0 && i < o->secret_count; i++)
-        r = f->count == BG_EGRESS_SECRETS_MAX
-                ? bg_err_set(err, -E2BIG, "more than %d secrets", BG_EGRESS_SECRETS_MAX)
-                : read_secret(o->secrets[i], &f->uses[f->count++], err);
-    if (r < 0 || !o->policy)
-        return r;
-    r = bg_read_file(AT_FDCWD, o->policy, BG_MANIFEST_MAX, &f->policy, &size, err);
-    if (r == 0)
-        r = policy_file_parse(o->policy, f->policy, size, &presets_installed, &f->file, err);
-    for (size_t i = 0; r == 0 && i < f->file.secret_count; i++) {
-        if (has_secret(f, f->file.secrets[i].name))
-            continue;
-        if (f->count == BG_EGRESS_SECRETS_MAX)
-            return bg_err_set(err, -E2BIG, "more than %d secrets", BG_EGRESS_SECRETS_MAX);
-        f->uses[f->count].name = f->file.secrets[i].name;
-        make_placeholder(&f->uses[f->count++]);
-    }
-    return r;
-}
-
 static int serve_forward(const struct options *o, const struct bg_log *log, struct bg_err *err)
 {
-    struct forward *f = calloc(1, sizeof *f);
-    int r = f ? load_forward(o, f, err) : bg_err_errno(err, -ENOMEM, "forward proxy");
-    if (r == 0)
-        r = start_forward(o, f, log, err);
-    for (size_t i = 0; f && i < f->count; i++)
-        free(f->uses[i].hosts); /* the texts are the options' and the policy's */
-    if (f) {
-        free(f->policy);
-        policy_file_done(&f->file);
-    }
-    free(f);
-    return r;
+    const struct forward_opts opts = {.listen = o->listen,
+                                      .clients = o->clients,
+                                      .client_count = o->client_count,
+                                      .workers = o->workers,
+                                      .policy = o->policy,
+                                      .secrets_file = o->secrets_file,
+                                      .upstream_ca = o->upstream_ca,
+                                      .audit = o->audit,
+                                      .allow = o->allow,
+                                      .allow_count = o->allow_count,
+                                      .secrets = o->secrets,
+                                      .secret_count = o->secret_count,
+                                      .json = o->json,
+                                      .log = log,
+                                      .timeouts = o->timeouts,
+                                      .conns_max = o->conns_max};
+    return forward_run(&opts, err);
 }
 
 static int run(const struct options *o, struct bg_err *err)
@@ -464,7 +390,7 @@ static int run(const struct options *o, struct bg_err *err)
     int r = confine_start(keep, 3, err);
     if (r == 0)
         r = o->sandbox ? serve_sandbox(o, &log, err) : serve_forward(o, &log, err);
-    if (r < 0)
+    if (r < 0 && o->sandbox) /* by hand it is told once, by main */
         bg_log(&log, BG_LOG_ERROR, "proxy: %s", err->text);
     return r;
 }
@@ -492,11 +418,11 @@ int main(int argc, char **argv)
         r = run(&o, &err);
     } else if (r == 0) {
         r = bg_err_set(&err, -EINVAL,
-                       "want 'sandbox NAME --socket-fd N', '--listen ADDRESS:PORT' "
-                       "or 'ca-path'; see --help");
+                       "proxy: want --listen ADDRESS:PORT or ca-path; see "
+                       "bellglass proxy --help");
     }
     options_done(&o);
     if (r < 0)
-        (void)fprintf(stderr, "bellglass-proxy: %s\n", err.text);
+        (void)fprintf(stderr, "bellglass: %s\n", err.text);
     return r < 0 ? 125 : 0;
 }

@@ -8,10 +8,11 @@
 #include "net/base64.h"
 
 /* A secret's value in one form is a row of symbols, each worked out from the value when it is
- * looked at: nothing derived from a secret is stored but the set of first characters. A match is
- * followed symbol by symbol, in all the ways that the text can be read: the set of places where the
- * next symbol may stand. It nearly always has one member; a secret with percent signs or
- * backslashes, which escapes begin with too, makes it larger. */
+ * looked at: nothing derived from a secret is stored but the sets of its first characters, in
+ * locked memory, which tell most places of a text apart from the few where a closer look is due.
+ * A match is followed symbol by symbol, in all the ways that the text can be read: the set of
+ * places where the next symbol may stand. It nearly always has one member; a secret with percent
+ * signs or backslashes, which escapes begin with too, makes it larger. */
 enum form {
     FORM_PLAIN,
     FORM_REVERSED,
@@ -167,7 +168,7 @@ static int read_entity(const uint8_t *at, size_t left, uint8_t *ret)
     }
     bool incomplete = false;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        int r = stands(at, left, names[i].text);
+        int r = lower(at[1]) == names[i].text[1] ? stands(at, left, names[i].text) : 0;
         if (r == 1) {
             *ret = (uint8_t)names[i].c;
             return (int)strlen(names[i].text);
@@ -330,8 +331,8 @@ static int read_gap(const struct look *k, size_t i, size_t at)
 static void follow(const struct look *k, struct best *best)
 {
     struct places now = {.count = 1}; /* at 0 */
+    struct places next = {0};
     for (size_t i = 0; i < k->count && now.count > 0; i++) {
-        struct places next;
         next.count = 0;
         for (size_t j = 0; j < now.count; j++) {
             int n = read_gap(k, i, now.at[j]);
@@ -377,14 +378,105 @@ static enum outcome find(const struct scrub *scrub, const uint8_t *text, size_t 
     return best.partial ? PARTIAL : best.end > 0 ? YES : NO;
 }
 
-/* Which forms may begin at the place. */
-static unsigned forms_at(const struct scrub *scrub, const uint8_t *text, size_t size, bool final)
+/* ---- hints ---- */
+
+static bool begins_escape(uint8_t c)
 {
-    uint8_t c = 0;
-    int n = read_escape(text, size, &c);
-    if (n == INCOMPLETE && !final)
-        return (1u << FORM_COUNT) - 1;
-    return scrub->starts[text[0]] | (n > 0 ? scrub->starts[c] : 0u);
+    return c == '%' || c == '\\' || c == '&' || c == '=';
+}
+
+/* What read_gap reads more of, before symbol i. */
+static bool begins_gap(enum form form, size_t i, uint8_t c)
+{
+    bool line_break = c == '\r' || c == '\n' || begins_escape(c);
+    return i > 0 && (line_break || (form == FORM_HEX && i % 2 == 0 && strchr(":-, 0", c) && c));
+}
+
+static void add_to_hint(struct scrub_hint *hint, const struct secret *s, enum form form)
+{
+    const struct look k = {.value = s->value, .value_size = s->value_size, .form = form};
+    for (size_t i = 0; i < SCRUB_HINT_DEPTH; i++)
+        for (unsigned c = 0; c < 256; c++)
+            if (accepts(&k, i, (uint8_t)c) || begins_gap(form, i, (uint8_t)c))
+                hint->may[i][c] |= (uint8_t)(1u << form);
+}
+
+static void make_hint(struct scrub_hint *hint, const struct secrets *secrets, uint64_t set)
+{
+    memset(hint, 0, sizeof *hint);
+    hint->set = set;
+    for (unsigned c = 0; c < 256; c++) {
+        hint->may[0][c] = begins_escape((uint8_t)c) ? SCRUB_HINT_ESCAPE : 0;
+        hint->may[1][c] = SCRUB_HINT_ESCAPE; /* whatever it is: it belongs to the escape */
+    }
+    for (uint64_t left = set; left; left &= left - 1) {
+        const struct secret *s = &secrets->items[__builtin_ctzll(left)];
+        for (unsigned form = 0; form < FORM_COUNT; form++)
+            if (form == FORM_PLAIN || s->value_size >= SCRUB_SIZE_MIN)
+                add_to_hint(hint, s, (enum form)form);
+    }
+    scrub_hint_finish(hint);
+}
+
+/* Those of the set that are there, with a value that is long enough. */
+static uint64_t to_look_for(const struct secrets *secrets, uint64_t set)
+{
+    uint64_t found = 0;
+    for (size_t index = 0; index < secrets->count; index++)
+        if (secrets->items[index].value && secrets->items[index].value_size >= SCRUB_PLAIN_MIN)
+            found |= UINT64_C(1) << index;
+    return found & set;
+}
+
+/* The set's hint. The first is that of all secrets, which does for any set once there is no room
+ * for more. */
+static const struct scrub_hint *find_hint(const struct secrets *secrets, uint64_t set)
+{
+    struct scrub_hints *hints = secrets->hints;
+    if (hints->count == 0)
+        make_hint(&hints->items[hints->count++], secrets, to_look_for(secrets, UINT64_MAX));
+    for (size_t i = 0; i < hints->count; i++)
+        if (hints->items[i].set == set)
+            return &hints->items[i];
+    if (hints->count == SCRUB_HINTS_MAX)
+        return &hints->items[0];
+    struct scrub_hint *hint = &hints->items[hints->count++];
+    make_hint(hint, secrets, set);
+    return hint;
+}
+
+/* True for nearly all of what looks like %XX or =XX, which addresses are full of: its character
+ * begins no form. What is no digit becomes some character, which does no harm. */
+static bool pair_begins_none(const struct scrub_hint *hint, const uint8_t *text, size_t size)
+{
+    if ((text[0] != '%' && text[0] != '=') || size < 3 || lower(text[1]) == 'u')
+        return false;
+    unsigned high = (text[1] & 15u) + 9u * (text[1] >> 6);
+    unsigned low = (text[2] & 15u) + 9u * (text[2] >> 6);
+    return !(hint->may[0][(high << 4 | low) & 255] & SCRUB_HINT_FORMS);
+}
+
+/* Which forms may begin at the text. */
+static unsigned forms_at(const struct scrub_hint *hint, const uint8_t *text, size_t size,
+                         bool final)
+{
+    unsigned forms = hint->may[0][text[0]] & SCRUB_HINT_FORMS;
+    if (begins_escape(text[0])) {
+        if (!forms && pair_begins_none(hint, text, size))
+            return 0;
+        uint8_t c = 0;
+        int n = read_escape(text, size, &c);
+        if (n == INCOMPLETE && !final)
+            return SCRUB_HINT_FORMS;
+        return forms | (n > 0 ? hint->may[0][c] & SCRUB_HINT_FORMS : 0u);
+    }
+    /* As long as each symbol is one character, the next one is known to be at the next place. */
+    for (size_t i = 1; i < SCRUB_HINT_DEPTH && i < size && forms; i++) {
+        forms &= hint->may[i][text[i]];
+        if (begins_gap(forms >> FORM_HEX & 1 ? FORM_HEX : FORM_PLAIN, i, text[i]))
+            return forms;
+    }
+    return forms;
 }
 
 /* To the stream without what went ahead: there every byte stands where it came. */
@@ -415,27 +507,27 @@ static size_t run(struct scrub *scrub, const uint8_t *text, size_t size, bool fi
                   const struct sink *sink)
 {
     size_t sent = 0;
-    for (size_t at = 0; at < size;) {
-        uint8_t c = text[at];
-        if (!scrub->starts[c] && c != '%' && c != '\\' && c != '&' && c != '=') {
-            at++;
-            continue;
+    for (size_t next = 0; scrub->set && next < size;) {
+        uint32_t places;
+        size_t base = scrub_hint_scan(scrub->hint, text, next, size, &places);
+        next = size - base < SCRUB_HINT_BLOCK ? size : base + SCRUB_HINT_BLOCK;
+        for (; places; places &= places - 1) {
+            size_t at = base + (size_t)__builtin_ctz(places);
+            unsigned forms = forms_at(scrub->hint, text + at, size - at, final);
+            size_t match = 0, index = 0;
+            enum outcome outcome =
+                forms ? find(scrub, text + at, size - at, final, forms, &match, &index) : NO;
+            if (outcome == NO)
+                continue;
+            if (at > sent)
+                put(scrub, sink, text + sent, at - sent);
+            if (outcome == PARTIAL)
+                return at;
+            scrub->found |= UINT64_C(1) << index;
+            put_placeholder(scrub, index, match, sink);
+            next = sent = at + match;
+            break;
         }
-        unsigned forms = forms_at(scrub, text + at, size - at, final);
-        size_t match = 0, index = 0;
-        enum outcome outcome =
-            forms ? find(scrub, text + at, size - at, final, forms, &match, &index) : NO;
-        if (outcome == NO) {
-            at++;
-            continue;
-        }
-        if (at > sent)
-            put(scrub, sink, text + sent, at - sent);
-        if (outcome == PARTIAL)
-            return at;
-        scrub->found |= UINT64_C(1) << index;
-        put_placeholder(scrub, index, match, sink);
-        sent = at += match;
     }
     if (size > sent)
         put(scrub, sink, text + sent, size - sent);
@@ -448,19 +540,9 @@ void scrub_init(struct scrub *scrub, const struct secrets *secrets, uint64_t set
 {
     *scrub = (struct scrub){.secrets = secrets, .held = buffer_init(HELD_MAX), .sink = sink};
     scrub->held.wipe = true;
-    for (size_t index = 0; index < secrets->count; index++) {
-        const struct secret *s = &secrets->items[index];
-        if (!(set >> index & 1) || !s->value || s->value_size < SCRUB_PLAIN_MIN)
-            continue;
-        scrub->set |= UINT64_C(1) << index;
-        for (unsigned form = 0; form < FORM_COUNT; form++) {
-            struct look k = {
-                .value = s->value, .value_size = s->value_size, .form = (enum form)form};
-            for (unsigned c = 0; c < 256; c++)
-                if (accepts(&k, 0, (uint8_t)c))
-                    scrub->starts[c] |= (uint8_t)(1u << form);
-        }
-    }
+    scrub->set = to_look_for(secrets, set);
+    if (scrub->set)
+        scrub->hint = find_hint(secrets, scrub->set);
 }
 
 int scrub_feed(struct scrub *scrub, const uint8_t *bytes, size_t size)

@@ -34,7 +34,7 @@ struct scrub {
     const struct secrets *secrets; /* borrowed */
     uint64_t set;                  /* of them, those to take out */
     uint64_t found;                /* of these, those that were there */
-    uint8_t starts[256];           /* by a form's first character: the forms, a bit each */
+    const struct scrub_hint *hint; /* borrowed from secrets; NULL: the set is empty */
     struct buffer held;            /* may be the beginning of a secret */
     /* For streams that count their bytes: what takes a secret's place there is of its size, the
      * placeholder cut or with '*' behind. The whole placeholder in texts even so. */
@@ -43,7 +43,8 @@ struct scrub {
     struct sink sink;
 };
 
-/* set: bits of secrets' indices; those without a value are left out. sink: gets bytes from
+/* set: bits of secrets' indices; those without a value are left out. No secret may be added while
+ * there is a scrub. sink: gets bytes from
  * scrub_feed and scrub_end, and must not call us. */
 void scrub_init(struct scrub *scrub, const struct secrets *secrets, uint64_t set, struct sink sink);
 

@@ -76,6 +76,7 @@ void secrets_done(struct secrets *secrets)
     for (size_t i = 0; i < secrets->count; i++)
         secret_done(&secrets->items[i]);
     free(secrets->items);
+    locked_free(secrets->hints, sizeof *secrets->hints);
     *secrets = (struct secrets){0};
 }
 
@@ -102,6 +103,11 @@ int secrets_add(struct secrets *secrets, const char *name, const char *placehold
     if (!items)
         return bg_err_errno(err, -ENOMEM, "secret %s", name);
     secrets->items = items;
+    if (!secrets->hints)
+        secrets->hints = locked_new(sizeof *secrets->hints, NULL);
+    if (!secrets->hints)
+        return bg_err_errno(err, -ENOMEM, "secret %s", name);
+    secrets->hints->count = 0; /* what they say is no longer true */
     struct secret s = {.name = strdup(name),
                        .rules = calloc(host_count ? host_count : 1, sizeof *s.rules)};
     int r = s.name && s.rules ? 0 : bg_err_errno(err, -ENOMEM, "secret %s", name);

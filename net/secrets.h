@@ -12,6 +12,7 @@
 #include "net/http_head.h"
 #include "net/policy.h"
 #include "net/request_match.h"
+#include "net/scrub_hint.h"
 
 #define SECRET_PREFIX           "BELLGLASS_SECRET_"
 #define SECRET_PLACEHOLDER_SIZE (sizeof SECRET_PREFIX - 1 + 64)
@@ -71,7 +72,8 @@ struct secret {
 struct secrets {
     struct secret *items; /* owned; at most BG_EGRESS_SECRETS_MAX, so that a set fits a uint64_t */
     size_t count;
-    unsigned budget_count; /* at most BG_EGRESS_BUDGETS_MAX, likewise */
+    unsigned budget_count;     /* at most BG_EGRESS_BUDGETS_MAX, likewise */
+    struct scrub_hints *hints; /* owned, locked memory; of scrub.c; NULL: there is no secret */
 };
 
 /* What a text is asked to be turned into, and for whom. */

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "common/io.h"
 #include "common/limits.h"
@@ -15,13 +16,16 @@
 #include "net/locked.h"
 #include "net/policy_file.h"
 #include "net/presets.h"
+#include "net/secrets_file.h"
 #include "net/store.h"
 
 #define DRAIN_MS    500                         /* for connections to end by themselves */
 #define OTHER_FILES (64 + BG_EGRESS_RACING_MAX) /* the loop's, the log, the resolver's; dials */
+#define KEPT_BYTES  (512 * 1024)                /* of freed memory */
 
 struct server {
     const struct serve_opts *opts;
+    struct secrets_file secrets_file;
     uv_loop_t loop;
     struct policy policy;
     bool audit_best_effort;
@@ -33,6 +37,7 @@ struct server {
     struct intake *intake;
     uv_signal_t signals[2];
     uv_timer_t drain;
+    uv_poll_t life; /* of a worker */
     bool stopping;
 };
 
@@ -42,7 +47,11 @@ static int load_secret(struct server *server, const struct bg_secret_use *use, s
     size_t size = 0;
     bool locked = true;
     struct bg_err why;
-    int r = store_get(server->opts->paths->data, use->name, &value, &size, &locked, &why);
+    int r = secrets_file_get(&server->secrets_file, use->name, &value, &size);
+    if (r == -ENOENT)
+        r = store_get(server->opts->paths->data, use->name, &value, &size, &locked, &why);
+    else if (r < 0)
+        (void)bg_err_errno(&why, r, "secret %s", use->name);
     if (!locked)
         bg_log(server->opts->log, BG_LOG_WARN,
                "secret %s may be swapped out: the limit on locked memory is too low (ulimit -l)",
@@ -119,10 +128,26 @@ static int load_policy(struct server *server, struct bg_err *err)
     return r;
 }
 
+static int load_secrets_file(struct server *server, struct bg_err *err)
+{
+    bool locked = true;
+    const char *path = server->opts->secrets_file;
+    int r = path ? secrets_file_open(path, &server->secrets_file, &locked, err) : 0;
+    if (!locked)
+        bg_log(server->opts->log, BG_LOG_WARN,
+               "secrets may be swapped out: the limit on locked memory is too low (ulimit -l)");
+    return r;
+}
+
 /* Has all limits count where they did before. */
 static int load_ledger(struct server *server, struct bg_err *err)
 {
-    int r = server->opts->ledger ? ledger_open(server->opts->ledger, &server->ledger, err) : 0;
+    const struct serve_shared *shared = server->opts->shared;
+    int r = 0;
+    if (shared)
+        r = ledger_open_fd(shared->ledger_fd, "budgets", &server->ledger, err);
+    else if (server->opts->ledger)
+        r = ledger_open(server->opts->ledger, &server->ledger, err);
     for (size_t i = 0; r == 0 && server->ledger && i < server->policy.count; i++)
         if (server->policy.rules[i].meter)
             r = ledger_attach(server->ledger, server->policy.rules[i].meter, err);
@@ -147,8 +172,11 @@ static int load(struct server *server, struct bg_err *err)
 {
     const struct serve_opts *opts = server->opts;
     int r = policy_init(&server->policy, (const char *const *)opts->allow, opts->allow_count, err);
+    if (r == 0)
+        r = load_secrets_file(server, err);
     for (size_t i = 0; r == 0 && i < opts->secret_count; i++)
         r = load_secret(server, &opts->secrets[i], err);
+    secrets_file_close(&server->secrets_file);
     if (r == 0)
         r = load_policy(server, err);
     if (r == 0 && has_limits(server))
@@ -180,6 +208,8 @@ static void engine_closed(void *owner)
     for (size_t i = 0; i < 2; i++)
         uv_close((uv_handle_t *)&server->signals[i], NULL);
     audit_socket_close(BG_TAKE(server->engine->audit_socket));
+    if (server->opts->shared)
+        uv_close((uv_handle_t *)&server->life, NULL);
     uv_unref((uv_handle_t *)&server->drain); /* it is only for what is still open now */
 }
 
@@ -212,6 +242,39 @@ static void supervisor_gone(void *owner)
 {
     struct server *server = owner;
     engine_drain(server->engine, stop, server);
+}
+
+static void retire_timed_out(uv_timer_t *timer)
+{
+    struct server *server = timer->data;
+    engine_drain(server->engine, stop, server);
+}
+
+/* Others have taken our place, or the process that started us has gone. What is being set up may
+ * still bring its request, for a while: a client that has got an answer to CONNECT would take the
+ * end of the connection for a failure. */
+static void retire(uv_poll_t *life, int status, int events)
+{
+    struct server *server = life->data;
+    (void)status;
+    (void)events;
+    (void)uv_poll_stop(life); /* fails only when closing */
+    if (server->stopping)
+        return;
+    intake_stop(server->intake);
+    (void)uv_timer_start(&server->drain, retire_timed_out, BG_PROXY_RETIRE_MS,
+                         0);                     /* fails only when closing */
+    engine_retire(server->engine, stop, server); /* last: may end us */
+}
+
+static int watch_life(struct server *server, struct bg_err *err)
+{
+    int r = uv_poll_init(&server->loop, &server->life, server->opts->shared->life_fd);
+    if (r < 0)
+        return bg_err_set(err, r, "life: %s", uv_strerror(r));
+    server->life.data = server;
+    (void)uv_poll_start(&server->life, UV_READABLE, retire); /* fails only when closing */
+    return 0;
 }
 
 static void signalled(uv_signal_t *handle, int number)
@@ -300,14 +363,18 @@ static int open_loop(struct server *server, struct bg_err *err)
     const struct intake_opts intake_opts = {.engine = server->engine,
                                             .fd = opts->fd,
                                             .listening = opts->listening,
+                                            .clients = opts->clients,
                                             .on_end = supervisor_gone,
                                             .on_closed = intake_closed,
                                             .owner = server};
     r = intake_open(&server->loop, &intake_opts, &server->intake, err);
     (void)uv_timer_init(&server->loop, &server->drain); /* cannot fail */
+    server->drain.data = server;
     if (r == 0 && opts->audit_socket_fd >= 0)
         r = open_audit_socket(server, err);
-    return r < 0 ? r : watch_signals(server, err);
+    if (r == 0)
+        r = watch_signals(server, err);
+    return r == 0 && opts->shared ? watch_life(server, err) : r;
 }
 
 static void run(struct server *server)
@@ -327,6 +394,10 @@ int serve_run(const struct serve_opts *opts, struct bg_err *err)
     bool landlock;
     /* One arena: threads resolve names and hold nothing, and memory should stay small. */
     (void)mallopt(M_ARENA_MAX, 1);
+    /* Queues come and go with each piece of a body: some memory is kept for them, or the kernel
+     * would have to clear it every time. */
+    (void)mallopt(M_TRIM_THRESHOLD, KEPT_BYTES);
+    (void)mallopt(M_MMAP_THRESHOLD, KEPT_BYTES);
     bg_runner_ids(&uid, &gid);
     int r = load(&server, err);
     if (r == 0)
@@ -335,9 +406,12 @@ int serve_run(const struct serve_opts *opts, struct bg_err *err)
         audit_missing(&server);
         r = confine_finish(uid, gid, &landlock, err);
     }
+    if (r == 0 && opts->shared && write(opts->shared->ready_fd, "", 1) != 1)
+        r = bg_err_set(err, -EPIPE, "the process that started this one has gone");
     if (r == 0) {
-        bg_log(opts->log, BG_LOG_INFO, "serving: %zu rules, %zu secrets%s", server.policy.count,
-               server.secrets.count, landlock ? "" : "; this kernel has no Landlock");
+        bg_log(opts->log, opts->shared ? BG_LOG_DEBUG : BG_LOG_INFO,
+               "serving: %zu rules, %zu secrets%s", server.policy.count, server.secrets.count,
+               landlock ? "" : "; this kernel has no Landlock");
         run(&server);
     }
     free(server.engine);

@@ -13,7 +13,14 @@
 #include "net/tls_staple.h"
 #include "net/tls_tickets.h"
 
+/* OpenSSL writes and reads a record at a time; system calls are saved by doing some at once. */
+#define RECORD_MAX ((size_t)SSL3_RT_HEADER_LENGTH + SSL3_RT_MAX_ENCRYPTED_LENGTH)
+#define BATCH_SIZE (5 * RECORD_MAX)
+#define READ_SIZE  (4 * RECORD_MAX)
+
 struct tls_context {
+    uint8_t batch[BATCH_SIZE]; /* records of one tls_write */
+    size_t batch_size;
     SSL_CTX *server, *client;
     struct tls_ca *ca; /* NULL: cannot accept */
     BIO_METHOD *method;
@@ -21,15 +28,21 @@ struct tls_context {
 };
 
 struct tls_session {
+    struct tls_context *context;
     SSL *ssl;
     struct tls_tickets *tickets; /* towards an upstream, as the next two; borrowed */
     struct destination to;
+    enum tls_offer offer;      /* towards a guest */
     uint64_t tickets_until_ms; /* for how long those of this connection are good */
     int fd;
+    bool batching;   /* records go to the batch */
+    uint8_t *unsent; /* owned; records for which the socket had no room */
+    size_t unsent_at, unsent_size;
     uint8_t *prefix; /* owned; read before the socket is */
     size_t prefix_at, prefix_size;
     bool eof, wants_write;
-    int socket_error; /* negative errno of the last failed call */
+    bool wants_certificate; /* the upstream asked for ours; there is none */
+    int socket_error;       /* negative errno of the last failed call */
 };
 
 /* The BIO between OpenSSL and the socket: gives it the prefix first, and keeps errno. */
@@ -64,21 +77,80 @@ static int bio_read(BIO *bio, char *buffer, int size)
     return (int)n;
 }
 
+/* Returns how many bytes the socket took, or a negative errno. */
+static ssize_t send_some(int fd, const uint8_t *bytes, size_t size)
+{
+    ssize_t n;
+    do {
+        n = send(fd, bytes, size, MSG_NOSIGNAL);
+    } while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
+int tls_flush(struct tls_session *session)
+{
+    while (session->unsent) {
+        ssize_t n = send_some(session->fd, session->unsent + session->unsent_at,
+                              session->unsent_size - session->unsent_at);
+        session->wants_write = n == -EAGAIN;
+        if (n < 0)
+            return (int)n;
+        session->unsent_at += (size_t)n;
+        if (session->unsent_at == session->unsent_size) {
+            free(session->unsent);
+            session->unsent = NULL;
+        }
+    }
+    return 0;
+}
+
+/* Sends the batch, and keeps what the socket does not take. */
+static int send_batch(struct tls_session *session)
+{
+    const struct tls_context *context = session->context;
+    size_t sent = 0;
+    while (sent < context->batch_size) {
+        ssize_t n = send_some(session->fd, context->batch + sent, context->batch_size - sent);
+        if (n == -EAGAIN)
+            break;
+        if (n < 0)
+            return (int)n;
+        sent += (size_t)n;
+    }
+    size_t left = context->batch_size - sent;
+    if (left == 0)
+        return 0;
+    session->unsent = malloc(left);
+    if (!session->unsent)
+        return -ENOMEM;
+    memcpy(session->unsent, context->batch + sent, left);
+    session->unsent_at = 0;
+    session->unsent_size = left;
+    return 0;
+}
+
 static int bio_write(BIO *bio, const char *bytes, int size)
 {
     struct tls_session *session = BIO_get_data(bio);
     BIO_clear_retry_flags(bio);
     if (size <= 0)
         return 0;
-    ssize_t n;
-    do {
-        n = send(session->fd, bytes, (size_t)size, MSG_NOSIGNAL);
-    } while (n < 0 && errno == EINTR);
-    if (n < 0 && errno == EAGAIN)
+    if (session->batching) {
+        struct tls_context *context = session->context;
+        if ((size_t)size > sizeof context->batch - context->batch_size)
+            return -1; /* no record is so large */
+        memcpy(context->batch + context->batch_size, bytes, (size_t)size);
+        context->batch_size += (size_t)size;
+        return size;
+    }
+    ssize_t n = tls_flush(session); /* what it says in between has to wait its turn */
+    if (n == 0)
+        n = send_some(session->fd, (const uint8_t *)bytes, (size_t)size);
+    if (n == -EAGAIN)
         BIO_set_retry_write(bio);
     else if (n < 0)
-        session->socket_error = -errno;
-    return (int)n;
+        session->socket_error = (int)n;
+    return n < 0 ? -1 : (int)n;
 }
 
 static long bio_ctrl(BIO *bio, int command, long argument, void *pointer)
@@ -91,16 +163,21 @@ static long bio_ctrl(BIO *bio, int command, long argument, void *pointer)
     return command == BIO_CTRL_FLUSH;
 }
 
+/* As ALPN has them (RFC 7301): what we speak, HTTP/2 first. */
+static const unsigned char protocols[] = "\x02h2\x08http/1.1";
+#define PROTOCOLS_H2_SIZE 3u
+
 /* A guest that names protocols, and none of ours, is told so. */
 static int choose_protocol(SSL *ssl, const unsigned char **ret_name, unsigned char *ret_size,
                            const unsigned char *offered, unsigned offered_size, void *owner)
 {
-    static const unsigned char ours[] = "\x02h2\x08http/1.1";
-    (void)ssl;
+    const struct tls_session *session = SSL_get_app_data(ssl);
     (void)owner;
     unsigned char *chosen;
-    if (SSL_select_next_proto(&chosen, ret_size, ours, sizeof ours - 1, offered, offered_size) !=
-        OPENSSL_NPN_NEGOTIATED)
+    size_t left_out = session->offer == TLS_OFFER_H2_TOO ? 0 : PROTOCOLS_H2_SIZE;
+    if (SSL_select_next_proto(&chosen, ret_size, protocols + left_out,
+                              (unsigned)(sizeof protocols - 1 - left_out), offered,
+                              offered_size) != OPENSSL_NPN_NEGOTIATED)
         return SSL_TLSEXT_ERR_ALERT_FATAL;
     *ret_name = chosen;
     return SSL_TLSEXT_ERR_OK;
@@ -118,6 +195,7 @@ static SSL_CTX *new_ctx(const SSL_METHOD *method)
     (void)SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE |
                                     SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_read_ahead(ctx, 1);
+    SSL_CTX_set_default_read_buffer_len(ctx, READ_SIZE);
     SSL_CTX_set_security_level(ctx, 2);
     if (SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION) != 1 ||
         SSL_CTX_set_max_early_data(ctx, 0) != 1) {
@@ -168,6 +246,16 @@ static int set_up_tickets(struct tls_context *context, struct bg_err *err)
     return 0;
 }
 
+/* Goes on without one: many servers that ask can do without. */
+static int certificate_wanted(SSL *ssl, X509 **ret_certificate, EVP_PKEY **ret_key)
+{
+    struct tls_session *session = SSL_get_app_data(ssl);
+    (void)ret_certificate;
+    (void)ret_key;
+    session->wants_certificate = true;
+    return 0;
+}
+
 static int set_up_client(struct tls_context *context, const char *upstream_ca,
                          size_t upstream_ca_size, struct bg_err *err)
 {
@@ -176,6 +264,7 @@ static int set_up_client(struct tls_context *context, const char *upstream_ca,
         return tls_error(err, -EIO, "cannot set up TLS towards upstreams");
     ERR_clear_error(); /* a file of the default paths that is not there is no error */
     SSL_CTX_set_verify(context->client, SSL_VERIFY_PEER, NULL);
+    SSL_CTX_set_client_cert_cb(context->client, certificate_wanted);
     if (!tls_staple_set_up(context->client))
         return tls_error(err, -EIO, "cannot set up OCSP stapling");
     int r = set_up_tickets(context, err);
@@ -240,12 +329,13 @@ void tls_context_free(struct tls_context *context)
     free(context);
 }
 
-static int new_session(const struct tls_context *context, SSL_CTX *ctx, int fd,
-                       struct tls_session **ret, struct bg_err *err)
+static int new_session(struct tls_context *context, SSL_CTX *ctx, int fd, struct tls_session **ret,
+                       struct bg_err *err)
 {
     struct tls_session *session = calloc(1, sizeof *session);
     if (!session)
         return bg_err_errno(err, -ENOMEM, "TLS session");
+    session->context = context;
     session->fd = fd;
     session->ssl = SSL_new(ctx);
     BIO *bio = session->ssl ? BIO_new(context->method) : NULL;
@@ -260,24 +350,26 @@ static int new_session(const struct tls_context *context, SSL_CTX *ctx, int fd,
     return 0;
 }
 
-int tls_accept(struct tls_context *context, const struct destination *as, int fd,
-               const uint8_t *prefix, size_t prefix_size, struct tls_session **ret,
-               struct bg_err *err)
+int tls_accept(struct tls_context *context, const struct tls_accept_opts *opts,
+               struct tls_session **ret, struct bg_err *err)
 {
+    const struct tls_ca_leaf leaf = {opts->as, opts->allowed, opts->now_ms};
     struct tls_session *session;
-    int r = new_session(context, context->server, fd, &session, err);
+    int r = new_session(context, context->server, opts->fd, &session, err);
     if (r < 0)
         return r;
-    if (prefix_size > 0) {
-        session->prefix = malloc(prefix_size);
+    session->offer = opts->offer;
+    SSL_set_app_data(session->ssl, session);
+    if (opts->prefix_size > 0) {
+        session->prefix = malloc(opts->prefix_size);
         if (session->prefix)
-            memcpy(session->prefix, prefix, prefix_size);
+            memcpy(session->prefix, opts->prefix, opts->prefix_size);
         else
             r = bg_err_errno(err, -ENOMEM, "TLS session");
-        session->prefix_size = prefix_size;
+        session->prefix_size = opts->prefix_size;
     }
     if (r == 0)
-        r = tls_ca_use_leaf(context->ca, as, session->ssl, err);
+        r = tls_ca_use_leaf(context->ca, &leaf, session->ssl, err);
     if (r < 0) {
         tls_free(session);
         return r;
@@ -290,8 +382,7 @@ int tls_accept(struct tls_context *context, const struct destination *as, int fd
 int tls_connect(struct tls_context *context, const struct destination *to, enum tls_offer offer,
                 int fd, struct tls_session **ret, struct bg_err *err)
 {
-    static const unsigned char protocols[] = "\x02h2\x08http/1.1";
-    const size_t left_out = offer == TLS_OFFER_H2_TOO ? 0 : 3;
+    const size_t left_out = offer == TLS_OFFER_H2_TOO ? 0 : PROTOCOLS_H2_SIZE;
     struct tls_session *session;
     int r = new_session(context, context->client, fd, &session, err);
     if (r < 0)
@@ -350,6 +441,11 @@ static int status_of(struct tls_session *session, int result)
     }
 }
 
+bool tls_wants_certificate(const struct tls_session *session)
+{
+    return session->wants_certificate;
+}
+
 /* Why a handshake failed; r: of the call. */
 static int explain(const struct tls_session *session, int r, struct bg_err *err)
 {
@@ -401,18 +497,43 @@ ssize_t tls_read(struct tls_session *session, void *buffer, size_t size)
     ERR_clear_error();
     session->wants_write = false;
     int n = SSL_read(session->ssl, buffer, size > INT32_MAX ? INT32_MAX : (int)size);
-    return n > 0 ? n : status_of(session, n);
+    if (n > 0)
+        return n;
+    int r = status_of(session, n);
+    /* A server's ticket makes OpenSSL get a buffer to write with, which it would keep until it next
+     * does; perhaps nothing is written for a long time. */
+    if (r == -EAGAIN && !SSL_is_server(session->ssl))
+        (void)SSL_free_buffers(session->ssl); /* fails while something is in them */
+    return r;
 }
 
 ssize_t tls_write(struct tls_session *session, const void *bytes, size_t size)
 {
     ERR_clear_error();
     session->wants_write = false;
-    int n = SSL_write(session->ssl, bytes, size > INT32_MAX ? INT32_MAX : (int)size);
-    if (n > 0)
-        return n;
-    int r = status_of(session, n);
-    return r == 0 ? -EPIPE : r;
+    int r = tls_flush(session);
+    if (r < 0)
+        return r;
+    size_t taken = 0;
+    session->context->batch_size = 0;
+    session->batching = true;
+    while (r == 0 && taken < size && session->context->batch_size <= BATCH_SIZE - RECORD_MAX) {
+        size_t part =
+            size - taken < SSL3_RT_MAX_PLAIN_LENGTH ? size - taken : SSL3_RT_MAX_PLAIN_LENGTH;
+        int n = SSL_write(session->ssl, (const uint8_t *)bytes + taken, (int)part);
+        if (n > 0) {
+            taken += (size_t)n;
+            continue;
+        }
+        r = status_of(session, n);
+        if (r == 0)
+            r = -EPIPE;
+    }
+    session->batching = false;
+    int sent = send_batch(session);
+    if (sent < 0)
+        return sent;
+    return taken > 0 ? (ssize_t)taken : r;
 }
 
 int tls_close_notify(struct tls_session *session)
@@ -439,6 +560,7 @@ void tls_free(struct tls_session *session)
         SSL_set_shutdown(session->ssl, SSL_SENT_SHUTDOWN);
     SSL_free(session->ssl);
     free(session->prefix);
+    free(session->unsent);
     free(session);
 }
 

@@ -15,6 +15,7 @@
 
 #include "common/io.h"
 #include "common/limits.h"
+#include "net/bucket.h"
 
 #define KEY_FILE         "ca.key"
 #define CERTIFICATE_FILE "ca.pem"
@@ -31,6 +32,7 @@
 struct leaf {
     char host[DESTINATION_HOST_SIZE];
     X509 *certificate; /* NULL: free slot */
+    bool allowed;      /* by a rule */
     time_t minted;
     uint64_t last_use;
 };
@@ -41,6 +43,7 @@ struct tls_ca {
     EVP_PKEY *leaf_key;
     struct leaf *leaves; /* BG_EGRESS_LEAVES_MAX */
     uint64_t uses;
+    struct bucket minting; /* what is left of the rate of new leaves */
 };
 
 int tls_error(struct bg_err *err, int code, const char *what)
@@ -560,38 +563,65 @@ static X509 *mint(struct tls_ca *ca, const struct destination *destination)
     return x;
 }
 
-/* The cached leaf for the host, or the slot where a new one goes: a free or the longest unused. */
-static struct leaf *find_slot(struct tls_ca *ca, const char *host)
+/* The cached leaf for the host, or the slot where a new one goes: a free one or that of the leaf
+ * which is unused for longest; of a host that is not allowed only in the place of another such.
+ * NULL: there is none. */
+static struct leaf *find_slot(struct tls_ca *ca, const struct tls_ca_leaf *what)
 {
-    struct leaf *oldest = &ca->leaves[0];
+    struct leaf *oldest = NULL;
     for (size_t i = 0; i < BG_EGRESS_LEAVES_MAX; i++) {
         struct leaf *leaf = &ca->leaves[i];
-        if (leaf->certificate && strcmp(leaf->host, host) == 0)
+        if (leaf->certificate && strcmp(leaf->host, what->destination->host) == 0)
             return leaf;
-        if (oldest->certificate && (!leaf->certificate || leaf->last_use < oldest->last_use))
+        if (leaf->certificate && leaf->allowed && !what->allowed)
+            continue;
+        if (!oldest ||
+            (oldest->certificate && (!leaf->certificate || leaf->last_use < oldest->last_use)))
             oldest = leaf;
     }
     return oldest;
 }
 
-int tls_ca_use_leaf(struct tls_ca *ca, const struct destination *destination, SSL *ssl,
-                    struct bg_err *err)
+static bool is_fresh(const struct leaf *leaf, const char *host, time_t now)
 {
-    struct leaf *leaf = find_slot(ca, destination->host);
-    time_t now = time(NULL);
-    bool fresh = leaf->certificate && strcmp(leaf->host, destination->host) == 0 &&
-                 now >= leaf->minted && now - leaf->minted < LEAF_FRESH_S;
-    if (!fresh) {
-        X509 *certificate = mint(ca, destination);
-        if (!certificate)
-            return tls_error(err, -EIO, "cannot make a certificate");
-        X509_free(leaf->certificate);
-        *leaf = (struct leaf){.certificate = certificate, .minted = now};
-        (void)snprintf(leaf->host, sizeof leaf->host, "%s", destination->host);
-    }
-    leaf->last_use = ++ca->uses;
-    if (SSL_use_certificate(ssl, leaf->certificate) != 1 ||
-        SSL_use_PrivateKey(ssl, ca->leaf_key) != 1)
+    return leaf && leaf->certificate && strcmp(leaf->host, host) == 0 && now >= leaf->minted &&
+           now - leaf->minted < LEAF_FRESH_S;
+}
+
+static int use(const struct tls_ca *ca, X509 *certificate, SSL *ssl, struct bg_err *err)
+{
+    if (SSL_use_certificate(ssl, certificate) != 1 || SSL_use_PrivateKey(ssl, ca->leaf_key) != 1)
         return tls_error(err, -EIO, "cannot use a certificate");
+    return 0;
+}
+
+int tls_ca_use_leaf(struct tls_ca *ca, const struct tls_ca_leaf *what, SSL *ssl, struct bg_err *err)
+{
+    const char *host = what->destination->host;
+    struct leaf *leaf = find_slot(ca, what);
+    time_t now = time(NULL);
+    if (is_fresh(leaf, host, now)) {
+        leaf->last_use = ++ca->uses;
+        leaf->allowed |= what->allowed;
+        return use(ca, leaf->certificate, ssl, err);
+    }
+    if (!ca->minting.size)
+        bucket_init(&ca->minting, BG_EGRESS_MINT_BURST, BG_EGRESS_MINT_RATE, what->now_ms);
+    if (!bucket_take(&ca->minting, what->allowed ? 0 : BG_EGRESS_MINT_ALLOWED, what->now_ms))
+        return bg_err_set(err, -EAGAIN, "certificates for too many new names are asked for");
+    X509 *certificate = mint(ca, what->destination);
+    if (!certificate)
+        return tls_error(err, -EIO, "cannot make a certificate");
+    int r = use(ca, certificate, ssl, err);
+    if (r < 0 || !leaf) { /* the session holds it as long as it needs it */
+        X509_free(certificate);
+        return r;
+    }
+    X509_free(leaf->certificate);
+    *leaf = (struct leaf){.certificate = certificate,
+                          .allowed = what->allowed,
+                          .minted = now,
+                          .last_use = ++ca->uses};
+    (void)snprintf(leaf->host, sizeof leaf->host, "%s", host);
     return 0;
 }

@@ -43,9 +43,18 @@ int tls_ca_forget(const char *data_dir, bool (*is_used)(void *owner, const char 
 /* Path of the certificate, heap, the caller's; NULL: out of memory. */
 char *tls_ca_path(const char *data_dir);
 
-/* Gives the session a certificate for the destination's host: one from the cache, or a new one. All
- * leaves of a process share a key that is never stored. Errors: -ENOMEM and OpenSSL's, as -EIO. */
-int tls_ca_use_leaf(struct tls_ca *ca, const struct destination *destination, SSL *ssl,
+/* Whom a certificate is for. */
+struct tls_ca_leaf {
+    const struct destination *destination;
+    bool allowed;    /* by a rule; others take no place in the cache, and no part of the rate, that
+                        allowed ones may want */
+    uint64_t now_ms; /* of a clock that only goes forward */
+};
+
+/* Gives the session a certificate for a host: one from the cache, or a new one. All leaves of a
+ * process share a key that is never stored.
+ * Errors: -EAGAIN too many new names in this time; -ENOMEM and OpenSSL's, as -EIO. */
+int tls_ca_use_leaf(struct tls_ca *ca, const struct tls_ca_leaf *what, SSL *ssl,
                     struct bg_err *err) BG_MUST_CHECK;
 
 /* Takes the first entry of OpenSSL's error queue into err, and empties the queue. Returns code. */

@@ -30,6 +30,7 @@ static const char *const policy_forms[] = {
     "check FILE",         "show FILE|SANDBOX", "test FILE|SANDBOX [METHOD] URL [-H 'NAME: VALUE']",
     "apply SANDBOX FILE", "learn SANDBOX",     NULL};
 static const char *const ca_forms[] = {"show [--pem|--json]", "rotate [--json]", NULL};
+static const char *const proxy_forms[] = {"--listen ADDRESS:PORT [OPTIONS]", "ca-path", NULL};
 static const char *const secret_forms[] = {"set NAME [--from-env VAR]", "ls", "rm NAME", NULL};
 
 static int run_help(struct app *app, const struct args *args)
@@ -129,6 +130,16 @@ const struct command cmd_ca = {
     .forms = ca_forms,
     .details = "The egress proxy reads TLS with it. Its own options: bellglass ca --help",
     .helper = "bellglass-ca",
+};
+
+const struct command cmd_proxy = {
+    .name = "proxy",
+    .summary = "serve the egress proxy on its own, for containers and CI",
+    .forms = proxy_forms,
+    .details =
+        "The same rules, secrets and audit as a sandbox's, as an HTTP forward proxy. Its own "
+        "options: bellglass proxy --help",
+    .helper = "bellglass-proxy",
 };
 
 const struct command cmd_secret = {

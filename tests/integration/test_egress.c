@@ -103,13 +103,13 @@ static void the_guest_sends_a_placeholder_and_the_service_gets_the_secret(void *
                                   "https://echo.test:%d/path?q=$TOKEN",
                                   echo.https);
     /* The service answers with what it got; the guest sees what it sent. */
-    assert_non_null(strstr(answer, vm_text(vm, "X-Key: %s\r\n", placeholder)));
+    assert_non_null(strstr(answer, vm_text(vm, "x-key: %s\r\n", placeholder)));
     assert_null(strstr(answer, secret));
     const char *basic = vm_host(vm, "printf 'user:%s' | base64 -w0", secret);
     assert_null(strstr(answer, basic));
     const char *arrived = vm_read(vm, echo.log, NULL);
-    assert_non_null(strstr(arrived, vm_text(vm, "X-Key: %s\r\n", secret)));
-    assert_non_null(strstr(arrived, vm_text(vm, "Authorization: Basic %s\r\n", basic)));
+    assert_non_null(strstr(arrived, vm_text(vm, "x-key: %s\r\n", secret)));
+    assert_non_null(strstr(arrived, vm_text(vm, "authorization: Basic %s\r\n", basic)));
     /* In the query it stays a placeholder. */
     assert_non_null(strstr(arrived, vm_text(vm, "?q=%s", placeholder)));
     json_t *line = last_audit(vm, s, "echo.test");

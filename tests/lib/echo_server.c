@@ -166,8 +166,9 @@ static bool shake_hands(struct conn *conn)
 {
     struct server *server = conn->server;
     struct bg_err err;
+    const struct tls_accept_opts opts = {.as = &server->host, .allowed = true, .fd = conn->fd};
     (void)pthread_mutex_lock(&server->lock); /* fails only for a mutex that is none */
-    int r = tls_accept(server->tls, &server->host, conn->fd, NULL, 0, &conn->tls, &err);
+    int r = tls_accept(server->tls, &opts, &conn->tls, &err);
     (void)pthread_mutex_unlock(&server->lock);
     return r == 0 && tls_handshake(conn->tls, &err) == 0;
 }

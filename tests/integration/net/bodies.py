@@ -456,10 +456,11 @@ def test_shows_rules_of_bodies(world):
 
 
 def test_takes_the_policies_of_the_documentation(world):
-    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../docs/policy.md"),
-              encoding="utf-8") as f:
-        examples = re.findall(r"^```yaml\n(.*?)^```", f.read(), re.MULTILINE | re.DOTALL)
-    if len(examples) < 2 or not any("body:" in example for example in examples):
+    examples, folder = [], os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../docs")
+    for name in ("policy.md", "egress.md"):
+        with open(os.path.join(folder, name), encoding="utf-8") as f:
+            examples += re.findall(r"^```yaml\n(.*?)^```", f.read(), re.MULTILINE | re.DOTALL)
+    if len(examples) < 3 or not any("body:" in example for example in examples):
         raise Failure(f"{len(examples)} examples")
     for example in examples:
         path = os.path.join(world.folder, "example.yaml")

@@ -65,10 +65,11 @@ class Certificates:
         return name
 
     def make(self, name, issuer, alt_names, days=2, key=("ec", "-pkeyopt",
-                                                         "ec_paramgen_curve:P-256"), digest="sha256"):
+                                                         "ec_paramgen_curve:P-256"), digest="sha256",
+             usage="serverAuth"):
         config = self.path(name + ".cnf")
         with open(config, "w", encoding="ascii") as f:
-            f.write(f"subjectAltName={alt_names}\nextendedKeyUsage=serverAuth\n")
+            f.write(f"subjectAltName={alt_names}\nextendedKeyUsage={usage}\n")
         run("openssl", "req", "-new", "-newkey", *key, "-nodes", "-keyout", self.path(name + ".key"),
             "-out", self.path(name + ".csr"), "-subj", "/CN=upstream")
         signer = (["-CA", self.path(issuer + ".pem"), "-CAkey", self.path(issuer + ".key"),

@@ -91,7 +91,7 @@ class Peer:
     def send(self, stream, headers=None, data=b"", end=True):
         if headers is not None:
             self.h2.send_headers(stream, headers, end_stream=end and not data)
-        while data:
+        while data and not self.is_over(stream):
             room = min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size)
             if room == 0:
                 self.flush()
@@ -100,6 +100,12 @@ class Peer:
             part, data = data[:room], data[room:]
             self.h2.send_data(stream, part, end_stream=end and not data)
         self.flush()
+
+
+    def is_over(self, stream):
+        """The peer has said that it takes no more of it."""
+        return any(isinstance(e, h2.events.StreamReset) and e.stream_id == stream
+                   for e in self.pending)
 
 
 class Client(Peer):
@@ -325,6 +331,18 @@ def test_h2_requests_are_decided_one_by_one(world):
     check_audit(s.proxy, ({"decision": "deny", "reason": "host-not-allowed"},))
 
 
+def test_h2_refusals_are_whole_whatever_the_body(world):
+    """The answer comes before the body has, and must not be taken back by what comes of it."""
+    s = setting(world)
+    for size in (0, 1, 300000):
+        with client(world, 443, host="e.test") as c:
+            answer = c.get(443, host="e.test", method="POST", body=b"x" * size)
+        want(f"{size} bytes", (answer.status, answer.reset or 0), (403, 0))
+        if b"--allow" not in answer.body:
+            raise Failure(repr(answer))
+        check_audit(s.proxy, ({"decision": "deny", "reason": "host-not-allowed"},))
+
+
 def test_h2_placeholders_in_pseudo_headers_stay(world):
     """15: in :path by a rule only, in :authority never."""
     s, seen = setting(world), []
@@ -484,6 +502,41 @@ def test_h2_holds_little_for_a_guest_that_does_not_read(world):
     if held > 12288 or sent[0] > 64 << 20:
         raise Failure(f"{held} KiB held, {sent[0]} bytes taken")
     want("end", proxy.stop(), 0)
+
+
+def test_h2_goes_on_for_a_guest_that_reads_late(world):
+    s = setting(world)
+    body = os.urandom(1 << 20) * 24  # more than the kernel holds
+    stuck = threading.Event()
+
+    def script(connection):
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += read_exactly(connection, 1)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+        at = 0
+        connection.settimeout(0.5)
+        while at < len(body) and not stuck.is_set():
+            try:
+                at += connection.send(body[at:at + 65536])
+            except TimeoutError:
+                stuck.set()
+        connection.settimeout(DEADLINE_S)
+        connection.sendall(body[at:])
+        read_to_end(connection)
+
+    s.good.expect(script)
+    with client(world, s.good.port) as c:
+        # So that it is the connection that holds it up, and not a window.
+        c.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 32 << 20})
+        c.h2.increment_flow_control_window(32 << 20)
+        stream = c.ask(s.good.port)
+        if not stuck.wait(DEADLINE_S):
+            raise Failure("it was never held up")
+        got = c.answers(stream)[0]
+    want("answer", (got.status, got.body == body), (200, True))
+    settle(s.good)
+    s.proxy.audit_skip()
 
 
 # --- upstreams that misbehave ---
@@ -731,6 +784,28 @@ def test_h2_refuses_more_streams_than_it_offers(world):
     go_on.set()
     s.good.settle()
     s.proxy.audit_skip()
+
+
+def test_h2_connections_and_streams_count(world):
+    s = setting(world)
+    proxy = world.make("http2-few", s.allow, options=["--connections=5"])
+    proxy.audit(1)  # LOST
+    s.good.expect(serve_requests)
+    with contextlib.ExitStack() as held:
+        clients = [held.enter_context(client(world, s.good.port, proxy=proxy)) for _ in range(3)]
+        for c in clients:
+            want("alone", c.get(s.good.port).status, 200)
+        others = [held.enter_context(contextlib.closing(proxy.connect("h.test", s.good.port)[0]))
+                  for _ in range(2)]
+        refused = clients[0].get(s.good.port)
+        want("a stream too many", refused.reset, h2.errors.ErrorCodes.REFUSED_STREAM)
+        want("a connection too many", proxy.connect("h.test", s.good.port)[1], -11)
+        others[0].close()
+        deadline = time.monotonic() + DEADLINE_S
+        while clients[1].get(s.good.port).status != 200:
+            if time.monotonic() > deadline:
+                raise Failure("a place did not become free")
+    want("end", proxy.stop(), 0)
 
 
 # --- lifetimes ---

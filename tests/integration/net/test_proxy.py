@@ -22,6 +22,8 @@ import zlib
 import audit
 import bodies
 import ca
+import catalogue
+import forward
 import harness
 import http2
 import links
@@ -34,7 +36,8 @@ from world import (OK, PUBLIC, PUBLIC_6, Internet, World, check_audit, check_gue
                    read_response, request, run_row, serve_requests, wrap)
 
 # Further files of tests: each function named test_* takes the world.
-MODULES = [sys.modules[__name__], audit, bodies, ca, http2, links, parent, rules, upstream_tls]
+MODULES = [sys.modules[__name__], audit, bodies, ca, catalogue, forward, http2, links, parent, rules,
+           upstream_tls]
 
 # --- what a table cannot say ---
 
@@ -401,6 +404,55 @@ def test_answers_a_guest_that_has_ended_its_sending(world):
         if read_to_end(connection):
             raise Failure("more than the answer")
     drain_after(world.proxy, 1)
+
+
+def test_is_a_proxy_that_guests_can_talk_to(world):
+    """Beside taking what they send to others: for programs that want one by its name."""
+    http, https = world.upstreams["http"], world.upstreams["good"]
+    proxy = "proxy.bellglass.internal"
+    got = []
+
+    def script(connection):
+        got.append(read_head(connection))
+        connection.sendall(OK)
+        read_to_end(connection)
+
+    http.expect(script)
+    https.expect(script)
+    connection, status = world.proxy.connect(proxy, 3128)
+    with connection:
+        connection.sendall(b"GET http://h.test:%d/x HTTP/1.1\r\nHost: h.test:%d\r\n\r\n"
+                           % (http.port, http.port))
+        check_guest(connection, OK, [])
+        connection.sendall(b"GET http://refused.test/ HTTP/1.1\r\nHost: refused.test\r\n\r\n")
+        check_guest(connection, (403, b"--allow refused.test"), [])
+    connection, status = world.proxy.connect(proxy, 3128)
+    with connection:
+        connection.sendall(b"CONNECT k.test:%d HTTP/1.1\r\nHost: k.test:%d\r\n\r\n"
+                           % (https.port, https.port))
+        if b" 200 " not in read_head(connection):
+            raise Failure("no tunnel")
+        with wrap(connection, world.proxy, "k.test") as tls:
+            tls.sendall(request(b"/", b"A: " + harness.PLACEHOLDERS["KEY"].encode() + b"\r\n",
+                                https.port, b"k.test"))
+            if b" 200 " not in read_head(tls):
+                raise Failure("no answer")
+    http.settle()
+    https.settle()
+    if not got[0].startswith(b"GET /x HTTP/1.1\r\n") or harness.SECRETS["KEY"].encode() not in got[1]:
+        raise Failure(f"the upstreams got {got}")
+    check_audit(world.proxy, ({"decision": "allow", "scheme": "http", "host": "h.test"},
+                              {"decision": "deny", "reason": "host-not-allowed"},
+                              {"decision": "allow", "scheme": "https", "secrets": ["KEY"]}))
+    # By no other port or form.
+    for port, form in ((3129, 1), (3128, 2)):
+        connection, status = world.proxy.connect(proxy, port, form)
+        if status == 0:
+            with connection:
+                connection.sendall(b"GET http://h.test:%d/ HTTP/1.1\r\nHost: h.test:%d\r\n\r\n"
+                                   % (http.port, http.port))
+                check_guest(connection, (403, b"not allowed"), [])
+    check_audit(world.proxy, ({"decision": "deny"},) * 2)
 
 
 def client_hello(proxy, name):
@@ -869,6 +921,32 @@ def test_is_a_forward_proxy(world):
     lines = [json.loads(line) for line in forward.stop().splitlines() if line.startswith("{")]
     if [line["decision"] for line in lines] != ["allow", "deny", "deny", "allow", "deny"]:
         raise Failure(f"{lines}")
+
+
+def test_holds_a_tunnel_to_its_name(world):
+    """41: CONNECT to one host, and another one's server name inside."""
+    https = world.upstreams["good"]
+    https.expect(None)
+    rules = [f"{host}:{https.port}=127.0.0.1" for host in ("h.test", "e.test")]
+    forward = Forward(world, "--allow", rules[0], "--allow", rules[1])
+    for name in ("e.test", "nobody.test"):
+        with forward.connect() as connection:
+            connection.sendall(b"CONNECT h.test:%d HTTP/1.1\r\nHost: h.test:%d\r\n\r\n"
+                               % (https.port, https.port))
+            if b" 200 " not in read_head(connection):
+                raise Failure("no tunnel")
+            try:
+                wrap(connection, world.proxy, name).close()
+            except ssl.SSLError as e:
+                if "unrecognized name" in str(e).lower().replace("_", " "):
+                    continue
+                raise
+            raise Failure("the handshake did not fail")
+    lines = [json.loads(line) for line in forward.stop().splitlines() if line.startswith("{")]
+    if [line["reason"] for line in lines if line["decision"] == "deny"] != ["identity-mismatch"] * 2:
+        raise Failure(f"{lines}")
+    if https.settle()[0]:
+        raise Failure("an upstream was reached")
 
 
 def test_lets_nothing_out_when_the_audit_log_is_full(world):

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -22,6 +23,7 @@
 #include <cmocka.h>
 
 #include "common/io.h"
+#include "common/limits.h"
 #include "guest/interface.h"
 #include "tests/unit/guest/client.h"
 
@@ -321,6 +323,47 @@ static void much_data_waits_for_a_slow_host(void **state)
     (void)close(fd);
 }
 
+/* The host's side of the next connection; nobody reads on it what is asked for. */
+static int take_any(const struct world *world)
+{
+    int fd = accept4(world->host_fd, NULL, NULL, SOCK_CLOEXEC);
+    assert_true(fd >= 0);
+    return fd;
+}
+
+static void further_connections_wait_for_one_to_end(void **state)
+{
+    enum { OVER = 5, COUNT = BG_AGENT_EGRESS_MAX + OVER };
+    static int guests[COUNT], hosts[COUNT];
+    const struct world *world = *state;
+    const uint8_t address[4] = {10, 0, 0, 1};
+    struct rlimit limit;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    struct rlimit raised = {limit.rlim_max, limit.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &raised), 0);
+    for (int i = 0; i < COUNT; i++) {
+        guests[i] = dial4(address, 80);
+        if (i < BG_AGENT_EGRESS_MAX)
+            hosts[i] = take_any(world);
+    }
+    /* The others are not taken up meanwhile: the agent has answered this since they were there. */
+    uint8_t ignored[16];
+    assert_int_equal(ask("127.0.0.53", "busy", 1, 60000, ignored), 4);
+    struct pollfd p = {.fd = world->host_fd, .events = POLLIN};
+    assert_int_equal(poll(&p, 1, 0), 0);
+    for (int i = 0; i < OVER; i++) {
+        (void)close(hosts[i]);
+        assert_true(client_at_end(guests[i]));
+        (void)close(guests[i]);
+        hosts[BG_AGENT_EGRESS_MAX + i] = take_any(world);
+    }
+    for (int i = OVER; i < COUNT; i++) {
+        (void)close(hosts[i]);
+        (void)close(guests[i]);
+    }
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+}
+
 static void other_traffic_is_refused_at_once(void **state)
 {
     (void)state;
@@ -335,6 +378,45 @@ static void other_traffic_is_refused_at_once(void **state)
             n = recv(fd, &byte, 1, 0);
         assert_int_equal(n, -1);
         assert_true(errno == EPERM || errno == ECONNREFUSED);
+    }
+}
+
+/* Whoever is root in the guest makes packets of any protocol. */
+static void raw_packets_are_refused_at_once(void **state)
+{
+    (void)state;
+    static const uint8_t echo4[] = {8, 0, 0xf7, 0xfe, 0, 1, 0, 0};
+    static const uint8_t echo6[] = {128, 0, 0, 0, 0, 1, 0, 0};
+    /* INIT from port 1 to 2 (RFC 9260 §3.3.2); nobody looks at the checksum before it is sent. */
+    static const uint8_t sctp[] = {0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 20,
+                                   0, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 1, 0, 0, 0, 1};
+    static const uint8_t udp[] = {0, 1, 1, 187, 0, 9, 0, 0, 'x'};
+    static const uint8_t gre[] = {0, 0, 8, 0, 'x'};
+    static const struct {
+        int protocol;
+        const uint8_t *bytes;
+        size_t size;
+    } cases[] = {
+        {IPPROTO_ICMP, echo4, sizeof echo4}, {IPPROTO_ICMPV6, echo6, sizeof echo6},
+        {IPPROTO_SCTP, sctp, sizeof sctp},   {IPPROTO_UDP, udp, sizeof udp},
+        {IPPROTO_GRE, gre, sizeof gre},      {253, gre, sizeof gre}, /* RFC 3692: for trying */
+    };
+    const struct sockaddr_in to4 = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x08080808)};
+    struct sockaddr_in6 to6 = {.sin6_family = AF_INET6};
+    assert_int_equal(inet_pton(AF_INET6, "2001:db8::1", &to6.sin6_addr), 1);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        for (int v6 = 0; v6 < 2; v6++) {
+            if (cases[i].protocol == (v6 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+                continue;
+            BG_AUTOCLOSE int fd =
+                socket(v6 ? AF_INET6 : AF_INET, SOCK_RAW | SOCK_CLOEXEC, cases[i].protocol);
+            assert_true(fd >= 0);
+            ssize_t n =
+                sendto(fd, cases[i].bytes, cases[i].size, 0,
+                       v6 ? (const void *)&to6 : (const void *)&to4, v6 ? sizeof to6 : sizeof to4);
+            if (n != -1 || errno != EPERM)
+                fail_msg("protocol %d, v6 %d: %zd, %s", cases[i].protocol, v6, n, strerror(errno));
+        }
     }
 }
 
@@ -409,7 +491,9 @@ int main(void)
         TEST(connects_to_literal_addresses),
         TEST(a_refused_connection_is_reset),
         TEST(much_data_waits_for_a_slow_host),
+        TEST(further_connections_wait_for_one_to_end),
         TEST(other_traffic_is_refused_at_once),
+        TEST(raw_packets_are_refused_at_once),
         TEST(the_loopback_is_left_alone),
         TEST(the_network_is_started_again),
     };

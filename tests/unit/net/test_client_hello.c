@@ -18,6 +18,7 @@ struct recipe {
     size_t server_name_size; /* 0: strlen */
     const char *alpn;        /* encoded list */
     size_t padding;          /* bytes of one more extension */
+    uint16_t padding_type;   /* 0: padding */
     size_t record_size;      /* fragment size; 0: one record */
     bool twice;              /* the server name extension, two times */
     uint8_t name_type;
@@ -50,7 +51,7 @@ static size_t make_body(const struct recipe *recipe, uint8_t *out)
         bg_writer_bytes(&e, recipe->alpn, strlen(recipe->alpn));
     }
     if (recipe->padding) {
-        bg_writer_u16be(&e, 21);
+        bg_writer_u16be(&e, recipe->padding_type ? recipe->padding_type : 21);
         bg_writer_u16be(&e, (uint16_t)recipe->padding);
         bg_writer_bytes(&e, zeros, recipe->padding);
     }
@@ -116,6 +117,19 @@ static void finds_name_and_protocols(void **state)
     const struct recipe bare = {0};
     assert_int_equal(parse(&bare, &hello), 0);
     assert_false(hello.has_server_name || hello.has_alpn);
+}
+
+static void sees_that_a_name_may_be_hidden(void **state)
+{
+    (void)state;
+    static const uint16_t types[] = {0xfe0d, 0xffce, 0xfe0c};
+    for (size_t i = 0; i < 3; i++) {
+        struct client_hello hello;
+        const struct recipe recipe = {
+            .server_name = "a.org", .padding = 200, .padding_type = types[i]};
+        assert_int_equal(parse(&recipe, &hello), 0);
+        assert_true(hello.has_server_name && hello.has_ech == (i < 2));
+    }
 }
 
 static void joins_fragments_of_any_size(void **state)
@@ -251,6 +265,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(finds_name_and_protocols),
+        cmocka_unit_test(sees_that_a_name_may_be_hidden),
         cmocka_unit_test(joins_fragments_of_any_size),
         cmocka_unit_test(asks_for_more_at_every_truncation),
         cmocka_unit_test(refuses_odd_names),

@@ -12,6 +12,7 @@
 #include <zstd.h>
 
 #include "net/buffer.h"
+#include "common/limits.h"
 #include "net/decode.h"
 
 static const char text[] = "A text, a text, a text that is told again and again and again.\n";
@@ -219,7 +220,7 @@ static void bounds_the_ratio(void **state)
     uint64_t total = 0;
     int r = 0;
     assert_int_equal(make("zstd", "", &d), 0);
-    while (r == 0 && total < 2 * DECODE_FREE_MAX) {
+    while (r == 0 && total < 2 * BG_EGRESS_UNFOLD_FREE) {
         const uint8_t *bytes = buffer_bytes(&coded);
         size_t left = buffer_size(&coded);
         do {
@@ -230,7 +231,7 @@ static void bounds_the_ratio(void **state)
         } while (r == 0 && (used > 0 || made > 0));
     }
     assert_int_equal(r, -E2BIG);
-    assert_true(total <= DECODE_FREE_MAX + sizeof piece);
+    assert_true(total <= BG_EGRESS_UNFOLD_FREE + sizeof piece);
     decoder_free(d);
     buffer_reset(&coded);
 }

@@ -10,7 +10,9 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/limits.h"
@@ -185,12 +187,57 @@ static void refuses_a_damaged_file(void **state)
 
 #define EACH(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 
+#define CHILDREN 4
+#define TAKEN    5000
+
+/* Each of several processes takes all that it can get. */
+static void counts_exactly_with_many_processes(void **state)
+{
+    (void)state;
+    struct ledger *ledger;
+    int fd = memfd_create("ledger", MFD_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(ledger_open_fd(fd, "counts", &ledger, NULL), 0);
+    (void)attached(ledger, 7, TAKEN); /* as the first worker does, before there are others */
+    unsigned *got = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(got != MAP_FAILED);
+    pid_t pids[CHILDREN];
+    for (size_t i = 0; i < CHILDREN; i++) {
+        pids[i] = fork();
+        assert_true(pids[i] >= 0);
+        if (pids[i] > 0)
+            continue;
+        struct ledger *own;
+        struct policy_meter m = {.key = 7, .requests_max = TAKEN};
+        if (ledger_open_fd(fd, "counts", &own, NULL) < 0 || ledger_attach(own, &m, NULL) < 0)
+            _exit(1);
+        for (int n = 0; n < TAKEN; n++)
+            got[i] += policy_meter_spend(&m, 1) == POLICY_SPENT;
+        _exit(0);
+    }
+    unsigned sum = 0;
+    for (size_t i = 0; i < CHILDREN; i++) {
+        int status;
+        assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
+        assert_int_equal(status, 0);
+        sum += got[i];
+    }
+    assert_int_equal(sum, TAKEN);
+    (void)munmap(got, 4096);
+    ledger_close(ledger);
+    (void)close(fd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        EACH(remembers_what_was_counted),      EACH(looks_without_counting),
-        EACH(tells_meters_with_one_key_apart), EACH(keeps_rates_over_a_start_of_the_host),
-        EACH(finds_room_for_a_whole_policy),   EACH(refuses_a_damaged_file),
+        EACH(remembers_what_was_counted),
+        EACH(looks_without_counting),
+        EACH(tells_meters_with_one_key_apart),
+        EACH(keeps_rates_over_a_start_of_the_host),
+        EACH(finds_room_for_a_whole_policy),
+        EACH(refuses_a_damaged_file),
+        cmocka_unit_test(counts_exactly_with_many_processes),
     };
     return cmocka_run_group_tests_name("net-ledger", tests, NULL, NULL);
 }

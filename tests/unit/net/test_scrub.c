@@ -390,6 +390,114 @@ static void reads_what_escapes_begin_with(void **state)
     check(secrets, "\\\\\\\\%%%%&&&&===", "\\\\\\\\%%%%&&&&===", 0);
 }
 
+/* Lets every place of a text have a closer look. */
+static void open_hints(struct secrets *secrets)
+{
+    struct scrub scrub;
+    scrub_init(&scrub, secrets, ~UINT64_C(0), (struct sink){0});
+    scrub_done(&scrub);
+    for (size_t i = 0; i < secrets->hints->count; i++) {
+        memset(secrets->hints->items[i].may, 0xff, sizeof secrets->hints->items[i].may);
+        memset(secrets->hints->items[i].nibbles, 0xff, sizeof secrets->hints->items[i].nibbles);
+    }
+}
+
+static uint32_t next_random(uint32_t *state)
+{
+    *state = *state * 1664525u + 1013904223u;
+    return *state >> 8;
+}
+
+/* Texts of whole and broken forms, escapes and what lies between them. */
+static void random_text(uint32_t *random, struct buffer *out)
+{
+    static const char *const pieces[] = {
+        "s3cret-Key+<9>",
+        "S3CRET",
+        "s3",
+        "yeK-",
+        "f3peg",
+        "=73",
+        "%73",
+        "&#115;",
+        "\\x73",
+        "\\u0073",
+        "73",
+        "33",
+        ":",
+        "0x",
+        " ",
+        "\r\n",
+        "=\r\n",
+        "\n ",
+        "cret",
+        "&lt;",
+        "%",
+        "\\",
+        "=",
+        "&",
+        "czNjcmV0LUtleSs8OT4",
+        "MzY3",
+        "z",
+        ".",
+        "-Key+",
+        "%3C9%3E",
+        "\\n",
+        "c3Nj",
+    };
+    size_t count = next_random(random) % 40;
+    for (size_t i = 0; i < count; i++)
+        buffer_put_text(out, pieces[next_random(random) % (sizeof pieces / sizeof *pieces)]);
+}
+
+static void finds_the_same_without_hints(void **state)
+{
+    struct secrets *secrets = *state;
+    struct secrets open = {0};
+    static const char *const values[] = {"s3cret-Key+<9>", "other/secret", "sh0rt", "73s3cr%="};
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+        add(secrets, values[i]);
+        add(&open, values[i]);
+    }
+    open_hints(&open);
+    uint32_t random = 1;
+    for (int n = 0; n < 3000; n++) {
+        struct buffer text = buffer_init(1 << 14);
+        random_text(&random, &text);
+        buffer_put(&text, "", 1);
+        static char want[1 << 16];
+        uint64_t found, found_open;
+        const char *at = (const char *)buffer_bytes(&text);
+        size_t size = buffer_size(&text) - 1, piece = 1 + next_random(&random) % (size + 1);
+        (void)snprintf(want, sizeof want, "%s", scrubbed(&open, at, size, piece, &found_open));
+        if (strcmp(want, scrubbed(secrets, at, size, piece, &found)) != 0 || found != found_open)
+            fail_msg("'%s' in pieces of %zu", at, piece);
+        buffer_reset(&text);
+    }
+    secrets_done(&open);
+}
+
+/* Sets have hints of their own, and those that come too late that of all. */
+static void has_hints_for_any_set(void **state)
+{
+    struct secrets *secrets = *state;
+    static const char text[] = "<Asecret-1><Bsecret-2><Csecret-3><Dsecret-4>";
+    static const char *const values[] = {"Asecret-1", "Bsecret-2", "Csecret-3", "Dsecret-4"};
+    for (size_t i = 0; i < 4; i++)
+        add(secrets, values[i]);
+    for (uint64_t set = 1; set < 16; set++) {
+        struct buffer out = buffer_init(4096);
+        struct scrub scrub;
+        scrub_init(&scrub, secrets, set, (struct sink){0});
+        scrub_text(&scrub, text, strlen(text), &out);
+        assert_int_equal(scrub.found, set);
+        scrub_done(&scrub);
+        buffer_reset(&out);
+    }
+    add(secrets, "one-more");
+    check(secrets, "one-more", secrets->items[4].placeholder, 1 << 4);
+}
+
 /* What is decided goes on at once. */
 static void holds_no_more_than_it_must(void **state)
 {
@@ -498,6 +606,8 @@ int main(void)
         TEST(takes_the_longest),
         TEST(looks_less_for_short_ones),
         TEST(reads_what_escapes_begin_with),
+        TEST(finds_the_same_without_hints),
+        TEST(has_hints_for_any_set),
         TEST(holds_no_more_than_it_must),
         TEST(bounds_what_it_holds),
         TEST(hurries_with_little_of_a_secret),
