@@ -19,6 +19,8 @@ class Forward:
     def __init__(self, world, *options, listen="127.0.0.1:0"):
         self.audit_path = None
         environment = dict(os.environ, BELLGLASS_HOME=world.proxy.home)
+        if "--audit" not in options:  # on stderr, which nobody reads for long, it would be held up
+            options += ("--audit", os.path.join(world.folder, "forward.ndjson"))
         self.process = subprocess.Popen(
             [world.proxy.program("bellglass-proxy"), "--listen", listen, "--json", "--upstream-ca",
              world.certificates.path("ca.pem"), *options],
