@@ -31,7 +31,7 @@ static const char help[] =
     "dropped.\n"
     "      A sandbox that runs takes a new value for its next request\n"
     "ls    lists the names, never the values\n"
-    "rm    removes a secret\n"
+    "rm    removes a secret; sandboxes that run do not send it any more\n"
     "\n"
     "NAME: letters, digits and _, no digit in front. A value is one line of at most 64 KiB.\n";
 
@@ -70,8 +70,9 @@ static int read_variable(const char *name, uint8_t *value, size_t *ret_size, str
     return 0;
 }
 
-/* Sandboxes that run and have it take the new value at once; one that cannot is told of. */
-static void reload_users(const struct bg_paths *paths, const char *secret)
+/* Sandboxes that run and have it take what the store says now at once; one that cannot is told of.
+ * done: what has been done to the value. */
+static void reload_users(const struct bg_paths *paths, const char *secret, const char *done)
 {
     char **names;
     struct bg_err err;
@@ -86,7 +87,7 @@ static void reload_users(const struct bg_paths *paths, const char *secret)
             has |= strcmp(s.secrets[i].name, secret) == 0;
         int r = has ? reload_sandbox(paths, &s, &err) : 0;
         if (r < 0 && r != -ENOTCONN)
-            (void)fprintf(stderr, "bellglass: the value is stored, but: %s\n", err.text);
+            (void)fprintf(stderr, "bellglass: the value is %s, but: %s\n", done, err.text);
         bg_sandbox_done(&s);
     }
     bg_sandbox_names_free(names);
@@ -111,8 +112,16 @@ static int set(const struct bg_paths *paths, const char *name, const char *varia
         r = store_set(paths->data, name, value, size, err);
     locked_free(value, INPUT_MAX);
     if (r == 0)
-        reload_users(paths, name);
+        reload_users(paths, name, "stored");
     return r < 0 ? bg_err_prefix(err, "secret set") : 0;
+}
+
+static int remove_secret(const struct bg_paths *paths, const char *name, struct bg_err *err)
+{
+    int r = store_remove(paths->data, name, err);
+    if (r == 0)
+        reload_users(paths, name, "removed");
+    return r;
 }
 
 static json_t *entry_json(const struct store_entry *entry)
@@ -210,7 +219,7 @@ static int run(const struct options *o, char *const *words, int count, struct bg
     else if (strcmp(verb, "ls") == 0 && count == 1 && !o->variable)
         r = list(&paths, o->json, err);
     else if (strcmp(verb, "rm") == 0 && count == 2 && !o->variable && !o->json)
-        r = store_remove(paths.data, words[1], err);
+        r = remove_secret(&paths, words[1], err);
     else
         r = bg_err_set(err, -EINVAL,
                        "secret: want set NAME, ls or rm NAME; see bellglass secret "

@@ -386,6 +386,9 @@ static void a_policy_rules_requests_and_can_be_replaced(void **state)
     assert_null(strstr(vm_read(vm, echo.log, NULL), next));
     (void)vm_guest(vm, s, "%s", post);
     assert_non_null(strstr(vm_read(vm, echo.log, NULL), vm_text(vm, "?k=%s HTTP", next)));
+    /* So does that there is none any more. */
+    (void)vm_ok(vm, "secret", "rm", "TOKEN", NULL);
+    assert_non_null(strstr(vm_guest(vm, s, "%s", post), "secret TOKEN has no value"));
 
     vm_refused(vm, "policy.yaml:4|'get'|capitals", "policy", "apply", s,
                write_policy(vm, &echo, "get"), NULL);
