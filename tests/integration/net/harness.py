@@ -182,6 +182,23 @@ def read_to_end(connection):
         data += more
 
 
+def read_reply(connection):
+    """The socket behind a reply to an opened stream, and 0; or the text of a refusal, and its status."""
+    header = read_exactly(connection, 12)
+    if len(header) < 12:
+        raise Failure("no reply")
+    magic, status, size = struct.unpack("<4siI", header)
+    if magic != b"BGLR":
+        raise Failure(f"reply starts with {magic!r}")
+    if status == 0 and size == 0:
+        return connection, 0
+    text = read_exactly(connection, size)
+    if read_to_end(connection):
+        raise Failure("bytes after a refusal")
+    connection.close()
+    return text, status
+
+
 class NameServer:
     """A DNS server on loopback. answers: name to addresses, or to a list of such lists that are given
     out in turn, the last one for ever; a name that is None is never answered."""
@@ -222,7 +239,53 @@ class NameServer:
                                query[12:at + 5] + records, sender)
 
 
-class Proxy:
+class Observed:
+    """What a test knows of a sandbox's proxy besides what the guest sees: its placeholders, its CA, and
+    its audit log."""
+
+    def __init__(self, sandbox, placeholders, ca_path):
+        self.sandbox = sandbox
+        self.placeholders = placeholders
+        self.ca_path = ca_path
+        self.audit_path = os.path.join(sandbox, "audit.ndjson")
+        self.audit_seen = 0
+
+    def ca_context(self, alpn=None):
+        context = ssl.create_default_context(cafile=self.ca_path)
+        if alpn:
+            context.set_alpn_protocols(list(alpn))
+        return context
+
+    def audit(self, count):
+        """The next count lines of the audit log; waits for them."""
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            data = self.audit_rest()
+            lines = data.split(b"\n")[:-1]
+            if len(lines) >= count or time.monotonic() > deadline:
+                break
+            select.select([], [], [], 0.01)
+        taken = lines[:count]
+        self.audit_seen += sum(len(line) + 1 for line in taken)
+        return [json.loads(line) for line in taken]
+
+    def audit_rest(self):
+        if not os.path.exists(self.audit_path):
+            return b""
+        with open(self.audit_path, "rb") as f:
+            f.seek(self.audit_seen)
+            return f.read()
+
+    def audit_skip(self):
+        """Forgets the lines of connections that have ended, which may still be on their way."""
+        before = -1
+        while before != self.audit_seen:
+            before = self.audit_seen
+            select.select([], [], [], 0.2)
+            self.audit_seen += len(self.audit_rest())
+
+
+class Proxy(Observed):
     """bellglass-proxy for one sandbox."""
 
     def __init__(self, folder, certificates, allow, secrets=None, options=(), name="box",
@@ -231,7 +294,7 @@ class Proxy:
         self.name = name
         self.environment = dict(os.environ, BELLGLASS_HOME=folder)
         self.environment.pop("XDG_DATA_HOME", None)
-        self.sandbox = os.path.join(folder, "state", "sandboxes", name)
+        super().__init__(os.path.join(folder, "state", "sandboxes", name), PLACEHOLDERS, None)
         # Kept connections would be used by the next test: where they matter, a test says so.
         self.options = ["--timeout=upstream-idle=0", *options]
         os.makedirs(self.sandbox, mode=0o700, exist_ok=True)
@@ -249,10 +312,8 @@ class Proxy:
         }
         with open(os.path.join(self.sandbox, "sandbox.json"), "w", encoding="utf-8") as f:
             json.dump(config, f)
-        self.audit_path = os.path.join(self.sandbox, "audit.ndjson")
         self.log_path = os.path.join(self.sandbox, "proxy.log")
         self.next_stream = 1
-        self.audit_seen = 0
         self.process = None
         self.found_dead = False
         self.ca_path = subprocess.run([self.program("bellglass-proxy"), "ca-path"], check=True,
@@ -299,12 +360,6 @@ class Proxy:
         self.supervisor.close()
         return self.process.wait(DEADLINE_S)
 
-    def ca_context(self, alpn=None):
-        context = ssl.create_default_context(cafile=self.ca_path)
-        if alpn:
-            context.set_alpn_protocols(list(alpn))
-        return context
-
     def message(self, body):
         """Sends a message of the supervisor with a new connection, and returns our end of it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -313,6 +368,10 @@ class Proxy:
         ours.settimeout(DEADLINE_S)
         return ours
 
+    def dial(self, row, port):
+        """Opens the stream of a row of the table."""
+        return self.connect(row.host, port, row.form)
+
     def connect(self, host, port, form=NAME_FORM):
         """Opens a stream as the guest's agent does. Returns the socket behind the reply, or the
         status of the refusal."""
@@ -320,47 +379,10 @@ class Proxy:
         self.next_stream += 1
         name = host.encode() if isinstance(host, str) else host
         connection = self.message(struct.pack("<IBHI", stream, form, port, len(name)) + name)
-        header = read_exactly(connection, 12)
-        if len(header) < 12:
-            raise Failure(f"no reply: {self.log()}")
-        magic, status, size = struct.unpack("<4siI", header)
-        if magic != b"BGLR":
-            raise Failure(f"reply starts with {magic!r}")
-        if status == 0 and size == 0:
-            return connection, 0
-        text = read_exactly(connection, size)
-        if read_to_end(connection):
-            raise Failure("bytes after a refusal")
-        connection.close()
-        return text, status
-
-    def audit(self, count):
-        """The next count lines of the audit log; waits for them."""
-        deadline = time.monotonic() + DEADLINE_S
-        while True:
-            data = self.audit_rest()
-            lines = data.split(b"\n")[:-1]
-            if len(lines) >= count or time.monotonic() > deadline:
-                break
-            select.select([], [], [], 0.01)
-        taken = lines[:count]
-        self.audit_seen += sum(len(line) + 1 for line in taken)
-        return [json.loads(line) for line in taken]
-
-    def audit_rest(self):
-        if not os.path.exists(self.audit_path):
-            return b""
-        with open(self.audit_path, "rb") as f:
-            f.seek(self.audit_seen)
-            return f.read()
-
-    def audit_skip(self):
-        """Forgets the lines of connections that have ended, which may still be on their way."""
-        before = -1
-        while before != self.audit_seen:
-            before = self.audit_seen
-            select.select([], [], [], 0.2)
-            self.audit_seen += len(self.audit_rest())
+        try:
+            return read_reply(connection)
+        except Failure as e:
+            raise Failure(f"{e}: {self.log()}") from e
 
     def status(self, key):
         """A line of /proc/PID/status, or a sum of /proc/PID/smaps_rollup, in KiB."""

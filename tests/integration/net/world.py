@@ -233,9 +233,10 @@ def run_row(row, world):
 
 def try_row(row, world):
     port = world.port(row.port)
-    values = {"P": harness.PLACEHOLDERS["KEY"], "O": harness.PLACEHOLDERS["OTHER"],
-              "L": harness.PLACEHOLDERS["LOST"], "X": harness.STRANGER,
-              "S": harness.SECRETS["KEY"], "Q": harness.PLACEHOLDERS["RULED"],
+    placeholders = world.proxy.placeholders
+    values = {"P": placeholders["KEY"], "O": placeholders["OTHER"], "L": placeholders["LOST"],
+              "X": harness.STRANGER, "S": harness.SECRETS["KEY"], "Q": placeholders["RULED"],
+              "E": placeholders["RULED"].rpartition("_")[2],
               "V": "ruled%2Fsecret%201", "W": harness.SECRETS["RULED"], "PORT": str(port),
               "H": f"{row.host}:{port}" if port not in (80, 443) else row.host}
     for upstream in world.upstreams.values():
@@ -243,7 +244,7 @@ def try_row(row, world):
     upstream = world.upstreams.get(row.port)
     if upstream:
         upstream.expect(script_of(row.upstream, values, row.closed_upstream))
-    connection, status = world.proxy.connect(row.host, port, row.form)
+    connection, status = world.proxy.dial(row, port)
     if status != row.refused:
         raise Failure(f"the stream's status is {status}, not {row.refused}: {connection!r}")
     if status == 0:
