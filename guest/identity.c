@@ -14,6 +14,7 @@
 
 #define CA_FILE   "/usr/local/share/ca-certificates/bellglass.crt"
 #define CA_BUNDLE "/etc/ssl/certs/ca-certificates.crt"
+#define CA_JAVA   "/etc/ssl/certs/java/cacerts"
 
 /* Programs that do not look at the system's bundle look at one of these. */
 static const char *const ca_variables[] = {
@@ -91,7 +92,9 @@ static int trust(const uint8_t *pem, size_t size, struct bg_err *err)
     int r = 0;
     for (size_t i = 0; r == 0 && size > 0 && i < sizeof folders / sizeof *folders; i++)
         r = make_folder(folders[i], err);
-    return r < 0 || size == 0 ? r : trust_certificate(CA_FILE, CA_BUNDLE, pem, size, err);
+    static const struct trust_paths paths = {
+        .file = CA_FILE, .bundle = CA_BUNDLE, .keystore = CA_JAVA};
+    return r < 0 || size == 0 ? r : trust_certificate(&paths, pem, size, err);
 }
 
 static int make_env(const struct bg_identity *identity, struct env *ret, struct bg_err *err)

@@ -1,12 +1,17 @@
 #include "guest/trust.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
 #include "common/io.h"
+#include "guest/keystore.h"
 
 /* A trust store is about 220 KB; what is much larger is not one. */
 #define BUNDLE_MAX      (16u * 1024 * 1024)
@@ -33,9 +38,31 @@ static int blank(const char *path, char *bundle, const char *at, size_t size, st
     return 0;
 }
 
-int trust_certificate(const char *file, const char *bundle, const uint8_t *pem, size_t size,
+/* A keystore that cannot be had is no reason not to start. */
+static void trust_in_keystore(const char *path, const uint8_t *pem, size_t size)
+{
+    char next[PATH_MAX];
+    BG_AUTOFREE char *store = NULL;
+    BG_AUTOFREE uint8_t *der = malloc(size), *made = NULL;
+    size_t store_size = 0, der_size = 0, made_size = 0;
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now); /* cannot fail with this clock */
+    uint64_t now_ms = (uint64_t)now.tv_sec * 1000;
+    if (!der || bg_read_file(AT_FDCWD, path, BUNDLE_MAX, &store, &store_size, NULL) < 0 ||
+        keystore_read_pem(pem, size, der, &der_size) < 0 ||
+        keystore_trust((const uint8_t *)store, store_size, der, der_size, now_ms, &made, &made_size,
+                       NULL) < 0 ||
+        snprintf(next, sizeof next, "%s.bellglass", path) >= (int)sizeof next)
+        return;
+    /* Java reads it whole, so it is replaced whole. */
+    if (write_bytes(next, made, made_size, O_TRUNC, NULL) < 0 || rename(next, path) < 0)
+        (void)unlink(next);
+}
+
+int trust_certificate(const struct trust_paths *paths, const uint8_t *pem, size_t size,
                       struct bg_err *err)
 {
+    const char *file = paths->file, *bundle = paths->bundle;
     BG_AUTOFREE char *before = NULL;
     BG_AUTOFREE char *all = NULL;
     size_t before_size = 0, all_size = 0;
@@ -57,6 +84,8 @@ int trust_certificate(const char *file, const char *bundle, const uint8_t *pem, 
         if (r == 0)
             r = write_bytes(bundle, pem, size, O_APPEND, err);
     }
+    if (r == 0)
+        trust_in_keystore(paths->keystore, pem, size);
     /* Last: it says that all of the above was done. */
     return r < 0 ? r : write_bytes(file, pem, size, O_TRUNC, err);
 }

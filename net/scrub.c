@@ -5,7 +5,7 @@
 
 #include "common/io.h"
 #include "common/limits.h"
-#include "net/base64.h"
+#include "common/base64.h"
 
 /* A secret's value in one form is a row of symbols, each worked out from the value when it is
  * looked at: nothing derived from a secret is stored but the sets of its first characters, in
@@ -51,7 +51,7 @@ static uint8_t rot13(uint8_t c)
 /* Of both alphabets. */
 static int base64_any(uint8_t c)
 {
-    return base64_digit((char)(c == '-' ? '+' : c == '_' ? '/' : c));
+    return bg_base64_digit((char)(c == '-' ? '+' : c == '_' ? '/' : c));
 }
 
 static bool is_base64(enum form form)

@@ -5,7 +5,7 @@
 #include "common/io.h"
 #include "common/limits.h"
 #include "common/quote.h"
-#include "net/base64.h"
+#include "common/base64.h"
 #include "net/locked.h"
 
 #define NAME_MAX_SIZE 128u
@@ -368,7 +368,7 @@ static bool put_basic(const struct putter *outer, struct slice value)
         outer->out->failed = true;
         return true;
     }
-    ssize_t plain_size = base64_decode(value.at + at, text_size, plain);
+    ssize_t plain_size = bg_base64_decode(value.at + at, text_size, plain);
     if (plain_size < 0 ||
         !memmem(plain, (size_t)plain_size, SECRET_PREFIX, sizeof SECRET_PREFIX - 1))
         return false;
@@ -386,10 +386,10 @@ static bool put_basic(const struct putter *outer, struct slice value)
         buffer_put(outer->out, value.at, value.size);
         return true;
     }
-    size_t encoded_size = BASE64_SIZE(buffer_size(&joined));
+    size_t encoded_size = BG_BASE64_SIZE(buffer_size(&joined));
     char *encoded = buffer_ok(&joined) ? malloc(encoded_size) : NULL;
     if (encoded) {
-        base64_encode(buffer_bytes(&joined), buffer_size(&joined), encoded);
+        bg_base64_encode(buffer_bytes(&joined), buffer_size(&joined), encoded);
         buffer_put(outer->out, value.at, at);
         buffer_put(outer->out, encoded, encoded_size);
         explicit_bzero(encoded, encoded_size);

@@ -5,7 +5,7 @@
 #include <sys/socket.h>
 
 #include "common/limits.h"
-#include "net/base64.h"
+#include "common/base64.h"
 #include "net/locked.h"
 
 #define BASIC      "Basic "
@@ -15,12 +15,12 @@ int parent_set_login(struct parent *parent, const void *login, size_t size, stru
 {
     if (size == 0 || !memchr(login, ':', size))
         return bg_err_set(err, -EINVAL, "want USER:PASSWORD");
-    size_t text_size = BASIC_SIZE + BASE64_SIZE(size);
+    size_t text_size = BASIC_SIZE + BG_BASE64_SIZE(size);
     char *text = locked_new(text_size, NULL);
     if (!text)
         return bg_err_errno(err, -ENOMEM, "login");
     memcpy(text, BASIC, BASIC_SIZE);
-    base64_encode(login, size, text + BASIC_SIZE);
+    bg_base64_encode(login, size, text + BASIC_SIZE);
     parent_done(parent);
     parent->authorization = text;
     parent->authorization_size = text_size;

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "common/limits.h"
-#include "net/base64.h"
+#include "common/base64.h"
 
 #define STEP_SIZE   ((size_t)4096)
 #define IN_MAX      ((size_t)1024 * 1024)
@@ -47,7 +47,8 @@ int websocket_check_request(const struct http_head *head,
         return bg_err_set(err, -EPROTO, "a WebSocket is asked for with GET, without a body");
     if (!version || !slice_is(version->value, "13"))
         return bg_err_set(err, -EPROTO, "a WebSocket without 'Sec-WebSocket-Version: 13'");
-    if (!key || key->value.size != KEY_SIZE || base64_decode(key->value.at, KEY_SIZE, nonce) != 16)
+    if (!key || key->value.size != KEY_SIZE ||
+        bg_base64_decode(key->value.at, KEY_SIZE, nonce) != 16)
         return bg_err_set(err, -EPROTO,
                           "a WebSocket without one Sec-WebSocket-Key of 16 bytes in base64");
     memcpy(challenge, key->value.at, KEY_SIZE);
@@ -59,7 +60,7 @@ bool websocket_accepts(const struct http_head *head, const uint8_t sha1[20])
 {
     char want[ACCEPT_SIZE];
     const struct http_field *f = http_head_field(head, "sec-websocket-accept", NULL);
-    base64_encode(sha1, 20, want);
+    bg_base64_encode(sha1, 20, want);
     return f && f->value.size == sizeof want && memcmp(f->value.at, want, sizeof want) == 0;
 }
 

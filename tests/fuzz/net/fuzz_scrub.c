@@ -7,7 +7,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "net/base64.h"
+#include "common/base64.h"
 #include "net/locked.h"
 #include "net/scrub.h"
 
@@ -48,9 +48,9 @@ static bool holds_secret(const struct buffer *out)
                  holds(out, hex, sizeof hex, true);
     for (size_t before = 0; before < 3; before++) {
         uint8_t whole[VALUE_SIZE + 2] = {0};
-        char encoded[BASE64_SIZE(sizeof whole)];
+        char encoded[BG_BASE64_SIZE(sizeof whole)];
         memcpy(whole + before, VALUE, VALUE_SIZE);
-        base64_encode(whole, before + VALUE_SIZE, encoded);
+        bg_base64_encode(whole, before + VALUE_SIZE, encoded);
         size_t first = before ? before + 1 : 0, last = (before + VALUE_SIZE) * 8 / 6;
         found |= holds(out, encoded + first, last - first, false);
     }

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "net/base64.h"
+#include "common/base64.h"
 #include "net/locked.h"
 #include "net/secrets.h"
 
@@ -28,7 +28,7 @@ static bool holds_secret(const uint8_t *bytes, size_t size)
         uint8_t *plain = malloc(size);
         if (!plain)
             abort();
-        ssize_t n = base64_decode((const char *)bytes + 6, size - 6, plain);
+        ssize_t n = bg_base64_decode((const char *)bytes + 6, size - 6, plain);
         found |= n > 0 && holds(plain, (size_t)n, value);
         free(plain);
     }

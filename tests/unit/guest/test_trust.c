@@ -14,7 +14,7 @@
 #include "guest/trust.h"
 
 struct fixture {
-    char dir[64], file[96], bundle[96];
+    char dir[64], file[96], bundle[96], keystore[96];
 };
 
 static int setup(void **state)
@@ -24,6 +24,7 @@ static int setup(void **state)
     assert_non_null(mkdtemp(f->dir));
     (void)snprintf(f->file, sizeof f->file, "%s/ours.crt", f->dir);
     (void)snprintf(f->bundle, sizeof f->bundle, "%s/bundle.crt", f->dir);
+    (void)snprintf(f->keystore, sizeof f->keystore, "%s/cacerts", f->dir);
     *state = f;
     return 0;
 }
@@ -33,6 +34,7 @@ static int teardown(void **state)
     struct fixture *f = *state;
     (void)unlink(f->file);
     (void)unlink(f->bundle);
+    (void)unlink(f->keystore);
     assert_int_equal(rmdir(f->dir), 0);
     free(f);
     return 0;
@@ -57,8 +59,9 @@ static void check(const char *path, const char *want)
 static void trust(const struct fixture *f, const char *pem)
 {
     struct bg_err err;
-    assert_int_equal(trust_certificate(f->file, f->bundle, (const uint8_t *)pem, strlen(pem), &err),
-                     0);
+    const struct trust_paths paths = {
+        .file = f->file, .bundle = f->bundle, .keystore = f->keystore};
+    assert_int_equal(trust_certificate(&paths, (const uint8_t *)pem, strlen(pem), &err), 0);
     check(f->file, pem);
 }
 
@@ -106,13 +109,39 @@ static void goes_on_without_the_one_before(void **state)
     check(f->bundle, "made anew\nnewer\n");
 }
 
+static void replaces_javas_store_whole(void **state)
+{
+    /* An empty one: its digest is from another program. */
+    static const uint8_t empty[] = {0xfe, 0xed, 0xfe, 0xed, 0x00, 0x00, 0x00, 0x02,
+                                    0x00, 0x00, 0x00, 0x00, 0xe2, 0x68, 0x6e, 0x45,
+                                    0xfb, 0x43, 0xdf, 0xa4, 0xd9, 0x92, 0xdd, 0x41,
+                                    0xce, 0xb6, 0xb2, 0x1c, 0x63, 0x30, 0xd7, 0x92};
+    static const char pem[] = "-----BEGIN CERTIFICATE-----\nZGVyIQ==\n-----END CERTIFICATE-----\n";
+    const struct fixture *f = *state;
+    char *store;
+    size_t size;
+    int fd = open(f->keystore, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    assert_int_equal(bg_write_full(fd, empty, sizeof empty), 0);
+    (void)close(fd);
+    trust(f, pem);
+    assert_int_equal(bg_read_file(AT_FDCWD, f->keystore, 1 << 20, &store, &size, NULL), 0);
+    assert_int_equal(store[11], 1); /* entries */
+    assert_non_null(memmem(store, size, "der!", 4));
+    free(store);
+    /* One that is something else stays. */
+    put(f->keystore, "PKCS#12");
+    trust(f, "other\n");
+    check(f->keystore, "PKCS#12");
+}
+
 static void tells_what_it_cannot_write(void **state)
 {
     const struct fixture *f = *state;
     struct bg_err err;
     char nowhere[128];
     (void)snprintf(nowhere, sizeof nowhere, "%s/no/bundle", f->dir);
-    assert_int_equal(trust_certificate(f->file, nowhere, (const uint8_t *)"x", 1, &err), -ENOENT);
+    const struct trust_paths paths = {.file = f->file, .bundle = nowhere, .keystore = f->keystore};
+    assert_int_equal(trust_certificate(&paths, (const uint8_t *)"x", 1, &err), -ENOENT);
     assert_non_null(strstr(err.text, nowhere));
     assert_int_equal(access(f->file, F_OK), -1);
 }
@@ -124,6 +153,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(makes_a_bundle, setup, teardown),
         cmocka_unit_test_setup_teardown(takes_the_one_before_out, setup, teardown),
         cmocka_unit_test_setup_teardown(goes_on_without_the_one_before, setup, teardown),
+        cmocka_unit_test_setup_teardown(replaces_javas_store_whole, setup, teardown),
         cmocka_unit_test_setup_teardown(tells_what_it_cannot_write, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

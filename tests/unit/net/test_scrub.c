@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "net/base64.h"
+#include "common/base64.h"
 #include "net/locked.h"
 #include "net/scrub.h"
 
@@ -264,8 +264,8 @@ static void put_base64(const char *whole, unsigned how, struct buffer *out)
 {
     char encoded[256];
     size_t size = strlen(whole);
-    base64_encode((const uint8_t *)whole, size, encoded);
-    for (size_t i = 0; i < BASE64_SIZE(size); i++) {
+    bg_base64_encode((const uint8_t *)whole, size, encoded);
+    for (size_t i = 0; i < BG_BASE64_SIZE(size); i++) {
         char c = encoded[i];
         if (how == 1)
             c = (char)(c == '+' ? '-' : c == '/' ? '_' : c);

@@ -9,7 +9,7 @@
 #include <stdio.h>
 
 #include "common/limits.h"
-#include "net/base64.h"
+#include "common/base64.h"
 #include "net/locked.h"
 #include "net/secrets.h"
 
@@ -162,11 +162,11 @@ static void exchanges_inside_of_basic_credentials(void **state)
             const char *want_plain = basics[i].want ? basics[i].want : basics[i].plain;
             memcpy(value, schemes[s], scheme);
             memcpy(want, schemes[s], scheme);
-            size_t value_size = scheme + BASE64_SIZE(strlen(basics[i].plain));
-            size_t want_size = scheme + BASE64_SIZE(strlen(want_plain));
-            base64_encode((const uint8_t *)basics[i].plain, strlen(basics[i].plain),
-                          value + scheme);
-            base64_encode((const uint8_t *)want_plain, strlen(want_plain), want + scheme);
+            size_t value_size = scheme + BG_BASE64_SIZE(strlen(basics[i].plain));
+            size_t want_size = scheme + BG_BASE64_SIZE(strlen(want_plain));
+            bg_base64_encode((const uint8_t *)basics[i].plain, strlen(basics[i].plain),
+                             value + scheme);
+            bg_base64_encode((const uint8_t *)want_plain, strlen(want_plain), want + scheme);
             value[value_size] = '\0';
             struct buffer out;
             struct secrets_use use = put(*state, basics[i].to, true, "AUTHORIZATION", value, &out);
@@ -182,8 +182,8 @@ static void notes_what_stands_in_basic_credentials(void **state)
 {
     char value[1024] = "Basic ";
     struct buffer out;
-    base64_encode((const uint8_t *)"u:" C, strlen("u:" C), value + 6);
-    value[6 + BASE64_SIZE(strlen("u:" C))] = '\0';
+    bg_base64_encode((const uint8_t *)"u:" C, strlen("u:" C), value + 6);
+    value[6 + BG_BASE64_SIZE(strlen("u:" C))] = '\0';
     assert_int_equal(put(*state, "a.org", true, "Authorization", value, &out).valueless, 4);
     buffer_reset(&out);
     assert_int_equal(put(*state, "b.org", true, "Authorization", value, &out).not_approved, 4);
@@ -196,8 +196,8 @@ static void exchanges_again_in_another_header(void **state)
     char value[1024] = "Basic ";
     struct destination d;
     struct secrets_use use = {0};
-    base64_encode((const uint8_t *)"u:" A, strlen("u:" A), value + 6);
-    value[6 + BASE64_SIZE(strlen("u:" A))] = '\0';
+    bg_base64_encode((const uint8_t *)"u:" A, strlen("u:" A), value + 6);
+    value[6 + BG_BASE64_SIZE(strlen("u:" A))] = '\0';
     assert_int_equal(destination_parse("a.org", 5, 443, &d, NULL), 0);
     const struct secrets_scope scope = {.secrets = *state, .to = &d, .verified = true};
     const struct http_field first = {{"X-Key", 5}, {A, strlen(A)}};

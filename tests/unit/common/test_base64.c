@@ -8,7 +8,7 @@
 
 #include <errno.h>
 
-#include "net/base64.h"
+#include "common/base64.h"
 
 static const struct {
     const char *plain, *encoded;
@@ -31,14 +31,14 @@ static void encodes_and_decodes(void **state)
         size_t size = strlen(rows[i].plain), encoded_size = strlen(rows[i].encoded);
         char encoded[64];
         uint8_t plain[64];
-        assert_int_equal(BASE64_SIZE(size), encoded_size);
-        base64_encode((const uint8_t *)rows[i].plain, size, encoded);
+        assert_int_equal(BG_BASE64_SIZE(size), encoded_size);
+        bg_base64_encode((const uint8_t *)rows[i].plain, size, encoded);
         assert_memory_equal(encoded, rows[i].encoded, encoded_size);
-        assert_int_equal(base64_decode(encoded, encoded_size, plain), size);
+        assert_int_equal(bg_base64_decode(encoded, encoded_size, plain), size);
         assert_memory_equal(plain, rows[i].plain, size);
         while (encoded_size > 0 && encoded[encoded_size - 1] == '=')
             encoded_size--;
-        assert_int_equal(base64_decode(encoded, encoded_size, plain), size);
+        assert_int_equal(bg_base64_decode(encoded, encoded_size, plain), size);
     }
 }
 
@@ -49,7 +49,7 @@ static void refuses_what_no_encoder_makes(void **state)
                                       "AA-_", "A=AA",  "AAAA=", "AAAA====", "\xc3\xbc=="};
     uint8_t plain[64];
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        if (base64_decode(bad[i], strlen(bad[i]), plain) != -EINVAL)
+        if (bg_base64_decode(bad[i], strlen(bad[i]), plain) != -EINVAL)
             fail_msg("'%s'", bad[i]);
 }
 

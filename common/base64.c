@@ -1,11 +1,11 @@
-#include "net/base64.h"
+#include "common/base64.h"
 
 #include <errno.h>
 #include <stdbool.h>
 
 static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-int base64_digit(char c)
+int bg_base64_digit(char c)
 {
     if (c >= 'A' && c <= 'Z')
         return c - 'A';
@@ -16,7 +16,7 @@ int base64_digit(char c)
     return c == '+' ? 62 : c == '/' ? 63 : -1;
 }
 
-ssize_t base64_decode(const char *text, size_t size, uint8_t *out)
+ssize_t bg_base64_decode(const char *text, size_t size, uint8_t *out)
 {
     size_t padding = 0;
     while (padding < 2 && size > 0 && text[size - 1] == '=') {
@@ -29,7 +29,7 @@ ssize_t base64_decode(const char *text, size_t size, uint8_t *out)
     unsigned bit_count = 0;
     size_t used = 0;
     for (size_t i = 0; i < size; i++) {
-        int digit = base64_digit(text[i]);
+        int digit = bg_base64_digit(text[i]);
         if (digit < 0)
             return -EINVAL;
         bits = (bits << 6 | (uint32_t)digit) & 0xffffff;
@@ -42,7 +42,7 @@ ssize_t base64_decode(const char *text, size_t size, uint8_t *out)
     return (ssize_t)used;
 }
 
-void base64_encode(const uint8_t *bytes, size_t size, char *out)
+void bg_base64_encode(const uint8_t *bytes, size_t size, char *out)
 {
     for (size_t i = 0; i < size; i += 3) {
         size_t left = size - i;
