@@ -54,6 +54,8 @@ bool host_pattern_matches(const struct host_pattern *pattern, const struct desti
         return destination_same_host(&pattern->host, destination);
     if (destination->is_address)
         return false;
+    if (pattern->kind == HOST_PATTERN_ANY)
+        return true;
     size_t want = strlen(pattern->host.host), have = strlen(destination->host);
     return have > want + 1 && destination->host[have - want - 1] == '.' &&
            memcmp(destination->host + have - want, pattern->host.host, want) == 0;
@@ -119,6 +121,18 @@ int policy_rule_parse(const char *text, struct policy_rule *ret, struct bg_err *
 bool policy_is_at_address(const struct policy_rule *rule)
 {
     return rule->host.host.is_address || rule->host.kind == HOST_PATTERN_NETWORK;
+}
+
+int policy_rule_learn(struct policy_rule *ret, struct bg_err *err)
+{
+    struct policy_rule rule = {.host.kind = HOST_PATTERN_ANY,
+                               .host.host.host = "*",
+                               .body_max = UINT64_MAX,
+                               .text = strdup("default: learn")};
+    if (!rule.text)
+        return bg_err_errno(err, -ENOMEM, "rule");
+    *ret = rule;
+    return 0;
 }
 
 void policy_rule_done(struct policy_rule *rule)

@@ -21,7 +21,12 @@
 
 #define POLICY_PINS_MAX 8
 
-enum host_pattern_kind { HOST_PATTERN_EXACT, HOST_PATTERN_SUFFIX, HOST_PATTERN_NETWORK };
+enum host_pattern_kind {
+    HOST_PATTERN_EXACT,
+    HOST_PATTERN_SUFFIX,
+    HOST_PATTERN_NETWORK,
+    HOST_PATTERN_ANY, /* every name, and no address; not to be written as one */
+};
 
 /* HOST[:PORT] of a rule, and where a secret may go. */
 struct host_pattern {
@@ -143,6 +148,11 @@ bool policy_is_at_address(const struct policy_rule *rule);
 /* Adds an address or a network to those that the rule's hosts have. Errors: -EINVAL. */
 int policy_add_pin(struct policy_rule *rule, const char *text, size_t size,
                    struct bg_err *err) BG_MUST_CHECK;
+
+/* Makes the rule that allows whatever no other one denies, so that the audit log tells what would
+ * be needed: HTTP and HTTPS to every name, as far as it leads to public addresses. Errors: -ENOMEM.
+ */
+int policy_rule_learn(struct policy_rule *ret, struct bg_err *err) BG_MUST_CHECK;
 
 /* Whether the two rules let the same addresses be dialled for the same destination. */
 bool policy_same_addresses(const struct policy *policy, const struct policy_rule *a,

@@ -579,6 +579,9 @@ static int add_preset(struct reader *reader, struct yaml_doc *doc, yaml_node_t *
         return r;
     if (file.secret_count > 0)
         r = yaml_doc_fail(doc, node, err, "preset: %s has secrets, which a preset may not", name);
+    else if (file.learn)
+        r = yaml_doc_fail(doc, node, err, "preset: %s has default: learn, which a preset may not",
+                          name);
     else if (file.audit_best_effort)
         r = yaml_doc_fail(doc, node, err, "preset: %s has audit, which a preset may not", name);
     else if (file.parent.port != 0)
@@ -764,11 +767,14 @@ static int read_rules(void *owner, struct yaml_doc *doc, yaml_node_t *node, stru
 
 static int read_default(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
 {
+    struct reader *reader = owner;
     const char *text;
-    (void)owner;
     int r = yaml_doc_text(doc, node, "default", &text, err);
-    if (r == 0 && strcmp(text, "deny") != 0)
-        r = yaml_doc_fail(doc, node, err, "default: only deny is possible");
+    if (r == 0 && strcmp(text, "deny") != 0 && strcmp(text, "learn") != 0)
+        r = yaml_doc_fail(doc, node, err,
+                          "default: want deny, or learn to find out what a policy needs");
+    if (r == 0)
+        reader->file.learn = strcmp(text, "learn") == 0;
     return r;
 }
 
@@ -948,6 +954,18 @@ void policy_file_done(struct policy_file *file)
     *file = (struct policy_file){0};
 }
 
+/* After all others: what they deny stays denied. */
+static int add_learning(struct policy *policy, struct bg_err *err)
+{
+    struct policy_rule rule = {0};
+    int r = policy_rule_learn(&rule, err);
+    if (r == 0)
+        r = policy_add(policy, &rule, err);
+    if (r < 0)
+        policy_rule_done(&rule);
+    return r;
+}
+
 int policy_file_parse(const char *name, const char *text, size_t size,
                       const struct policy_presets *presets, struct policy_file *ret,
                       struct bg_err *err)
@@ -963,6 +981,8 @@ int policy_file_parse(const char *name, const char *text, size_t size,
     if (root)
         r = yaml_doc_mapping(&doc, root, "a policy", keys, &reader, err);
     yaml_doc_done(&doc);
+    if (r == 0 && reader.file.learn)
+        r = add_learning(&reader.file.policy, err);
     if (r < 0)
         policy_file_done(&reader.file);
     else

@@ -35,6 +35,7 @@ struct policy_file {
     char *parent_login;            /* owned; NULL: none */
     struct policy_secret *secrets; /* owned; one for each rule, so a name may come again */
     size_t secret_count;
+    bool learn;             /* the last rule is that of policy_rule_learn */
     bool audit_best_effort; /* requests go out even while the audit log cannot be written */
 };
 

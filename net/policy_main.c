@@ -336,12 +336,12 @@ static int show_json(const struct policy_file *file, struct bg_err *err)
         ok = json_array_append_new(secrets, secret_json(&file->secrets[i])) == 0;
     char parent[DESTINATION_TEXT_SIZE];
     destination_format(&file->parent, 0, parent);
-    json_auto_t *all =
-        ok ? json_pack("{s:b, s:s, s:s?, s:s?, s:O, s:O}", "strict", file->policy.strict, "audit",
-                       file->audit_best_effort ? "best-effort" : "required", "parent",
-                       file->parent.port ? parent : NULL, "parent_login", file->parent_login,
-                       "rules", rules, "secrets", secrets)
-           : NULL;
+    json_auto_t *all = ok ? json_pack("{s:b, s:b, s:s, s:s?, s:s?, s:O, s:O}", "learn", file->learn,
+                                      "strict", file->policy.strict, "audit",
+                                      file->audit_best_effort ? "best-effort" : "required",
+                                      "parent", file->parent.port ? parent : NULL, "parent_login",
+                                      file->parent_login, "rules", rules, "secrets", secrets)
+                          : NULL;
     if (!all)
         return bg_err_errno(err, -ENOMEM, "output");
     (void)json_dumpf(all, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII);
@@ -442,7 +442,9 @@ static void show_lines(const struct policy_file *file)
                              : rule->passthrough ? "  TLS, not opened"
                                                  : "");
     }
-    (void)printf("deny   all else%s\n",
+    (void)printf("deny   all else%s%s\n",
+                 file->learn ? ", which is what does not lead to public addresses by HTTP or HTTPS"
+                             : "",
                  file->policy.strict ? ", and placeholders where their secrets may not go" : "");
     if (file->parent.port != 0) {
         char parent[DESTINATION_TEXT_SIZE];

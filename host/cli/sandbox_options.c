@@ -183,6 +183,9 @@ static int add_policy_secrets(struct bg_sandbox *s, char *names, struct bg_err *
 }
 
 /* The helper knows what a policy is; we keep its text. */
+/* docs/policy.md */
+#define LEARNING "network:\n  default: learn\n"
+
 static int read_policy(const struct args *args, struct bg_sandbox *s, struct bg_err *err)
 {
     static const char prefix[] = "bellglass: ";
@@ -191,6 +194,12 @@ static int read_policy(const struct args *args, struct bg_sandbox *s, struct bg_
     char names[POLICY_NAMES_SIZE];
     size_t size;
     int status;
+    bool learn = args_flag(args, OPTION_LEARN);
+    if (learn && path)
+        return bg_err_set(err, -EINVAL,
+                          "--learn and --policy: put 'default: learn' into the policy instead");
+    if (learn && !(s->policy = strdup(LEARNING)))
+        return bg_err_errno(err, -ENOMEM, "--learn");
     if (!path)
         return 0;
     int r = bg_helper_path("bellglass-policy", &helper, err);

@@ -14,6 +14,7 @@ enum {
     OPTION_SECRET,
     OPTION_UPSTREAM_CA,
     OPTION_POLICY,
+    OPTION_LEARN,
     OPTION_NAME,
     OPTION_QUIET,
     OPTION_TTY,
@@ -51,6 +52,13 @@ enum {
          "policy",                                                                                 \
          "FILE",                                                                                   \
          "rules for requests and secrets, see `bellglass policy`; --allow goes before them"},      \
+        {OPTION_LEARN,                                                                             \
+         0,                                                                                        \
+         false,                                                                                    \
+         "learn",                                                                                  \
+         NULL,                                                                                     \
+         "let it reach every public host by HTTP and HTTPS, without secrets, for `bellglass "      \
+         "policy learn`"},                                                                         \
         {OPTION_UPSTREAM_CA, 0,      false,                                                        \
          "upstream-ca",      "FILE", "also trust the CAs in FILE (PEM) when connecting to hosts"}, \
     {                                                                                              \

@@ -13,8 +13,8 @@ import threading
 import harness
 import rows
 from harness import DEADLINE_S, Failure, read_exactly, read_to_end
-from world import (OK, PUBLIC, check_audit, check_guest, guest, read_response, request, serve_requests,
-                   wrap)
+from world import (OK, PUBLIC, Internet, check_audit, check_guest, guest, read_response, request,
+                   serve_requests, wrap)
 
 NOBODY = ["nobody.rule.test"]  # --allow, where only the policy file is to allow anything
 
@@ -857,3 +857,41 @@ def test_dials_no_private_one_of_many(world):
             if read_response(connection)[0] != 403:
                 raise Failure("not refused")
         check_audit(proxy, [{"reason": "address-not-public"}])
+
+
+def test_learns_what_a_policy_needs(world):
+    net = Internet.of(world)
+    policy = "network:\n  default: learn\n  rules:\n    - deny: six.test\n"
+    proxy = world.make("learning", allow=[], policy=policy)
+    proxy.audit(1)  # LOST
+    net.http.expect(serve_requests)
+
+    def ask(host, extra=b""):
+        connection, status = proxy.connect(host, 80)
+        if status != 0:
+            raise Failure(f"{host}: refused with {status}")
+        with connection:
+            connection.sendall(request(b"/x", extra, 80, host.encode()))
+            return read_response(connection)[0]
+
+    for host, want in (("public.test", 200), ("six.test", 403), ("p0.test", 403)):
+        if ask(host, b"A: " + harness.PLACEHOLDERS["KEY"].encode() + b"\r\n") != want:
+            raise Failure(host)
+    net.http.settle()
+    check_audit(proxy, (
+        {"decision": "allow", "rule": "default: learn", "reason": "placeholder-not-approved"},
+        {"decision": "deny", "reason": "host-not-allowed"},
+        {"decision": "deny", "reason": "address-not-public"}))
+    # Addresses have to be named.
+    connection, status = proxy.connect(PUBLIC, 80, 2)
+    if status == 0:
+        with connection:
+            connection.sendall(request(b"/", b"", 80, PUBLIC.encode()))
+            if read_response(connection)[0] != 403:
+                raise Failure("an address that no rule names")
+    learnt = subprocess.run([proxy.program("bellglass-policy"), "learn", proxy.name], check=True,
+                            env=proxy.environment, capture_output=True, text=True).stdout
+    if "public.test" not in learnt or "p0.test" in learnt:
+        raise Failure(learnt)
+    if proxy.stop() != 0:
+        raise Failure(proxy.log())

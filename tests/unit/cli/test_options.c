@@ -97,6 +97,7 @@ static void refuses_bad_values_by_name(void **state)
         {"--secret TOKEN", "want NAME@HOST"},
         {"--secret OTHER@x.org", "no secret 'OTHER': store it first: bellglass secret set OTHER"},
         {"--secret TOKEN@x.org -e TOKEN=1", "TOKEN is both -e and --secret"},
+        {"--learn --policy x.yaml", "put 'default: learn' into the policy"},
         {"--upstream-ca /no/such", "--upstream-ca '/no/such': No such file"},
         {"--upstream-ca /tmp", "--upstream-ca '/tmp': want a file"},
         {"--image nope", "nope"},

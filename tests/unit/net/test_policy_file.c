@@ -18,6 +18,7 @@ static int load_preset(void *owner, const char *name, char **ret, size_t *ret_si
         {"nested", "network:\n  rules:\n    - preset: two\n"},
         {"secret", "secrets:\n  X:\n    - host: a\n"},
         {"parent", "network:\n  parent: http://p:1\n"},
+        {"learn", "network:\n  default: learn\n"},
         {"audit", "audit: best-effort\n"},
     };
     (void)owner;
@@ -482,6 +483,46 @@ static void gives_no_more_when_the_clock_goes_back(void **state)
     assert_int_equal(policy_meter_spend(&m, 30001), POLICY_TOO_FAST);
 }
 
+/* What no rule denies, by name. */
+static void learns(void **state)
+{
+    static const char text[] = "network:\n  default: learn\n  rules:\n"
+                               "    - deny: b.org\n"
+                               "    - deny: c.org\n      methods: [POST]\n"
+                               "    - allow: d.org\n      methods: [GET]\n";
+    static const struct {
+        const char *to, *method;
+        enum policy_verdict verdict;
+    } rows[] = {
+        {"a.org:443", "GET", POLICY_ALLOWED},          {"a.org:80", "POST", POLICY_ALLOWED},
+        {"a.org:8443", "GET", POLICY_NO_HOST},         {"b.org:443", "GET", POLICY_DENIED},
+        {"c.org:443", "GET", POLICY_ALLOWED},          {"c.org:443", "POST", POLICY_DENIED},
+        {"d.org:443", "POST", POLICY_ALLOWED},         {"93.184.215.14:80", "GET", POLICY_NO_HOST},
+        {"169.254.169.254:80", "GET", POLICY_NO_HOST},
+    };
+    struct policy_file file;
+    (void)state;
+    assert_int_equal(parse(text, &file, NULL), 0);
+    assert_true(file.learn);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const struct request_text request = {.method = {rows[i].method, strlen(rows[i].method)},
+                                             .target = {"/", 1}};
+        const struct policy_rule *rule;
+        struct destination to;
+        struct address address;
+        assert_int_equal(destination_parse(rows[i].to, strlen(rows[i].to), 0, &to, NULL), 0);
+        if (policy_decide(&file.policy, &to, &request, &rule) != rows[i].verdict)
+            fail_msg("row %zu", i);
+        if (rows[i].verdict != POLICY_ALLOWED)
+            continue;
+        assert_int_equal(address_parse("93.184.215.14", 13, &address), 0);
+        assert_true(policy_address_ok(&file.policy, rule, &to, &address));
+        assert_int_equal(address_parse("10.0.0.1", 8, &address), 0);
+        assert_false(policy_address_ok(&file.policy, rule, &to, &address));
+    }
+    policy_file_done(&file);
+}
+
 static void reads_a_parent(void **state)
 {
     static const struct {
@@ -634,7 +675,8 @@ static void says_what_is_wrong_and_where(void **state)
         {"audit: [required]\n", "p.yaml:1: audit: want"},
         {"network:\n  strict: yes\n", "p.yaml:2: strict: want true or false"},
         {"network:\n  rules: x\n", "p.yaml:2: rules: want a list"},
-        {"network:\n  default: allow\n", "p.yaml:2: default: only deny"},
+        {"network:\n  default: allow\n", "p.yaml:2: default: want deny, or learn"},
+        {RULES "    - preset: learn\n", "p.yaml:3: preset: learn has default: learn, which"},
         {"secrets:\n  1X:\n    - host: a\n", "p.yaml:2: secrets: '1X': a name"},
         {"secrets:\n  X: a.org\n", "p.yaml:2: secrets: X: want a list"},
         {"secrets:\n  X: []\n", "p.yaml:2: secrets: X: want a list"},
@@ -686,6 +728,7 @@ int main(void)
         cmocka_unit_test(tells_limits_apart_by_their_conditions),
         cmocka_unit_test(gives_no_more_when_the_clock_goes_back),
         cmocka_unit_test(takes_presets_in),
+        cmocka_unit_test(learns),
         cmocka_unit_test(reads_a_parent),
         cmocka_unit_test(takes_an_empty_one),
         cmocka_unit_test(says_what_is_wrong_and_where),
