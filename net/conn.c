@@ -23,7 +23,9 @@ static void conn_audit(struct conn *conn, enum audit_decision decision, const ch
         .host = conn->to.host,
         .port = conn->to.port,
         .scheme = scheme,
-        .rule = conn->rule ? conn->rule->text : NULL,
+        .rule = conn->rule     ? conn->rule->text
+                : conn->denial ? conn->denial->text
+                               : NULL,
         .decision = decision,
         .reason = reason,
         .detail = detail,
@@ -34,6 +36,12 @@ static void conn_audit(struct conn *conn, enum audit_decision decision, const ch
         .duration_ms = uv_now(conn->engine->loop) - conn->started_ms,
     };
     engine_audit(conn->engine, &event);
+}
+
+/* Why there is no rule for the connection. */
+static const char *refusal(const struct conn *conn)
+{
+    return conn->denial ? "request-denied" : "host-not-allowed";
 }
 
 static void free_if_closed(struct conn *conn)
@@ -303,7 +311,7 @@ static enum conn_step refuse_bytes(struct conn *conn)
         conn_audit(conn, AUDIT_DENY, "protocol-not-allowed", "tcp", 0,
                    "neither HTTP nor TLS, and the rule names no port");
     else
-        conn_audit(conn, AUDIT_DENY, "host-not-allowed", "tcp", 0, NULL);
+        conn_audit(conn, AUDIT_DENY, refusal(conn), "tcp", 0, NULL);
     conn_close(conn);
     return CONN_WAIT;
 }
@@ -820,6 +828,7 @@ static struct conn *new_conn(struct engine *engine, uint32_t stream, const struc
     if (to)
         conn->to = *to;
     conn->rule = to ? policy_find(engine->opts.policy, to) : NULL;
+    conn->denial = to && !conn->rule ? policy_denial(engine->opts.policy, to) : NULL;
     conn->guest_in = buffer_init(sizeof engine->scratch);
     conn->started_ms = uv_now(engine->loop);
     return conn;
@@ -873,7 +882,7 @@ void conn_open(struct engine *engine, int fd, uint32_t stream, const struct dest
         return;
     }
     if (reply && to && !conn->rule && refused_at_once(to)) {
-        conn_audit(conn, AUDIT_DENY, "host-not-allowed", "tcp", 0, NULL);
+        conn_audit(conn, AUDIT_DENY, refusal(conn), "tcp", 0, NULL);
         conn_refuse(fd, -EACCES, "not allowed by this sandbox's rules");
         free(conn);
         return;

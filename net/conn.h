@@ -58,13 +58,14 @@ struct conn {
     bool guest_eof, upstream_eof;
     bool to_known; /* false: a forward proxy's connection, each request names its own */
     struct destination to;
-    const struct policy_rule *rule; /* for to; NULL: it is refused */
-    bool tls;                       /* the guest speaks through TLS with us as *to */
-    bool is_stream;                 /* of HTTP/2: for one request, which is on its way */
-    bool websocket;                 /* the relay belongs to the exchange */
-    bool held;                      /* a side was not read since the other had no room */
-    bool over;                      /* its rule's bytes are used up */
-    size_t budget;                  /* bytes that may still be read in this turn */
+    const struct policy_rule *rule;   /* for to; NULL: it is refused */
+    const struct policy_rule *denial; /* then, the rule that says so; NULL: none is for it */
+    bool tls;                         /* the guest speaks through TLS with us as *to */
+    bool is_stream;                   /* of HTTP/2: for one request, which is on its way */
+    bool websocket;                   /* the relay belongs to the exchange */
+    bool held;                        /* a side was not read since the other had no room */
+    bool over;                        /* its rule's bytes are used up */
+    size_t budget;                    /* bytes that may still be read in this turn */
     uint64_t started_ms;
     uint64_t bytes_up, bytes_down;            /* relay */
     char upstream_address[ADDRESS_TEXT_SIZE]; /* "": none */

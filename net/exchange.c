@@ -243,12 +243,17 @@ static enum conn_step fail(struct conn *conn, const struct failure *failure)
 
 static enum conn_step start_forward(struct conn *conn);
 
+static enum conn_step refuse_request(struct conn *conn, enum policy_verdict verdict);
+
 static enum conn_step refuse_host(struct conn *conn)
 {
     struct exchange *ex = &conn->exchange;
     char target[DESTINATION_TEXT_SIZE], rule[DESTINATION_TEXT_SIZE], text[1024];
     const struct destination *to = &ex->route.destination;
     bool web = to->port == 80 || to->port == 443;
+    ex->rule = policy_denial(conn->engine->opts.policy, to);
+    if (ex->rule)
+        return refuse_request(conn, POLICY_DENIED);
     destination_format(to, 0, target);
     destination_format(to, web ? to->port : 0, rule);
     (void)snprintf(text, sizeof text,

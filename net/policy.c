@@ -198,19 +198,31 @@ static bool is_at(const struct policy_rule *rule, const struct destination *to)
            address_network_means(&rule->host.network, &to->address);
 }
 
-const struct policy_rule *policy_find(const struct policy *policy,
-                                      const struct destination *destination)
+/* The first rule that decides about the destination, whatever is asked for. */
+static const struct policy_rule *find_first(const struct policy *policy,
+                                            const struct destination *destination)
 {
     for (size_t i = 0; i < policy->count; i++) {
         const struct policy_rule *rule = &policy->rules[i];
-        if (!is_at(rule, destination))
-            continue;
-        if (rule->action == POLICY_ALLOW)
+        if (is_at(rule, destination) &&
+            (rule->action == POLICY_ALLOW || request_match_is_any(&rule->match)))
             return rule;
-        if (request_match_is_any(&rule->match))
-            return NULL;
     }
     return NULL;
+}
+
+const struct policy_rule *policy_find(const struct policy *policy,
+                                      const struct destination *destination)
+{
+    const struct policy_rule *rule = find_first(policy, destination);
+    return rule && rule->action == POLICY_ALLOW ? rule : NULL;
+}
+
+const struct policy_rule *policy_denial(const struct policy *policy,
+                                        const struct destination *destination)
+{
+    const struct policy_rule *rule = find_first(policy, destination);
+    return rule && rule->action == POLICY_DENY ? rule : NULL;
 }
 
 static struct policy_count *count_of(struct policy_meter *meter)

@@ -119,6 +119,10 @@ int policy_add(struct policy *policy, struct policy_rule *rule, struct bg_err *e
 const struct policy_rule *policy_find(const struct policy *policy,
                                       const struct destination *destination);
 
+/* The rule that denies everything there, where policy_find has none for that reason; else NULL. */
+const struct policy_rule *policy_denial(const struct policy *policy,
+                                        const struct destination *destination);
+
 enum policy_verdict {
     POLICY_ALLOWED,
     POLICY_NO_HOST,       /* no rule allows anything there */

@@ -282,8 +282,8 @@ ROWS = [
     Row("no server name there", b"", None, None,
         ({"decision": "deny", "reason": "identity-mismatch", "status": 421},), 43,
         server_name=None, alert="unrecognized name", host="pass.rule.test"),
-    Row("a host that a rule denies", get(), None, (403, b"is not allowed by this sandbox's rules"),
-        ({"decision": "deny", "reason": "host-not-allowed"},), host="no.rule.test"),
+    Row("a host that a rule denies", get(), None, (403, b"this sandbox's rules deny it"),
+        ({"decision": "deny", "reason": "request-denied"},), host="no.rule.test"),
 
     # --- getting it back ---
     keyed("the header in the body", 21, get(b"A: {P}\r\n"), get(b"A: {S}\r\n" + PLAIN),
