@@ -816,7 +816,7 @@ static bool refused_at_once(const struct destination *to)
     return to->port < 1024 && to->port != 80 && to->port != 443;
 }
 
-/* One with its timer, or NULL. */
+/* NULL: there are too many, or there is no memory. */
 static struct conn *new_conn(struct engine *engine, uint32_t stream, const struct destination *to)
 {
     struct conn *conn = engine_has_room(engine) ? calloc(1, sizeof *conn) : NULL;
@@ -847,11 +847,9 @@ static void start(struct conn *conn)
 int conn_open_stream(struct engine *engine, uint32_t stream, const struct destination *to,
                      const struct channel_opts *opts, struct channel **ret)
 {
-    if (!engine_has_room(engine))
-        return -EAGAIN;
     struct conn *conn = new_conn(engine, stream, to);
     if (!conn)
-        return -ENOMEM;
+        return -EAGAIN;
     const struct channel_opts both[2] = {
         {.on_ready = channel_ready, .on_closed = channel_closed, .owner = conn}, *opts};
     struct channel *ends[2];

@@ -80,7 +80,8 @@ void conn_open(struct engine *engine, int fd, uint32_t stream, const struct dest
 
 /* Starts a connection that is one stream of HTTP/2, already within TLS for *to: on the channel that
  * it gives back, with opts as its owner, HTTP/1.1 is spoken for one request. Nothing happens on it
- * before the loop's next turn. Errors: -EAGAIN too many connections; -ENOMEM. */
+ * before the loop's next turn. Errors: -EAGAIN too many connections, or too little memory
+ * for one more; -ENOMEM. */
 int conn_open_stream(struct engine *engine, uint32_t stream, const struct destination *to,
                      const struct channel_opts *opts, struct channel **ret) BG_MUST_CHECK;
 

@@ -7,7 +7,6 @@
 
 #include "common/quote.h"
 #include "net/conn.h"
-#include "net/upstreams.h"
 
 /* Room for the largest head, and for secrets in it. */
 #define UPSTREAM_HEAD_MAX (BG_EGRESS_HEAD_MAX + 2 * BG_SECRET_SIZE_MAX)
@@ -21,6 +20,7 @@ struct failure {
 };
 
 static const char bytes_used_up[] = "the bytes that this sandbox's rules allow there are used up";
+static const char body_too_large[] = "the body is larger than this sandbox's rules allow there";
 
 static const char *scheme_of(const struct conn *conn)
 {
@@ -75,6 +75,26 @@ static bool spend_bytes(struct exchange *ex, size_t size)
 static int fail_over(struct bg_err *err)
 {
     return bg_err_set(err, -EDQUOT, "%s", bytes_used_up);
+}
+
+/* What has come of the request's body is within its rule's limits. Errors: -EDQUOT, -EMSGSIZE. */
+static int check_body(const struct exchange *ex, struct bg_err *err)
+{
+    if (ex->over)
+        return fail_over(err);
+    if (ex->bytes_up > ex->rule->body_max) /* in chunks, without a length to tell before */
+        return bg_err_set(err, -EMSGSIZE, "%s", body_too_large);
+    return 0;
+}
+
+/* How to answer a request whose body is refused; err: also that it is malformed. */
+static struct failure body_failure(const struct bg_err *err)
+{
+    if (err->code == -EDQUOT)
+        return (struct failure){AUDIT_DENY, "bytes-used-up", 403, err->text};
+    if (err->code == -EMSGSIZE)
+        return (struct failure){AUDIT_DENY, "body-too-large", 413, err->text};
+    return (struct failure){AUDIT_DENY, "bad-request", 400, err->text};
 }
 
 static void request_body(void *owner, const uint8_t *bytes, size_t size)
@@ -141,28 +161,6 @@ static void drop_body(struct conn *conn)
     count_body(conn);
 }
 
-/* Makes ready for the next request. */
-static void start_request(struct conn *conn)
-{
-    struct exchange *ex = &conn->exchange;
-    http_reader_done(&ex->request);
-    http_reader_done(&ex->response);
-    filter_done(&ex->filter);
-    frames_free(ex->frames);
-    drop_body(conn);
-    buffer_reset(&ex->head);
-    struct upstream_key key = ex->upstream_key;
-    *ex = (struct exchange){.head = buffer_init(UPSTREAM_HEAD_MAX), .upstream_key = key};
-    ex->head.wipe = true;
-    http_reader_init(&ex->request, /* is_response= */ false, request_body, conn);
-    http_reader_init(&ex->response, /* is_response= */ true, response_body, conn);
-}
-
-void exchange_init(struct conn *conn)
-{
-    start_request(conn);
-}
-
 void exchange_done(struct conn *conn)
 {
     struct exchange *ex = &conn->exchange;
@@ -172,6 +170,23 @@ void exchange_done(struct conn *conn)
     frames_free(BG_TAKE(ex->frames));
     drop_body(conn);
     buffer_reset(&ex->head);
+}
+
+/* Makes ready for the next request. */
+static void start_request(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    struct upstream_key key = ex->upstream_key;
+    exchange_done(conn);
+    *ex = (struct exchange){.head = buffer_init(UPSTREAM_HEAD_MAX), .upstream_key = key};
+    ex->head.wipe = true;
+    http_reader_init(&ex->request, /* is_response= */ false, request_body, conn);
+    http_reader_init(&ex->response, /* is_response= */ true, response_body, conn);
+}
+
+void exchange_init(struct conn *conn)
+{
+    start_request(conn);
 }
 
 bool exchange_waits(const struct conn *conn)
@@ -243,26 +258,6 @@ static enum conn_step fail(struct conn *conn, const struct failure *failure)
 
 static enum conn_step start_forward(struct conn *conn);
 
-static enum conn_step refuse_request(struct conn *conn, enum policy_verdict verdict);
-
-static enum conn_step refuse_host(struct conn *conn)
-{
-    struct exchange *ex = &conn->exchange;
-    char target[DESTINATION_TEXT_SIZE], rule[DESTINATION_TEXT_SIZE], text[1024];
-    const struct destination *to = &ex->route.destination;
-    bool web = to->port == 80 || to->port == 443;
-    ex->rule = policy_denial(conn->engine->opts.policy, to);
-    if (ex->rule)
-        return refuse_request(conn, POLICY_DENIED);
-    destination_format(to, 0, target);
-    destination_format(to, web ? to->port : 0, rule);
-    (void)snprintf(text, sizeof text,
-                   "%s is not allowed by this sandbox's rules; allow it with --allow %s", target,
-                   rule);
-    struct failure failure = {AUDIT_DENY, "host-not-allowed", 403, text};
-    return fail(conn, &failure);
-}
-
 /* The host is allowed, the request is not. */
 static enum conn_step refuse_request(struct conn *conn, enum policy_verdict verdict)
 {
@@ -294,6 +289,24 @@ static enum conn_step refuse_request(struct conn *conn, enum policy_verdict verd
     return fail(conn, &failure);
 }
 
+static enum conn_step refuse_host(struct conn *conn)
+{
+    struct exchange *ex = &conn->exchange;
+    char target[DESTINATION_TEXT_SIZE], rule[DESTINATION_TEXT_SIZE], text[1024];
+    const struct destination *to = &ex->route.destination;
+    bool web = to->port == 80 || to->port == 443;
+    ex->rule = policy_denial(conn->engine->opts.policy, to);
+    if (ex->rule)
+        return refuse_request(conn, POLICY_DENIED);
+    destination_format(to, 0, target);
+    destination_format(to, web ? to->port : 0, rule);
+    (void)snprintf(text, sizeof text,
+                   "%s is not allowed by this sandbox's rules; allow it with --allow %s", target,
+                   rule);
+    struct failure failure = {AUDIT_DENY, "host-not-allowed", 403, text};
+    return fail(conn, &failure);
+}
+
 /* Counts the request against its rule. Returns false with *ret filled if the rule's limits forbid
  * it. */
 static bool spend(struct conn *conn, struct failure *ret)
@@ -301,8 +314,7 @@ static bool spend(struct conn *conn, struct failure *ret)
     struct exchange *ex = &conn->exchange;
     const struct http_head *head = &ex->request.head;
     if (head->framing == HTTP_LENGTH && head->length > ex->rule->body_max) {
-        *ret = (struct failure){AUDIT_DENY, "body-too-large", 413,
-                                "the body is larger than this sandbox's rules allow there"};
+        *ret = (struct failure){AUDIT_DENY, "body-too-large", 413, body_too_large};
         return false;
     }
     uint64_t body_size = head->framing == HTTP_LENGTH ? head->length : 0;
@@ -348,17 +360,15 @@ static struct request_text text_of(const struct exchange *ex)
                                  .field_count = head->field_count};
 }
 
-/* Whom the request's secrets are for. *ret_text and *ret_view are parts of it; the view is the
- * caller's to end afterwards. */
-static struct secrets_scope scope_of(const struct conn *conn, struct request_text *ret_text,
-                                     struct request_view *ret_view)
+/* Whom the request's secrets are for; set: those of its destination. *ret_text and *ret_view are
+ * parts of it; the view is the caller's to end afterwards. */
+static struct secrets_scope scope_of(const struct conn *conn, uint64_t set,
+                                     struct request_text *ret_text, struct request_view *ret_view)
 {
     const struct exchange *ex = &conn->exchange;
-    const struct secrets *secrets = conn->engine->opts.secrets;
-    bool any = secrets_at(secrets, &ex->route.destination) != 0;
     *ret_text = text_of(ex);
-    request_view_init(ret_view, ret_text, any ? (unsigned)REQUEST_PATH | REQUEST_QUERY : 0);
-    return (struct secrets_scope){.secrets = secrets,
+    request_view_init(ret_view, ret_text, set ? (unsigned)REQUEST_PATH | REQUEST_QUERY : 0);
+    return (struct secrets_scope){.secrets = conn->engine->opts.secrets,
                                   .to = &ex->route.destination,
                                   .verified = conn->tls,
                                   .view = ret_view,
@@ -377,8 +387,8 @@ static int write_head(struct conn *conn, struct failure *ret, struct bg_err *err
     }
     struct request_text text;
     struct request_view view;
-    struct secrets_scope scope = scope_of(conn, &text, &view);
     uint64_t set = secrets_at(secrets, &ex->route.destination);
+    struct secrets_scope scope = scope_of(conn, set, &text, &view);
     if (set)
         filter_init(&ex->filter, secrets, set);
     struct http_forward_request_opts opts = {.port_default = conn->tls ? 443 : 80,
@@ -483,6 +493,20 @@ static enum conn_step start_dial(struct conn *conn)
     return CONN_WAIT;
 }
 
+/* All that must be known of it before is known. */
+static enum conn_step send_request(struct conn *conn)
+{
+    return take_upstream(conn) ? start_forward(conn) : start_dial(conn);
+}
+
+/* One that waits for the next request, but has closed, or spoken out of turn. */
+static void drop_restless_upstream(struct conn *conn)
+{
+    const uint8_t *unwanted;
+    if (conn->upstream && conn_read_upstream(conn, &unwanted) != -EAGAIN)
+        conn_drop_upstream(conn);
+}
+
 /* A body that is read whole. */
 
 static enum conn_step refuse_body(struct conn *conn)
@@ -501,9 +525,10 @@ static bool wants_body(struct conn *conn)
     struct exchange *ex = &conn->exchange;
     struct request_text text;
     struct request_view view;
-    if (ex->request.state != HTTP_READER_BODY)
+    uint64_t set = secrets_at(conn->engine->opts.secrets, &ex->route.destination);
+    if (ex->request.state != HTTP_READER_BODY || !set)
         return false;
-    struct secrets_scope scope = scope_of(conn, &text, &view);
+    struct secrets_scope scope = scope_of(conn, set, &text, &view);
     bool wants = body_start(&ex->body, &scope, &ex->request.head);
     request_view_done(&view);
     return wants;
@@ -524,8 +549,6 @@ static enum conn_step start_body(struct conn *conn)
     return CONN_AGAIN;
 }
 
-static enum conn_step send_request(struct conn *conn);
-
 static enum conn_step exchange_body(struct conn *conn)
 {
     struct exchange *ex = &conn->exchange;
@@ -533,7 +556,8 @@ static enum conn_step exchange_body(struct conn *conn)
     struct bg_err err;
     struct request_text text;
     struct request_view view;
-    struct secrets_scope scope = scope_of(conn, &text, &view);
+    uint64_t set = secrets_at(conn->engine->opts.secrets, &ex->route.destination);
+    struct secrets_scope scope = scope_of(conn, set, &text, &view);
     /* write_head adds the head's again, but for what was counted */
     ex->use = (struct secrets_use){.budgets = ex->use.budgets};
     int r = body_finish(&ex->body, &scope, &ex->request.head, &ex->use, &err);
@@ -549,8 +573,6 @@ static enum conn_step exchange_body(struct conn *conn)
     return send_request(conn);
 }
 
-static void drop_restless_upstream(struct conn *conn);
-
 static enum conn_step read_body(struct conn *conn)
 {
     struct exchange *ex = &conn->exchange;
@@ -565,19 +587,12 @@ static enum conn_step read_body(struct conn *conn)
         used = http_reader_feed(&ex->request, bytes, (size_t)n, &err);
     else
         (void)bg_err_set(&err, -EPROTO, "the connection ended inside of the request's body");
-    if (used < 0) {
-        struct failure failure = {AUDIT_DENY, "bad-request", 400, err.text};
-        return fail(conn, &failure);
+    if (used >= 0) {
+        conn_unread_guest(conn, bytes + used, (size_t)(n - used));
+        count_body(conn);
     }
-    conn_unread_guest(conn, bytes + used, (size_t)(n - used));
-    count_body(conn);
-    if (ex->over) {
-        struct failure failure = {AUDIT_DENY, "bytes-used-up", 403, bytes_used_up};
-        return fail(conn, &failure);
-    }
-    if (ex->bytes_up > ex->rule->body_max) {
-        struct failure failure = {AUDIT_DENY, "body-too-large", 413,
-                                  "the body is larger than this sandbox's rules allow there"};
+    if (used < 0 || check_body(ex, &err) < 0) {
+        struct failure failure = body_failure(&err);
         return fail(conn, &failure);
     }
     if (conn->engine->body_bytes > BG_EGRESS_BODIES_MAX) {
@@ -641,20 +656,6 @@ static enum conn_step request_read(struct conn *conn)
     if (!spend(conn, &failure) || write_head(conn, &failure, &err) < 0)
         return fail(conn, &failure);
     return wants_body(conn) ? start_body(conn) : send_request(conn);
-}
-
-/* All that must be known of it before is known. */
-static enum conn_step send_request(struct conn *conn)
-{
-    return take_upstream(conn) ? start_forward(conn) : start_dial(conn);
-}
-
-/* One that waits for the next request, but has closed, or spoken out of turn. */
-static void drop_restless_upstream(struct conn *conn)
-{
-    const uint8_t *unwanted;
-    if (conn->upstream && conn_read_upstream(conn, &unwanted) != -EAGAIN)
-        conn_drop_upstream(conn);
 }
 
 static enum conn_step read_request(struct conn *conn)
@@ -832,15 +833,8 @@ static bool forward_request(struct conn *conn, struct bg_err *err)
         ssize_t used = http_reader_feed(&ex->request, bytes, (size_t)n, err);
         if (used < 0)
             return false;
-        if (ex->over) {
-            (void)fail_over(err);
+        if (check_body(ex, err) < 0)
             return false;
-        }
-        if (ex->bytes_up > ex->rule->body_max) { /* in chunks, without a length to tell before */
-            (void)bg_err_set(err, -EMSGSIZE,
-                             "the body is larger than this sandbox's rules allow there");
-            return false;
-        }
         conn_unread_guest(conn, bytes + used, (size_t)(n - used));
         if (ex->request.state == HTTP_READER_DONE && ex->request.head.framing == HTTP_CHUNKED)
             http_forward_last_chunk(channel_out(conn->upstream));
@@ -1119,16 +1113,12 @@ static enum conn_step forward(struct conn *conn)
     struct exchange *ex = &conn->exchange;
     struct bg_err err;
     if (!forward_request(conn, &err)) {
-        struct failure failure = {AUDIT_DENY, "bad-request", 400, err.text};
-        if (err.code == -EDQUOT)
-            failure = (struct failure){AUDIT_DENY, "bytes-used-up", 403, err.text};
-        else if (err.code == -EMSGSIZE)
-            failure = (struct failure){AUDIT_DENY, "body-too-large", 413, err.text};
+        struct failure failure = body_failure(&err);
         return fail(conn, &failure);
     }
     if (forward_response(conn, &err) < 0) {
         if (err.code == -EDQUOT) {
-            struct failure failure = {AUDIT_DENY, "bytes-used-up", 403, err.text};
+            struct failure failure = body_failure(&err);
             return fail(conn, &failure);
         }
         if (may_try_again(ex))

@@ -850,7 +850,7 @@ void h2_drain_all(struct h2 *first)
 
 /* --- opening --- */
 
-static int set_options(nghttp2_option *option)
+static void set_options(nghttp2_option *option)
 {
     nghttp2_option_set_no_auto_window_update(option, 1);
     nghttp2_option_set_max_settings(option, 32);
@@ -860,7 +860,6 @@ static int set_options(nghttp2_option *option)
     nghttp2_option_set_no_closed_streams(option, 1);
     /* What was sent once is not kept to be referred to: it could be a secret. */
     nghttp2_option_set_max_deflate_dynamic_table_size(option, 0);
-    return 0;
 }
 
 static int new_session(struct h2 *h2)
@@ -874,9 +873,8 @@ static int new_session(struct h2 *h2)
     int r = nghttp2_session_callbacks_new(&callbacks);
     if (r == 0)
         r = nghttp2_option_new(&option);
-    if (r == 0)
-        r = set_options(option);
     if (r == 0) {
+        set_options(option);
         nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers);
         nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
         nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame_recv);

@@ -23,8 +23,8 @@ import http2
 import rows
 from harness import DEADLINE_S, Failure, Upstream, read_exactly, read_to_end
 from links import Full, connecting_to, wait_until
-from world import (MUTE, OK, PUBLIC, SILENT, Internet, check_audit, check_guest, guest, read_head,
-                   read_response, request, serve_requests, wrap)
+from world import (MUTE, OK, PUBLIC, SILENT, Internet, check_audit, check_guest, client_hello, guest,
+                   read_head, read_response, request, serve_requests, wrap)
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../..")
 P, Q = (harness.PLACEHOLDERS[name].encode() for name in ("KEY", "RULED"))
@@ -389,14 +389,6 @@ def hello_with(hello, kind, data):
     message = message[:at] + struct.pack(">H", len(extensions)) + extensions
     return (b"\x16\x03\x01" + struct.pack(">H", len(message) + 4) + b"\x01" +
             struct.pack(">I", len(message))[1:] + message)
-
-
-def client_hello(proxy, name):
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = proxy.ca_context(["http/1.1"]).wrap_bio(incoming, outgoing, server_hostname=name)
-    with contextlib.suppress(ssl.SSLWantReadError):
-        tls.do_handshake()
-    return outgoing.read()
 
 
 def test_hidden_server_names_go_nowhere(world):

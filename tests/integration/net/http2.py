@@ -10,7 +10,7 @@ import time
 
 import harness
 from harness import DEADLINE_S, Failure, Upstream, read_exactly, read_to_end
-from world import OK, check_audit, guest, request, serve_requests, wrap
+from world import OK, check_audit, guest, read_head, request, serve_requests, wrap
 
 try:
     import h2.connection
@@ -203,9 +203,7 @@ def settle(upstream):
 def one_request(answer, seen):
     """A script of HTTP/1.1: a request whole, as far as its head says, then the answer."""
     def script(connection):
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += read_exactly(connection, 1)
+        head = read_head(connection)
         seen.append(head)
         if b"chunked" in head:
             while not head.endswith(b"0\r\n\r\n"):
@@ -468,9 +466,7 @@ def test_h2_carries_large_bodies_both_ways(world):
 
 def large_http11(body):
     def script(connection):
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += read_exactly(connection, 1)
+        read_head(connection)
         if read_exactly(connection, len(body)) != body:
             raise Failure("another body came")
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
@@ -483,9 +479,7 @@ def test_h2_holds_little_for_a_guest_that_does_not_read(world):
     sent = [0]
 
     def script(connection):
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += read_exactly(connection, 1)
+        read_head(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (1 << 40))
         connection.settimeout(1)
         with contextlib.suppress(OSError):
@@ -510,9 +504,7 @@ def test_h2_goes_on_for_a_guest_that_reads_late(world):
     stuck = threading.Event()
 
     def script(connection):
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += read_exactly(connection, 1)
+        read_head(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
         at = 0
         connection.settimeout(0.5)

@@ -13,8 +13,8 @@ import threading
 import harness
 import rows
 from harness import DEADLINE_S, Failure, read_exactly, read_to_end
-from world import (OK, PUBLIC, Internet, check_audit, check_guest, guest, read_response, request,
-                   serve_requests, wrap)
+from world import (OK, PUBLIC, Internet, check_audit, check_guest, guest, read_head, read_response,
+                   request, serve_requests, wrap)
 
 NOBODY = ["nobody.rule.test"]  # --allow, where only the policy file is to allow anything
 
@@ -220,10 +220,7 @@ def test_gives_a_secret_by_query(world):
     upstream, got = world.upstreams["good"], []
 
     def script(connection):
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += read_exactly(connection, 1)
-        got.append(harness.SECRETS["RULED"].encode() in head)
+        got.append(harness.SECRETS["RULED"].encode() in read_head(connection))
         connection.sendall(OK)
         read_to_end(connection)
 
@@ -559,7 +556,7 @@ def test_cuts_a_body_that_goes_up(world):
                     connection.sendall(b"400\r\n" + b"x" * 1024 + b"\r\n")
             if read_response(connection)[0] != 403:
                 raise Failure("not refused")
-        upstream.settle()
+        upstream.settle(least=1)
         if not 0 < seen[0] <= 110 << 10:  # in chunks, so a little more than the body
             raise Failure(f"{seen} bytes went up")
         check_audit(proxy, [USED_UP, dict(USED_UP, status=403)])
@@ -703,20 +700,7 @@ def test_is_no_oracle_for_placeholders(world):
     # At a host of no secret even the right one is only text.
     guesses.append(real)
     got = []
-
-    def script(connection):
-        data = b""
-        while True:
-            more = connection.recv(65536)
-            if not more:
-                return
-            data += more
-            while b"\r\n\r\n" in data:
-                head, _, data = data.partition(b"\r\n\r\n")
-                got.append(head)
-                connection.sendall(OK)
-
-    upstream.expect(script)
+    upstream.expect(lambda connection: serve_requests(connection, heads=got))
     answers = set()
     with guest(world) as connection:
         for guess in guesses:

@@ -32,8 +32,8 @@ import rows
 import rules
 import upstream_tls
 from harness import DEADLINE_S, Failure, Tap, Upstream, read_exactly, read_to_end
-from world import (OK, PUBLIC, PUBLIC_6, Internet, World, check_audit, check_guest, guest, read_head,
-                   read_response, request, run_row, serve_requests, wrap)
+from world import (OK, PUBLIC, PUBLIC_6, Internet, World, check_audit, check_guest, client_hello,
+                   guest, read_head, read_response, request, run_row, serve_requests, wrap)
 
 # Further files of tests: each function named test_* takes the world.
 MODULES = [sys.modules[__name__], audit, bodies, ca, catalogue, forward, http2, links, parent, rules,
@@ -453,15 +453,6 @@ def test_is_a_proxy_that_guests_can_talk_to(world):
                                    % (http.port, http.port))
                 check_guest(connection, (403, b"not allowed"), [])
     check_audit(world.proxy, ({"decision": "deny"},) * 2)
-
-
-def client_hello(proxy, name):
-    """The bytes that a TLS client begins with."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = proxy.ca_context(["http/1.1"]).wrap_bio(incoming, outgoing, server_hostname=name)
-    with contextlib.suppress(ssl.SSLWantReadError):
-        tls.do_handshake()
-    return outgoing.read()
 
 
 def test_takes_a_client_hello_in_records_of_one_byte(world):

@@ -113,6 +113,15 @@ def guest(world, host="h.test", port="good", tls=True, proxy=None):
         yield connection
 
 
+def client_hello(proxy, name):
+    """The bytes that a TLS client begins with."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = proxy.ca_context(["http/1.1"]).wrap_bio(incoming, outgoing, server_hostname=name)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
+
+
 def read_head(connection):
     head = b""
     while not head.endswith(b"\r\n\r\n"):
@@ -265,8 +274,8 @@ def request(path=b"/", extra=b"", port=0, host=b"h.test"):
             extra + b"\r\n")
 
 
-def serve_requests(connection, answer=OK, count=None):
-    """Answers each request without a body; count: then closes."""
+def serve_requests(connection, answer=OK, count=None, heads=None):
+    """Answers each request without a body; count: then closes; heads: a list for them."""
     data = b""
     while count is None or count > 0:
         while b"\r\n\r\n" not in data:
@@ -274,7 +283,9 @@ def serve_requests(connection, answer=OK, count=None):
             if not more:
                 return
             data += more
-        data = data.partition(b"\r\n\r\n")[2]
+        head, _, data = data.partition(b"\r\n\r\n")
+        if heads is not None:
+            heads.append(head)
         connection.sendall(answer)
         count = count - 1 if count else count
 
