@@ -138,6 +138,8 @@
 #define BG_FS_DIR_ENTRIES_MAX 1000000       /* from one opendir; EIO */
 #define BG_FS_DIR_WAIT_MAX_MS 60000         /* for all answers to one opendir; EIO */
 #define BG_FS_ODD_REPLIES_MAX 8             /* replies nobody asked for; stream is dropped */
-#define BG_FS_SERVER_FDS      4096          /* inode fds that the server keeps; reopened */
-#define BG_FS_LOCK_WAITS_MAX  64            /* threads that wait for locks; ENOLCK */
-#define BG_FS_LOCK_OWNERS_MAX 1024          /* fds that hold POSIX locks; ENOLCK */
+#define BG_FS_REBIND_MAX                                                                           \
+    65536 /* folders and open files found again on a new server; the rest is stale */
+#define BG_FS_SERVER_FDS      4096 /* inode fds that the server keeps; reopened */
+#define BG_FS_LOCK_WAITS_MAX  64   /* threads that wait for locks; ENOLCK */
+#define BG_FS_LOCK_OWNERS_MAX 1024 /* fds that hold POSIX locks; ENOLCK */

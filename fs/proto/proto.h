@@ -218,6 +218,7 @@ struct fs_hello {
     bool server;       /* which side speaks */
     uint32_t flags;    /* FS_HELLO_* */
     uint32_t uid, gid; /* server: whose rights the requests have */
+    uint64_t boot;     /* server: another value after each start of its machine; 0: unknown */
 };
 
 /* Parses exactly FS_HELLO_SIZE untrusted bytes. Errors: -EPROTO. */

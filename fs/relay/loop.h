@@ -6,10 +6,22 @@
 struct fs_loop;
 
 struct fs_loop_opts {
-    int in_fd, out_fd;             /* the stream; may be the same; made non-blocking, borrowed */
+    int in_fd,
+        out_fd; /* the stream; may be the same; made non-blocking. Borrowed until it is lost */
+    /* Where another stream comes from when this one is lost (loop_return_*); borrowed. -1: none
+     * does, and every access fails from then on. */
+    int return_fd;
+    void (*on_lost)(void *owner);  /* another stream is wanted */
     struct fs_relay_opts relay;    /* to_kernel, to_server and owner are set by the loop */
     void (*on_ready)(void *owner); /* the mount can be used */
     void *owner;
+};
+
+/* What comes on return_fd, a stream socket: one of these bytes, FS_LOOP_STREAM with an fd. */
+enum fs_loop_return {
+    FS_LOOP_STREAM = 'S',   /* another stream: non-blocking, a server of the same folder */
+    FS_LOOP_NOT_SOON = 'N', /* nobody shall wait for it */
+    FS_LOOP_NEVER = 'G',    /* as the end of return_fd */
 };
 
 /* Errors: -ENOMEM. */

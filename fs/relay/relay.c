@@ -131,6 +131,7 @@ void fs_pending_free(struct fs_relay *relay, struct fs_pending *pending)
     fs_tree_unref(&relay->tree, pending->node2);
     free(pending->name);
     free(pending->name2);
+    free(pending->again);
     free(pending);
 }
 
@@ -179,7 +180,7 @@ void fs_relay_send(struct fs_relay *relay, struct fs_request *request, struct fs
 void fs_relay_send_own(struct fs_relay *relay, struct fs_request *request, uint64_t now_ms)
 {
     struct fs_pending *pending = calloc(1, sizeof *pending);
-    if (pending && relay->state != FS_RELAY_GONE)
+    if (pending && fs_relay_has_server(relay))
         fs_relay_send(relay, request, pending, now_ms);
     else
         free(pending);
@@ -196,7 +197,7 @@ void fs_relay_send_release(struct fs_relay *relay, uint64_t server_node, uint64_
 void fs_relay_forget(void *owner, uint64_t server_id, uint64_t count)
 {
     struct fs_relay *relay = owner;
-    if (relay->state == FS_RELAY_GONE)
+    if (!fs_relay_has_server(relay))
         return;
     if (relay->forget_count == relay->forget_room) {
         size_t room = relay->forget_room ? relay->forget_room * 2 : FORGETS_ROOM;
@@ -214,7 +215,7 @@ void fs_relay_forget(void *owner, uint64_t server_id, uint64_t count)
 
 void fs_relay_flush_forgets(struct fs_relay *relay)
 {
-    if (relay->state == FS_RELAY_GONE)
+    if (!fs_relay_has_server(relay))
         relay->forget_count = 0;
     for (size_t sent = 0; sent < relay->forget_count;) {
         size_t count = relay->forget_count - sent;
@@ -244,7 +245,7 @@ struct fs_rhandle *fs_handle_find(const struct fs_relay *relay, uint64_t id)
 }
 
 struct fs_rhandle *fs_handle_new(struct fs_relay *relay, struct fs_rnode *node, uint64_t server_fh,
-                                 bool writes)
+                                 uint64_t flags)
 {
     if (relay->handles.count >= BG_FS_HANDLES_MAX)
         return NULL;
@@ -253,7 +254,8 @@ struct fs_rhandle *fs_handle_new(struct fs_relay *relay, struct fs_rnode *node, 
         return NULL;
     handle->id = relay->next_handle++;
     handle->server_fh = server_fh;
-    handle->writes = writes;
+    handle->flags = flags;
+    handle->bound = true;
     handle->node = node;
     fs_tree_ref(node);
     fs_table_insert(&relay->handles, &handle->link, fs_table_hash(&relay->handles, handle->id));
@@ -357,7 +359,10 @@ int fs_relay_tick(struct fs_relay *relay, uint64_t now_ms, uint64_t *ret_next_ms
     *ret_next_ms = UINT64_MAX;
     if (relay->state == FS_RELAY_GONE)
         return 0;
-    bool timed = expire(relay, now_ms);
+    int waits = fs_rebind_tick(relay, now_ms, err);
+    if (waits < 0)
+        return waits;
+    bool timed = expire(relay, now_ms) || waits > 0;
     if (relay->state == FS_RELAY_STALE)
         probe(relay, now_ms);
     if (relay->late > BG_FS_LATE_MAX)
@@ -365,11 +370,6 @@ int fs_relay_tick(struct fs_relay *relay, uint64_t now_ms, uint64_t *ret_next_ms
     if (timed || relay->state == FS_RELAY_STALE)
         *ret_next_ms = TICK_MS;
     return 0;
-}
-
-bool fs_relay_has_room(const struct fs_relay *relay)
-{
-    return relay->in_window < BG_FS_WINDOW;
 }
 
 /* ---- life ---- */
@@ -384,6 +384,7 @@ void fs_relay_gone(struct fs_relay *relay)
     if (relay->state == FS_RELAY_GONE)
         return;
     give_up_all(relay);
+    fs_rebind_free(relay);
     relay->state = FS_RELAY_GONE;
     while (relay->first)
         fs_pending_free(relay, relay->first); /* nothing will come for them */
@@ -401,6 +402,7 @@ int fs_relay_greeted(struct fs_relay *relay, const uint8_t *bytes, size_t size, 
     int r = fs_hello_parse(bytes, size, /* from_server= */ true, &hello, err);
     if (r < 0)
         return r;
+    relay->hello = hello;
     relay->owners.server_uid = hello.uid;
     relay->owners.server_gid = hello.gid;
     relay->owners.all = hello.flags & FS_HELLO_ALL_USERS;
@@ -445,6 +447,7 @@ void fs_relay_free(struct fs_relay *relay)
     relay->state = FS_RELAY_GONE; /* nothing is given back any more */
     while (relay->first)
         fs_pending_free(relay, relay->first);
+    fs_rebind_free(relay);
     size_t cursor = 0;
     if (relay->handles.buckets)
         for (struct fs_link *link; (link = fs_table_pop(&relay->handles, &cursor));)

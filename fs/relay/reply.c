@@ -23,9 +23,8 @@ static void give_back_reference(struct fs_relay *relay, uint64_t server_id)
 
 /* ---- attributes and entries ---- */
 
-/* Checks an attribute block and says what it describes. */
-static int look_at(const struct fs_relay *relay, uint64_t server_id, struct fs_attr *attr,
-                   struct fs_tree_entry *ret)
+int fs_relay_look_at(const struct fs_relay *relay, uint64_t server_id, struct fs_attr *attr,
+                     struct fs_tree_entry *ret)
 {
     bool special;
     int r = fs_check_attr(&relay->owners, attr, &special);
@@ -63,7 +62,7 @@ static int enter(struct fs_relay *relay, uint32_t opcode, struct fs_rnode *paren
     struct fs_tree_entry entry;
     if (reply->node == 0)
         return opcode == FUSE_LOOKUP ? -ENOENT : -EIO;
-    int r = look_at(relay, reply->node, &reply->attr, &entry);
+    int r = fs_relay_look_at(relay, reply->node, &reply->attr, &entry);
     if (r == 0 && !type_fits(opcode, &entry))
         r = -EIO;
     if (r < 0) {
@@ -108,7 +107,7 @@ static int answer_attr(struct fs_relay *relay, const struct fs_pending *pending,
                        struct fs_reply *reply)
 {
     struct fs_tree_entry seen;
-    int r = look_at(relay, pending->node->peer->id, &reply->attr, &seen);
+    int r = fs_relay_look_at(relay, pending->node->peer->id, &reply->attr, &seen);
     if (r < 0)
         return r;
     if (pending->node == relay->tree.root && seen.type == S_IFDIR && !seen.special)
@@ -123,18 +122,12 @@ static int answer_attr(struct fs_relay *relay, const struct fs_pending *pending,
 
 /* ---- handles ---- */
 
-static bool opens_for_writing(const struct fs_pending *pending)
-{
-    return (pending->flags & O_ACCMODE) != O_RDONLY;
-}
-
 static int answer_open(struct fs_relay *relay, const struct fs_pending *pending,
                        struct fs_reply *reply, uint64_t now_ms)
 {
     bool folder = pending->opcode == FUSE_OPENDIR;
     uint64_t server_fh = reply->fh;
-    struct fs_rhandle *handle =
-        fs_handle_new(relay, pending->node, server_fh, opens_for_writing(pending));
+    struct fs_rhandle *handle = fs_handle_new(relay, pending->node, server_fh, pending->flags);
     if (handle) {
         reply->fh = handle->id;
         reply->open_flags = 0; /* the relay's to decide; without a change feed none applies */
@@ -153,7 +146,7 @@ static int answer_create(struct fs_relay *relay, const struct fs_pending *pendin
     struct fs_rnode *node;
     int r = enter(relay, pending->opcode, pending->node, pending->name, reply, &node);
     struct fs_rhandle *handle =
-        r == 0 ? fs_handle_new(relay, node, server_fh, opens_for_writing(pending)) : NULL;
+        r == 0 ? fs_handle_new(relay, node, server_fh, pending->flags) : NULL;
     if (handle) {
         reply->fh = handle->id;
         reply->open_flags = 0;
@@ -398,6 +391,9 @@ static int check_count(const struct fs_pending *pending, const struct fs_reply *
 static void follow_change(struct fs_relay *relay, const struct fs_pending *pending)
 {
     switch (pending->opcode) {
+    case FUSE_FSYNC:
+        pending->node->synced = pending->writes;
+        break;
     case FUSE_UNLINK:
     case FUSE_RMDIR:
         fs_tree_removed(&relay->tree, pending->node, pending->name);
@@ -406,6 +402,7 @@ static void follow_change(struct fs_relay *relay, const struct fs_pending *pendi
     case FUSE_RENAME2:
         fs_tree_moved(&relay->tree, pending->node, pending->name, pending->node2, pending->name2,
                       pending->flags & RENAME_EXCHANGE);
+        fs_rebind_renamed(relay, pending);
         break;
     default:
         break;
@@ -439,6 +436,7 @@ static int pass_on(struct fs_relay *relay, struct fs_pending *pending, struct fs
         break;
     case FS_REPLY_COUNT:
         r = check_count(pending, reply);
+        (pending->node2 ? pending->node2 : pending->node)->writes++;
         break;
     case FS_REPLY_STATFS:
         fs_check_statfs(&reply->statfs);
@@ -524,7 +522,7 @@ static void take_probe(struct fs_relay *relay, struct fs_reply *reply)
 {
     struct fs_tree_entry seen;
     relay->probing = false;
-    if (reply->error == 0 && look_at(relay, FS_TREE_ROOT, &reply->attr, &seen) == 0 &&
+    if (reply->error == 0 && fs_relay_look_at(relay, FS_TREE_ROOT, &reply->attr, &seen) == 0 &&
         seen.type == S_IFDIR && !seen.special) {
         remember_root(relay, &reply->attr);
         if (relay->state == FS_RELAY_NEW)
@@ -573,7 +571,9 @@ int fs_relay_reply(struct fs_relay *relay, const uint8_t *bytes, size_t size, ui
     if (reply.error < 0 && !fs_error_allowed(pending->opcode, reply.error))
         reply.error = -EIO;
 
-    if (pending->kernel_unique == 0 && pending->opcode == FUSE_GETATTR) {
+    if (pending->rebinds) {
+        fs_rebind_reply(relay, pending, &reply, now_ms);
+    } else if (pending->kernel_unique == 0 && pending->opcode == FUSE_GETATTR) {
         take_probe(relay, &reply);
     } else if (pending->late || pending->kernel_unique == 0) {
         if (reply.error == 0)

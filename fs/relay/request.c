@@ -66,6 +66,7 @@ static void interrupt(struct fs_relay *relay, const struct fs_request *request, 
     /* Only a wait for a lock may end early. Anything else may have been done already, and a program
      * that is told EINTR after its rename worked, just because a timer of its own went off, fails
      * for no reason; those end at their deadline. */
+    fs_rebind_interrupt(relay, request->interrupted);
     struct fs_pending *pending = fs_pending_find_kernel(relay, request->interrupted);
     if (!pending || pending->class != FS_CLASS_WAIT || pending->interrupted)
         return;
@@ -221,6 +222,8 @@ static int translate_handle(const struct fs_relay *relay, uint64_t *fh, const st
     const struct fs_rhandle *handle = fs_handle_find(relay, *fh);
     if (!handle || handle->node != node)
         return -EBADF;
+    if (!handle->bound)
+        return -EIO; /* what it was opened on is gone with its server */
     *fh = handle->server_fh;
     return 0;
 }
@@ -277,8 +280,9 @@ static void release(struct fs_relay *relay, const struct fs_request *request, ui
     struct fs_rhandle *handle = fs_handle_find(relay, request->fh);
     struct fs_reply reply = {0};
     if (handle) {
-        fs_relay_send_release(relay, handle->node->peer->id, handle->server_fh,
-                              request->opcode == FUSE_RELEASEDIR, now_ms);
+        if (handle->bound)
+            fs_relay_send_release(relay, handle->node->peer->id, handle->server_fh,
+                                  request->opcode == FUSE_RELEASEDIR, now_ms);
         fs_handle_free(relay, handle);
     }
     (void)fs_relay_answer(relay, request->unique, request->opcode, &reply); /* nobody waits */
@@ -297,24 +301,31 @@ static bool flush_is_idle(const struct fs_relay *relay, const struct fs_request 
                           const struct fs_rnode *node)
 {
     const struct fs_rhandle *handle = fs_handle_find(relay, request->fh);
-    return request->opcode == FUSE_FLUSH && handle && handle->node == node && !handle->writes &&
-           !node->locked;
+    return request->opcode == FUSE_FLUSH && handle && handle->node == node &&
+           (handle->flags & O_ACCMODE) == O_RDONLY && !node->locked;
 }
 
-static int forward(struct fs_relay *relay, struct fs_request *request, uint64_t now_ms)
+static int forward(struct fs_relay *relay, struct fs_request *request, const uint8_t *bytes,
+                   size_t size, uint64_t now_ms)
 {
     struct fs_rnode *node = fs_tree_find(&relay->tree, request->node);
     if (!node)
-        return -ESTALE;
-    if (relay->state == FS_RELAY_STALE || relay->state == FS_RELAY_GONE)
-        return fs_relay_answer_from_memory(relay, request->unique, request->opcode, node) ? 0
-                                                                                          : -EIO;
-    if (node->stale)
         return -ESTALE;
     if (flush_is_idle(relay, request, node)) {
         (void)fs_relay_answer(relay, request->unique, FUSE_FLUSH, &(struct fs_reply){0});
         return 0;
     }
+    if (relay->state == FS_RELAY_LOST || relay->state == FS_RELAY_REBINDING)
+        return fs_relay_answer_from_memory(relay, request->unique, request->opcode, node)
+                   ? 0
+                   : fs_rebind_wait(relay, request->unique, bytes, size);
+    if (relay->state == FS_RELAY_STALE || relay->state == FS_RELAY_GONE)
+        return fs_relay_answer_from_memory(relay, request->unique, request->opcode, node) ? 0
+                                                                                          : -EIO;
+    if (node->stale)
+        return -ESTALE;
+    if (fs_rebind_tells_loss(relay, request))
+        return -EIO;
     struct fs_rnode *node2;
     int r = check_request(relay, request, node);
     if (r == 0)
@@ -326,6 +337,7 @@ static int forward(struct fs_relay *relay, struct fs_request *request, uint64_t 
     struct fs_pending *pending = pending_new(request, node, node2);
     if (!pending)
         return -ENOMEM;
+    fs_rebind_keep(relay, pending, request, bytes, size);
     r = translate_handles(relay, request, node, node2);
     if (r < 0) {
         fs_pending_free(relay, pending);
@@ -394,7 +406,7 @@ void fs_relay_request(struct fs_relay *relay, const uint8_t *bytes, size_t size,
         r = -ENOSYS; /* the kernel asks no more, and does without */
         break;
     default:
-        r = relay->initialised ? forward(relay, &request, now_ms) : -EIO;
+        r = relay->initialised ? forward(relay, &request, bytes, size, now_ms) : -EIO;
     }
     if (r < 0)
         fs_relay_fail(relay, request.unique, r);

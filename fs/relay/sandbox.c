@@ -78,6 +78,7 @@ static int filter_calls(void)
         SCMP_SYS(poll),
         SCMP_SYS(ppoll),
         SCMP_SYS(close),
+        SCMP_SYS(recvmsg), /* another stream from the keeper */
         SCMP_SYS(restart_syscall),
         SCMP_SYS(clock_gettime),
         SCMP_SYS(gettimeofday), /* where there is no vdso */

@@ -1,5 +1,5 @@
 /* The relay's insides, for its own files: relay.c (life, deadlines), request.c (from the kernel),
- * reply.c (from the server). */
+ * reply.c (from the server), rebind.c (when the stream is lost and comes back). */
 #pragma once
 
 #include "fs/proto/proto.h"
@@ -15,7 +15,9 @@ struct fs_rhandle {
     uint64_t id;           /* the kernel's: a counter */
     uint64_t server_fh;    /* the server's, any number */
     struct fs_rnode *node; /* referenced */
-    bool writes;           /* opened for writing */
+    uint64_t flags;        /* as it was opened */
+    bool bound;            /* the present server has it; else every request on it fails */
+    bool lost_writes;      /* the next FSYNC or FLUSH says that some may be lost */
     uint64_t entries;      /* read since the start of the folder */
     uint64_t waited_ms;    /* for answers to READDIR */
 };
@@ -30,6 +32,10 @@ struct fs_pending {
     enum fs_class class;
     bool late;        /* the kernel has its answer; what comes is given back */
     bool interrupted; /* SETLKW: the caller wants out */
+    bool rebinds;     /* our own LOOKUP of node, or OPEN for the handle fh */
+    uint32_t writes;  /* FSYNC: the node's when it was sent */
+    uint8_t *again;   /* the kernel's request, if it can be made twice; again_size bytes */
+    size_t again_size;
     uint64_t sent_ms, interrupted_ms;
     struct fs_rnode *node, *node2; /* referenced; may be NULL */
     char *name, *name2;
@@ -61,6 +67,8 @@ struct fs_relay {
     unsigned complaints; /* lines about the server, see fs_relay_complain */
     uint64_t probed_ms;  /* last probe */
     bool probing;
+    struct fs_hello hello;    /* the server's */
+    struct fs_rebind *rebind; /* LOST and REBINDING only */
 
     uint8_t *forgets; /* BATCH_FORGET entries not sent yet */
     size_t forget_count, forget_room;
@@ -104,9 +112,47 @@ void fs_relay_forget(void *relay, uint64_t server_id, uint64_t count);
 struct fs_rhandle *fs_handle_find(const struct fs_relay *relay, uint64_t id);
 /* NULL: too many, or no memory. */
 struct fs_rhandle *fs_handle_new(struct fs_relay *relay, struct fs_rnode *node, uint64_t server_fh,
-                                 bool writes);
+                                 uint64_t flags);
 void fs_handle_free(struct fs_relay *relay, struct fs_rhandle *handle);
 
 /* The answer to a request that the server does not answer, where memory has one. */
 bool fs_relay_answer_from_memory(struct fs_relay *relay, uint64_t kernel_unique, uint32_t opcode,
                                  const struct fs_rnode *node);
+
+/* Checks an attribute block and says what it describes. Errors: -EIO. */
+int fs_relay_look_at(const struct fs_relay *relay, uint64_t server_id, struct fs_attr *attr,
+                     struct fs_tree_entry *ret);
+
+/* ---- rebind.c ---- */
+
+/* Whether there is a server to send to. */
+bool fs_relay_has_server(const struct fs_relay *relay);
+
+/* Keeps the request with its pending, if doing it twice is as doing it once: should the server go,
+ * it waits for the next one. */
+void fs_rebind_keep(const struct fs_relay *relay, struct fs_pending *pending,
+                    const struct fs_request *request, const uint8_t *bytes, size_t size);
+
+/* True, once, when writes through the handle that FSYNC or FLUSH asks for may be lost. */
+bool fs_rebind_tells_loss(const struct fs_relay *relay, const struct fs_request *request);
+
+/* What becomes of a request that cannot be sent now. Returns 0: it waits, and is made again when
+ * the server is back; else the error for the kernel. */
+int fs_rebind_wait(struct fs_relay *relay, uint64_t kernel_unique, const uint8_t *bytes,
+                   size_t size);
+/* The kernel no longer wants this one: it is answered if it waits. */
+void fs_rebind_interrupt(struct fs_relay *relay, uint64_t kernel_unique);
+
+/* The answer to a request of rebinding. */
+void fs_rebind_reply(struct fs_relay *relay, struct fs_pending *pending, struct fs_reply *reply,
+                     uint64_t now_ms);
+
+/* The host has renamed a file that may be open. */
+void fs_rebind_renamed(struct fs_relay *relay, const struct fs_pending *pending);
+
+/* Time goes by. Returns whether there is something that time can end. Errors: -ETIMEDOUT the new
+ * server is too slow. */
+int fs_rebind_tick(struct fs_relay *relay, uint64_t now_ms, struct bg_err *err);
+
+/* Answers all that wait with EIO. */
+void fs_rebind_free(struct fs_relay *relay);

@@ -63,7 +63,7 @@ static void place(struct fs_tree *tree, struct fs_rnode *node)
     node->placed = true;
 }
 
-static void make_stale(struct fs_tree *tree, struct fs_rnode *node)
+void fs_tree_stale(struct fs_tree *tree, struct fs_rnode *node)
 {
     node->stale = true;
     unplace(tree, node);
@@ -93,9 +93,11 @@ static void peer_drop(struct fs_tree *tree, struct fs_peer *peer)
 {
     if (peer->nodes > 0)
         return;
-    fs_table_remove(&tree->peers, &peer->link);
-    if (peer->nlookup > 0)
-        tree->on_forget(tree->owner, peer->id, peer->nlookup);
+    if (!peer->lost) {
+        fs_table_remove(&tree->peers, &peer->link);
+        if (peer->nlookup > 0)
+            tree->on_forget(tree->owner, peer->id, peer->nlookup);
+    }
     free(peer);
 }
 
@@ -148,7 +150,7 @@ static struct fs_peer *peer_new(struct fs_tree *tree, uint64_t id)
     return peer;
 }
 
-/* parent and name: NULL for regular files and the root. */
+/* parent and name: NULL for the root. */
 static struct fs_rnode *node_new(struct fs_tree *tree, struct fs_peer *peer,
                                  struct fs_rnode *parent, const char *name,
                                  const struct fs_tree_entry *entry)
@@ -164,7 +166,8 @@ static struct fs_rnode *node_new(struct fs_tree *tree, struct fs_peer *peer,
         }
         node->parent = parent;
         parent->refs++;
-        place(tree, node);
+        if (entry->type != S_IFREG)
+            place(tree, node);
     }
     node->id = tree->next_id++;
     node->ino = entry->ino;
@@ -178,6 +181,22 @@ static struct fs_rnode *node_new(struct fs_tree *tree, struct fs_peer *peer,
     return node;
 }
 
+void fs_tree_seen_at(struct fs_tree *tree, struct fs_rnode *file, struct fs_rnode *parent,
+                     const char *name)
+{
+    if (file->placed || (file->parent == parent && strcmp(file->name, name) == 0))
+        return;
+    char *copy = strdup(name);
+    if (!copy)
+        return; /* the older place stands: it may be found there, or is another file */
+    struct fs_rnode *before = file->parent;
+    free(file->name);
+    file->name = copy;
+    file->parent = parent;
+    parent->refs++;
+    fs_tree_unref(tree, before);
+}
+
 static bool matches(const struct fs_rnode *node, const struct fs_tree_entry *entry)
 {
     return !node->stale && node->type == entry->type && node->special == entry->special &&
@@ -189,7 +208,7 @@ bool fs_tree_same(struct fs_tree *tree, struct fs_rnode *node, const struct fs_t
     if (matches(node, seen))
         return true;
     if (node != tree->root)
-        make_stale(tree, node);
+        fs_tree_stale(tree, node);
     return false;
 }
 
@@ -235,22 +254,71 @@ int fs_tree_enter(struct fs_tree *tree, struct fs_rnode *parent, const char *nam
     if (!node) {
         /* Something else is here now, or this folder is not where it was. */
         if (there)
-            make_stale(tree, there);
+            fs_tree_stale(tree, there);
         if (entry->type != S_IFLNK && peer->single)
-            make_stale(tree, peer->single);
+            fs_tree_stale(tree, peer->single);
         if (tree->by_id.count >= tree->count_max)
             r = -ENFILE;
         else
-            node = node_new(tree, peer, by_place ? parent : NULL, name, entry);
+            node = node_new(tree, peer, parent, name, entry);
     } else if (there && there != node) {
-        make_stale(tree, there); /* a file took the place of a folder or link */
+        fs_tree_stale(tree, there); /* a file took the place of a folder or link */
     }
+    if (node && !by_place)
+        fs_tree_seen_at(tree, node, parent, name);
     if (!node) {
         peer_drop(tree, peer);
         return r < 0 ? r : -ENOMEM;
     }
     node->nlookup++;
     *ret = node;
+    return 0;
+}
+
+/* ---- another server ---- */
+
+void fs_tree_unbind(struct fs_tree *tree)
+{
+    size_t cursor = 0;
+    struct fs_peer *root = tree->root->peer;
+    for (struct fs_link *link; (link = fs_table_pop(&tree->peers, &cursor));) {
+        struct fs_peer *peer = FS_LINK_OWNER(link, struct fs_peer, link);
+        peer->nlookup = 0;
+        peer->lost = peer != root;
+    }
+    fs_table_insert(&tree->peers, &root->link, fs_table_hash(&tree->peers, root->id));
+}
+
+bool fs_tree_is_bound(const struct fs_rnode *node)
+{
+    return !node->peer->lost;
+}
+
+int fs_tree_bind(struct fs_tree *tree, struct fs_rnode *node, const struct fs_tree_entry *entry)
+{
+    assert(!fs_tree_is_bound(node) && fs_tree_is_bound(node->parent));
+    struct fs_peer *peer = entry->server_id == 0 ? NULL : find_peer(tree, entry->server_id);
+    bool fits = !node->stale && matches(node, entry) && check_entry(node->parent, entry) == 0 &&
+                (!peer || !peer->single);
+    int r = fits ? 0 : -ESTALE;
+    if (fits && !peer) {
+        peer = peer_new(tree, entry->server_id);
+        r = peer ? 0 : -ENOMEM;
+    }
+    if (peer)
+        peer->nlookup++;
+    else if (entry->server_id != 0)
+        tree->on_forget(tree->owner, entry->server_id, 1);
+    if (r < 0) {
+        fs_tree_stale(tree, node);
+        return r;
+    }
+    node->peer->nodes--;
+    peer_drop(tree, node->peer);
+    node->peer = peer;
+    peer->nodes++;
+    if (node->type != S_IFLNK)
+        peer->single = node;
     return 0;
 }
 
@@ -269,7 +337,7 @@ static void move_to(struct fs_tree *tree, struct fs_rnode *node, struct fs_rnode
      * memory for the name, the node must be found anew. */
     if (!copy || fs_tree_is_below(parent, node)) {
         free(copy);
-        make_stale(tree, node);
+        fs_tree_stale(tree, node);
         return;
     }
     unplace(tree, node);
@@ -323,6 +391,8 @@ void fs_tree_done(struct fs_tree *tree)
     if (tree->by_id.buckets)
         for (struct fs_link *link; (link = fs_table_pop(&tree->by_id, &cursor));) {
             struct fs_rnode *node = FS_LINK_OWNER(link, struct fs_rnode, by_id);
+            if (node->peer->lost && --node->peer->nodes == 0)
+                free(node->peer); /* not in the table */
             free(node->name);
             free(node);
         }

@@ -5,7 +5,11 @@
  * another place, that is a new node, and the old one of a folder is stale. So the kernel moves a
  * folder only when the host renames it, no folder is ever at two places or inside itself, and where
  * a link stands is known. A regular file is one node for each server id, since its names share the
- * page cache. Whatever changes its type or inode number under one id is stale. Single-threaded. */
+ * page cache. Whatever changes its type or inode number under one id is stale.
+ *
+ * When the server has gone, its ids mean nothing any more: all nodes but the root are unbound,
+ * until another server of the same folder has shown the same file at the same place.
+ * Single-threaded. */
 #pragma once
 
 #include <stdbool.h>
@@ -24,21 +28,23 @@ struct fs_peer {
     uint64_t nlookup;
     unsigned nodes;
     struct fs_rnode *single; /* the live regular file or folder that it is; NULL for links */
+    bool lost;               /* of a server that has gone: not in the table */
 };
 
 struct fs_rnode {
     struct fs_link by_id, by_place;
     uint64_t id;
     uint64_t ino;
-    mode_t type;      /* S_IFREG, S_IFDIR, S_IFLNK; for good */
-    bool special;     /* shown as an empty file that cannot be opened */
-    bool stale;       /* every request on it fails */
-    bool locked;      /* somebody on the host has had a POSIX lock on it */
-    bool placed;      /* in by_place: folders and links where they were last seen */
-    uint64_t nlookup; /* the kernel's references */
-    unsigned refs;    /* ours: children, handles, requests in flight */
+    mode_t type;             /* S_IFREG, S_IFDIR, S_IFLNK; for good */
+    bool special;            /* shown as an empty file that cannot be opened */
+    bool stale;              /* every request on it fails */
+    bool locked;             /* somebody on the host has had a POSIX lock on it */
+    bool placed;             /* in by_place: folders and links where they were last seen */
+    uint32_t writes, synced; /* answered so far; how many of them by the last good FSYNC */
+    uint64_t nlookup;        /* the kernel's references */
+    unsigned refs;           /* ours: children, handles, requests in flight */
     struct fs_peer *peer;
-    struct fs_rnode *parent; /* folders and links; referenced */
+    struct fs_rnode *parent; /* where it was last seen; referenced. NULL: the root */
     char *name;
 };
 
@@ -78,6 +84,23 @@ bool fs_tree_same(struct fs_tree *tree, struct fs_rnode *node, const struct fs_t
 
 /* Takes back count of the kernel's references. */
 void fs_tree_forget(struct fs_tree *tree, struct fs_rnode *node, uint64_t count);
+
+/* The server has gone: nothing is given back to it, every node but the root is unbound. */
+void fs_tree_unbind(struct fs_tree *tree);
+bool fs_tree_is_bound(const struct fs_rnode *node);
+
+/* The new server has answered with an entry for the unbound node's name in its parent, which is
+ * bound. Binds the node, or marks it stale when that is another file. The server's reference is
+ * kept or given back. Errors: -ESTALE; -ENOMEM. */
+int fs_tree_bind(struct fs_tree *tree, struct fs_rnode *node,
+                 const struct fs_tree_entry *entry) BG_MUST_CHECK;
+
+/* Nothing is known of the node any more. Not the root. */
+void fs_tree_stale(struct fs_tree *tree, struct fs_rnode *node);
+
+/* Notes where a file was moved to. Folders and links are moved by fs_tree_moved. */
+void fs_tree_seen_at(struct fs_tree *tree, struct fs_rnode *file, struct fs_rnode *parent,
+                     const char *name);
 
 /* Our own references. */
 void fs_tree_ref(struct fs_rnode *node);

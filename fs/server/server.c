@@ -4,6 +4,7 @@
 #include "fs/server/server.h"
 
 #include <assert.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -213,10 +214,30 @@ static void share_fds(size_t *ret_nodes, size_t *ret_handles, size_t *ret_locks)
         *ret_handles = BG_FS_HANDLES_MAX;
 }
 
+/* The first 8 bytes of the kernel's boot id, which is a UUID as text. 0 where there is none. */
+static uint64_t boot_number(void)
+{
+    char text[64];
+    uint64_t boot = 0;
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text);
+    if (fd >= 0)
+        (void)close(fd); /* only read */
+    unsigned digits = 0;
+    for (ssize_t i = 0; i < n && digits < 16; i++) {
+        const char *hex = "0123456789abcdef", *at = memchr(hex, text[i], 16);
+        if (!at)
+            continue;
+        boot = boot << 4 | (uint64_t)(at - hex);
+        digits++;
+    }
+    return boot;
+}
+
 static int exchange_hellos(const struct server *server, const struct fs_server_opts *opts,
                            struct bg_err *err)
 {
-    struct fs_hello hello = {.server = true};
+    struct fs_hello hello = {.server = true, .boot = boot_number()};
     hello.uid = server->identity.switched ? opts->uid : geteuid();
     hello.gid = server->identity.switched ? opts->gid : getegid();
     if (opts->read_only)

@@ -21,14 +21,15 @@
 #include "fs/server/server.h"
 
 #define THREADS_DEFAULT 4u
-#define MOUNT_ARGS_MAX  16
+#define MOUNT_ARGS_MAX  20
 
 static void usage(FILE *out)
 {
     (void)fprintf(out,
                   "usage: bellglass-fs serve [--read-only] [--threads N] DIR\n"
                   "       bellglass-fs mount [--read-only] [--exec] [--raw-names] [--foreground]\n"
-                  "                          [--name NAME] [--deadline-ms N] DIR -- COMMAND...\n");
+                  "                          [--reconnect] [--name NAME] [--deadline-ms N]\n"
+                  "                          DIR -- COMMAND...\n");
 }
 
 static int serve(int argc, char **argv)
@@ -100,15 +101,14 @@ static int mount_program(char out[PATH_MAX + 32])
 
 static int mount_here(int argc, char **argv)
 {
-    static const struct option options[] = {{"read-only", no_argument, NULL, 'r'},
-                                            {"exec", no_argument, NULL, 'x'},
-                                            {"raw-names", no_argument, NULL, 'w'},
-                                            {"foreground", no_argument, NULL, 'f'},
-                                            {"name", required_argument, NULL, 'n'},
-                                            {"deadline-ms", required_argument, NULL, 'd'},
-                                            {0}};
+    static const struct option options[] = {
+        {"read-only", no_argument, NULL, 'r'},         {"exec", no_argument, NULL, 'x'},
+        {"raw-names", no_argument, NULL, 'w'},         {"foreground", no_argument, NULL, 'f'},
+        {"reconnect", no_argument, NULL, 'c'},         {"name", required_argument, NULL, 'n'},
+        {"deadline-ms", required_argument, NULL, 'd'}, {0}};
     static char read_only[] = "--read-only", exec[] = "--exec", raw_names[] = "--raw-names",
                 foreground[] = "--foreground", name[] = "--name", deadline[] = "--deadline-ms",
+                reopen[] = "--reopen", serves[] = "serves", dashes[] = "--",
                 stream[] = "--stream-fd", mountpoint[] = "--mountpoint", standalone[] = "files";
     char *out[MOUNT_ARGS_MAX] = {name};
     char *name_value = standalone, *deadline_value = NULL;
@@ -167,9 +167,19 @@ static int mount_here(int argc, char **argv)
         out[used++] = deadline;
         out[used++] = deadline_value;
     }
-    char *full[MOUNT_ARGS_MAX + 1] = {program};
-    memcpy(full + 1, out, used * sizeof *out);
-    (void)execv(program, full);
+    if (flags['c']) {
+        out[used++] = reopen;
+        out[used++] = serves;
+        out[used++] = dashes;
+    }
+    size_t command_count = flags['c'] ? (size_t)(argc - optind - 2) : 0;
+    char **full = calloc(1 + used + command_count + 1, sizeof *full);
+    if (full) {
+        full[0] = program;
+        memcpy(full + 1, out, used * sizeof *out);
+        memcpy(full + 1 + used, argv + optind + 2, command_count * sizeof *full);
+        (void)execv(program, full);
+    }
     (void)fprintf(stderr, "bellglass-fs: %s: %s\n", program, strerror(errno));
     return 1;
 }

@@ -1,4 +1,5 @@
-/* The relay against a hostile server: the input is what the server sends, its hello first. A
+/* The relay against a hostile server: the input is what the server sends, its hello first. Where it
+ * breaks the protocol, the stream is lost and what follows is another one, with a hello again. A
  * pretended kernel asks for everything that it can on whatever nodes and handles it is given, and
  * looks at each answer: it must be one that the host's kernel may see. */
 #include <fcntl.h>
@@ -227,25 +228,40 @@ static void initialise(struct kernel *k)
     fs_relay_request(k->relay, bytes, sizeof bytes, 1000);
 }
 
-/* Gives the relay the server's messages. Returns when they end or it has had enough. */
-static void feed(struct kernel *k, const uint8_t *bytes, size_t size)
+/* Gives the relay the server's messages of one stream. Returns how many bytes they were: to their
+ * end, or to where it has had enough. */
+static size_t feed(struct kernel *k, const uint8_t *bytes, size_t size, uint64_t now_ms)
 {
     struct bg_err err;
-    uint64_t now_ms = 1000, next_ms;
-    while (size >= 4) {
+    uint64_t next_ms;
+    size_t at = 0;
+    while (size - at >= 4) {
         size_t message;
-        if (fs_message_size(bytes, FS_REPLY_HEADER_SIZE, &message, NULL) < 0 || message > size ||
-            fs_relay_reply(k->relay, bytes, message, now_ms, &err) < 0)
-            return;
-        bytes += message;
-        size -= message;
+        if (fs_message_size(bytes + at, FS_REPLY_HEADER_SIZE, &message, NULL) < 0 ||
+            message > size - at)
+            return at;
+        at += message;
+        if (fs_relay_reply(k->relay, bytes + at - message, message, now_ms, &err) < 0)
+            return at;
         now_ms += 10;
         if (k->more)
             ask_for_all(k);
         if (fs_relay_tick(k->relay, now_ms, &next_ms, &err) < 0)
-            return;
+            return at;
         fs_relay_flush_forgets(k->relay);
     }
+    return at;
+}
+
+/* Another stream begins at bytes. */
+static bool comes_back(struct kernel *k, const uint8_t *bytes, size_t size, uint64_t now_ms)
+{
+    struct bg_err err;
+    if (fs_relay_lost(k->relay, now_ms) < 0)
+        return false;
+    ask_for_all(k); /* these wait */
+    return size >= FS_HELLO_SIZE &&
+           fs_relay_returned(k->relay, bytes, FS_HELLO_SIZE, now_ms, &err) == 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
@@ -253,6 +269,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     struct kernel k = {.folder = 1};
     struct fs_relay_opts opts = {.uid = 1000,
                                  .gid = 1001,
+                                 .returns = true,
                                  .deadline_ms = DEADLINE_MS,
                                  .to_kernel = to_kernel,
                                  .to_server = to_server,
@@ -264,7 +281,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     if (fs_relay_greeted(k.relay, bytes, FS_HELLO_SIZE, &err) == 0) {
         initialise(&k);
         ask_for_all(&k);
-        feed(&k, bytes + FS_HELLO_SIZE, size - FS_HELLO_SIZE);
+        uint64_t now_ms = 1000;
+        size_t at = 0;
+        do {
+            at += FS_HELLO_SIZE;
+            at += feed(&k, bytes + at, size - at, now_ms);
+            now_ms += DEADLINE_MS / 2;
+        } while (size - at >= FS_HELLO_SIZE && comes_back(&k, bytes + at, size - at, now_ms));
         fs_relay_gone(k.relay);
         for (size_t i = 0; i < k.count; i++)
             require(k.answered[i]); /* nobody is left waiting */

@@ -219,6 +219,7 @@ struct bench *bench_new(const struct fs_hello *hello, bool raw_names, bool read_
                                  .gid = 1001,
                                  .raw_names = raw_names,
                                  .read_only = read_only,
+                                 .returns = true,
                                  .deadline_ms = BENCH_DEADLINE_MS,
                                  .to_kernel = to_kernel,
                                  .to_server = to_server,
