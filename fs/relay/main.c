@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <jansson.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -105,9 +106,12 @@ static int serve(const struct args *args, const char *path, const struct bg_log 
     if (r == 0)
         r = fs_sandbox_enter(err);
     if (r == 0)
+        r = fs_loop_start(loop, fuse_fd, err);
+    if (r == 0)
+        r = fs_sandbox_filter(err);
+    if (r == 0)
         r = fs_loop_run(loop, fuse_fd, signal_fd, err);
-    fs_loop_free(loop);
-    return r; /* the fds end with the process */
+    return r; /* all ends with the process, even a thread that waits for something */
 }
 
 /* Lets go of every fd that is not needed: the caller may wait for the end of its pipes, and what
@@ -235,6 +239,34 @@ static void wait_for_relay(struct keeper *keeper, const sigset_t *signals, uint6
     }
 }
 
+/* The relay's end closes its report pipe, which makes a SIGIO. Not so quickly does it end itself if
+ * a thread of it waits in the kernel, perhaps for somebody who waits for the relay. */
+static void watch_report(const struct keeper *keeper)
+{
+    /* These fail on no pipe; without the signal only that rare case is missed. */
+    (void)fcntl(keeper->report_fd, F_SETOWN, getpid());
+    (void)fcntl(keeper->report_fd, F_SETFL, O_ASYNC);
+}
+
+static bool report_closed(const struct keeper *keeper)
+{
+    struct pollfd fd = {.fd = keeper->report_fd};
+    return poll(&fd, 1, 0) > 0 && (fd.revents & POLLHUP);
+}
+
+/* Until the relay has ended or somebody wants an end. */
+static void wait_for_end(struct keeper *keeper, const sigset_t *signals)
+{
+    watch_report(keeper);
+    while (!report_closed(keeper) && !relay_ended(keeper)) {
+        int number = sigwaitinfo(signals, NULL);
+        if (number == SIGTERM || number == SIGINT || number == SIGHUP)
+            return;
+    }
+    if (!relay_ended(keeper))
+        fs_mount_abort(keeper->path, &keeper->mount);
+}
+
 /* Unmounts and ends the relay, in the order that frees everybody who waits. */
 static void take_down(struct keeper *keeper, const sigset_t *signals)
 {
@@ -298,6 +330,7 @@ static int run_keeper(const struct args *args, const char *path, const struct bg
     (void)sigaddset(&signals, SIGINT);
     (void)sigaddset(&signals, SIGHUP);
     (void)sigaddset(&signals, SIGCHLD);
+    (void)sigaddset(&signals, SIGIO);
     (void)sigprocmask(SIG_BLOCK, &signals, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
 
@@ -327,10 +360,7 @@ static int run_keeper(const struct args *args, const char *path, const struct bg
             (void)close(args->ready_fd);
         if (started_fd >= 0)
             detach(&keeper);
-        int number;
-        do {
-            number = sigwaitinfo(&signals, NULL);
-        } while (number < 0 || (number == SIGCHLD && !relay_ended(&keeper)));
+        wait_for_end(&keeper, &signals);
     }
     take_down(&keeper, &signals);
     return r < 0 ? 1 : 0;
