@@ -143,3 +143,8 @@
 #define BG_FS_SERVER_FDS      4096 /* inode fds that the server keeps; reopened */
 #define BG_FS_LOCK_WAITS_MAX  64   /* threads that wait for locks; ENOLCK */
 #define BG_FS_LOCK_OWNERS_MAX 1024 /* fds that hold POSIX locks; ENOLCK */
+
+/* Files: changes that others make. */
+#define BG_FS_CHANGES_SIZE (64 * 1024) /* one message about changes; the rest comes next */
+#define BG_FS_CHANGES_RATE 50000       /* records a second that are looked at; caches are short */
+#define BG_FS_NOTICES_MAX  1024        /* to the kernel, not taken yet; caches are short */

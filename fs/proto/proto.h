@@ -213,6 +213,7 @@ void fs_init_reply_emit(uint64_t unique, const struct fs_init *init, struct bg_w
 #define FS_HELLO_ALL_USERS                                                                         \
     2u                    /* server: requests have all rights, so every file counts as the user's */
 #define FS_HELLO_WHOLE 4u /* server: the folder is the root of its machine */
+#define FS_HELLO_FEED  8u /* server: can tell of changes (change.h); client: wants to be told */
 
 struct fs_hello {
     bool server;       /* which side speaks */

@@ -13,14 +13,19 @@
 #include "common/cleanup.h"
 #include "common/io.h"
 #include "fs/proto/proto.h"
+#include "fs/relay/notifier.h"
 
 #define INPUT_SIZE       (2u * BG_FS_MESSAGE_MAX) /* one whole message and the start of the next */
 #define REQUESTS_AT_ONCE 64                       /* then the replies have their turn */
 #define GREET_TIMEOUT_MS 30000u                   /* for the hello of a stream that came later */
 
+#define NOTICES_END_MS      1000 /* then the keeper aborts the mount */
+#define NOTICES_END_TICK_MS 5
+
 struct fs_loop {
     struct fs_loop_opts opts;
     struct fs_relay *relay;
+    struct fs_notifier *notifier;
     int fuse_fd;
     bool ready, broken;     /* broken: the stream is of no use any more */
     uint64_t greeted_by_ms; /* until then a new stream's hello is awaited; 0: none is */
@@ -51,6 +56,12 @@ static int to_kernel(void *owner, const struct iovec *parts, int count)
         n = writev(loop->fuse_fd, parts, count);
     } while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : 0;
+}
+
+static bool notify(void *owner, const struct fs_notice *notice)
+{
+    struct fs_loop *loop = owner;
+    return fs_notifier_push(loop->notifier, notice);
 }
 
 /* ---- to the server ---- */
@@ -227,6 +238,7 @@ int fs_loop_new(const struct fs_loop_opts *opts, struct fs_loop **ret, struct bg
     loop->fuse_fd = -1;
     loop->opts.relay.to_kernel = to_kernel;
     loop->opts.relay.to_server = to_server;
+    loop->opts.relay.notify = notify;
     loop->opts.relay.owner = loop;
     loop->opts.relay.returns = opts->return_fd >= 0;
     loop->request = malloc(BG_FS_MESSAGE_MAX);
@@ -234,6 +246,8 @@ int fs_loop_new(const struct fs_loop_opts *opts, struct fs_loop **ret, struct bg
     int r = loop->request && loop->input ? 0 : -ENOMEM;
     if (r == 0)
         r = fs_relay_new(&loop->opts.relay, &loop->relay);
+    if (r == 0)
+        r = fs_notifier_new(&loop->notifier);
     if (r == 0)
         r = set_nonblocking(opts->in_fd);
     if (r == 0)
@@ -251,6 +265,7 @@ void fs_loop_free(struct fs_loop *loop)
     if (!loop)
         return;
     fs_relay_free(loop->relay);
+    fs_notifier_free(loop->notifier);
     free(loop->request);
     free(loop->input);
     free(loop->output);
@@ -368,6 +383,25 @@ static void take_return(struct fs_loop *loop, uint64_t now_ms)
     }
 }
 
+int fs_loop_start(struct fs_loop *loop, int fuse_fd, struct bg_err *err)
+{
+    int r = fs_notifier_start(loop->notifier, fuse_fd);
+    return r < 0 ? bg_err_errno(err, r, "mount: starting a thread") : 0;
+}
+
+/* The second thread may be in the kernel, waiting for somebody who waits for an answer: every
+ * request gets one until it has come out. */
+static void end_notices(struct fs_loop *loop)
+{
+    uint64_t until_ms = bg_now_ms() + NOTICES_END_MS;
+    fs_relay_gone(loop->relay);
+    while (!fs_notifier_stop(loop->notifier) && bg_now_ms() < until_ms) {
+        struct pollfd fuse = {.fd = loop->fuse_fd, .events = POLLIN};
+        if (poll(&fuse, 1, NOTICES_END_TICK_MS) > 0 && read_requests(loop, bg_now_ms()) != 0)
+            return; /* unmounted: the kernel has let go of it */
+    }
+}
+
 int fs_loop_run(struct fs_loop *loop, int fuse_fd, int signal_fd, struct bg_err *err)
 {
     loop->fuse_fd = fuse_fd;
@@ -410,7 +444,7 @@ int fs_loop_run(struct fs_loop *loop, int fuse_fd, int signal_fd, struct bg_err 
             continue;
         now_ms = bg_now_ms();
         if (fds[1].revents) {
-            fs_relay_gone(loop->relay);
+            end_notices(loop);
             return 0;
         }
         if (fds[4].revents)

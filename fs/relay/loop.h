@@ -1,4 +1,5 @@
-/* Carries messages between /dev/fuse, the relay and the stream. One thread, poll(2). */
+/* Carries messages between /dev/fuse, the relay and the stream. One thread, poll(2), and a second
+ * one that tells the kernel what to forget (notifier.h). */
 #pragma once
 
 #include "fs/relay/relay.h"
@@ -12,7 +13,7 @@ struct fs_loop_opts {
      * does, and every access fails from then on. */
     int return_fd;
     void (*on_lost)(void *owner);  /* another stream is wanted */
-    struct fs_relay_opts relay;    /* to_kernel, to_server and owner are set by the loop */
+    struct fs_relay_opts relay;    /* its functions and owner are set by the loop */
     void (*on_ready)(void *owner); /* the mount can be used */
     void *owner;
 };
@@ -32,6 +33,9 @@ void fs_loop_free(struct fs_loop *loop);
 /* Exchanges hellos with the server, waiting at most timeout_ms. Before there is a mount. Errors:
  * -ETIMEDOUT; -ECONNRESET it hung up; -EPROTO it is no file server. */
 int fs_loop_greet(struct fs_loop *loop, uint64_t timeout_ms, struct bg_err *err) BG_MUST_CHECK;
+
+/* Starts the second thread. To be called with fs_loop_run's fuse_fd, before it. Errors: -EAGAIN. */
+int fs_loop_start(struct fs_loop *loop, int fuse_fd, struct bg_err *err) BG_MUST_CHECK;
 
 /* Serves until the file system is unmounted (0) or signal_fd, a signalfd, becomes readable (0;
  * every waiting request has been answered). fuse_fd: non-blocking, borrowed. Errors: the server's

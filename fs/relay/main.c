@@ -117,9 +117,12 @@ static int serve(const struct args *args, const char *path, const struct bg_log 
     if (r == 0)
         r = fs_sandbox_enter(err);
     if (r == 0)
+        r = fs_loop_start(loop, fuse_fd, err);
+    if (r == 0)
+        r = fs_sandbox_filter(err);
+    if (r == 0)
         r = fs_loop_run(loop, fuse_fd, signal_fd, err);
-    fs_loop_free(loop);
-    return r; /* the fds end with the process */
+    return r; /* all ends with the process, even a thread that waits for something */
 }
 
 /* Lets go of every fd that is not needed: the caller may wait for the end of its pipes, and what
@@ -300,32 +303,33 @@ static void detach(struct keeper *keeper)
     keeper->started_fd = -1;
 }
 
-/* Until a signal asks for the end, or the relay has ended. */
+/* Until a signal asks for the end, or the relay has ended. Its end closes its report pipe at once;
+ * not so quickly does it end itself if a thread of it waits in the kernel, perhaps for somebody who
+ * waits for the relay. */
 static void watch_relay(struct keeper *keeper, const sigset_t *signals)
 {
-    int signal_fd = signalfd(-1, signals, SFD_CLOEXEC | SFD_NONBLOCK);
-    bool reports = keeper->args->reopen != NULL;
-    while (signal_fd >= 0 && !relay_ended(keeper)) {
+    bool closed = false;
+    BG_AUTOCLOSE int signal_fd = signalfd(-1, signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    while (signal_fd >= 0 && !closed && !relay_ended(keeper)) {
         struct pollfd fds[3] = {{.fd = signal_fd, .events = POLLIN},
-                                {.fd = reports ? keeper->report_fd : -1, .events = POLLIN},
+                                {.fd = keeper->report_fd, .events = POLLIN},
                                 fs_reopen_poll(&keeper->reopen)};
-        int timeout_ms = fs_reopen_timeout(&keeper->reopen, bg_now_ms());
-        if (poll(fds, 3, timeout_ms) < 0)
+        if (poll(fds, 3, fs_reopen_timeout(&keeper->reopen, bg_now_ms())) < 0)
             continue; /* EINTR: nothing else is possible */
         struct signalfd_siginfo info;
         if (fds[0].revents && read(signal_fd, &info, sizeof info) == (ssize_t)sizeof info &&
             info.ssi_signo != SIGCHLD)
             break;
         struct report report;
-        if (fds[1].revents)
-            reports = next_report(keeper, &report);
-        if (fds[1].revents && reports && report.kind == REPORT_LOST)
+        if (fds[1].revents) /* in one piece, as it was written */
+            closed = read(keeper->report_fd, &report, sizeof report) != (ssize_t)sizeof report;
+        if (fds[1].revents && !closed && report.kind == REPORT_LOST)
             fs_reopen_want(&keeper->reopen, bg_now_ms());
         fs_reopen_turn(&keeper->reopen, fds[2].revents != 0, bg_now_ms());
     }
-    if (signal_fd >= 0)
-        (void)close(signal_fd);
     fs_reopen_end(&keeper->reopen);
+    if (closed && !relay_ended(keeper))
+        fs_mount_abort(keeper->path, &keeper->mount);
 }
 
 static int run_keeper(const struct args *args, const char *path, const struct bg_log *log,

@@ -2,6 +2,7 @@
  * each by LOOKUP of its name in its folder, then the open files and folders, which are opened
  * again. Up to a window of requests is on its way at once. What is left unbound at the end is
  * stale. */
+#include "fs/relay/changes.h"
 #include "fs/relay/state.h"
 
 #include <assert.h>
@@ -198,6 +199,7 @@ int fs_relay_lost(struct fs_relay *relay, uint64_t now_ms)
     }
     drop_work(relay);
     relay->forget_count = 0;
+    relay->changes.told = false; /* what the kernel has may be used a while yet */
     relay->probing = false;
     relay->timeouts = 0;
     fs_tree_unbind(&relay->tree);
@@ -365,7 +367,8 @@ int fs_relay_returned(struct fs_relay *relay, const uint8_t *bytes, size_t size,
     int r = fs_hello_parse(bytes, size, /* from_server= */ true, &hello, err);
     if (r < 0)
         return r;
-    if (hello.flags != relay->hello.flags || hello.uid != relay->hello.uid ||
+    const uint32_t feed = FS_HELLO_FEED; /* it may or may not have one */
+    if ((hello.flags | feed) != (relay->hello.flags | feed) || hello.uid != relay->hello.uid ||
         hello.gid != relay->hello.gid)
         return bg_err_set(err, -EPROTO, "the file server that came back is another one");
     if (collect(relay) < 0) {
@@ -379,6 +382,9 @@ int fs_relay_returned(struct fs_relay *relay, const uint8_t *bytes, size_t size,
             handle->lost_writes = true;
     }
     relay->hello = hello;
+    relay->changes.told = relay->changes.agreed && (hello.flags & FS_HELLO_FEED);
+    if (relay->changes.agreed)
+        fs_changes_all(relay); /* nobody told what changed meanwhile */
     relay->state = FS_RELAY_REBINDING;
     relay->rebind->since_ms = now_ms;
     relay->rebind->waits = true;

@@ -1,10 +1,11 @@
-#include "fs/relay/state.h"
+#include "fs/relay/changes.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define TICK_MS            50u
+#define WALK_TICK_MS       10u
 #define PROBE_INTERVAL_MS  1000u
 #define INTERRUPT_GRACE_MS 100u /* for the server to give up a lock by itself */
 #define TIMEOUTS_TO_STALE  3u
@@ -127,6 +128,7 @@ void fs_pending_free(struct fs_relay *relay, struct fs_pending *pending)
         if (pending->kernel_unique != 0 && !pending->late)
             fs_table_remove(&relay->by_kernel, &pending->by_kernel);
     }
+    fs_changes_write_ended(relay, pending);
     fs_tree_unref(&relay->tree, pending->node);
     fs_tree_unref(&relay->tree, pending->node2);
     free(pending->name);
@@ -165,6 +167,8 @@ void fs_relay_send(struct fs_relay *relay, struct fs_request *request, struct fs
         pending->opcode = request->opcode;
         pending->class = fs_op_find(request->opcode)->class;
         pending->sent_ms = now_ms;
+        pending->change_number = relay->changes.number;
+        fs_changes_write_begins(pending);
         pending_add(relay, pending);
     }
     uint8_t head[FS_HEAD_SIZE];
@@ -369,6 +373,8 @@ int fs_relay_tick(struct fs_relay *relay, uint64_t now_ms, uint64_t *ret_next_ms
         return bg_err_set(err, -EPROTO, "%zu requests without an answer", relay->late);
     if (timed || relay->state == FS_RELAY_STALE)
         *ret_next_ms = TICK_MS;
+    if (fs_changes_walk(relay, now_ms))
+        *ret_next_ms = WALK_TICK_MS;
     return 0;
 }
 
@@ -393,6 +399,9 @@ void fs_relay_gone(struct fs_relay *relay)
 void fs_relay_hello(const struct fs_relay *relay, uint8_t *out)
 {
     struct fs_hello hello = {.flags = relay->opts.read_only ? FS_HELLO_READ_ONLY : 0};
+    /* The kernel cannot be told later that there is one after all. */
+    if (relay->opts.notify && (!relay->hello.server || relay->changes.agreed))
+        hello.flags |= FS_HELLO_FEED;
     fs_hello_emit(&hello, out);
 }
 
@@ -408,6 +417,8 @@ int fs_relay_greeted(struct fs_relay *relay, const uint8_t *bytes, size_t size, 
     relay->owners.all = hello.flags & FS_HELLO_ALL_USERS;
     relay->read_only = relay->opts.read_only || (hello.flags & FS_HELLO_READ_ONLY);
     relay->whole = hello.flags & FS_HELLO_WHOLE;
+    relay->changes.agreed = relay->changes.told =
+        relay->opts.notify && (hello.flags & FS_HELLO_FEED);
     return 0;
 }
 

@@ -33,6 +33,15 @@
 
 struct fs_relay;
 
+/* What the kernel shall forget: a name in a folder, a node's attributes, or all names. */
+struct fs_notice {
+    uint64_t node;    /* the kernel's id */
+    const char *name; /* not NUL-terminated; NULL: the node's attributes */
+    size_t name_size;
+    bool contents;  /* with the attributes: pages of a file, names read from a folder */
+    bool all_names; /* alone; kernels before 7.44 do not know it */
+};
+
 struct fs_relay_opts {
     uid_t uid; /* whose mount it is */
     gid_t gid;
@@ -46,6 +55,9 @@ struct fs_relay_opts {
     int (*to_kernel)(void *owner, const struct iovec *parts, int count);
     /* Takes one whole message for the server; copies what it cannot send at once. */
     void (*to_server)(void *owner, const struct iovec *parts, int count);
+    /* Tells the kernel, later and from elsewhere: it may wait for answers. Copies. False: no room
+     * now. NULL: changes of others are not asked for. */
+    bool (*notify)(void *owner, const struct fs_notice *notice);
     void *owner;
 };
 

@@ -1,7 +1,7 @@
 /* From the server to the kernel. Nothing that the server says is passed on before it was checked
  * against what was asked; what it hands out (references, handles, locks) is either kept or given
  * back. */
-#include "fs/relay/state.h"
+#include "fs/relay/changes.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -10,9 +10,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define VALID_SECONDS                                                                              \
-    1u /* how long the kernel believes names and attributes: no change feed yet                    \
-        */
 #define OFFSET_MAX (1ull << 53)
 
 static void give_back_reference(struct fs_relay *relay, uint64_t server_id)
@@ -56,9 +53,10 @@ static bool type_fits(uint32_t opcode, const struct fs_tree_entry *entry)
 
 /* Takes an entry for name in parent into the tree and makes reply the kernel's. In every case the
  * server's reference is kept or given back. */
-static int enter(struct fs_relay *relay, uint32_t opcode, struct fs_rnode *parent, const char *name,
-                 struct fs_reply *reply, struct fs_rnode **ret)
+static int enter(struct fs_relay *relay, const struct fs_pending *pending, uint32_t opcode,
+                 const char *name, struct fs_reply *reply, struct fs_rnode **ret)
 {
+    struct fs_rnode *parent = pending->node;
     struct fs_tree_entry entry;
     if (reply->node == 0)
         return opcode == FUSE_LOOKUP ? -ENOENT : -EIO;
@@ -74,8 +72,7 @@ static int enter(struct fs_relay *relay, uint32_t opcode, struct fs_rnode *paren
         return r;
     reply->node = (*ret)->id;
     reply->generation = 0;
-    reply->entry_valid = reply->attr_valid = VALID_SECONDS;
-    reply->entry_valid_ns = reply->attr_valid_ns = 0;
+    fs_changes_date(relay, pending, *ret, parent, reply);
     return 0;
 }
 
@@ -83,7 +80,7 @@ static int answer_entry(struct fs_relay *relay, const struct fs_pending *pending
                         struct fs_reply *reply)
 {
     struct fs_rnode *node;
-    int r = enter(relay, pending->opcode, pending->node, pending->name, reply, &node);
+    int r = enter(relay, pending, pending->opcode, pending->name, reply, &node);
     if (r < 0)
         return r;
     if (pending->opcode == FUSE_LINK && node->peer != pending->node2->peer) {
@@ -92,6 +89,16 @@ static int answer_entry(struct fs_relay *relay, const struct fs_pending *pending
     }
     if (fs_relay_answer(relay, pending->kernel_unique, pending->opcode, reply) < 0)
         fs_tree_forget(&relay->tree, node, 1);
+    return 0;
+}
+
+/* The name is not there, which the kernel may remember for a while. */
+static int answer_absent(struct fs_relay *relay, const struct fs_pending *pending)
+{
+    struct fs_reply reply = {.entry_valid = fs_changes_date_absence(relay, pending)};
+    if (reply.entry_valid == 0)
+        return -ENOENT;
+    (void)fs_relay_answer(relay, pending->kernel_unique, FUSE_LOOKUP, &reply);
     return 0;
 }
 
@@ -114,8 +121,7 @@ static int answer_attr(struct fs_relay *relay, const struct fs_pending *pending,
         remember_root(relay, &reply->attr);
     if (!fs_tree_same(&relay->tree, pending->node, &seen))
         return -ESTALE;
-    reply->attr_valid = VALID_SECONDS;
-    reply->attr_valid_ns = 0;
+    fs_changes_date(relay, pending, pending->node, NULL, reply);
     (void)fs_relay_answer(relay, pending->kernel_unique, pending->opcode, reply);
     return 0;
 }
@@ -130,7 +136,7 @@ static int answer_open(struct fs_relay *relay, const struct fs_pending *pending,
     struct fs_rhandle *handle = fs_handle_new(relay, pending->node, server_fh, pending->flags);
     if (handle) {
         reply->fh = handle->id;
-        reply->open_flags = 0; /* the relay's to decide; without a change feed none applies */
+        reply->open_flags = fs_changes_open_flags(relay, pending, pending->node);
         if (fs_relay_answer(relay, pending->kernel_unique, pending->opcode, reply) == 0)
             return 0;
         fs_handle_free(relay, handle);
@@ -144,7 +150,7 @@ static int answer_create(struct fs_relay *relay, const struct fs_pending *pendin
 {
     uint64_t server_node = reply->node, server_fh = reply->fh;
     struct fs_rnode *node;
-    int r = enter(relay, pending->opcode, pending->node, pending->name, reply, &node);
+    int r = enter(relay, pending, pending->opcode, pending->name, reply, &node);
     struct fs_rhandle *handle =
         r == 0 ? fs_handle_new(relay, node, server_fh, pending->flags) : NULL;
     if (handle) {
@@ -209,7 +215,7 @@ static void emit_entry(struct fs_relay *relay, const struct fs_pending *pending,
         memcpy(name, entry->name, entry->name_size);
         name[entry->name_size] = '\0';
         struct fs_rnode *node;
-        if (enter(relay, FUSE_LOOKUP, pending->node, name, &entry->entry, &node) == 0) {
+        if (enter(relay, pending, FUSE_LOOKUP, name, &entry->entry, &node) == 0) {
             entry->ino = entry->entry.attr.ino;
             entry->type = (uint32_t)(entry->entry.attr.mode >> 12) & 15;
         } else {
@@ -336,6 +342,7 @@ static int answer_entries(struct fs_relay *relay, struct fs_pending *pending,
     reply->data_size = out.used;
     if (fs_relay_answer(relay, pending->kernel_unique, pending->opcode, reply) < 0 && plus)
         forget_entries(relay, out.start, out.used);
+    fs_changes_filled(relay, pending);
     return 0;
 }
 
@@ -458,6 +465,10 @@ static int pass_on(struct fs_relay *relay, struct fs_pending *pending, struct fs
     }
     if (r == 0)
         (void)fs_relay_answer(relay, pending->kernel_unique, pending->opcode, reply);
+    if (r == 0 && pending->opcode == FUSE_READ)
+        fs_changes_filled(relay, pending);
+    if (r == 0 && pending->opcode == FUSE_WRITE)
+        fs_changes_wrote(relay, pending);
     return r;
 }
 
@@ -524,6 +535,7 @@ static void take_probe(struct fs_relay *relay, struct fs_reply *reply)
     relay->probing = false;
     if (reply->error == 0 && fs_relay_look_at(relay, FS_TREE_ROOT, &reply->attr, &seen) == 0 &&
         seen.type == S_IFDIR && !seen.special) {
+        relay->tree.root->covered = reply->attr_valid != 0;
         remember_root(relay, &reply->attr);
         if (relay->state == FS_RELAY_NEW)
             relay->state = FS_RELAY_LIVE;
@@ -555,11 +567,15 @@ int fs_relay_reply(struct fs_relay *relay, const uint8_t *bytes, size_t size, ui
 {
     if (size < FS_REPLY_HEADER_SIZE)
         return bg_err_set(err, -EPROTO, "reply of %zu bytes", size);
+    struct bg_err why;
+    if (fs_reply_unique(bytes) == 0) /* no request has this number */
+        return fs_changes_take(relay, bytes, size, now_ms, &why) < 0
+                   ? odd_reply(relay, why.text, err)
+                   : 0;
     struct fs_pending *pending = fs_pending_find(relay, fs_reply_unique(bytes));
     if (!pending)
         return odd_reply(relay, "an answer to nothing", err);
     struct fs_reply reply;
-    struct bg_err why;
     int r = fs_reply_parse(pending->opcode, bytes, size, &reply, &why), odd = 0;
     if (r < 0) {
         odd = odd_reply(relay, why.text, err);
@@ -580,7 +596,9 @@ int fs_relay_reply(struct fs_relay *relay, const uint8_t *bytes, size_t size, ui
             give_back(relay, pending, &reply, now_ms);
     } else {
         uint64_t kernel_unique = pending->kernel_unique;
-        r = reply.error < 0 ? reply.error : pass_on(relay, pending, &reply, now_ms);
+        r = reply.error == -ENOENT && pending->opcode == FUSE_LOOKUP ? answer_absent(relay, pending)
+            : reply.error < 0                                        ? reply.error
+                              : pass_on(relay, pending, &reply, now_ms);
         if (r == -EIO && reply.error == 0)
             fs_relay_complain(relay, pending->opcode, "not what was asked for");
         if (r < 0)

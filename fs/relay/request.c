@@ -1,6 +1,6 @@
 /* From the kernel to the server: what is answered here, what is refused, and how the rest is
  * translated. The kernel is trusted to mean well, but a request is parsed as strictly as any. */
-#include "fs/relay/state.h"
+#include "fs/relay/changes.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -9,18 +9,18 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
-#define PROTOCOL_MINOR     38u /* what the table speaks */
-#define PROTOCOL_MINOR_MIN 31u /* older kernels lay structs out differently */
-#define BACKGROUND_MAX     64u
-#define CONGESTION         48u
+#define PROTOCOL_MINOR       38u /* what the table speaks */
+#define PROTOCOL_MINOR_EPOCH 44u /* since then FUSE_NOTIFY_INC_EPOCH */
+#define PROTOCOL_MINOR_MIN   31u /* older kernels lay structs out differently */
+#define BACKGROUND_MAX       64u
+#define CONGESTION           48u
 
 /* WRITEBACK_CACHE is not here: with it the kernel keeps its own idea of a file's size and times,
  * and what the guest writes stays unseen. CACHE_SYMLINKS is not: links are checked at each walk. */
-static const uint64_t wanted_flags = FUSE_ASYNC_READ | FUSE_POSIX_LOCKS | FUSE_ATOMIC_O_TRUNC |
-                                     FUSE_BIG_WRITES | FUSE_FLOCK_LOCKS | FUSE_AUTO_INVAL_DATA |
-                                     FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO |
-                                     FUSE_PARALLEL_DIROPS | FUSE_ABORT_ERROR | FUSE_MAX_PAGES |
-                                     FUSE_HANDLE_KILLPRIV_V2 | FUSE_INIT_EXT;
+static const uint64_t wanted_flags =
+    FUSE_ASYNC_READ | FUSE_POSIX_LOCKS | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_FLOCK_LOCKS |
+    FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS |
+    FUSE_ABORT_ERROR | FUSE_MAX_PAGES | FUSE_HANDLE_KILLPRIV_V2 | FUSE_INIT_EXT;
 
 static void answer_init(struct fs_relay *relay, const struct fs_request *request, uint64_t now_ms)
 {
@@ -33,11 +33,16 @@ static void answer_init(struct fs_relay *relay, const struct fs_request *request
         fs_relay_fail(relay, request->unique, -EPROTO);
         return;
     }
+    /* Pages are dropped when the server says that they have changed, else when the kernel sees it
+     * by a file's time. */
+    uint64_t flags =
+        wanted_flags | (relay->changes.agreed ? FUSE_EXPLICIT_INVAL_DATA : FUSE_AUTO_INVAL_DATA);
+    relay->changes.epochs = init.minor >= PROTOCOL_MINOR_EPOCH;
     struct fs_init ours = {.major = FUSE_KERNEL_VERSION,
                            .minor = init.minor < PROTOCOL_MINOR ? init.minor : PROTOCOL_MINOR,
                            .max_readahead = init.max_readahead < BG_FS_IO_MAX ? init.max_readahead
                                                                               : BG_FS_IO_MAX,
-                           .flags = init.flags & wanted_flags,
+                           .flags = init.flags & flags,
                            .max_background = BACKGROUND_MAX,
                            .congestion_threshold = CONGESTION,
                            .max_write = BG_FS_IO_MAX,

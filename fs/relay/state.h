@@ -42,6 +42,23 @@ struct fs_pending {
     uint64_t fh, fh2;             /* the kernel's */
     uint64_t size, offset, flags; /* as asked */
     struct fs_request lock;       /* SETLK, SETLKW: to undo it */
+    uint64_t change_number;       /* of the last change when it was sent */
+    struct fs_rnode *written;     /* node or node2, if the request changes its contents */
+};
+
+enum fs_walk { FS_WALK_NONE, FS_WALK_WAITS, FS_WALK_RUNS };
+
+/* See changes.h. */
+struct fs_changes {
+    bool agreed, told; /* in the hellos; and the server still tells */
+    bool epochs;       /* the kernel can forget all names at once */
+    uint64_t number;   /* of the last change */
+    uint64_t all;      /* of the last one that may have been to anything */
+    uint64_t unknown;  /* of the last one to a node that was not known here */
+    enum fs_walk walk;
+    size_t walk_at, walk_size; /* in tree.by_id */
+    uint64_t walked_ms;
+    uint64_t second_ms, in_second; /* records taken */
 };
 
 struct fs_relay {
@@ -69,6 +86,8 @@ struct fs_relay {
     bool probing;
     struct fs_hello hello;    /* the server's */
     struct fs_rebind *rebind; /* LOST and REBINDING only */
+
+    struct fs_changes changes;
 
     uint8_t *forgets; /* BATCH_FORGET entries not sent yet */
     size_t forget_count, forget_room;

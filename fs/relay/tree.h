@@ -35,14 +35,22 @@ struct fs_rnode {
     struct fs_link by_id, by_place;
     uint64_t id;
     uint64_t ino;
-    mode_t type;             /* S_IFREG, S_IFDIR, S_IFLNK; for good */
-    bool special;            /* shown as an empty file that cannot be opened */
-    bool stale;              /* every request on it fails */
-    bool locked;             /* somebody on the host has had a POSIX lock on it */
-    bool placed;             /* in by_place: folders and links where they were last seen */
-    uint32_t writes, synced; /* answered so far; how many of them by the last good FSYNC */
-    uint64_t nlookup;        /* the kernel's references */
-    unsigned refs;           /* ours: children, handles, requests in flight */
+    mode_t type;      /* S_IFREG, S_IFDIR, S_IFLNK; for good */
+    bool special;     /* shown as an empty file that cannot be opened */
+    bool stale;       /* every request on it fails */
+    bool locked;      /* somebody on the host has had a POSIX lock on it */
+    bool placed;      /* in by_place: folders and links where they were last seen */
+    bool covered;     /* changes that others make to it are told */
+    bool opened;      /* filled has a value */
+    bool seen, wrote; /* the three seen_* have values; the kernel's own writes have changed them */
+    uint32_t writes, synced;   /* answered so far; how many of them by the last good FSYNC */
+    uint64_t nlookup;          /* the kernel's references */
+    unsigned refs;             /* ours: children, handles, requests in flight */
+    unsigned writing;          /* requests in flight that change its contents */
+    uint64_t wrote_before;     /* requests from this number on were sent after the last of those */
+    uint64_t changed, touched; /* numbers of the last changes: contents or names; anything */
+    uint64_t filled;           /* the kernel's cache of its contents is no older than this */
+    uint64_t seen_size, seen_mtime, seen_mtime_ns;
     struct fs_peer *peer;
     struct fs_rnode *parent; /* where it was last seen; referenced. NULL: the root */
     char *name;
@@ -64,6 +72,11 @@ void fs_tree_done(struct fs_tree *tree); /* gives nothing back: the stream is go
 
 /* NULL: no such node. */
 struct fs_rnode *fs_tree_find(const struct fs_tree *tree, uint64_t id);
+/* The regular file or folder with this id of the server's; NULL: none, also for links. */
+struct fs_rnode *fs_tree_find_server(const struct fs_tree *tree, uint64_t server_id);
+/* The folder or link that was last seen there; NULL: none. */
+struct fs_rnode *fs_tree_find_place(const struct fs_tree *tree, const struct fs_rnode *parent,
+                                    const char *name);
 
 /* What the server said that it is. */
 struct fs_tree_entry {

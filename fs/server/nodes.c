@@ -33,6 +33,7 @@ struct fs_handle_bytes {
 struct mount {
     uint64_t id;
     int fd; /* -1: no handles here */
+    bool watched;
 };
 
 struct node_key {
@@ -43,11 +44,11 @@ struct node_key {
 };
 
 struct fs_node {
-    struct fs_link by_id, by_key;
+    struct fs_link by_id, by_key, by_handle; /* the last one if it has a handle */
     uint64_t id;
     struct node_key key;
     uint64_t device_bits; /* of the inode number that is shown */
-    bool hollow;
+    bool hollow, watched;
     uint64_t nlookup;
     unsigned pins;                  /* users of fd */
     unsigned children;              /* nodes whose parent this is */
@@ -60,7 +61,7 @@ struct fs_node {
 
 struct fs_nodes {
     pthread_mutex_t lock; /* guards everything below */
-    struct fs_table by_id, by_key;
+    struct fs_table by_id, by_key, by_handle;
     uint64_t next_id;
     struct fs_node *root;
     struct fs_node *newest, *oldest;
@@ -70,7 +71,9 @@ struct fs_nodes {
     uint64_t devices[DEVICES_MAX]; /* seen so far; the root's is the first */
     size_t device_count;
     const struct fs_identity *identity;
-    bool handles;       /* we may open by handle at all */
+    bool handles; /* we may open by handle at all */
+    bool (*watch)(void *watch_owner, int fd);
+    void *watch_owner;
     dev_t device_files; /* file system of /dev, when it has one of its own */
 };
 
@@ -221,6 +224,8 @@ static void drop_unused(struct fs_nodes *nodes, struct fs_node *node)
             idle_remove(nodes, node);
         fs_table_remove(&nodes->by_id, &node->by_id);
         fs_table_remove(&nodes->by_key, &node->by_key);
+        if (node->handle)
+            fs_table_remove(&nodes->by_handle, &node->by_handle);
         node_free(node);
         if (parent)
             parent->children--;
@@ -331,9 +336,30 @@ static int mount_fd(struct fs_nodes *nodes, uint64_t id, int fd, mode_t type)
             opened = -1;
         }
     }
+    bool watched = opened >= 0 && nodes->watch && nodes->watch(nodes->watch_owner, opened);
     fs_identity_lower(nodes->identity);
-    nodes->mounts[nodes->mount_count++] = (struct mount){.id = id, .fd = opened};
+    nodes->mounts[nodes->mount_count++] =
+        (struct mount){.id = id, .fd = opened, .watched = watched};
     return opened;
+}
+
+static uint64_t handle_hash(const struct fs_nodes *nodes, uint64_t device, const void *bytes,
+                            size_t size)
+{
+    return fs_table_hash_bytes(&nodes->by_handle, device, bytes, size);
+}
+
+/* A new node gets its handle, taken; NULL: none. */
+static void set_handle(struct fs_nodes *nodes, struct fs_node *node, struct fs_handle_bytes *handle)
+{
+    node->handle = handle;
+    if (!handle)
+        return;
+    fs_table_insert(&nodes->by_handle, &node->by_handle,
+                    handle_hash(nodes, node->key.device, handle->bytes, handle->size));
+    for (size_t i = 0; i < nodes->mount_count; i++)
+        if (nodes->mounts[i].id == node->key.mount)
+            node->watched = nodes->mounts[i].watched;
 }
 
 /* The file's handle, or NULL when it must be opened by name. */
@@ -502,12 +528,20 @@ uint64_t fs_nodes_ino(const struct fs_pin *pin, uint64_t ino)
     return ino ^ pin->node->device_bits;
 }
 
+static void show_watched(const struct fs_node *node, struct statx *st)
+{
+    st->stx_attributes &= ~(uint64_t)FS_NODES_WATCHED;
+    if (node->watched)
+        st->stx_attributes |= FS_NODES_WATCHED;
+}
+
 int fs_nodes_stat(const struct fs_pin *pin, int fd, struct statx *ret)
 {
     int r = stat_fd(fd, ret);
     if (r < 0)
         return r;
     ret->stx_ino = fs_nodes_ino(pin, ret->stx_ino);
+    show_watched(pin->node, ret);
     if (pin->hollow)
         hollow_out(ret);
     return 0;
@@ -539,8 +573,8 @@ int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const c
     if (!node) {
         node = node_new(nodes, &key);
         if (node) {
-            node->handle = BG_TAKE(handle);
             node->hollow = hollow;
+            set_handle(nodes, node, BG_TAKE(handle));
         }
     }
     if (node) {
@@ -555,6 +589,7 @@ int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const c
         }
         *ret_id = node->id;
         ret_stat->stx_ino ^= node->device_bits;
+        show_watched(node, ret_stat);
     }
     (void)pthread_mutex_unlock(&nodes->lock);
     if (surplus >= 0)
@@ -594,6 +629,41 @@ void fs_nodes_moved(struct fs_nodes *nodes, const struct fs_pin *folder, const c
     (void)pthread_mutex_unlock(&nodes->lock);
 }
 
+uint64_t fs_nodes_find_handle(struct fs_nodes *nodes, uint64_t device, int handle_type,
+                              const uint8_t *handle, size_t handle_size)
+{
+    uint64_t found = 0;
+    (void)pthread_mutex_lock(&nodes->lock);
+    struct fs_link *link =
+        fs_table_first(&nodes->by_handle, handle_hash(nodes, device, handle, handle_size));
+    for (; link && found == 0; link = fs_table_next(link)) {
+        const struct fs_node *node = FS_LINK_OWNER(link, struct fs_node, by_handle);
+        if (node->key.device == device && node->handle->size == handle_size &&
+            node->handle->type == handle_type &&
+            memcmp(node->handle->bytes, handle, handle_size) == 0)
+            found = node->id;
+    }
+    (void)pthread_mutex_unlock(&nodes->lock);
+    return found;
+}
+
+int fs_nodes_device(int fd, uint64_t *ret)
+{
+    struct statx st;
+    int r = stat_fd(fd, &st);
+    if (r == 0)
+        *ret = device_of(&st);
+    return r;
+}
+
+void fs_nodes_unwatch(struct fs_nodes *nodes)
+{
+    nodes->watch = NULL;
+    nodes->root->watched = false;
+    for (size_t i = 0; i < nodes->mount_count; i++)
+        nodes->mounts[i].watched = false;
+}
+
 int fs_nodes_open(const struct fs_nodes_opts *opts, struct fs_nodes **ret, struct bg_err *err)
 {
     assert(opts->fds_max > 2);
@@ -605,6 +675,8 @@ int fs_nodes_open(const struct fs_nodes_opts *opts, struct fs_nodes **ret, struc
     static const struct fs_identity as_is = {0};
     nodes->identity = &as_is; /* the caller's thread keeps its own rights */
     nodes->handles = opts->handles;
+    nodes->watch = opts->watch;
+    nodes->watch_owner = opts->watch_owner;
     nodes->next_id = ROOT_ID;
     struct stat top, dev;
     if (stat("/", &top) == 0 && stat("/dev", &dev) == 0 && top.st_dev != dev.st_dev)
@@ -613,6 +685,8 @@ int fs_nodes_open(const struct fs_nodes_opts *opts, struct fs_nodes **ret, struc
     int r = fs_table_init(&nodes->by_id);
     if (r == 0)
         r = fs_table_init(&nodes->by_key);
+    if (r == 0)
+        r = fs_table_init(&nodes->by_handle);
     BG_AUTOCLOSE int fd = r < 0 ? -1 : open(opts->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (r == 0 && fd < 0)
         r = -errno;
@@ -630,8 +704,8 @@ int fs_nodes_open(const struct fs_nodes_opts *opts, struct fs_nodes **ret, struc
             r = -ENOMEM;
         else
             nodes->root->fd = bg_take_fd(&fd); /* for good: everything starts here */
-        if (r == 0 && nodes->handles)
-            (void)mount_fd(nodes, key.mount, nodes->root->fd, S_IFDIR); /* -1 is an answer too */
+        if (r == 0)                            /* none is an answer too */
+            set_handle(nodes, nodes->root, handle_of(nodes, nodes->root->fd, &key));
     }
     nodes->identity = opts->identity;
     if (r < 0) {
@@ -652,6 +726,7 @@ void fs_nodes_close(struct fs_nodes *nodes)
             node_free(FS_LINK_OWNER(link, struct fs_node, by_id));
     fs_table_done(&nodes->by_id);
     fs_table_done(&nodes->by_key);
+    fs_table_done(&nodes->by_handle);
     for (size_t i = 0; i < nodes->mount_count; i++)
         if (nodes->mounts[i].fd >= 0)
             (void)close(nodes->mounts[i].fd);

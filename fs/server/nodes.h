@@ -38,6 +38,9 @@ struct fs_nodes_opts {
     const char *root;
     size_t fds_max; /* not in use; > 2 */
     bool handles;   /* we have the right to open by file handle (CAP_DAC_READ_SEARCH) */
+    /* Begins to watch the file system that fd is on; false: it cannot be. NULL: none are. */
+    bool (*watch)(void *watch_owner, int fd);
+    void *watch_owner;
     const struct fs_identity *identity; /* borrowed until close */
 };
 
@@ -45,6 +48,19 @@ struct fs_nodes_opts {
 int fs_nodes_open(const struct fs_nodes_opts *opts, struct fs_nodes **ret,
                   struct bg_err *err) BG_MUST_CHECK;
 void fs_nodes_close(struct fs_nodes *nodes);
+
+/* Watching is not wanted after all. Before the first request. */
+void fs_nodes_unwatch(struct fs_nodes *nodes);
+
+/* Among the attributes of a file (stx_attributes, no bit of the kernel's): whoever changes it, the
+ * change is told, to the file's node and to its folder's. */
+#define FS_NODES_WATCHED (1ull << 63)
+
+/* The node that the client has of the file with this handle, on that device (fs_nodes_device); 0:
+ * none. */
+uint64_t fs_nodes_find_handle(struct fs_nodes *nodes, uint64_t device, int handle_type,
+                              const uint8_t *handle, size_t handle_size);
+int fs_nodes_device(int fd, uint64_t *ret) BG_MUST_CHECK;
 
 /* Pins a node. Errors: -ESTALE unknown, or the file is no longer there; errno of opening. */
 int fs_nodes_get(struct fs_nodes *nodes, uint64_t id, struct fs_pin *ret) BG_MUST_CHECK;

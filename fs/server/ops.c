@@ -26,22 +26,24 @@ static const char *proc_path(int fd, char out[PROC_PATH])
     return out;
 }
 
-static void attr_from(const struct statx *st, struct fs_attr *ret)
+/* reply's attributes; its validity says only whether changes to the file will be told. */
+static void attr_from(const struct statx *st, struct fs_reply *reply)
 {
-    *ret = (struct fs_attr){.ino = st->stx_ino,
-                            .size = st->stx_size,
-                            .blocks = st->stx_blocks,
-                            .atime = (uint64_t)st->stx_atime.tv_sec,
-                            .mtime = (uint64_t)st->stx_mtime.tv_sec,
-                            .ctime = (uint64_t)st->stx_ctime.tv_sec,
-                            .atime_ns = st->stx_atime.tv_nsec,
-                            .mtime_ns = st->stx_mtime.tv_nsec,
-                            .ctime_ns = st->stx_ctime.tv_nsec,
-                            .mode = st->stx_mode,
-                            .nlink = st->stx_nlink,
-                            .uid = st->stx_uid,
-                            .gid = st->stx_gid,
-                            .blksize = st->stx_blksize};
+    reply->attr_valid = (st->stx_attributes & FS_NODES_WATCHED) != 0;
+    reply->attr = (struct fs_attr){.ino = st->stx_ino,
+                                   .size = st->stx_size,
+                                   .blocks = st->stx_blocks,
+                                   .atime = (uint64_t)st->stx_atime.tv_sec,
+                                   .mtime = (uint64_t)st->stx_mtime.tv_sec,
+                                   .ctime = (uint64_t)st->stx_ctime.tv_sec,
+                                   .atime_ns = st->stx_atime.tv_nsec,
+                                   .mtime_ns = st->stx_mtime.tv_nsec,
+                                   .ctime_ns = st->stx_ctime.tv_nsec,
+                                   .mode = st->stx_mode,
+                                   .nlink = st->stx_nlink,
+                                   .uid = st->stx_uid,
+                                   .gid = st->stx_gid,
+                                   .blksize = st->stx_blksize};
 }
 
 /* ---- names ---- */
@@ -52,7 +54,7 @@ static int entry_for(struct fs_ops *ops, const struct fs_pin *folder, const char
     struct statx st;
     int r = fs_nodes_lookup(ops->nodes, folder, name, keep_fd, &reply->node, &st);
     if (r == 0)
-        attr_from(&st, &reply->attr);
+        attr_from(&st, reply);
     return r;
 }
 
@@ -174,7 +176,7 @@ static int get_attr(struct fs_ops *ops, const struct fs_request *request, const 
     struct statx st;
     int r = fs_nodes_stat(pin, handle ? handle->fd : pin->fd, &st);
     if (r == 0)
-        attr_from(&st, &reply->attr);
+        attr_from(&st, reply);
     fs_handles_put(ops->handles, handle);
     return r;
 }
@@ -241,7 +243,7 @@ static int set_attr(struct fs_ops *ops, const struct fs_request *request, const 
     if (r == 0)
         r = fs_nodes_stat(pin, handle ? handle->fd : pin->fd, &st);
     if (r == 0)
-        attr_from(&st, &reply->attr);
+        attr_from(&st, reply);
     fs_handles_put(ops->handles, handle);
     return r;
 }
@@ -431,7 +433,7 @@ static int create_file(struct fs_ops *ops, const struct fs_request *request,
         if (r == 0 && mine.stx_ino != reply->attr.ino)
             r = -ESTALE; /* replaced under our hands */
         if (r == 0) {
-            attr_from(&mine, &reply->attr);
+            attr_from(&mine, reply);
             r = fs_handles_add(ops->handles, &pin, fd, &reply->fh);
         }
         if (r == 0)

@@ -24,6 +24,7 @@ struct kernel {
     size_t count;
     uint64_t folder, file, link, folder_fh, file_fh; /* the newest of each */
     bool more;                                       /* something new came: ask again */
+    unsigned notices;
 };
 
 static void require(bool good)
@@ -41,6 +42,12 @@ static void check_attr(const struct fs_attr *attr)
     require(attr->atime_ns < 1000000000 && attr->mtime_ns < 1000000000 &&
             attr->ctime_ns < 1000000000);
     require((attr->uid == 1000 || attr->uid == 65534) && (attr->gid == 1001 || attr->gid == 65534));
+}
+
+static void check_valid(const struct fs_reply *reply)
+{
+    require(reply->entry_valid <= 60 && reply->attr_valid <= 60);
+    require(reply->entry_valid_ns == 0 && reply->attr_valid_ns == 0);
 }
 
 static void take_node(struct kernel *k, const struct fs_reply *reply)
@@ -65,6 +72,7 @@ static void check_entries(struct kernel *k, const struct fs_reply *reply, bool p
         require(dots || fs_name_ok(entry.name, entry.name_size));
         require(entry.offset > 0 && entry.offset <= INT64_MAX);
         require(!dots || entry.entry.node == 0);
+        check_valid(&entry.entry);
         take_node(k, &entry.entry);
     }
     require(bg_reader_end(&in));
@@ -100,17 +108,20 @@ static int to_kernel(void *owner, const struct iovec *parts, int count)
     switch (fs_op_find(opcode)->reply) {
     case FS_REPLY_ENTRY_OPEN:
         k->file_fh = reply.fh;
+        check_valid(&reply);
         require(reply.open_flags == 0);
         take_node(k, &reply);
         break;
     case FS_REPLY_ENTRY:
+        check_valid(&reply);
         take_node(k, &reply);
         break;
     case FS_REPLY_ATTR:
+        check_valid(&reply);
         check_attr(&reply.attr);
         break;
     case FS_REPLY_OPEN:
-        require(reply.open_flags == 0);
+        require((reply.open_flags & ~(uint64_t)(FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR)) == 0);
         *(opcode == FUSE_OPENDIR ? &k->folder_fh : &k->file_fh) = reply.fh;
         k->more = true;
         break;
@@ -141,6 +152,20 @@ static int to_kernel(void *owner, const struct iovec *parts, int count)
         break;
     }
     return 0;
+}
+
+static bool notify(void *owner, const struct fs_notice *notice)
+{
+    struct kernel *k = owner;
+    if (notice->all_names) {
+        require(notice->node == 0 && !notice->name && !notice->contents);
+    } else if (notice->name) {
+        require(notice->node != 0 && !notice->contents);
+        require(fs_name_ok(notice->name, notice->name_size));
+    } else {
+        require(notice->node != 0);
+    }
+    return k->notices++ % 64 != 63; /* now and then there is no room */
 }
 
 static void to_server(void *owner, const struct iovec *parts, int count)
@@ -273,6 +298,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
                                  .deadline_ms = DEADLINE_MS,
                                  .to_kernel = to_kernel,
                                  .to_server = to_server,
+                                 .notify = notify,
                                  .owner = &k};
     struct bg_err err;
     if (size < FS_HELLO_SIZE)

@@ -441,7 +441,7 @@ static void hellos_come_back_and_nothing_else_is_one(void **state)
             if (n != FS_HELLO_SIZE)
                 assert_int_equal(fs_hello_parse(bytes, n, server, &got, NULL), -EPROTO);
         for (size_t at = 0; at < FS_HELLO_SIZE; at++)
-            for (int bit = 3; bit < 8; bit++) { /* the lower flag bits have a meaning */
+            for (int bit = 4; bit < 8; bit++) { /* the lower flag bits have a meaning */
                 bytes[at] ^= (uint8_t)(1 << bit);
                 bool free = at >= 12 && at < (server ? 28 : 20); /* uid, gid and boot may be any */
                 assert_int_equal(fs_hello_parse(bytes, FS_HELLO_SIZE, server, &got, NULL),
