@@ -110,6 +110,7 @@ static void drop_unused(struct fs_tree *tree, struct fs_rnode *node)
             node->peer->single = NULL;
         node->peer->nodes--;
         peer_drop(tree, node->peer);
+        free(node->gather);
         free(node->name);
         free(node);
         if (parent)
@@ -323,6 +324,7 @@ void fs_tree_done(struct fs_tree *tree)
     if (tree->by_id.buckets)
         for (struct fs_link *link; (link = fs_table_pop(&tree->by_id, &cursor));) {
             struct fs_rnode *node = FS_LINK_OWNER(link, struct fs_rnode, by_id);
+            free(node->gather);
             free(node->name);
             free(node);
         }

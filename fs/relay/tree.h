@@ -30,13 +30,14 @@ struct fs_rnode {
     struct fs_link by_id, by_place;
     uint64_t id;
     uint64_t ino;
-    mode_t type;      /* S_IFREG, S_IFDIR, S_IFLNK; for good */
-    bool special;     /* shown as an empty file that cannot be opened */
-    bool stale;       /* every request on it fails */
-    bool locked;      /* somebody on the host has had a POSIX lock on it */
-    bool placed;      /* in by_place: folders and links where they were last seen */
-    uint64_t nlookup; /* the kernel's references */
-    unsigned refs;    /* ours: children, handles, requests in flight */
+    mode_t type;              /* S_IFREG, S_IFDIR, S_IFLNK; for good */
+    bool special;             /* shown as an empty file that cannot be opened */
+    bool stale;               /* every request on it fails */
+    bool locked;              /* somebody on the host has had a POSIX lock on it */
+    bool placed;              /* in by_place: folders and links where they were last seen */
+    uint64_t nlookup;         /* the kernel's references */
+    unsigned refs;            /* ours: children, handles, requests in flight */
+    struct fs_gather *gather; /* gather.h; NULL until it is written to; freed with the node */
     struct fs_peer *peer;
     struct fs_rnode *parent; /* folders and links; referenced */
     char *name;
