@@ -161,6 +161,8 @@ static void wait_behind(struct fs_relay *relay, struct fs_gather *gather,
                         const struct fs_request *request, struct fs_pending *pending,
                         uint64_t now_ms);
 
+static void pump(struct fs_relay *relay, struct fs_gather *gather, uint64_t now_ms);
+
 /* It is a request's turn, all writes before it are done. Takes pending. */
 static void go(struct fs_relay *relay, struct fs_request *request, struct fs_pending *pending,
                uint64_t now_ms)
@@ -175,8 +177,12 @@ static void go(struct fs_relay *relay, struct fs_request *request, struct fs_pen
             return;
         }
     }
-    if (pending->node2 && is_busy(pending->node2->gather)) {
-        wait_behind(relay, pending->node2->gather, request, pending, now_ms);
+    if (pending->node2 && pending->node2 != pending->node && !pending->second &&
+        is_busy(pending->node2->gather)) {
+        struct fs_gather *other = pending->node2->gather;
+        pending->second = true; /* once: what is written while it waits need not come before it */
+        wait_behind(relay, other, request, pending, now_ms);
+        pump(relay, other, now_ms);
         return;
     }
     fs_relay_send(relay, request, pending, now_ms);

@@ -42,6 +42,7 @@ struct fs_pending {
 
     /* gather.h */
     bool gathered;           /* a write that is or may be acknowledged before it is done */
+    bool second;             /* it waits, or has waited, for node2's writes */
     struct fs_gather *queue; /* that it waits in, or NULL */
     struct fs_pending *queue_next, *queue_previous;
     uint8_t *data; /* request's, when it waits; owned */
