@@ -54,6 +54,10 @@ enum fs_reply_kind {
     FS_REPLY_OTHER, /* INIT, IOCTL, POLL, BMAP: never on our streams */
 };
 
+/* WRITE, flags2: nobody will look at the count, so an error counts even if some was written. Beyond
+ * the kernel's protocol. */
+#define FS_WRITE_WHOLE (1u << 31)
+
 /* How long a person may have to wait for an answer. */
 enum fs_class { FS_CLASS_META, FS_CLASS_DATA, FS_CLASS_SYNC, FS_CLASS_WAIT /* no deadline */ };
 

@@ -402,6 +402,28 @@ static void end_notices(struct fs_loop *loop)
     }
 }
 
+/* The mount is no more: what was acknowledged is still brought to the server, if it answers. */
+static void finish(struct fs_loop *loop)
+{
+    uint64_t now_ms = bg_now_ms(), until_ms = now_ms + FS_LOOP_FINISH_MS, next_ms;
+    struct bg_err why;
+    while (!loop->broken && now_ms < until_ms && !fs_relay_finish(loop->relay, now_ms)) {
+        struct pollfd fds[2] = {
+            {.fd = loop->opts.in_fd, .events = POLLIN},
+            {.fd = output_left(loop) > 0 ? loop->opts.out_fd : -1, .events = POLLOUT}};
+        if (fs_relay_tick(loop->relay, now_ms, &next_ms, &why) < 0)
+            return;
+        int n = poll(fds, 2, next_ms < until_ms - now_ms ? (int)next_ms : (int)(until_ms - now_ms));
+        if (n < 0 && errno != EINTR)
+            return;
+        now_ms = bg_now_ms();
+        if (n > 0 && fds[1].revents)
+            write_output(loop);
+        if (n > 0 && fds[0].revents)
+            read_input(loop, now_ms);
+    }
+}
+
 int fs_loop_run(struct fs_loop *loop, int fuse_fd, int signal_fd, struct bg_err *err)
 {
     loop->fuse_fd = fuse_fd;
@@ -444,6 +466,7 @@ int fs_loop_run(struct fs_loop *loop, int fuse_fd, int signal_fd, struct bg_err 
             continue;
         now_ms = bg_now_ms();
         if (fds[1].revents) {
+            finish(loop);
             end_notices(loop);
             return 0;
         }
@@ -457,8 +480,10 @@ int fs_loop_run(struct fs_loop *loop, int fuse_fd, int signal_fd, struct bg_err 
             int r = read_requests(loop, now_ms);
             if (r < 0)
                 return bg_err_errno(err, r, "/dev/fuse");
-            if (r > 0)
+            if (r > 0) {
+                finish(loop);
                 return 0;
+            }
         }
     }
 }

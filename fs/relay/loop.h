@@ -4,6 +4,9 @@
 
 #include "fs/relay/relay.h"
 
+#define FS_LOOP_FINISH_MS                                                                          \
+    5000u /* for what was acknowledged, when the mount ends; then it is lost */
+
 struct fs_loop;
 
 struct fs_loop_opts {

@@ -32,7 +32,8 @@
 
 #define GREET_TIMEOUT_MS    30000u /* an emulated guest that is busy takes its time */
 #define DEADLINE_DEFAULT_MS 15000u
-#define END_TIMEOUT_MS      2000u /* for the relay to end when asked to; then it is killed */
+/* For the relay to end when asked to; then it is killed. */
+#define END_TIMEOUT_MS (FS_LOOP_FINISH_MS + 2000u)
 
 struct args {
     int stream_fd, ready_fd, log_fd;

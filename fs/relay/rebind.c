@@ -103,8 +103,6 @@ bool fs_relay_has_room(const struct fs_relay *relay)
 void fs_rebind_keep(const struct fs_relay *relay, struct fs_pending *pending,
                     const struct fs_request *request, const uint8_t *bytes, size_t size)
 {
-    if (request->opcode == FUSE_FSYNC)
-        pending->writes = pending->node->writes;
     bool twice = false;
     switch (request->opcode) {
     case FUSE_OPEN:

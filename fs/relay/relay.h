@@ -19,6 +19,8 @@
  * looks names up anew. Open files that were deleted, or that somebody has held a lock on, cannot be
  * had again (EIO).
  *
+ * Writes are acknowledged before the server has done them: gather.h.
+ *
  * STATFS and the root's attributes are answered from memory when the server does not, so that df, a
  * shell's prompt and umount work on a dead mount. */
 #pragma once
@@ -99,6 +101,10 @@ int fs_relay_tick(struct fs_relay *relay, uint64_t now_ms, uint64_t *ret_next_ms
 
 /* Whether the window has room: else the kernel's requests wait in the kernel. */
 bool fs_relay_has_room(const struct fs_relay *relay);
+
+/* No more requests will come: sends what was acknowledged and not sent. True when there is nothing
+ * left that the server has to answer. */
+bool fs_relay_finish(struct fs_relay *relay, uint64_t now_ms);
 
 /* Sends the references that were given up since the last time. Not while the stream is clogged. */
 void fs_relay_flush_forgets(struct fs_relay *relay);

@@ -2,6 +2,7 @@
  * against what was asked; what it hands out (references, handles, locks) is either kept or given
  * back. */
 #include "fs/relay/changes.h"
+#include "fs/relay/gather.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -83,6 +84,7 @@ static int answer_entry(struct fs_relay *relay, const struct fs_pending *pending
     int r = enter(relay, pending, pending->opcode, pending->name, reply, &node);
     if (r < 0)
         return r;
+    fs_gather_amend(node, pending->unique, reply);
     if (pending->opcode == FUSE_LINK && node->peer != pending->node2->peer) {
         fs_tree_forget(&relay->tree, node, 1);
         return -EIO; /* a new name is another file: not what was asked for */
@@ -133,7 +135,8 @@ static int answer_open(struct fs_relay *relay, const struct fs_pending *pending,
 {
     bool folder = pending->opcode == FUSE_OPENDIR;
     uint64_t server_fh = reply->fh;
-    struct fs_rhandle *handle = fs_handle_new(relay, pending->node, server_fh, pending->flags);
+    struct fs_rhandle *handle = fs_handle_new(relay, pending->node, server_fh, pending->flags,
+                                              reply->open_flags & FOPEN_NOFLUSH);
     if (handle) {
         reply->fh = handle->id;
         reply->open_flags = fs_changes_open_flags(relay, pending, pending->node);
@@ -151,9 +154,11 @@ static int answer_create(struct fs_relay *relay, const struct fs_pending *pendin
     uint64_t server_node = reply->node, server_fh = reply->fh;
     struct fs_rnode *node;
     int r = enter(relay, pending, pending->opcode, pending->name, reply, &node);
-    struct fs_rhandle *handle =
-        r == 0 ? fs_handle_new(relay, node, server_fh, pending->flags) : NULL;
+    struct fs_rhandle *handle = r == 0 ? fs_handle_new(relay, node, server_fh, pending->flags,
+                                                       reply->open_flags & FOPEN_NOFLUSH)
+                                       : NULL;
     if (handle) {
+        fs_gather_amend(node, pending->unique, reply);
         reply->fh = handle->id;
         reply->open_flags = 0;
         if (fs_relay_answer(relay, pending->kernel_unique, pending->opcode, reply) == 0)
@@ -218,6 +223,7 @@ static void emit_entry(struct fs_relay *relay, const struct fs_pending *pending,
         if (enter(relay, pending, FUSE_LOOKUP, name, &entry->entry, &node) == 0) {
             entry->ino = entry->entry.attr.ino;
             entry->type = (uint32_t)(entry->entry.attr.mode >> 12) & 15;
+            fs_gather_amend(node, pending->unique, &entry->entry);
         } else {
             entry->entry = (struct fs_reply){0}; /* who looks it up will be told why */
         }
@@ -476,7 +482,7 @@ static int pass_on(struct fs_relay *relay, struct fs_pending *pending, struct fs
 
 static void unlock(struct fs_relay *relay, const struct fs_pending *pending, uint64_t now_ms)
 {
-    struct fs_request request = pending->lock;
+    struct fs_request request = pending->request;
     request.opcode = FUSE_SETLK;
     request.lock_type = F_UNLCK;
     fs_relay_send_own(relay, &request, now_ms);
@@ -510,7 +516,7 @@ static void give_back(struct fs_relay *relay, const struct fs_pending *pending,
     }
     case FS_REPLY_EMPTY:
         if ((pending->opcode == FUSE_SETLK || pending->opcode == FUSE_SETLKW) &&
-            pending->lock.lock_type != F_UNLCK)
+            pending->request.lock_type != F_UNLCK)
             unlock(relay, pending, now_ms);
         break;
     case FS_REPLY_NONE:
@@ -591,6 +597,8 @@ int fs_relay_reply(struct fs_relay *relay, const uint8_t *bytes, size_t size, ui
         fs_rebind_reply(relay, pending, &reply, now_ms);
     } else if (pending->kernel_unique == 0 && pending->opcode == FUSE_GETATTR) {
         take_probe(relay, &reply);
+    } else if (pending->gathered && !pending->late) {
+        fs_gather_settled(relay, pending, reply.error, reply.size, now_ms);
     } else if (pending->late || pending->kernel_unique == 0) {
         if (reply.error == 0)
             give_back(relay, pending, &reply, now_ms);

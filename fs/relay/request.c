@@ -1,6 +1,7 @@
 /* From the kernel to the server: what is answered here, what is refused, and how the rest is
  * translated. The kernel is trusted to mean well, but a request is parsed as strictly as any. */
 #include "fs/relay/changes.h"
+#include "fs/relay/gather.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -75,6 +76,12 @@ static void interrupt(struct fs_relay *relay, const struct fs_request *request, 
     struct fs_pending *pending = fs_pending_find_kernel(relay, request->interrupted);
     if (!pending || pending->class != FS_CLASS_WAIT || pending->interrupted)
         return;
+    if (pending->unique == 0) { /* the server has not heard of it */
+        uint64_t kernel_unique = pending->kernel_unique;
+        fs_pending_free(relay, pending);
+        fs_relay_fail(relay, kernel_unique, -EINTR);
+        return;
+    }
     pending->interrupted = true;
     pending->interrupted_ms = now_ms;
     struct fs_request pass = {.opcode = FUSE_INTERRUPT, .interrupted = pending->unique};
@@ -284,12 +291,8 @@ static void release(struct fs_relay *relay, const struct fs_request *request, ui
 {
     struct fs_rhandle *handle = fs_handle_find(relay, request->fh);
     struct fs_reply reply = {0};
-    if (handle) {
-        if (handle->bound)
-            fs_relay_send_release(relay, handle->node->peer->id, handle->server_fh,
-                                  request->opcode == FUSE_RELEASEDIR, now_ms);
-        fs_handle_free(relay, handle);
-    }
+    if (handle)
+        fs_relay_release(relay, handle, request->opcode == FUSE_RELEASEDIR, now_ms);
     (void)fs_relay_answer(relay, request->unique, request->opcode, &reply); /* nobody waits */
 }
 
@@ -352,10 +355,10 @@ static int forward(struct fs_relay *relay, struct fs_request *request, const uin
     if (node2)
         request->node2 = node2->peer->id;
     if (request->opcode == FUSE_SETLK || request->opcode == FUSE_SETLKW) {
-        pending->lock = *request;
+        pending->request = *request;
         node->locked = true;
     }
-    fs_relay_send(relay, request, pending, now_ms);
+    fs_gather_forward(relay, request, pending, now_ms);
     return 0;
 }
 

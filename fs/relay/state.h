@@ -18,6 +18,8 @@ struct fs_rhandle {
     uint64_t flags;        /* as it was opened */
     bool bound;            /* the present server has it; else every request on it fails */
     bool lost_writes;      /* the next FSYNC or FLUSH says that some may be lost */
+    bool quiet;            /* closing it can bring no error, says the server */
+    unsigned errors_seen;  /* of gather->errors */
     uint64_t entries;      /* read since the start of the folder */
     uint64_t waited_ms;    /* for answers to READDIR */
 };
@@ -26,7 +28,8 @@ struct fs_rhandle {
 struct fs_pending {
     struct fs_link by_unique, by_kernel;
     struct fs_pending *next, *previous; /* oldest first */
-    uint64_t unique;                    /* ours */
+    bool listed;                        /* in that list */
+    uint64_t unique;                    /* ours; 0: not sent yet */
     uint64_t kernel_unique;             /* 0: our own request, nobody waits */
     uint32_t opcode;
     enum fs_class class;
@@ -41,9 +44,17 @@ struct fs_pending {
     char *name, *name2;
     uint64_t fh, fh2;             /* the kernel's */
     uint64_t size, offset, flags; /* as asked */
-    struct fs_request lock;       /* SETLK, SETLKW: to undo it */
-    uint64_t change_number;       /* of the last change when it was sent */
-    struct fs_rnode *written;     /* node or node2, if the request changes its contents */
+    struct fs_request request;    /* what waits to be sent; SETLK, SETLKW: to undo it */
+
+    /* gather.h */
+    bool gathered;           /* a write that is or may be acknowledged before it is done */
+    bool second;             /* it waits, or has waited, for node2's writes */
+    struct fs_gather *queue; /* that it waits in, or NULL */
+    struct fs_pending *queue_next, *queue_previous;
+    uint8_t *data; /* request's, when it waits; owned */
+    size_t data_room, charged;
+    uint64_t change_number;   /* of the last change when it was sent */
+    struct fs_rnode *written; /* node or node2, if the request changes its contents */
 };
 
 enum fs_walk { FS_WALK_NONE, FS_WALK_WAITS, FS_WALK_RUNS };
@@ -78,6 +89,9 @@ struct fs_relay {
     struct fs_pending *first, *last;
     uint64_t next_unique;
     size_t in_window, slow, late, own; /* pending of each kind */
+    struct fs_gather *gathers;         /* files with writes that are not done */
+    size_t gathered;                   /* bytes of acknowledged writes that are not done */
+    bool finishing;                    /* nothing waits for more */
     unsigned timeouts;                 /* in a row */
     unsigned odd_replies;
     uint64_t heard_ms;   /* last good reply */
@@ -110,9 +124,19 @@ void fs_relay_fail(struct fs_relay *relay, uint64_t kernel_unique, int error);
  * requests without a reply. */
 void fs_relay_send(struct fs_relay *relay, struct fs_request *request, struct fs_pending *pending,
                    uint64_t now_ms);
+/* Adds a request to those whose deadlines count, sent or not. */
+void fs_pending_list(struct fs_relay *relay, struct fs_pending *pending, uint32_t opcode,
+                     uint64_t now_ms);
+/* The kernel has its answer, or will have it before anything else happens: the request is our own
+ * from now on. */
+void fs_pending_disown(struct fs_relay *relay, struct fs_pending *pending);
 struct fs_pending *fs_pending_find(const struct fs_relay *relay, uint64_t unique);
 struct fs_pending *fs_pending_find_kernel(const struct fs_relay *relay, uint64_t kernel_unique);
 void fs_pending_free(struct fs_relay *relay, struct fs_pending *pending);
+
+/* The kernel has closed a handle: the server hears of it when its writes are done. Frees handle. */
+void fs_relay_release(struct fs_relay *relay, struct fs_rhandle *handle, bool folder,
+                      uint64_t now_ms);
 
 /* Our own requests: their answers interest nobody. Without memory they are not made. */
 void fs_relay_send_release(struct fs_relay *relay, uint64_t server_node, uint64_t server_fh,
@@ -131,7 +155,7 @@ void fs_relay_forget(void *relay, uint64_t server_id, uint64_t count);
 struct fs_rhandle *fs_handle_find(const struct fs_relay *relay, uint64_t id);
 /* NULL: too many, or no memory. */
 struct fs_rhandle *fs_handle_new(struct fs_relay *relay, struct fs_rnode *node, uint64_t server_fh,
-                                 uint64_t flags);
+                                 uint64_t flags, bool quiet);
 void fs_handle_free(struct fs_relay *relay, struct fs_rhandle *handle);
 
 /* The answer to a request that the server does not answer, where memory has one. */

@@ -118,6 +118,7 @@ static void drop_unused(struct fs_tree *tree, struct fs_rnode *node)
             node->peer->single = NULL;
         node->peer->nodes--;
         peer_drop(tree, node->peer);
+        free(node->gather);
         free(node->name);
         free(node);
         if (parent)
@@ -399,6 +400,7 @@ void fs_tree_done(struct fs_tree *tree)
             struct fs_rnode *node = FS_LINK_OWNER(link, struct fs_rnode, by_id);
             if (node->peer->lost && --node->peer->nodes == 0)
                 free(node->peer); /* not in the table */
+            free(node->gather);
             free(node->name);
             free(node);
         }

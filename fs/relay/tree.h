@@ -43,7 +43,7 @@ struct fs_rnode {
     bool covered;     /* changes that others make to it are told */
     bool opened;      /* filled has a value */
     bool seen, wrote; /* the three seen_* have values; the kernel's own writes have changed them */
-    uint32_t writes, synced;   /* answered so far; how many of them by the last good FSYNC */
+    uint32_t writes, synced;   /* done so far; how many of them by the last good FSYNC */
     uint64_t nlookup;          /* the kernel's references */
     unsigned refs;             /* ours: children, handles, requests in flight */
     unsigned writing;          /* requests in flight that change its contents */
@@ -51,6 +51,7 @@ struct fs_rnode {
     uint64_t changed, touched; /* numbers of the last changes: contents or names; anything */
     uint64_t filled;           /* the kernel's cache of its contents is no older than this */
     uint64_t seen_size, seen_mtime, seen_mtime_ns;
+    struct fs_gather *gather; /* gather.h; NULL until it is written to; freed with the node */
     struct fs_peer *peer;
     struct fs_rnode *parent; /* where it was last seen; referenced. NULL: the root */
     char *name;

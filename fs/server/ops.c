@@ -7,11 +7,13 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -374,6 +376,30 @@ static int open_pin(const struct fs_pin *pin, uint64_t wanted)
     return fd < 0 ? -errno : fd;
 }
 
+/* True when close(2) can have no error to report: writes have said all. Network file systems may
+ * find out only then. */
+static bool closes_quietly(int fd)
+{
+    static const uint32_t magics[] = {BTRFS_SUPER_MAGIC,     EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC,
+                                      OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC,      XFS_SUPER_MAGIC};
+    struct statfs fs;
+    if (fstatfs(fd, &fs) < 0)
+        return false;
+    for (size_t i = 0; i < sizeof magics / sizeof *magics; i++)
+        if ((uint32_t)fs.f_type == magics[i])
+            return true;
+    return false;
+}
+
+/* Hands out an open file. Takes fd on success. */
+static int add_handle(struct fs_ops *ops, const struct fs_request *request,
+                      const struct fs_pin *pin, int fd, struct fs_reply *reply)
+{
+    if ((request->flags & O_ACCMODE) != O_RDONLY && closes_quietly(fd))
+        reply->open_flags = FOPEN_NOFLUSH;
+    return fs_handles_add(ops->handles, pin, fd, &reply->fh);
+}
+
 static int open_file(struct fs_ops *ops, const struct fs_request *request, const struct fs_pin *pin,
                      struct fs_reply *reply)
 {
@@ -382,7 +408,7 @@ static int open_file(struct fs_ops *ops, const struct fs_request *request, const
     BG_AUTOCLOSE int fd = open_pin(pin, request->flags);
     if (fd < 0)
         return fd;
-    int r = fs_handles_add(ops->handles, pin, fd, &reply->fh);
+    int r = add_handle(ops, request, pin, fd, reply);
     if (r == 0)
         (void)bg_take_fd(&fd);
     return r;
@@ -434,7 +460,7 @@ static int create_file(struct fs_ops *ops, const struct fs_request *request,
             r = -ESTALE; /* replaced under our hands */
         if (r == 0) {
             attr_from(&mine, reply);
-            r = fs_handles_add(ops->handles, &pin, fd, &reply->fh);
+            r = add_handle(ops, request, &pin, fd, reply);
         }
         if (r == 0)
             (void)bg_take_fd(&fd);
@@ -467,6 +493,8 @@ static int read_file(const struct fs_request *request, const struct fs_handle *h
     return 0;
 }
 
+/* What was written before an error counts, and the next WRITE meets the error again: unless there
+ * will be none. */
 static int write_file(const struct fs_request *request, const struct fs_handle *handle,
                       struct fs_reply *reply)
 {
@@ -478,10 +506,10 @@ static int write_file(const struct fs_request *request, const struct fs_handle *
                            (off_t)(request->offset + used));
         if (n < 0 && errno == EINTR)
             continue;
-        if (n < 0 && used == 0)
+        if (n < 0 && (used == 0 || (request->flags2 & FS_WRITE_WHOLE)))
             return -errno;
         if (n <= 0)
-            break; /* what was written counts; the next WRITE meets the error again */
+            break;
         used += (size_t)n;
     }
     reply->size = used;

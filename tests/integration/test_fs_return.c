@@ -213,6 +213,7 @@ static void a_server_may_die_again_and_again(void **state)
     for (char round = 'a'; round < 'd'; round++) {
         wait_until_back(r);
         assert_int_equal(pwrite(here, &round, 1, 0), 1);
+        assert_int_equal(fsync(here), 0);
         int pid_file = open_in(r->base, "pid", O_RDONLY);
         char *text = strdup(read_from(pid_file));
         uint64_t pid;

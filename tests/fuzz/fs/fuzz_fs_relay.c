@@ -197,9 +197,11 @@ static void ask(struct kernel *k, struct fs_request request)
 static void ask_for_all(struct kernel *k)
 {
     static const uint32_t in_folder[] = {FUSE_LOOKUP, FUSE_MKDIR, FUSE_UNLINK, FUSE_CREATE};
-    static const uint32_t on_file[] = {FUSE_READ,   FUSE_FLUSH,           FUSE_FSYNC,
-                                       FUSE_SETLKW, FUSE_GETLK,           FUSE_FALLOCATE,
-                                       FUSE_LSEEK,  FUSE_COPY_FILE_RANGE, FUSE_SETLK};
+    static const uint8_t data[4096];
+    static const uint32_t on_file[] = {
+        FUSE_READ,  FUSE_FLUSH, FUSE_FSYNC,     FUSE_SETLKW, FUSE_GETLK,           FUSE_WRITE,
+        FUSE_WRITE, FUSE_READ,  FUSE_FALLOCATE, FUSE_LSEEK,  FUSE_COPY_FILE_RANGE, FUSE_FLUSH,
+        FUSE_SETLK, FUSE_FSYNC};
     k->more = false;
     for (size_t i = 0; i < sizeof in_folder / sizeof *in_folder; i++)
         ask(k,
@@ -234,7 +236,10 @@ static void ask_for_all(struct kernel *k)
                                    .fh = k->file_fh,
                                    .node2 = k->file,
                                    .fh2 = k->file_fh,
-                                   .size = 4096,
+                                   .offset = on_file[i] == FUSE_WRITE ? i * 4096 : 0,
+                                   .size = sizeof data,
+                                   .data = on_file[i] == FUSE_WRITE ? data : NULL,
+                                   .data_size = on_file[i] == FUSE_WRITE ? sizeof data : 0,
                                    .lock_end = 10,
                                    .lock_type = F_WRLCK,
                                    .whence = SEEK_DATA});

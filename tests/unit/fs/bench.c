@@ -375,6 +375,7 @@ bool bench_sample(const struct bench *b, uint32_t opcode, struct fs_request *ret
         reply.data_size = sizeof text;
         break;
     case FUSE_WRITE:
+        request.flags = O_DSYNC; /* others are answered before the server does it */
         request.data = text;
         request.size = request.data_size = sizeof text;
         reply.size = sizeof text;

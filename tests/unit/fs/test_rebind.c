@@ -271,9 +271,23 @@ static struct fs_request write_file(const struct bench *b)
 static void changes_on_their_way_fail_at_the_loss(void **state)
 {
     struct bench *b = *state;
-    (void)bench_pass(b, write_file(b));
+    (void)bench_pass(b, (struct fs_request){.opcode = FUSE_MKDIR, .node = b->dir, .name = "new"});
     lose(b);
     bench_expect_error(b, -EIO);
+}
+
+static void acknowledged_writes_that_are_lost_are_told_at_the_close(void **state)
+{
+    struct bench *b = *state;
+    bench_ask(b, write_file(b));
+    assert_int_equal(bench_kernel_got(b, FUSE_WRITE).size, 1); /* the server has not heard of it */
+    lose(b);
+    bench_expect_nothing_for_kernel(b);
+    assert_int_equal(come_back(b, &usual_hello), 0);
+    find_all(b, "file");
+    bench_ask(b, (struct fs_request){.opcode = FUSE_FSYNC, .node = b->file, .fh = b->fh});
+    bench_expect_error(b, -EIO);
+    bench_expect_nothing_for_server(b);
 }
 
 static void questions_on_their_way_are_asked_again(void **state)
@@ -293,9 +307,12 @@ static void questions_on_their_way_are_asked_again(void **state)
 /* Writes once, and loses the server. */
 static void lose_a_write(struct bench *b, bool synced)
 {
-    struct fs_request asked = bench_pass(b, write_file(b));
-    assert_int_equal(bench_reply(b, &asked, (struct fs_reply){.size = 1}), 0);
+    bench_ask(b, write_file(b));
     (void)bench_kernel_got(b, FUSE_WRITE);
+    assert_int_equal(bench_wait(b, 100), 0); /* no other joins it */
+    struct fs_request asked = bench_server_got(b);
+    assert_int_equal(asked.opcode, FUSE_WRITE);
+    assert_int_equal(bench_reply(b, &asked, (struct fs_reply){.size = 1}), 0);
     if (synced) {
         asked =
             bench_pass(b, (struct fs_request){.opcode = FUSE_FSYNC, .node = b->file, .fh = b->fh});
@@ -433,6 +450,7 @@ int main(void)
         TEST(waiting_ends),
         TEST(waiting_ends_early_on_request),
         TEST(changes_on_their_way_fail_at_the_loss),
+        TEST(acknowledged_writes_that_are_lost_are_told_at_the_close),
         TEST(questions_on_their_way_are_asked_again),
         cmocka_unit_test(writes_that_a_reboot_may_have_lost_are_told_once),
         TEST(a_full_waiting_room_leaves_the_rest_in_the_kernel),

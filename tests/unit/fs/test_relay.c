@@ -261,6 +261,7 @@ static void more_written_than_asked_for_is_an_error(void **state)
                                  .node = b->file,
                                  .fh = b->fh,
                                  .size = sizeof data,
+                                 .flags = O_DSYNC,
                                  .data = data,
                                  .data_size = sizeof data};
     static const struct {

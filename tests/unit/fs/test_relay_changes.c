@@ -315,6 +315,7 @@ static void our_own_writes_are_no_change(void **state)
     struct fs_request write = {.opcode = FUSE_WRITE,
                                .node = b->file,
                                .fh = b->fh,
+                               .flags = O_SYNC, /* acknowledged when it is done */
                                .size = 4,
                                .data = (const uint8_t *)"text",
                                .data_size = 4};
