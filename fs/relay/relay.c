@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define TICK_MS            50u
+#define HELD_TICK_MS       10u
 #define PROBE_INTERVAL_MS  1000u
 #define INTERRUPT_GRACE_MS 100u /* for the server to give up a lock by itself */
 #define TIMEOUTS_TO_STALE  3u
@@ -300,6 +301,7 @@ static void give_up_all(struct fs_relay *relay)
     for (struct fs_pending *p = relay->first; p; p = p->next)
         if (is_waiting(p))
             give_up(relay, p, -EIO);
+    fs_walks_fail(relay, -EIO);
 }
 
 static void become_stale(struct fs_relay *relay, uint64_t now_ms)
@@ -358,12 +360,15 @@ int fs_relay_tick(struct fs_relay *relay, uint64_t now_ms, uint64_t *ret_next_ms
     if (relay->state == FS_RELAY_GONE)
         return 0;
     bool timed = expire(relay, now_ms);
+    bool held = fs_walks_tick(relay, now_ms);
     if (relay->state == FS_RELAY_STALE)
         probe(relay, now_ms);
     if (relay->late > BG_FS_LATE_MAX)
         return bg_err_set(err, -EPROTO, "%zu requests without an answer", relay->late);
     if (timed || relay->state == FS_RELAY_STALE)
         *ret_next_ms = TICK_MS;
+    if (held)
+        *ret_next_ms = HELD_TICK_MS;
     return 0;
 }
 
@@ -392,6 +397,8 @@ void fs_relay_gone(struct fs_relay *relay)
 void fs_relay_hello(const struct fs_relay *relay, uint8_t *out)
 {
     struct fs_hello hello = {.flags = relay->opts.read_only ? FS_HELLO_READ_ONLY : 0};
+    if (relay->opts.links == FS_LINKS_INSIDE)
+        hello.flags |= FS_HELLO_CLEAN_LINKS;
     fs_hello_emit(&hello, out);
 }
 
@@ -449,6 +456,7 @@ void fs_relay_free(struct fs_relay *relay)
     if (relay->handles.buckets)
         for (struct fs_link *link; (link = fs_table_pop(&relay->handles, &cursor));)
             free(FS_LINK_OWNER(link, struct fs_rhandle, link));
+    fs_walks_done(relay);
     fs_table_done(&relay->handles);
     fs_table_done(&relay->by_unique);
     fs_table_done(&relay->by_kernel);

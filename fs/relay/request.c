@@ -251,6 +251,7 @@ static struct fs_pending *pending_new(const struct fs_request *request, struct f
     pending->size = request->size;
     pending->offset = request->offset;
     pending->flags = request->flags;
+    pending->thread = request->caller_pid;
     if (request->name && is_in_folder(request->opcode))
         pending->name = strdup(request->name);
     if (request->name2)
@@ -323,9 +324,15 @@ static int forward(struct fs_relay *relay, struct fs_request *request, uint64_t 
         r = request->opcode == FUSE_SETLKW ? -ENOLCK : -EIO;
     if (r < 0)
         return r;
+    if (request->opcode == FUSE_RENAME || request->opcode == FUSE_RENAME2) {
+        r = fs_walks_rename(relay, request, node, node2, now_ms);
+        if (r != 0)
+            return r < 0 ? r : 0;
+    }
     struct fs_pending *pending = pending_new(request, node, node2);
     if (!pending)
         return -ENOMEM;
+    pending->since_ms = relay->walks.retried_since_ms;
     r = translate_handles(relay, request, node, node2);
     if (r < 0) {
         fs_pending_free(relay, pending);
@@ -360,6 +367,7 @@ void fs_relay_request(struct fs_relay *relay, const uint8_t *bytes, size_t size,
         fs_relay_fail(relay, request.unique, r);
         return;
     }
+    fs_walks_see(relay, &request, now_ms);
     switch (request.opcode) {
     case FUSE_INIT:
         answer_init(relay, &request, now_ms);

@@ -6,6 +6,7 @@
 #include "fs/relay/check.h"
 #include "fs/relay/relay.h"
 #include "fs/relay/tree.h"
+#include "fs/relay/walks.h"
 
 #define FS_HEAD_SIZE (BG_PATH_MAX + 1024u) /* header, fixed part, names or a link's text */
 
@@ -36,6 +37,7 @@ struct fs_pending {
     uint64_t fh, fh2;             /* the kernel's */
     uint64_t size, offset, flags; /* as asked */
     struct fs_request lock;       /* SETLK, SETLKW: to undo it */
+    uint64_t thread, since_ms;    /* READLINK: see walks.h */
 };
 
 struct fs_relay {
@@ -68,6 +70,8 @@ struct fs_relay {
     bool root_known, statfs_known;
     struct fs_attr root_attr;
     struct fs_statfs statfs;
+
+    struct fs_walks walks;
 
     uint8_t *scratch; /* BG_FS_MESSAGE_MAX: folders are encoded anew here */
 };

@@ -89,6 +89,10 @@ void fs_tree_removed(struct fs_tree *tree, struct fs_rnode *parent, const char *
 void fs_tree_moved(struct fs_tree *tree, struct fs_rnode *from, const char *from_name,
                    struct fs_rnode *to, const char *to_name, bool exchange);
 
+/* The folder or link that was last seen at this place; NULL: none. */
+struct fs_rnode *fs_tree_at(const struct fs_tree *tree, const struct fs_rnode *parent,
+                            const char *name);
+
 /* How many folders a folder is below the root. */
 unsigned fs_tree_depth(const struct fs_rnode *folder);
 

@@ -21,7 +21,6 @@
 #define DEVICE_SHIFT    48    /* above what file systems use */
 #define REOPEN_DEPTH    4096u /* folders above a node that is opened by name */
 #define HANDLE_SIZE_MAX 128   /* MAX_HANDLE_SZ: what the kernel may give */
-#define ROOT_ID         1u
 
 struct fs_handle_bytes {
     unsigned size; /* 0: no handle, the node is opened by name */
@@ -471,6 +470,14 @@ struct fs_pin fs_nodes_pin_again(struct fs_nodes *nodes, const struct fs_pin *pi
     return *pin;
 }
 
+int fs_nodes_folder(struct fs_nodes *nodes, const struct fs_pin *pin, struct fs_pin *ret)
+{
+    (void)pthread_mutex_lock(&nodes->lock);
+    uint64_t id = pin->node->parent ? pin->node->parent->id : 0; /* 0 is no node */
+    (void)pthread_mutex_unlock(&nodes->lock);
+    return fs_nodes_get(nodes, id, ret);
+}
+
 void fs_nodes_put(struct fs_nodes *nodes, struct fs_pin *pin)
 {
     if (!pin->node)
@@ -545,7 +552,7 @@ int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const c
     }
     if (node) {
         node->nlookup++;
-        if (!node->handle)
+        if (!node->handle || key.type == S_IFLNK) /* where a link is decides where it leads */
             set_place(nodes, node, folder->node, name);
         bool reopens = node->handle || node->parent;
         if (node->fd < 0 && (keep_fd || !reopens)) {
@@ -585,10 +592,10 @@ void fs_nodes_moved(struct fs_nodes *nodes, const struct fs_pin *folder, const c
         return; /* moved on already */
     struct node_key key = key_of(&st);
     BG_AUTOFREE struct fs_handle_bytes *handle = handle_of(nodes, fd, &key);
-    if (handle)
+    if (handle && key.type != S_IFLNK)
         return; /* opened by handle: its place does not matter */
     (void)pthread_mutex_lock(&nodes->lock);
-    struct fs_node *node = find_key(nodes, &key, NULL);
+    struct fs_node *node = find_key(nodes, &key, handle);
     if (node)
         set_place(nodes, node, folder->node, name);
     (void)pthread_mutex_unlock(&nodes->lock);
@@ -605,7 +612,7 @@ int fs_nodes_open(const struct fs_nodes_opts *opts, struct fs_nodes **ret, struc
     static const struct fs_identity as_is = {0};
     nodes->identity = &as_is; /* the caller's thread keeps its own rights */
     nodes->handles = opts->handles;
-    nodes->next_id = ROOT_ID;
+    nodes->next_id = FS_NODES_ROOT;
     struct stat top, dev;
     if (stat("/", &top) == 0 && stat("/dev", &dev) == 0 && top.st_dev != dev.st_dev)
         nodes->device_files = dev.st_dev;

@@ -22,6 +22,8 @@
 #include "common/err.h"
 #include "fs/server/identity.h"
 
+#define FS_NODES_ROOT 1u /* id of the folder that is served */
+
 struct fs_nodes;
 struct fs_node;
 
@@ -48,6 +50,9 @@ void fs_nodes_close(struct fs_nodes *nodes);
 
 /* Pins a node. Errors: -ESTALE unknown, or the file is no longer there; errno of opening. */
 int fs_nodes_get(struct fs_nodes *nodes, uint64_t id, struct fs_pin *ret) BG_MUST_CHECK;
+/* Pins the folder where the node, a symbolic link, was last seen. Errors: as fs_nodes_get. */
+int fs_nodes_folder(struct fs_nodes *nodes, const struct fs_pin *pin,
+                    struct fs_pin *ret) BG_MUST_CHECK;
 /* One more pin on a pinned node. */
 struct fs_pin fs_nodes_pin_again(struct fs_nodes *nodes, const struct fs_pin *pin);
 void fs_nodes_put(struct fs_nodes *nodes, struct fs_pin *pin);

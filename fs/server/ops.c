@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "fs/server/links.h"
 
 #define PERMISSIONS 0777u /* set-id and sticky bits are never set from here */
 #define PROC_PATH   32u
@@ -146,15 +147,39 @@ static int rename_name(struct fs_ops *ops, const struct fs_request *request,
     return r;
 }
 
-static int read_link(const struct fs_pin *pin, uint8_t *out, struct fs_reply *reply)
+/* The text that leads to the same place without ".." after a name. False: there is none, as the
+ * link leads nowhere; the client gets the text as it is and decides. */
+static bool clean_link(struct fs_ops *ops, const struct fs_pin *pin, const char *text, uint8_t *out,
+                       size_t *ret_size)
 {
-    ssize_t n = readlinkat(pin->fd, "", (char *)out, BG_PATH_MAX);
+    struct fs_pin root, folder;
+    if (fs_nodes_get(ops->nodes, FS_NODES_ROOT, &root) < 0)
+        return false;
+    bool done = false;
+    if (fs_nodes_folder(ops->nodes, pin, &folder) == 0) {
+        done = fs_link_clean(root.fd, folder.fd, text, (char *)out, ret_size) == 0;
+        fs_nodes_put(ops->nodes, &folder);
+    }
+    fs_nodes_put(ops->nodes, &root);
+    return done;
+}
+
+static int read_link(struct fs_ops *ops, const struct fs_pin *pin, uint8_t *out,
+                     struct fs_reply *reply)
+{
+    char text[BG_PATH_MAX + 1];
+    ssize_t n = readlinkat(pin->fd, "", text, BG_PATH_MAX);
     if (n < 0)
         return -errno;
     if (n == BG_PATH_MAX)
         return -ENAMETOOLONG;
+    text[n] = '\0';
     reply->data = out;
-    reply->data_size = (size_t)n;
+    if (!ops->clean_links || !fs_link_needs_cleaning(text) ||
+        !clean_link(ops, pin, text, out, &reply->data_size)) {
+        memcpy(out, text, (size_t)n);
+        reply->data_size = (size_t)n;
+    }
     return 0;
 }
 
@@ -716,7 +741,7 @@ static int run_on_node(struct fs_ops *ops, const struct fs_request *request, uin
         r = set_attr(ops, request, &pin, ret);
         break;
     case FUSE_READLINK:
-        r = read_link(&pin, out, ret);
+        r = read_link(ops, &pin, out, ret);
         break;
     case FUSE_SYMLINK:
     case FUSE_MKNOD:

@@ -213,7 +213,7 @@ static void share_fds(size_t *ret_nodes, size_t *ret_handles, size_t *ret_locks)
         *ret_handles = BG_FS_HANDLES_MAX;
 }
 
-static int exchange_hellos(const struct server *server, const struct fs_server_opts *opts,
+static int exchange_hellos(struct server *server, const struct fs_server_opts *opts,
                            struct bg_err *err)
 {
     struct fs_hello hello = {.server = true};
@@ -233,7 +233,9 @@ static int exchange_hellos(const struct server *server, const struct fs_server_o
     if (r < 0)
         return bg_err_errno(err, r, "file server: hello");
     struct fs_hello theirs;
-    return fs_hello_parse(bytes, sizeof bytes, /* from_server= */ false, &theirs, err);
+    r = fs_hello_parse(bytes, sizeof bytes, /* from_server= */ false, &theirs, err);
+    server->ops.clean_links = r == 0 && (theirs.flags & FS_HELLO_CLEAN_LINKS);
+    return r;
 }
 
 static int run_threads(struct server *server, unsigned count, struct bg_err *err)

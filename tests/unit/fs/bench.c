@@ -63,7 +63,8 @@ void bench_ask(struct bench *b, struct fs_request request)
     b->kernel_unique += 2;
     request.unique = b->kernel_unique;
     request.caller_uid = 1000;
-    request.caller_pid = 4711;
+    if (request.caller_pid == 0)
+        request.caller_pid = 4711;
     request.name_size = request.name ? strlen(request.name) : 0;
     request.name2_size = request.name2 ? strlen(request.name2) : 0;
     struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
