@@ -47,6 +47,7 @@ static bool type_fits(uint32_t opcode, const struct fs_tree_entry *entry)
         return entry->type == S_IFLNK;
     case FUSE_MKNOD:
     case FUSE_CREATE:
+    case FUSE_TMPFILE:
         return entry->type == S_IFREG && !entry->special;
     case FUSE_LINK:
         return entry->type != S_IFDIR;
@@ -152,6 +153,10 @@ static int answer_create(struct fs_relay *relay, const struct fs_pending *pendin
     uint64_t server_node = reply->node, server_fh = reply->fh;
     struct fs_rnode *node;
     int r = enter(relay, pending->opcode, pending->node, pending->name, reply, &node);
+    if (r == 0 && pending->opcode == FUSE_TMPFILE && node->nlookup > 1) {
+        fs_tree_forget(&relay->tree, node, 1);
+        r = -EIO; /* a new file is none that the kernel knows already */
+    }
     struct fs_rhandle *handle =
         r == 0 ? fs_handle_new(relay, node, server_fh, opens_for_writing(pending)) : NULL;
     if (handle) {

@@ -167,6 +167,7 @@ static int check_request(const struct fs_relay *relay, struct fs_request *reques
         request->mode &= 0777;
         return 0;
     case FUSE_CREATE:
+    case FUSE_TMPFILE:
         request->mode &= S_IFREG | 0777;
         request->flags &= O_ACCMODE | O_APPEND | O_TRUNC | O_SYNC | O_DSYNC | O_EXCL;
         request->flags2 = 0;
@@ -398,7 +399,6 @@ void fs_relay_request(struct fs_relay *relay, const uint8_t *bytes, size_t size,
     case FUSE_POLL:
     case FUSE_BMAP:
     case FUSE_SYNCFS:
-    case FUSE_TMPFILE:
         r = -ENOSYS; /* the kernel asks no more, and does without */
         break;
     default:

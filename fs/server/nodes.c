@@ -520,16 +520,11 @@ int fs_nodes_stat(const struct fs_pin *pin, int fd, struct statx *ret)
     return 0;
 }
 
-int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const char *name,
-                    bool keep_fd, uint64_t *ret_id, struct statx *ret_stat)
+/* Counts one look-up on what opened (O_PATH) is. name: in folder; NULL: it has none. */
+static int enter(struct fs_nodes *nodes, const struct fs_pin *folder, const char *name, int opened,
+                 bool keep_fd, uint64_t *ret_id, struct statx *ret_stat)
 {
-    if (folder->hollow)
-        return -ENOENT;
-    if (folder->type != S_IFDIR)
-        return -ENOTDIR;
-    BG_AUTOCLOSE int fd = open_step(folder->fd, name);
-    if (fd < 0)
-        return fd;
+    BG_AUTOCLOSE int fd = opened;
     int r = stat_fd(fd, ret_stat);
     if (r < 0)
         return r;
@@ -552,7 +547,8 @@ int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const c
     }
     if (node) {
         node->nlookup++;
-        if (!node->handle || key.type == S_IFLNK) /* where a link is decides where it leads */
+        if (name &&
+            (!node->handle || key.type == S_IFLNK)) /* where a link is decides where it leads */
             set_place(nodes, node, folder->node, name);
         bool reopens = node->handle || node->parent;
         if (node->fd < 0 && (keep_fd || !reopens)) {
@@ -571,6 +567,27 @@ int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const c
     if (hollow)
         hollow_out(ret_stat);
     return 0;
+}
+
+int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const char *name,
+                    bool keep_fd, uint64_t *ret_id, struct statx *ret_stat)
+{
+    if (folder->hollow)
+        return -ENOENT;
+    if (folder->type != S_IFDIR)
+        return -ENOTDIR;
+    int fd = open_step(folder->fd, name);
+    return fd < 0 ? fd : enter(nodes, folder, name, fd, keep_fd, ret_id, ret_stat);
+}
+
+int fs_nodes_adopt(struct fs_nodes *nodes, const struct fs_pin *folder, int fd, uint64_t *ret_id,
+                   struct statx *ret_stat)
+{
+    char path[32];
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int opened = open(path, O_PATH | O_CLOEXEC);
+    return opened < 0 ? -errno
+                      : enter(nodes, folder, NULL, opened, /* keep_fd= */ true, ret_id, ret_stat);
 }
 
 void fs_nodes_forget(struct fs_nodes *nodes, uint64_t id, uint64_t count)

@@ -62,6 +62,11 @@ void fs_nodes_put(struct fs_nodes *nodes, struct fs_pin *pin);
 int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const char *name,
                     bool keep_fd, uint64_t *ret_id, struct statx *ret_stat) BG_MUST_CHECK;
 
+/* As fs_nodes_lookup for a file without a name, made in folder and open as fd. Where files have no
+ * handles the node lives while it is pinned, or until its fd is closed as an idle one. */
+int fs_nodes_adopt(struct fs_nodes *nodes, const struct fs_pin *folder, int fd, uint64_t *ret_id,
+                   struct statx *ret_stat) BG_MUST_CHECK;
+
 /* Attributes as the client shall see them. fd: of pin, or of an open file of it. */
 int fs_nodes_stat(const struct fs_pin *pin, int fd, struct statx *ret) BG_MUST_CHECK;
 

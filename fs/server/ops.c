@@ -468,6 +468,37 @@ static int create_file(struct fs_ops *ops, const struct fs_request *request,
     return r;
 }
 
+/* A file that has no name yet, and goes with its last handle unless it is linked. */
+static int create_nameless(struct fs_ops *ops, const struct fs_request *request,
+                           const struct fs_pin *folder, struct fs_reply *reply)
+{
+    int r = check_folder(folder);
+    if (r < 0)
+        return r;
+    int flags = open_flags(request->flags) & ~(O_NOFOLLOW | O_TRUNC);
+    BG_AUTOCLOSE int fd =
+        openat(folder->fd, ".", flags | O_TMPFILE | ((int)request->flags & O_EXCL),
+               request->mode & PERMISSIONS);
+    struct statx st;
+    if (fd < 0)
+        return -errno;
+    r = fs_nodes_adopt(ops->nodes, folder, fd, &reply->node, &st);
+    if (r < 0)
+        return r;
+    attr_from(&st, &reply->attr);
+    struct fs_pin pin;
+    r = fs_nodes_get(ops->nodes, reply->node, &pin);
+    if (r == 0) {
+        r = fs_handles_add(ops->handles, &pin, fd, &reply->fh);
+        if (r == 0)
+            (void)bg_take_fd(&fd);
+        fs_nodes_put(ops->nodes, &pin);
+    }
+    if (r < 0)
+        fs_nodes_forget(ops->nodes, reply->node, 1); /* the client will not hear of it */
+    return r;
+}
+
 static int read_file(const struct fs_request *request, const struct fs_handle *handle, uint8_t *out,
                      struct fs_reply *reply)
 {
@@ -713,8 +744,7 @@ static int run_on_handle(struct fs_ops *ops, const struct fs_request *request, b
     case FUSE_RELEASE:
     case FUSE_RELEASEDIR:
         fs_handles_end(ops->handles, handle);
-        if (fs_locks_has(ops->locks, request->node) && !fs_handles_has(ops->handles, request->node))
-            fs_locks_drop_node(ops->locks, request->node);
+        fs_locks_released(ops->locks, request->node, request->fh);
         break;
     default:
         r = -EINVAL;
@@ -765,6 +795,9 @@ static int run_on_node(struct fs_ops *ops, const struct fs_request *request, uin
     case FUSE_CREATE:
         r = create_file(ops, request, &pin, ret);
         break;
+    case FUSE_TMPFILE:
+        r = create_nameless(ops, request, &pin, ret);
+        break;
     case FUSE_OPENDIR:
         r = open_folder(ops, &pin, ret);
         break;
@@ -781,7 +814,7 @@ static int run_on_node(struct fs_ops *ops, const struct fs_request *request, uin
         r = do_xattr(request, &pin, out, ret);
         break;
     default:
-        r = -EINVAL; /* INIT, IOCTL, POLL, BMAP, SYNCFS, TMPFILE: not spoken on streams */
+        r = -EINVAL; /* INIT, IOCTL, POLL, BMAP, SYNCFS: not spoken on streams */
     }
     fs_nodes_put(ops->nodes, &pin);
     return r;

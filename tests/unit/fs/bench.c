@@ -280,8 +280,8 @@ bool bench_sample(const struct bench *b, uint32_t opcode, struct fs_request *ret
     struct fs_reply reply = {0};
     const struct fs_op *op = fs_op_find(opcode);
     if (!op || op->reply == FS_REPLY_NONE || op->reply == FS_REPLY_OTHER ||
-        opcode == FUSE_DESTROY || opcode == FUSE_SYNCFS || opcode == FUSE_TMPFILE ||
-        opcode == FUSE_RELEASE || opcode == FUSE_RELEASEDIR)
+        opcode == FUSE_DESTROY || opcode == FUSE_SYNCFS || opcode == FUSE_RELEASE ||
+        opcode == FUSE_RELEASEDIR)
         return false; /* answered without the server */
     if (op->tail != FS_TAIL_NONE && op->tail != FS_TAIL_DATA)
         request.name = "name";
@@ -293,9 +293,12 @@ bool bench_sample(const struct bench *b, uint32_t opcode, struct fs_request *ret
     case FUSE_LOOKUP:
     case FUSE_MKNOD:
     case FUSE_CREATE:
+    case FUSE_TMPFILE:
         request.mode = S_IFREG | 0644;
         reply = bench_entry(30, S_IFREG | 0644);
-        reply.fh = opcode == FUSE_CREATE ? 31 : 0;
+        reply.fh = opcode == FUSE_CREATE || opcode == FUSE_TMPFILE ? 31 : 0;
+        if (opcode == FUSE_TMPFILE)
+            request.name = "/"; /* as the kernel says */
         break;
     case FUSE_MKDIR:
         reply = bench_entry(30, S_IFDIR | 0755);
