@@ -139,6 +139,9 @@
 #define BG_FS_DEPTH_MAX       128                /* folders in folders; ENAMETOOLONG */
 #define BG_FS_DIR_ENTRIES_MAX 1000000            /* from one opendir; EIO */
 #define BG_FS_DIR_WAIT_MAX_MS 60000              /* for all answers to one opendir; EIO */
+#define BG_FS_WALKS_MAX       64                 /* readers of links at once; moves upwards wait */
+#define BG_FS_MOVES_MAX       1024               /* folders that change their depth; renames wait */
+#define BG_FS_HELD_MAX        256                /* requests that wait for either; EBUSY */
 #define BG_FS_ODD_REPLIES_MAX 8                  /* replies nobody asked for; stream is dropped */
 #define BG_FS_REBIND_MAX      65536              /* found again on a new server; others: ESTALE */
 #define BG_FS_SERVER_FDS      4096               /* inode fds that the server keeps; reopened */

@@ -215,9 +215,10 @@ void fs_init_reply_emit(uint64_t unique, const struct fs_init *init, struct bg_w
 #define FS_HELLO_VERSION   1u
 #define FS_HELLO_READ_ONLY 1u /* server: refuses changes; client: will make none */
 #define FS_HELLO_ALL_USERS                                                                         \
-    2u                    /* server: requests have all rights, so every file counts as the user's */
-#define FS_HELLO_WHOLE 4u /* server: the folder is the root of its machine */
-#define FS_HELLO_FEED  8u /* server: can tell of changes (change.h); client: wants to be told */
+    2u /* server: requests have all rights, so every file counts as the user's */
+#define FS_HELLO_WHOLE       4u /* server: the folder is the root of its machine */
+#define FS_HELLO_FEED        8u /* server: can tell of changes (change.h); client: wants to be told */
+#define FS_HELLO_CLEAN_LINKS 16u /* client: links' texts shall have ".." at their start only */
 
 struct fs_hello {
     bool server;       /* which side speaks */

@@ -39,6 +39,7 @@ struct args {
     int stream_fd, ready_fd, log_fd;
     const char *mountpoint, *name;
     bool read_only, exec, foreground, raw_names;
+    enum fs_links links;
     uint64_t deadline_ms;
     enum fs_reopen_kind reopen_kind;
     char **reopen; /* the command that gets another stream; NULL: none does */
@@ -90,6 +91,7 @@ static int serve(const struct args *args, const char *path, const struct bg_log 
                                           .gid = getgid(),
                                           .read_only = args->read_only,
                                           .raw_names = args->raw_names,
+                                          .links = args->links,
                                           .deadline_ms = args->deadline_ms,
                                           .log = log},
                                 .on_ready = relay_ready,
@@ -107,8 +109,11 @@ static int serve(const struct args *args, const char *path, const struct bg_log 
     r = fs_loop_greet(loop, GREET_TIMEOUT_MS, err);
     int fuse_fd = -1;
     if (r == 0) {
-        struct fs_mount_opts mount_opts = {
-            .path = path, .name = args->name, .read_only = args->read_only, .exec = args->exec};
+        struct fs_mount_opts mount_opts = {.path = path,
+                                           .name = args->name,
+                                           .read_only = args->read_only,
+                                           .exec = args->exec,
+                                           .nosymfollow = args->links == FS_LINKS_NONE};
         r = fs_mount_make(&mount_opts, &fuse_fd, err);
     }
     if (r == 0) {
@@ -411,8 +416,8 @@ static void usage(FILE *out)
 {
     (void)fprintf(out,
                   "usage: bellglass-mount --stream-fd N --mountpoint DIR --name NAME\n"
-                  "  [--read-only] [--exec] [--raw-names] [--deadline-ms N]\n"
-                  "  [--ready-fd N] [--log-fd N] [--foreground]\n"
+                  "  [--read-only] [--exec] [--raw-names] [--symlinks inside|none|raw]\n"
+                  "  [--deadline-ms N] [--ready-fd N] [--log-fd N] [--foreground]\n"
                   "  [--reopen serves|passes -- COMMAND...]\n"
                   "Mounts the files that a bellglass file server offers on the open stream N.\n");
 }
@@ -425,6 +430,18 @@ static int parse_fd(const char *text, int *ret)
     *ret = (int)fd;
     /* Only this process and its fork shall have it, not fusermount3. */
     return fcntl(*ret, F_SETFD, FD_CLOEXEC) < 0 ? -errno : 0;
+}
+
+static int parse_links(const char *text, enum fs_links *ret)
+{
+    static const char *const modes[] = {
+        [FS_LINKS_INSIDE] = "inside", [FS_LINKS_NONE] = "none", [FS_LINKS_RAW] = "raw"};
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++)
+        if (strcmp(text, modes[i]) == 0) {
+            *ret = (enum fs_links)i;
+            return 0;
+        }
+    return -EINVAL;
 }
 
 /* Returns -1 when the command line is good, else the exit status. */
@@ -441,6 +458,7 @@ static int parse_args(int argc, char **argv, struct args *ret)
                                             {"log-fd", required_argument, NULL, 'l'},
                                             {"foreground", no_argument, NULL, 'f'},
                                             {"reopen", required_argument, NULL, 'o'},
+                                            {"symlinks", required_argument, NULL, 'k'},
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
     *ret = (struct args){
@@ -460,6 +478,9 @@ static int parse_args(int argc, char **argv, struct args *ret)
             break;
         case 'd':
             r = bg_parse_u64(optarg, 100, 600000, &ret->deadline_ms);
+            break;
+        case 'k':
+            r = parse_links(optarg, &ret->links);
             break;
         case 'm':
             ret->mountpoint = optarg;

@@ -281,7 +281,8 @@ static bool look_up(struct fs_relay *relay, struct fs_rnode *node, uint64_t now_
         return true;
     if (!fs_tree_is_bound(node->parent) && !node->parent->stale && rebind->in_flight > 0)
         return false;
-    struct fs_pending *pending = fs_tree_is_bound(node->parent) ? own_pending(node) : NULL;
+    bool named = fs_name_ok(node->name, strlen(node->name)); /* TMPFILE's are not */
+    struct fs_pending *pending = named && fs_tree_is_bound(node->parent) ? own_pending(node) : NULL;
     if (!pending) {
         fs_tree_stale(&relay->tree, node);
         return true;

@@ -7,6 +7,7 @@
 
 #define TICK_MS            50u
 #define WALK_TICK_MS       10u
+#define HELD_TICK_MS       10u
 #define PROBE_INTERVAL_MS  1000u
 #define INTERRUPT_GRACE_MS 100u /* for the server to give up a lock by itself */
 #define TIMEOUTS_TO_STALE  3u
@@ -359,6 +360,7 @@ static void give_up_all(struct fs_relay *relay)
         if (is_waiting(p))
             give_up(relay, p, -EIO);
     }
+    fs_walks_fail(relay, -EIO);
 }
 
 static void become_stale(struct fs_relay *relay, uint64_t now_ms)
@@ -421,6 +423,7 @@ int fs_relay_tick(struct fs_relay *relay, uint64_t now_ms, uint64_t *ret_next_ms
     if (waits < 0)
         return waits;
     bool timed = expire(relay, now_ms) || waits > 0;
+    bool held = fs_walks_tick(relay, now_ms);
     if (relay->state == FS_RELAY_STALE)
         probe(relay, now_ms);
     if (relay->late > BG_FS_LATE_MAX)
@@ -428,6 +431,8 @@ int fs_relay_tick(struct fs_relay *relay, uint64_t now_ms, uint64_t *ret_next_ms
     *ret_next_ms = fs_gather_tick(relay, now_ms);
     if ((timed || relay->state == FS_RELAY_STALE) && *ret_next_ms > TICK_MS)
         *ret_next_ms = TICK_MS;
+    if (held && *ret_next_ms > HELD_TICK_MS)
+        *ret_next_ms = HELD_TICK_MS;
     if (fs_changes_walk(relay, now_ms))
         *ret_next_ms = WALK_TICK_MS;
     return 0;
@@ -465,6 +470,8 @@ void fs_relay_hello(const struct fs_relay *relay, uint8_t *out)
     /* The kernel cannot be told later that there is one after all. */
     if (relay->opts.notify && (!relay->hello.server || relay->changes.agreed))
         hello.flags |= FS_HELLO_FEED;
+    if (relay->opts.links == FS_LINKS_INSIDE)
+        hello.flags |= FS_HELLO_CLEAN_LINKS;
     fs_hello_emit(&hello, out);
 }
 
@@ -526,6 +533,7 @@ void fs_relay_free(struct fs_relay *relay)
     if (relay->handles.buckets)
         for (struct fs_link *link; (link = fs_table_pop(&relay->handles, &cursor));)
             free(FS_LINK_OWNER(link, struct fs_rhandle, link));
+    fs_walks_done(relay);
     fs_table_done(&relay->handles);
     fs_table_done(&relay->by_unique);
     fs_table_done(&relay->by_kernel);

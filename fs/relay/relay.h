@@ -44,12 +44,20 @@ struct fs_notice {
     bool all_names; /* alone; kernels before 7.44 do not know it */
 };
 
+/* What the kernel is told about symbolic links. */
+enum fs_links {
+    FS_LINKS_INSIDE, /* only texts that stay inside the mount */
+    FS_LINKS_NONE,   /* true texts; the mount itself lets nobody follow them */
+    FS_LINKS_RAW,    /* true texts, and the host follows them anywhere */
+};
+
 struct fs_relay_opts {
     uid_t uid; /* whose mount it is */
     gid_t gid;
     bool read_only;
-    bool raw_names;           /* show names with control characters */
-    bool returns;             /* after the loss of the stream another may come */
+    bool raw_names; /* show names with control characters */
+    bool returns;   /* after the loss of the stream another may come */
+    enum fs_links links;
     uint64_t deadline_ms;     /* for metadata; data has twice, fsync eight times that. > 0 */
     const struct bg_log *log; /* borrowed */
     /* Gives one whole message to the kernel. Returns 0 or negative errno: -ENOENT the kernel no

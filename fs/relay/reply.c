@@ -44,6 +44,7 @@ static bool type_fits(uint32_t opcode, const struct fs_tree_entry *entry)
         return entry->type == S_IFLNK;
     case FUSE_MKNOD:
     case FUSE_CREATE:
+    case FUSE_TMPFILE:
         return entry->type == S_IFREG && !entry->special;
     case FUSE_LINK:
         return entry->type != S_IFDIR;
@@ -154,6 +155,10 @@ static int answer_create(struct fs_relay *relay, const struct fs_pending *pendin
     uint64_t server_node = reply->node, server_fh = reply->fh;
     struct fs_rnode *node;
     int r = enter(relay, pending, pending->opcode, pending->name, reply, &node);
+    if (r == 0 && pending->opcode == FUSE_TMPFILE && node->nlookup > 1) {
+        fs_tree_forget(&relay->tree, node, 1);
+        r = -EIO; /* a new file is none that the kernel knows already */
+    }
     struct fs_rhandle *handle = r == 0 ? fs_handle_new(relay, node, server_fh, pending->flags,
                                                        reply->open_flags & FOPEN_NOFLUSH)
                                        : NULL;
@@ -355,15 +360,27 @@ static int answer_entries(struct fs_relay *relay, struct fs_pending *pending,
 /* ---- the rest ---- */
 
 static int answer_link(struct fs_relay *relay, const struct fs_pending *pending,
-                       struct fs_reply *reply)
+                       struct fs_reply *reply, uint64_t now_ms)
 {
     char text[BG_PATH_MAX];
-    const struct fs_rnode *folder = pending->node->parent; /* links always have one */
-    int r = fs_check_link(reply->data, reply->data_size, fs_tree_depth(folder), relay->whole, text,
-                          &reply->data_size);
+    const struct fs_rnode *node = pending->node; /* links always have a parent */
+    int r;
+    if (node->stale)
+        return -ESTALE; /* it was moved meanwhile */
+    if (relay->opts.links == FS_LINKS_INSIDE)
+        r = fs_check_link(reply->data, reply->data_size, fs_tree_depth(node->parent), relay->whole,
+                          text, &reply->data_size);
+    else
+        r = fs_check_link_text(reply->data, reply->data_size);
     if (r < 0)
         return r;
-    reply->data = (const uint8_t *)text;
+    if (relay->opts.links == FS_LINKS_INSIDE) {
+        reply->data = (const uint8_t *)text;
+        r = fs_walks_link(relay, pending->kernel_unique, node, pending->thread,
+                          fs_check_link_ups(text, reply->data_size), pending->since_ms, now_ms);
+        if (r != 0)
+            return r < 0 ? r : 0; /* it is asked again */
+    }
     (void)fs_relay_answer(relay, pending->kernel_unique, pending->opcode, reply);
     return 0;
 }
@@ -401,7 +418,7 @@ static int check_count(const struct fs_pending *pending, const struct fs_reply *
 }
 
 /* What changed for the kernel with this answer. */
-static void follow_change(struct fs_relay *relay, const struct fs_pending *pending)
+static void follow_change(struct fs_relay *relay, const struct fs_pending *pending, uint64_t now_ms)
 {
     switch (pending->opcode) {
     case FUSE_FSYNC:
@@ -416,6 +433,7 @@ static void follow_change(struct fs_relay *relay, const struct fs_pending *pendi
         fs_tree_moved(&relay->tree, pending->node, pending->name, pending->node2, pending->name2,
                       pending->flags & RENAME_EXCHANGE);
         fs_rebind_renamed(relay, pending);
+        fs_walks_renamed(relay, pending->kernel_unique, now_ms);
         break;
     default:
         break;
@@ -437,12 +455,12 @@ static int pass_on(struct fs_relay *relay, struct fs_pending *pending, struct fs
     case FS_REPLY_ENTRY_OPEN:
         return answer_create(relay, pending, reply, now_ms);
     case FS_REPLY_TEXT:
-        return answer_link(relay, pending, reply);
+        return answer_link(relay, pending, reply, now_ms);
     case FS_REPLY_DIRENTS:
     case FS_REPLY_DIRENTS_PLUS:
         return answer_entries(relay, pending, reply, now_ms);
     case FS_REPLY_EMPTY:
-        follow_change(relay, pending);
+        follow_change(relay, pending, now_ms);
         break;
     case FS_REPLY_DATA:
         r = reply->data_size <= pending->size ? 0 : -EIO;

@@ -180,6 +180,7 @@ static int check_request(const struct fs_relay *relay, struct fs_request *reques
         request->mode &= 0777;
         return 0;
     case FUSE_CREATE:
+    case FUSE_TMPFILE:
         request->mode &= S_IFREG | 0777;
         request->flags &= O_ACCMODE | O_APPEND | O_TRUNC | O_SYNC | O_DSYNC | O_EXCL;
         request->flags2 = 0;
@@ -266,6 +267,7 @@ static struct fs_pending *pending_new(const struct fs_request *request, struct f
     pending->size = request->size;
     pending->offset = request->offset;
     pending->flags = request->flags;
+    pending->thread = request->caller_pid;
     if (request->name && is_in_folder(request->opcode))
         pending->name = strdup(request->name);
     if (request->name2)
@@ -342,10 +344,16 @@ static int forward(struct fs_relay *relay, struct fs_request *request, const uin
         r = request->opcode == FUSE_SETLKW ? -ENOLCK : -EIO;
     if (r < 0)
         return r;
+    if (request->opcode == FUSE_RENAME || request->opcode == FUSE_RENAME2) {
+        r = fs_walks_rename(relay, request, node, node2, now_ms);
+        if (r != 0)
+            return r < 0 ? r : 0;
+    }
     struct fs_pending *pending = pending_new(request, node, node2);
     if (!pending)
         return -ENOMEM;
     fs_rebind_keep(relay, pending, request, bytes, size);
+    pending->since_ms = relay->walks.retried_since_ms;
     r = translate_handles(relay, request, node, node2);
     if (r < 0) {
         fs_pending_free(relay, pending);
@@ -380,6 +388,7 @@ void fs_relay_request(struct fs_relay *relay, const uint8_t *bytes, size_t size,
         fs_relay_fail(relay, request.unique, r);
         return;
     }
+    fs_walks_see(relay, &request, now_ms);
     switch (request.opcode) {
     case FUSE_INIT:
         answer_init(relay, &request, now_ms);
@@ -410,7 +419,6 @@ void fs_relay_request(struct fs_relay *relay, const uint8_t *bytes, size_t size,
     case FUSE_POLL:
     case FUSE_BMAP:
     case FUSE_SYNCFS:
-    case FUSE_TMPFILE:
         r = -ENOSYS; /* the kernel asks no more, and does without */
         break;
     default:

@@ -6,6 +6,7 @@
 #include "fs/relay/check.h"
 #include "fs/relay/relay.h"
 #include "fs/relay/tree.h"
+#include "fs/relay/walks.h"
 
 #define FS_HEAD_SIZE (BG_PATH_MAX + 1024u) /* header, fixed part, names or a link's text */
 
@@ -44,6 +45,7 @@ struct fs_pending {
     char *name, *name2;
     uint64_t fh, fh2;             /* the kernel's */
     uint64_t size, offset, flags; /* as asked */
+    uint64_t thread, since_ms;    /* READLINK: see walks.h */
     struct fs_request request;    /* what waits to be sent; SETLK, SETLKW: to undo it */
 
     /* gather.h */
@@ -57,7 +59,7 @@ struct fs_pending {
     struct fs_rnode *written; /* node or node2, if the request changes its contents */
 };
 
-enum fs_walk { FS_WALK_NONE, FS_WALK_WAITS, FS_WALK_RUNS };
+enum fs_walk_state { FS_WALK_NONE, FS_WALK_WAITS, FS_WALK_RUNS };
 
 /* See changes.h. */
 struct fs_changes {
@@ -66,7 +68,7 @@ struct fs_changes {
     uint64_t number;   /* of the last change */
     uint64_t all;      /* of the last one that may have been to anything */
     uint64_t unknown;  /* of the last one to a node that was not known here */
-    enum fs_walk walk;
+    enum fs_walk_state walk;
     size_t walk_at, walk_size; /* in tree.by_id */
     uint64_t walked_ms;
     uint64_t second_ms, in_second; /* records taken */
@@ -109,6 +111,8 @@ struct fs_relay {
     bool root_known, statfs_known;
     struct fs_attr root_attr;
     struct fs_statfs statfs;
+
+    struct fs_walks walks;
 
     uint8_t *scratch; /* BG_FS_MESSAGE_MAX: folders are encoded anew here */
 };

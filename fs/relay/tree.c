@@ -341,8 +341,10 @@ static void move_to(struct fs_tree *tree, struct fs_rnode *node, struct fs_rnode
 {
     char *copy = strdup(name);
     /* The kernel does not move a folder into itself; if the server made it look so, or there is no
-     * memory for the name, the node must be found anew. */
-    if (!copy || fs_tree_is_below(parent, node)) {
+     * memory for the name, the node must be found anew. So must a link that has got deeper: who
+     * found it at its old place and reads it now would be given what is right at the new one. */
+    bool link_deeper = node->type == S_IFLNK && fs_tree_depth(parent) > fs_tree_depth(node->parent);
+    if (!copy || link_deeper || fs_tree_is_below(parent, node)) {
         free(copy);
         fs_tree_stale(tree, node);
         return;

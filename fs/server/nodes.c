@@ -21,7 +21,6 @@
 #define DEVICE_SHIFT    48    /* above what file systems use */
 #define REOPEN_DEPTH    4096u /* folders above a node that is opened by name */
 #define HANDLE_SIZE_MAX 128   /* MAX_HANDLE_SZ: what the kernel may give */
-#define ROOT_ID         1u
 
 struct fs_handle_bytes {
     unsigned size; /* 0: no handle, the node is opened by name */
@@ -497,6 +496,14 @@ struct fs_pin fs_nodes_pin_again(struct fs_nodes *nodes, const struct fs_pin *pi
     return *pin;
 }
 
+int fs_nodes_folder(struct fs_nodes *nodes, const struct fs_pin *pin, struct fs_pin *ret)
+{
+    (void)pthread_mutex_lock(&nodes->lock);
+    uint64_t id = pin->node->parent ? pin->node->parent->id : 0; /* 0 is no node */
+    (void)pthread_mutex_unlock(&nodes->lock);
+    return fs_nodes_get(nodes, id, ret);
+}
+
 void fs_nodes_put(struct fs_nodes *nodes, struct fs_pin *pin)
 {
     if (!pin->node)
@@ -547,16 +554,11 @@ int fs_nodes_stat(const struct fs_pin *pin, int fd, struct statx *ret)
     return 0;
 }
 
-int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const char *name,
-                    bool keep_fd, uint64_t *ret_id, struct statx *ret_stat)
+/* Counts one look-up on what opened (O_PATH) is. name: in folder; NULL: it has none. */
+static int enter(struct fs_nodes *nodes, const struct fs_pin *folder, const char *name, int opened,
+                 bool keep_fd, uint64_t *ret_id, struct statx *ret_stat)
 {
-    if (folder->hollow)
-        return -ENOENT;
-    if (folder->type != S_IFDIR)
-        return -ENOTDIR;
-    BG_AUTOCLOSE int fd = open_step(folder->fd, name);
-    if (fd < 0)
-        return fd;
+    BG_AUTOCLOSE int fd = opened;
     int r = stat_fd(fd, ret_stat);
     if (r < 0)
         return r;
@@ -579,7 +581,8 @@ int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const c
     }
     if (node) {
         node->nlookup++;
-        if (!node->handle)
+        if (name &&
+            (!node->handle || key.type == S_IFLNK)) /* where a link is decides where it leads */
             set_place(nodes, node, folder->node, name);
         bool reopens = node->handle || node->parent;
         if (node->fd < 0 && (keep_fd || !reopens)) {
@@ -601,6 +604,27 @@ int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const c
     return 0;
 }
 
+int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const char *name,
+                    bool keep_fd, uint64_t *ret_id, struct statx *ret_stat)
+{
+    if (folder->hollow)
+        return -ENOENT;
+    if (folder->type != S_IFDIR)
+        return -ENOTDIR;
+    int fd = open_step(folder->fd, name);
+    return fd < 0 ? fd : enter(nodes, folder, name, fd, keep_fd, ret_id, ret_stat);
+}
+
+int fs_nodes_adopt(struct fs_nodes *nodes, const struct fs_pin *folder, int fd, uint64_t *ret_id,
+                   struct statx *ret_stat)
+{
+    char path[32];
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int opened = open(path, O_PATH | O_CLOEXEC);
+    return opened < 0 ? -errno
+                      : enter(nodes, folder, NULL, opened, /* keep_fd= */ true, ret_id, ret_stat);
+}
+
 void fs_nodes_forget(struct fs_nodes *nodes, uint64_t id, uint64_t count)
 {
     (void)pthread_mutex_lock(&nodes->lock);
@@ -620,10 +644,10 @@ void fs_nodes_moved(struct fs_nodes *nodes, const struct fs_pin *folder, const c
         return; /* moved on already */
     struct node_key key = key_of(&st);
     BG_AUTOFREE struct fs_handle_bytes *handle = handle_of(nodes, fd, &key);
-    if (handle)
+    if (handle && key.type != S_IFLNK)
         return; /* opened by handle: its place does not matter */
     (void)pthread_mutex_lock(&nodes->lock);
-    struct fs_node *node = find_key(nodes, &key, NULL);
+    struct fs_node *node = find_key(nodes, &key, handle);
     if (node)
         set_place(nodes, node, folder->node, name);
     (void)pthread_mutex_unlock(&nodes->lock);
@@ -677,7 +701,7 @@ int fs_nodes_open(const struct fs_nodes_opts *opts, struct fs_nodes **ret, struc
     nodes->handles = opts->handles;
     nodes->watch = opts->watch;
     nodes->watch_owner = opts->watch_owner;
-    nodes->next_id = ROOT_ID;
+    nodes->next_id = FS_NODES_ROOT;
     struct stat top, dev;
     if (stat("/", &top) == 0 && stat("/dev", &dev) == 0 && top.st_dev != dev.st_dev)
         nodes->device_files = dev.st_dev;

@@ -22,6 +22,8 @@
 #include "common/err.h"
 #include "fs/server/identity.h"
 
+#define FS_NODES_ROOT 1u /* id of the folder that is served */
+
 struct fs_nodes;
 struct fs_node;
 
@@ -64,6 +66,9 @@ int fs_nodes_device(int fd, uint64_t *ret) BG_MUST_CHECK;
 
 /* Pins a node. Errors: -ESTALE unknown, or the file is no longer there; errno of opening. */
 int fs_nodes_get(struct fs_nodes *nodes, uint64_t id, struct fs_pin *ret) BG_MUST_CHECK;
+/* Pins the folder where the node, a symbolic link, was last seen. Errors: as fs_nodes_get. */
+int fs_nodes_folder(struct fs_nodes *nodes, const struct fs_pin *pin,
+                    struct fs_pin *ret) BG_MUST_CHECK;
 /* One more pin on a pinned node. */
 struct fs_pin fs_nodes_pin_again(struct fs_nodes *nodes, const struct fs_pin *pin);
 void fs_nodes_put(struct fs_nodes *nodes, struct fs_pin *pin);
@@ -72,6 +77,11 @@ void fs_nodes_put(struct fs_nodes *nodes, struct fs_pin *pin);
  * will be used soon. *ret_stat is as fs_nodes_stat gives. Errors: errno of openat2, statx. */
 int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const char *name,
                     bool keep_fd, uint64_t *ret_id, struct statx *ret_stat) BG_MUST_CHECK;
+
+/* As fs_nodes_lookup for a file without a name, made in folder and open as fd. Where files have no
+ * handles the node lives while it is pinned, or until its fd is closed as an idle one. */
+int fs_nodes_adopt(struct fs_nodes *nodes, const struct fs_pin *folder, int fd, uint64_t *ret_id,
+                   struct statx *ret_stat) BG_MUST_CHECK;
 
 /* Attributes as the client shall see them. fd: of pin, or of an open file of it. */
 int fs_nodes_stat(const struct fs_pin *pin, int fd, struct statx *ret) BG_MUST_CHECK;

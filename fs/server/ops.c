@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "fs/server/links.h"
 
 #define PERMISSIONS 0777u /* set-id and sticky bits are never set from here */
 #define PROC_PATH   32u
@@ -150,15 +151,39 @@ static int rename_name(struct fs_ops *ops, const struct fs_request *request,
     return r;
 }
 
-static int read_link(const struct fs_pin *pin, uint8_t *out, struct fs_reply *reply)
+/* The text that leads to the same place without ".." after a name. False: there is none, as the
+ * link leads nowhere; the client gets the text as it is and decides. */
+static bool clean_link(struct fs_ops *ops, const struct fs_pin *pin, const char *text, uint8_t *out,
+                       size_t *ret_size)
 {
-    ssize_t n = readlinkat(pin->fd, "", (char *)out, BG_PATH_MAX);
+    struct fs_pin root, folder;
+    if (fs_nodes_get(ops->nodes, FS_NODES_ROOT, &root) < 0)
+        return false;
+    bool done = false;
+    if (fs_nodes_folder(ops->nodes, pin, &folder) == 0) {
+        done = fs_link_clean(root.fd, folder.fd, text, (char *)out, ret_size) == 0;
+        fs_nodes_put(ops->nodes, &folder);
+    }
+    fs_nodes_put(ops->nodes, &root);
+    return done;
+}
+
+static int read_link(struct fs_ops *ops, const struct fs_pin *pin, uint8_t *out,
+                     struct fs_reply *reply)
+{
+    char text[BG_PATH_MAX + 1];
+    ssize_t n = readlinkat(pin->fd, "", text, BG_PATH_MAX);
     if (n < 0)
         return -errno;
     if (n == BG_PATH_MAX)
         return -ENAMETOOLONG;
+    text[n] = '\0';
     reply->data = out;
-    reply->data_size = (size_t)n;
+    if (!ops->clean_links || !fs_link_needs_cleaning(text) ||
+        !clean_link(ops, pin, text, out, &reply->data_size)) {
+        memcpy(out, text, (size_t)n);
+        reply->data_size = (size_t)n;
+    }
     return 0;
 }
 
@@ -471,6 +496,37 @@ static int create_file(struct fs_ops *ops, const struct fs_request *request,
     return r;
 }
 
+/* A file that has no name yet, and goes with its last handle unless it is linked. */
+static int create_nameless(struct fs_ops *ops, const struct fs_request *request,
+                           const struct fs_pin *folder, struct fs_reply *reply)
+{
+    int r = check_folder(folder);
+    if (r < 0)
+        return r;
+    int flags = open_flags(request->flags) & ~(O_NOFOLLOW | O_TRUNC);
+    BG_AUTOCLOSE int fd =
+        openat(folder->fd, ".", flags | O_TMPFILE | ((int)request->flags & O_EXCL),
+               request->mode & PERMISSIONS);
+    struct statx st;
+    if (fd < 0)
+        return -errno;
+    r = fs_nodes_adopt(ops->nodes, folder, fd, &reply->node, &st);
+    if (r < 0)
+        return r;
+    attr_from(&st, reply);
+    struct fs_pin pin;
+    r = fs_nodes_get(ops->nodes, reply->node, &pin);
+    if (r == 0) {
+        r = add_handle(ops, request, &pin, fd, reply);
+        if (r == 0)
+            (void)bg_take_fd(&fd);
+        fs_nodes_put(ops->nodes, &pin);
+    }
+    if (r < 0)
+        fs_nodes_forget(ops->nodes, reply->node, 1); /* the client will not hear of it */
+    return r;
+}
+
 static int read_file(const struct fs_request *request, const struct fs_handle *handle, uint8_t *out,
                      struct fs_reply *reply)
 {
@@ -718,8 +774,7 @@ static int run_on_handle(struct fs_ops *ops, const struct fs_request *request, b
     case FUSE_RELEASE:
     case FUSE_RELEASEDIR:
         fs_handles_end(ops->handles, handle);
-        if (fs_locks_has(ops->locks, request->node) && !fs_handles_has(ops->handles, request->node))
-            fs_locks_drop_node(ops->locks, request->node);
+        fs_locks_released(ops->locks, request->node, request->fh);
         break;
     default:
         r = -EINVAL;
@@ -746,7 +801,7 @@ static int run_on_node(struct fs_ops *ops, const struct fs_request *request, uin
         r = set_attr(ops, request, &pin, ret);
         break;
     case FUSE_READLINK:
-        r = read_link(&pin, out, ret);
+        r = read_link(ops, &pin, out, ret);
         break;
     case FUSE_SYMLINK:
     case FUSE_MKNOD:
@@ -770,6 +825,9 @@ static int run_on_node(struct fs_ops *ops, const struct fs_request *request, uin
     case FUSE_CREATE:
         r = create_file(ops, request, &pin, ret);
         break;
+    case FUSE_TMPFILE:
+        r = create_nameless(ops, request, &pin, ret);
+        break;
     case FUSE_OPENDIR:
         r = open_folder(ops, &pin, ret);
         break;
@@ -786,7 +844,7 @@ static int run_on_node(struct fs_ops *ops, const struct fs_request *request, uin
         r = do_xattr(request, &pin, out, ret);
         break;
     default:
-        r = -EINVAL; /* INIT, IOCTL, POLL, BMAP, SYNCFS, TMPFILE: not spoken on streams */
+        r = -EINVAL; /* INIT, IOCTL, POLL, BMAP, SYNCFS: not spoken on streams */
     }
     fs_nodes_put(ops->nodes, &pin);
     return r;

@@ -270,6 +270,7 @@ static int exchange_hellos(struct server *server, const struct fs_server_opts *o
         return bg_err_errno(err, r, "file server: hello");
     struct fs_hello theirs;
     r = fs_hello_parse(bytes, sizeof bytes, /* from_server= */ false, &theirs, err);
+    server->ops.clean_links = r == 0 && (theirs.flags & FS_HELLO_CLEAN_LINKS);
     if (r == 0 && server->feed && !(theirs.flags & FS_HELLO_FEED)) {
         fs_nodes_unwatch(server->ops.nodes);
         fs_feed_close(server->feed);

@@ -28,8 +28,14 @@ static void usage(FILE *out)
     (void)fprintf(out,
                   "usage: bellglass-fs serve [--read-only] [--threads N] DIR\n"
                   "       bellglass-fs mount [--read-only] [--exec] [--raw-names] [--foreground]\n"
-                  "                          [--reconnect] [--name NAME] [--deadline-ms N]\n"
-                  "                          DIR -- COMMAND...\n");
+                  "                          [--symlinks inside|none|raw] [--reconnect]\n"
+                  "                          [--name NAME] [--deadline-ms N] DIR -- COMMAND...\n"
+                  "--symlinks says what becomes of symbolic links, which this machine follows:\n"
+                  "  inside  those that stay in DIR work, others cannot be read (the default)\n"
+                  "  none    all are shown as they are and none is followed; needs root\n"
+                  "  raw     DANGER: all are followed, also to this machine's own files. Whoever\n"
+                  "          serves DIR decides what your programs read and write. Only for files\n"
+                  "          that you trust like your own.\n");
 }
 
 static int serve(int argc, char **argv)
@@ -101,17 +107,22 @@ static int mount_program(char out[PATH_MAX + 32])
 
 static int mount_here(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"read-only", no_argument, NULL, 'r'},         {"exec", no_argument, NULL, 'x'},
-        {"raw-names", no_argument, NULL, 'w'},         {"foreground", no_argument, NULL, 'f'},
-        {"reconnect", no_argument, NULL, 'c'},         {"name", required_argument, NULL, 'n'},
-        {"deadline-ms", required_argument, NULL, 'd'}, {0}};
+    static const struct option options[] = {{"read-only", no_argument, NULL, 'r'},
+                                            {"exec", no_argument, NULL, 'x'},
+                                            {"raw-names", no_argument, NULL, 'w'},
+                                            {"foreground", no_argument, NULL, 'f'},
+                                            {"symlinks", required_argument, NULL, 'k'},
+                                            {"name", required_argument, NULL, 'n'},
+                                            {"deadline-ms", required_argument, NULL, 'd'},
+                                            {"reconnect", no_argument, NULL, 'c'},
+                                            {0}};
     static char read_only[] = "--read-only", exec[] = "--exec", raw_names[] = "--raw-names",
-                foreground[] = "--foreground", name[] = "--name", deadline[] = "--deadline-ms",
-                reopen[] = "--reopen", serves[] = "serves", dashes[] = "--",
-                stream[] = "--stream-fd", mountpoint[] = "--mountpoint", standalone[] = "files";
+                foreground[] = "--foreground", symlinks[] = "--symlinks", name[] = "--name",
+                deadline[] = "--deadline-ms", stream[] = "--stream-fd", reopen[] = "--reopen",
+                serves[] = "serves", dashes[] = "--", mountpoint[] = "--mountpoint",
+                standalone[] = "files";
     char *out[MOUNT_ARGS_MAX] = {name};
-    char *name_value = standalone, *deadline_value = NULL;
+    char *name_value = standalone, *deadline_value = NULL, *symlinks_value = NULL;
     size_t used = 1;
     bool flags[128] = {false};
     int c;
@@ -124,6 +135,8 @@ static int mount_here(int argc, char **argv)
             name_value = optarg;
         else if (c == 'd')
             deadline_value = optarg;
+        else if (c == 'k')
+            symlinks_value = optarg;
         else
             flags[c & 127] = true;
     }
@@ -163,6 +176,10 @@ static int mount_here(int argc, char **argv)
         out[used++] = raw_names;
     if (flags['f'])
         out[used++] = foreground;
+    if (symlinks_value) {
+        out[used++] = symlinks;
+        out[used++] = symlinks_value;
+    }
     if (deadline_value) {
         out[used++] = deadline;
         out[used++] = deadline_value;

@@ -26,13 +26,15 @@
 #define LOG_FILE         "mount.log"
 #define LOG_TAIL_MAX     65536
 
-enum { OPTION_READ_ONLY = OPTION_OWN, OPTION_EXEC, OPTION_AS_ROOT };
+enum { OPTION_READ_ONLY = OPTION_OWN, OPTION_EXEC, OPTION_AS_ROOT, OPTION_SYMLINKS };
 
 static const struct option_spec mount_options[] = {
     {OPTION_READ_ONLY, 'r', false, "read-only", NULL, "no changes from here"},
     {OPTION_EXEC, 0, false, "exec", NULL,
      "let programs in it be run here: they are the sandbox's, and would run as you"},
     {OPTION_AS_ROOT, 0, false, "as-root", NULL, "act as the guest's root, not as its user"},
+    {OPTION_SYMLINKS, 0, false, "symlinks", "MODE",
+     "inside (default), none, or raw: which symbolic links lead on; raw is DANGEROUS, see below"},
     {0},
 };
 
@@ -180,6 +182,9 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
     BG_AUTOFREE char *log_path = NULL;
     BG_AUTOFREE char *name = NULL;
     int ready[2];
+    const char *links = args_text(args, OPTION_SYMLINKS, "inside");
+    if (strcmp(links, "inside") != 0 && strcmp(links, "none") != 0 && strcmp(links, "raw") != 0)
+        return bg_err_set(err, -EINVAL, "--symlinks %s: want inside, none or raw", links);
     int r = bg_helper_path("bellglass-mount", &path, err);
     if (r < 0)
         return r;
@@ -196,10 +201,14 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
         log_offset = 0; /* a log of many mounts: only the last ones matter */
     char program[] = "bellglass-mount", a[] = "--stream-fd", a_value[] = "3", b[] = "--mountpoint",
          c[] = "--name", d[] = "--ready-fd", d_value[] = "4", e[] = "--log-fd", e_value[] = "2",
-         read_only[] = "--read-only", exec[] = "--exec", f[] = "--reopen", f_value[] = "passes",
-         dashes[] = "--";
-    char *argv[24] = {program, a, a_value, b, dir, c, name, d, d_value, e, e_value};
-    size_t argc = 11;
+         read_only[] = "--read-only", exec[] = "--exec", symlinks[] = "--symlinks",
+         f[] = "--reopen", f_value[] = "passes", dashes[] = "--";
+    BG_AUTOFREE char *symlinks_value = strdup(links);
+    if (!symlinks_value)
+        return bg_err_errno(err, -ENOMEM, "mount");
+    char *argv[26] = {program, a, a_value, b,        dir,           c, name, d,
+                      d_value, e, e_value, symlinks, symlinks_value};
+    size_t argc = 13;
     if (args_flag(args, OPTION_READ_ONLY))
         argv[argc++] = read_only;
     if (args_flag(args, OPTION_EXEC))
@@ -325,7 +334,13 @@ const struct command cmd_mount = {
     .details = "The whole of its files, or what is below PATH. The mount ends with `bellglass "
                "umount` or when the sandbox is stopped; after a crash it waits for its next start. "
                "Files in it belong to you; set-id bits and devices have no effect, and programs in "
-               "it do not run here unless --exec is given.",
+               "it do not run here unless --exec is given.\n\n"
+               "Symbolic links are followed by this machine, not by the sandbox. With "
+               "--symlinks=inside those that stay in DIR work and others cannot be read; with "
+               "=none all show their text and none is followed, which needs root. With =raw all "
+               "are followed, ALSO TO YOUR OWN FILES: a program in the sandbox can then make your "
+               "editor, shell or backup read and write any file that you can. Only for a sandbox "
+               "that you trust as you trust yourself.",
     .examples = mount_examples,
     .operands_min = 2,
     .operands_max = 2,

@@ -90,7 +90,8 @@ void bench_ask(struct bench *b, struct fs_request request)
     b->kernel_unique += 2;
     request.unique = b->kernel_unique;
     request.caller_uid = 1000;
-    request.caller_pid = 4711;
+    if (request.caller_pid == 0)
+        request.caller_pid = 4711;
     request.name_size = request.name ? strlen(request.name) : 0;
     request.name2_size = request.name2 ? strlen(request.name2) : 0;
     struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
@@ -317,8 +318,8 @@ bool bench_sample(const struct bench *b, uint32_t opcode, struct fs_request *ret
     struct fs_reply reply = {0};
     const struct fs_op *op = fs_op_find(opcode);
     if (!op || op->reply == FS_REPLY_NONE || op->reply == FS_REPLY_OTHER ||
-        opcode == FUSE_DESTROY || opcode == FUSE_SYNCFS || opcode == FUSE_TMPFILE ||
-        opcode == FUSE_RELEASE || opcode == FUSE_RELEASEDIR)
+        opcode == FUSE_DESTROY || opcode == FUSE_SYNCFS || opcode == FUSE_RELEASE ||
+        opcode == FUSE_RELEASEDIR)
         return false; /* answered without the server */
     if (op->tail != FS_TAIL_NONE && op->tail != FS_TAIL_DATA)
         request.name = "name";
@@ -330,9 +331,12 @@ bool bench_sample(const struct bench *b, uint32_t opcode, struct fs_request *ret
     case FUSE_LOOKUP:
     case FUSE_MKNOD:
     case FUSE_CREATE:
+    case FUSE_TMPFILE:
         request.mode = S_IFREG | 0644;
         reply = bench_entry(30, S_IFREG | 0644);
-        reply.fh = opcode == FUSE_CREATE ? 31 : 0;
+        reply.fh = opcode == FUSE_CREATE || opcode == FUSE_TMPFILE ? 31 : 0;
+        if (opcode == FUSE_TMPFILE)
+            request.name = "/"; /* as the kernel says */
         break;
     case FUSE_MKDIR:
         reply = bench_entry(30, S_IFDIR | 0755);
