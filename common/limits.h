@@ -141,3 +141,13 @@
 #define BG_FS_SERVER_FDS      4096          /* inode fds that the server keeps; reopened */
 #define BG_FS_LOCK_WAITS_MAX  64            /* threads that wait for locks; ENOLCK */
 #define BG_FS_LOCK_OWNERS_MAX 1024          /* fds that hold POSIX locks; ENOLCK */
+
+/* Guarded files of a mount (fs/guard). */
+#define BG_GUARD_FILE_MAX     (1024 * 1024)      /* one approved or filtered file; EFBIG, EACCES */
+#define BG_GUARD_FILES_MAX    1024               /* approved files of a sandbox; ENOSPC */
+#define BG_GUARD_BYTES_MAX    (16 * 1024 * 1024) /* of them together; ENOSPC */
+#define BG_GUARD_SETTINGS_MAX 4096               /* of one git configuration; EACCES */
+#define BG_GUARD_COPIES_MAX   256  /* files just written, to be renamed; the oldest goes */
+#define BG_GUARD_NODES_MAX    4096 /* known to the kernel; ENFILE */
+#define BG_GUARD_HANDLES_MAX  1024 /* open at once; ENFILE */
+#define BG_GUARD_ERRANDS_MAX  64   /* exchanges with the guest at once; EIO */

@@ -36,6 +36,8 @@ struct args {
     const char *mountpoint, *name;
     bool read_only, exec, foreground, raw_names;
     uint64_t deadline_ms;
+    enum guard_policy guard;
+    const char *guard_root, *guard_store; /* may be NULL */
 };
 
 /* What the relay tells the keeper, in one write. */
@@ -68,19 +70,29 @@ static void relay_ready(void *owner)
     send_report(*(const int *)owner, REPORT_READY, NULL);
 }
 
+static uint64_t wall_clock(void *owner)
+{
+    struct timespec now;
+    (void)owner;
+    (void)clock_gettime(CLOCK_REALTIME, &now); /* cannot fail with this clock */
+    return (uint64_t)now.tv_sec;
+}
+
 static int serve(const struct args *args, const char *path, const struct bg_log *log, int report_fd,
                  struct bg_err *err)
 {
-    struct fs_loop_opts opts = {.in_fd = args->stream_fd,
-                                .out_fd = args->stream_fd,
-                                .relay = {.uid = getuid(),
-                                          .gid = getgid(),
-                                          .read_only = args->read_only,
-                                          .raw_names = args->raw_names,
-                                          .deadline_ms = args->deadline_ms,
-                                          .log = log},
-                                .on_ready = relay_ready,
-                                .owner = &report_fd};
+    struct fs_loop_opts opts = {
+        .in_fd = args->stream_fd,
+        .out_fd = args->stream_fd,
+        .relay = {.uid = getuid(),
+                  .gid = getgid(),
+                  .read_only = args->read_only,
+                  .raw_names = args->raw_names,
+                  .deadline_ms = args->deadline_ms,
+                  .log = log,
+                  .guard = {.policy = args->guard, .root = args->guard_root, .now_s = wall_clock}},
+        .on_ready = relay_ready,
+        .owner = &report_fd};
     sigset_t term;
     (void)sigemptyset(&term); /* these two cannot fail with such arguments */
     (void)sigaddset(&term, SIGTERM);
@@ -361,6 +373,7 @@ static void usage(FILE *out)
     (void)fprintf(out,
                   "usage: bellglass-mount --stream-fd N --mountpoint DIR --name NAME\n"
                   "  [--read-only] [--exec] [--raw-names] [--deadline-ms N]\n"
+                  "  [--guard pin|owner|off] [--guard-root PATH] [--guard-store DIR]\n"
                   "  [--ready-fd N] [--log-fd N] [--foreground]\n"
                   "Mounts the files that a bellglass file server offers on the open stream N.\n");
 }
@@ -385,13 +398,19 @@ static int parse_args(int argc, char **argv, struct args *ret)
                                             {"exec", no_argument, NULL, 'x'},
                                             {"raw-names", no_argument, NULL, 'w'},
                                             {"deadline-ms", required_argument, NULL, 'd'},
+                                            {"guard", required_argument, NULL, 'g'},
+                                            {"guard-root", required_argument, NULL, 'o'},
+                                            {"guard-store", required_argument, NULL, 't'},
                                             {"ready-fd", required_argument, NULL, 'y'},
                                             {"log-fd", required_argument, NULL, 'l'},
                                             {"foreground", no_argument, NULL, 'f'},
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
-    *ret = (struct args){
-        .stream_fd = -1, .ready_fd = -1, .log_fd = -1, .deadline_ms = DEADLINE_DEFAULT_MS};
+    *ret = (struct args){.stream_fd = -1,
+                         .ready_fd = -1,
+                         .log_fd = -1,
+                         .deadline_ms = DEADLINE_DEFAULT_MS,
+                         .guard = GUARD_PIN};
     int c, r = 0;
     while (r == 0 && (c = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (c) {
@@ -406,6 +425,15 @@ static int parse_args(int argc, char **argv, struct args *ret)
             break;
         case 'd':
             r = bg_parse_u64(optarg, 100, 600000, &ret->deadline_ms);
+            break;
+        case 'g':
+            r = guard_policy_parse(optarg, &ret->guard);
+            break;
+        case 'o':
+            ret->guard_root = optarg;
+            break;
+        case 't':
+            ret->guard_store = optarg;
             break;
         case 'm':
             ret->mountpoint = optarg;

@@ -1,4 +1,4 @@
-#include "fs/relay/state.h"
+#include "fs/relay/guarded.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -129,6 +129,7 @@ void fs_pending_free(struct fs_relay *relay, struct fs_pending *pending)
     }
     fs_tree_unref(&relay->tree, pending->node);
     fs_tree_unref(&relay->tree, pending->node2);
+    fs_errand_free(relay, pending->errand);
     free(pending->name);
     free(pending->name2);
     free(pending);
@@ -430,6 +431,8 @@ int fs_relay_new(const struct fs_relay_opts *opts, struct fs_relay **ret)
         r = fs_table_init(&relay->by_unique);
     if (r == 0)
         r = fs_table_init(&relay->by_kernel);
+    if (r == 0)
+        r = fs_guard_new(&opts->guard, &relay->guard);
     if (r < 0) {
         fs_relay_free(relay);
         return r;
@@ -452,6 +455,7 @@ void fs_relay_free(struct fs_relay *relay)
     fs_table_done(&relay->handles);
     fs_table_done(&relay->by_unique);
     fs_table_done(&relay->by_kernel);
+    fs_guard_free(relay->guard);
     if (relay->tree.root)
         fs_tree_done(&relay->tree);
     free(relay->forgets);

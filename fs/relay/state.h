@@ -18,6 +18,7 @@ struct fs_rhandle {
     bool writes;           /* opened for writing */
     uint64_t entries;      /* read since the start of the folder */
     uint64_t waited_ms;    /* for answers to READDIR */
+    bool ours;             /* the server's part of the folder has been read: the guard's comes */
 };
 
 /* A request that the server has and has not answered. */
@@ -36,6 +37,7 @@ struct fs_pending {
     uint64_t fh, fh2;             /* the kernel's */
     uint64_t size, offset, flags; /* as asked */
     struct fs_request lock;       /* SETLK, SETLKW: to undo it */
+    struct fs_errand *errand;     /* whose step it is; owned. NULL: none */
 };
 
 struct fs_relay {
@@ -68,6 +70,9 @@ struct fs_relay {
     bool root_known, statfs_known;
     struct fs_attr root_attr;
     struct fs_statfs statfs;
+
+    struct fs_guard *guard; /* NULL: nothing is guarded */
+    size_t errands;         /* on their way */
 
     uint8_t *scratch; /* BG_FS_MESSAGE_MAX: folders are encoded anew here */
 };

@@ -24,8 +24,8 @@ struct fs_rnode *fs_tree_find(const struct fs_tree *tree, uint64_t id)
     return NULL;
 }
 
-static struct fs_rnode *find_place(const struct fs_tree *tree, const struct fs_rnode *parent,
-                                   const char *name)
+struct fs_rnode *fs_tree_at(const struct fs_tree *tree, const struct fs_rnode *parent,
+                            const char *name)
 {
     struct fs_link *link = fs_table_first(&tree->by_place, place_hash(tree, parent, name));
     for (; link; link = fs_table_next(link)) {
@@ -228,7 +228,7 @@ int fs_tree_enter(struct fs_tree *tree, struct fs_rnode *parent, const char *nam
     peer->nlookup++;
 
     bool by_place = entry->type != S_IFREG;
-    struct fs_rnode *there = find_place(tree, parent, name);
+    struct fs_rnode *there = fs_tree_at(tree, parent, name);
     struct fs_rnode *node = by_place ? there : peer->single;
     if (node && (node->peer != peer || !matches(node, entry)))
         node = NULL;
@@ -256,7 +256,7 @@ int fs_tree_enter(struct fs_tree *tree, struct fs_rnode *parent, const char *nam
 
 void fs_tree_removed(struct fs_tree *tree, struct fs_rnode *parent, const char *name)
 {
-    struct fs_rnode *node = find_place(tree, parent, name);
+    struct fs_rnode *node = fs_tree_at(tree, parent, name);
     if (node)
         unplace(tree, node); /* processes may still be in it */
 }
@@ -285,8 +285,8 @@ static void move_to(struct fs_tree *tree, struct fs_rnode *node, struct fs_rnode
 void fs_tree_moved(struct fs_tree *tree, struct fs_rnode *from, const char *from_name,
                    struct fs_rnode *to, const char *to_name, bool exchange)
 {
-    struct fs_rnode *moved = find_place(tree, from, from_name);
-    struct fs_rnode *other = find_place(tree, to, to_name);
+    struct fs_rnode *moved = fs_tree_at(tree, from, from_name);
+    struct fs_rnode *other = fs_tree_at(tree, to, to_name);
     if (moved == other)
         return;
     if (other)

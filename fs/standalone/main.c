@@ -21,14 +21,16 @@
 #include "fs/server/server.h"
 
 #define THREADS_DEFAULT 4u
-#define MOUNT_ARGS_MAX  16
+#define MOUNT_ARGS_MAX  20
 
 static void usage(FILE *out)
 {
     (void)fprintf(out,
                   "usage: bellglass-fs serve [--read-only] [--threads N] DIR\n"
                   "       bellglass-fs mount [--read-only] [--exec] [--raw-names] [--foreground]\n"
-                  "                          [--name NAME] [--deadline-ms N] DIR -- COMMAND...\n");
+                  "                          [--name NAME] [--deadline-ms N]\n"
+                  "                          [--guard pin|owner|off] [--guard-store DIR]\n"
+                  "                          DIR -- COMMAND...\n");
 }
 
 static int serve(int argc, char **argv)
@@ -106,12 +108,15 @@ static int mount_here(int argc, char **argv)
                                             {"foreground", no_argument, NULL, 'f'},
                                             {"name", required_argument, NULL, 'n'},
                                             {"deadline-ms", required_argument, NULL, 'd'},
+                                            {"guard", required_argument, NULL, 'g'},
+                                            {"guard-store", required_argument, NULL, 't'},
                                             {0}};
     static char read_only[] = "--read-only", exec[] = "--exec", raw_names[] = "--raw-names",
                 foreground[] = "--foreground", name[] = "--name", deadline[] = "--deadline-ms",
-                stream[] = "--stream-fd", mountpoint[] = "--mountpoint", standalone[] = "files";
+                guard[] = "--guard", guard_store[] = "--guard-store", stream[] = "--stream-fd",
+                mountpoint[] = "--mountpoint", standalone[] = "files";
     char *out[MOUNT_ARGS_MAX] = {name};
-    char *name_value = standalone, *deadline_value = NULL;
+    char *name_value = standalone, *deadline_value = NULL, *guard_value = NULL, *store_value = NULL;
     size_t used = 1;
     bool flags[128] = {false};
     int c;
@@ -124,6 +129,10 @@ static int mount_here(int argc, char **argv)
             name_value = optarg;
         else if (c == 'd')
             deadline_value = optarg;
+        else if (c == 'g')
+            guard_value = optarg;
+        else if (c == 't')
+            store_value = optarg;
         else
             flags[c & 127] = true;
     }
@@ -166,6 +175,14 @@ static int mount_here(int argc, char **argv)
     if (deadline_value) {
         out[used++] = deadline;
         out[used++] = deadline_value;
+    }
+    if (guard_value) {
+        out[used++] = guard;
+        out[used++] = guard_value;
+    }
+    if (store_value) {
+        out[used++] = guard_store;
+        out[used++] = store_value;
     }
     char *full[MOUNT_ARGS_MAX + 1] = {program};
     memcpy(full + 1, out, used * sizeof *out);
