@@ -1463,14 +1463,37 @@ int fs_relay_note(struct fs_relay *relay, const struct fs_pin_note *note)
 
 /* ---- life ---- */
 
+/* The canonical form of an absolute path, without "/" at its end: "" is the root. It names the same
+ * folder for whoever writes it so; what links it leads through is the guest's affair. */
+static int canonical(const char *path, char out[BG_PATH_MAX])
+{
+    size_t used = 0;
+    if (path[0] != '/' || strlen(path) >= BG_PATH_MAX)
+        return -EINVAL;
+    for (const char *p = path; *p != '\0';) {
+        size_t size = strcspn(++p, "/");
+        if (size == 2 && memcmp(p, "..", 2) == 0) {
+            while (used > 0 && out[--used] != '/')
+                ;
+        } else if (size > 0 && !(size == 1 && p[0] == '.')) {
+            out[used++] = '/';
+            memcpy(out + used, p, size);
+            used += size;
+        }
+        p += size;
+    }
+    out[used] = '\0';
+    return 0;
+}
+
 /* Cuts the mount's own path into steps, which borrow from guard->root. */
 static int set_root(struct fs_guard *guard, const char *root)
 {
-    if (!root || strcmp(root, "/") == 0)
-        root = "";
-    if (root[0] != '\0' && !fs_pin_path_ok(root))
-        return -EINVAL;
-    guard->root = strdup(root);
+    char path[BG_PATH_MAX];
+    int r = canonical(root ? root : "/", path);
+    if (r < 0)
+        return r;
+    guard->root = strdup(path);
     if (!guard->root)
         return -ENOMEM;
     guard->root_steps[guard->root_count++] = (struct guard_step){.name = ""};
@@ -1478,9 +1501,8 @@ static int set_root(struct fs_guard *guard, const char *root)
         size_t size = strcspn(++p, "/");
         if (guard->root_count == BG_FS_DEPTH_MAX)
             return -EINVAL;
-        guard->root_steps[guard->root_count] =
+        guard->root_steps[guard->root_count++] =
             (struct guard_step){.name = p, .size = size, .git = guard_is_git(p, size)};
-        guard->root_count++;
         p += size;
     }
     return 0;

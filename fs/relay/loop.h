@@ -6,8 +6,9 @@
 struct fs_loop;
 
 struct fs_loop_opts {
-    int in_fd, out_fd;             /* the stream; may be the same; made non-blocking, borrowed */
-    struct fs_relay_opts relay;    /* to_kernel, to_server and owner are set by the loop */
+    int in_fd, out_fd;          /* the stream; may be the same; made non-blocking, borrowed */
+    int notes_fd;               /* approvals, both ways (notes.h); -1: none. Borrowed */
+    struct fs_relay_opts relay; /* to_kernel, to_server, owner, guard.on_note are set by the loop */
     void (*on_ready)(void *owner); /* the mount can be used */
     void *owner;
 };
@@ -16,6 +17,9 @@ struct fs_loop_opts {
 int fs_loop_new(const struct fs_loop_opts *opts, struct fs_loop **ret,
                 struct bg_err *err) BG_MUST_CHECK;
 void fs_loop_free(struct fs_loop *loop);
+
+/* fs_relay_note. */
+int fs_loop_note(struct fs_loop *loop, const struct fs_pin_note *note) BG_MUST_CHECK;
 
 /* Exchanges hellos with the server, waiting at most timeout_ms. Before there is a mount. Errors:
  * -ETIMEDOUT; -ECONNRESET it hung up; -EPROTO it is no file server. */

@@ -5,17 +5,21 @@
  * makes the mount, has the only fd of /dev/fuse, confines itself, serves. When it dies in whatever
  * way, the kernel fails every access to the mount, so nobody hangs on it.
  *
- * The relay cannot unmount: it has given up the right to run fusermount3. */
+ * The relay cannot unmount: it has given up the right to run fusermount3. Nor can it open files:
+ * what it has to keep about guarded files it tells the keeper, who checks it and writes it to the
+ * store (store.h); and the keeper tells the relay what others have put there. */
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <jansson.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -25,7 +29,9 @@
 #include "common/quote.h"
 #include "fs/relay/loop.h"
 #include "fs/relay/mountpoint.h"
+#include "fs/relay/notes.h"
 #include "fs/relay/sandbox.h"
+#include "fs/relay/store.h"
 
 #define GREET_TIMEOUT_MS    30000u /* an emulated guest that is busy takes its time */
 #define DEADLINE_DEFAULT_MS 15000u
@@ -78,12 +84,42 @@ static uint64_t wall_clock(void *owner)
     return (uint64_t)now.tv_sec;
 }
 
-static int serve(const struct args *args, const char *path, const struct bg_log *log, int report_fd,
-                 struct bg_err *err)
+/* What the relay gets from the keeper besides args. */
+struct relay_start {
+    int report_fd, notes_fd; /* notes_fd -1: nothing is kept */
+};
+
+static int seed(void *owner, const struct fs_pin_note *note)
 {
+    struct fs_loop *loop = owner;
+    return fs_loop_note(loop, note);
+}
+
+/* Reads the store, while files can still be opened. */
+static int load_store(struct fs_loop *loop, const struct bg_log *log, const char *dir,
+                      struct bg_err *err)
+{
+    struct fs_store *store;
+    size_t damaged = 0;
+    int r = fs_store_open(dir, &store, err);
+    if (r < 0)
+        return r;
+    r = fs_store_load(store, seed, loop, &damaged, err);
+    if (damaged > 0)
+        bg_log(log, BG_LOG_WARN, "%zu damaged files in the store of approvals, ignoring them",
+               damaged);
+    fs_store_close(store);
+    return r;
+}
+
+static int serve(const struct args *args, const char *path, const struct bg_log *log,
+                 const struct relay_start *start, struct bg_err *err)
+{
+    int report_fd = start->report_fd;
     struct fs_loop_opts opts = {
         .in_fd = args->stream_fd,
         .out_fd = args->stream_fd,
+        .notes_fd = start->notes_fd,
         .relay = {.uid = getuid(),
                   .gid = getgid(),
                   .read_only = args->read_only,
@@ -103,7 +139,10 @@ static int serve(const struct args *args, const char *path, const struct bg_log 
     int r = fs_loop_new(&opts, &loop, err);
     if (r < 0)
         return r;
-    r = fs_loop_greet(loop, GREET_TIMEOUT_MS, err);
+    if (start->notes_fd >= 0)
+        r = load_store(loop, log, args->guard_store, err);
+    if (r == 0)
+        r = fs_loop_greet(loop, GREET_TIMEOUT_MS, err);
     int fuse_fd = -1;
     if (r == 0) {
         struct fs_mount_opts mount_opts = {
@@ -156,21 +195,21 @@ static void drop_stdio(int log_fd)
 
 /* Does not return. */
 static void run_relay(const struct args *args, const char *path, const struct bg_log *log,
-                      int report_fd)
+                      const struct relay_start *start)
 {
     struct bg_err err = {0};
     (void)signal(SIGINT, SIG_IGN); /* the keeper's affair */
     (void)signal(SIGHUP, SIG_IGN);
     (void)signal(SIGPIPE, SIG_IGN);
     drop_stdio(log->fd);
-    int keep[] = {0, 1, 2, args->stream_fd, log->fd, report_fd};
+    int keep[] = {0, 1, 2, args->stream_fd, log->fd, start->report_fd, start->notes_fd};
     qsort(keep, sizeof keep / sizeof *keep, sizeof *keep, by_number);
     close_others(keep, sizeof keep / sizeof *keep);
     tzset(); /* the log's clock reads a file; later there are none */
-    int r = serve(args, path, log, report_fd, &err);
+    int r = serve(args, path, log, start, &err);
     if (r < 0) {
         bg_log(log, BG_LOG_ERROR, "%s", err.text);
-        send_report(report_fd, REPORT_FAILED, &err);
+        send_report(start->report_fd, REPORT_FAILED, &err);
     }
     _exit(r < 0 ? 1 : 0);
 }
@@ -186,6 +225,10 @@ struct keeper {
     pid_t relay;
     bool mounted, relay_ended;
     struct fs_mount mount;
+    int signal_fd;
+    struct fs_store *store; /* NULL: nothing is kept */
+    struct fs_notes notes;  /* to and from the relay; fd -1: no more */
+    bool complained;        /* about the store: once is enough */
 };
 
 /* One line of JSON for the caller. text is printable already. */
@@ -233,22 +276,84 @@ static bool relay_ended(struct keeper *keeper)
     return keeper->relay_ended;
 }
 
-static void wait_for_relay(struct keeper *keeper, const sigset_t *signals, uint64_t timeout_ms)
+static void complain(struct keeper *keeper, const char *text)
+{
+    if (!keeper->complained)
+        bg_log(keeper->log, BG_LOG_ERROR, "guarded files: %s", text);
+    keeper->complained = true;
+}
+
+/* From the relay: the host wrote or removed a guarded file. */
+static int keep_note(void *owner, const struct fs_pin_note *note)
+{
+    struct keeper *keeper = owner;
+    struct bg_err err;
+    if (fs_store_keep(keeper->store, note, &err) < 0)
+        complain(keeper, err.text);
+    return 0;
+}
+
+/* From the store: somebody else changed it. */
+static int pass_note(void *owner, const struct fs_pin_note *note)
+{
+    struct keeper *keeper = owner;
+    return keeper->notes.fd < 0 ? 0 : fs_notes_send(&keeper->notes, note);
+}
+
+static void carry_notes(struct keeper *keeper, short relay_events, short store_events)
+{
+    struct bg_err err;
+    int r = 0;
+    if (relay_events & POLLOUT)
+        r = fs_notes_flush(&keeper->notes);
+    if (r == 0 && (relay_events & ~POLLOUT))
+        r = fs_notes_read(&keeper->notes, keep_note, keeper, &err);
+    if (r < 0) {
+        if (r == -EPROTO)
+            complain(keeper, err.text);
+        (void)close(keeper->notes.fd); /* its end, or its fault */
+        fs_notes_done(&keeper->notes);
+    }
+    if (store_events && fs_store_changes(keeper->store, pass_note, keeper, &err) < 0)
+        complain(keeper, err.text);
+}
+
+/* Waits for a signal, and returns its number; 0 after timeout_ms. Meanwhile approvals are kept. */
+static int wait_for_signal(struct keeper *keeper, int timeout_ms)
+{
+    uint64_t until_ms = bg_now_ms() + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms);
+    for (;;) {
+        short notes = fs_notes_waits(&keeper->notes) ? POLLIN | POLLOUT : POLLIN;
+        struct pollfd fds[3] = {
+            {.fd = keeper->signal_fd, .events = POLLIN},
+            {.fd = keeper->notes.fd, .events = notes},
+            {.fd = keeper->store ? fs_store_watch_fd(keeper->store) : -1, .events = POLLIN}};
+        uint64_t now_ms = bg_now_ms();
+        if (timeout_ms >= 0 && now_ms >= until_ms)
+            return 0;
+        int n = poll(fds, 3, timeout_ms < 0 ? -1 : (int)(until_ms - now_ms));
+        if (n <= 0)
+            continue; /* the time is looked at; no other error can be */
+        carry_notes(keeper, fds[1].revents, fds[2].revents);
+        struct signalfd_siginfo info;
+        if (fds[0].revents && bg_read_full(keeper->signal_fd, &info, sizeof info) == 0)
+            return (int)info.ssi_signo;
+    }
+}
+
+static void wait_for_relay(struct keeper *keeper, uint64_t timeout_ms)
 {
     uint64_t until_ms = bg_now_ms() + timeout_ms;
     while (!relay_ended(keeper)) {
         uint64_t now_ms = bg_now_ms();
         if (now_ms >= until_ms)
             return;
-        uint64_t left_ms = until_ms - now_ms;
-        struct timespec left = {.tv_sec = (time_t)(left_ms / 1000),
-                                .tv_nsec = (long)(left_ms % 1000) * 1000000};
-        (void)sigtimedwait(signals, NULL, &left);
+        (void)wait_for_signal(keeper, (int)(until_ms - now_ms));
     }
 }
 
 /* Unmounts and ends the relay, in the order that frees everybody who waits. */
-static void take_down(struct keeper *keeper, const sigset_t *signals)
+static void take_down(struct keeper *keeper)
 {
     struct bg_err err;
     if (keeper->mounted &&
@@ -257,13 +362,17 @@ static void take_down(struct keeper *keeper, const sigset_t *signals)
         bg_log(keeper->log, BG_LOG_ERROR, "%s", err.text);
     if (!relay_ended(keeper)) {
         (void)kill(keeper->relay, SIGTERM); /* fails only if it ended just now */
-        wait_for_relay(keeper, signals, END_TIMEOUT_MS);
+        wait_for_relay(keeper, END_TIMEOUT_MS);
     }
     if (!relay_ended(keeper)) {
         (void)kill(keeper->relay, SIGKILL);
         while (!relay_ended(keeper))
-            (void)sigwaitinfo(signals, NULL);
+            (void)wait_for_signal(keeper, -1);
     }
+    if (keeper->notes.fd >= 0) /* what it said last */
+        carry_notes(keeper, POLLIN, 0);
+    fs_notes_done(&keeper->notes);
+    fs_store_close(keeper->store);
 }
 
 /* From the relay's start until the mount is ready. Errors are told. */
@@ -299,11 +408,35 @@ static void detach(struct keeper *keeper)
     keeper->started_fd = -1;
 }
 
+static int take_nothing(void *owner, const struct fs_pin_note *note)
+{
+    (void)owner;
+    (void)note;
+    return 0;
+}
+
+/* Opens the store, before the relay is forked: nothing that is put there later is missed. */
+static int open_store(struct keeper *keeper, int notes[2], struct bg_err *err)
+{
+    size_t damaged;
+    int r = fs_store_open(keeper->args->guard_store, &keeper->store, err);
+    if (r == 0 && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, notes) < 0)
+        r = bg_err_errno(err, -errno, "socketpair");
+    if (r == 0 && (r = fs_notes_init(&keeper->notes, notes[0])) < 0)
+        (void)bg_err_errno(err, r, "guarded files");
+    /* What is there already counts, but is none of the keeper's business. */
+    return r < 0 ? r : fs_store_load(keeper->store, take_nothing, NULL, &damaged, err);
+}
+
 static int run_keeper(const struct args *args, const char *path, const struct bg_log *log,
                       int started_fd)
 {
-    struct keeper keeper = {
-        .args = args, .log = log, .path = path, .started_fd = started_fd, .relay = -1};
+    struct keeper keeper = {.args = args,
+                            .log = log,
+                            .path = path,
+                            .started_fd = started_fd,
+                            .relay = -1,
+                            .notes = {.fd = -1}};
     sigset_t signals;
     (void)sigemptyset(&signals); /* these cannot fail with such arguments */
     (void)sigaddset(&signals, SIGTERM);
@@ -313,10 +446,15 @@ static int run_keeper(const struct args *args, const char *path, const struct bg
     (void)sigprocmask(SIG_BLOCK, &signals, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
 
-    int reports[2];
+    int reports[2], notes[2] = {-1, -1};
     struct bg_err err;
-    if (pipe2(reports, O_CLOEXEC) < 0) {
+    keeper.signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
+    if (keeper.signal_fd < 0 || pipe2(reports, O_CLOEXEC) < 0) {
         (void)bg_err_errno(&err, -errno, "pipe");
+        tell_error(&keeper, &err);
+        return 1;
+    }
+    if (args->guard_store && args->guard == GUARD_PIN && open_store(&keeper, notes, &err) < 0) {
         tell_error(&keeper, &err);
         return 1;
     }
@@ -328,9 +466,12 @@ static int run_keeper(const struct args *args, const char *path, const struct bg
         return 1;
     }
     if (keeper.relay == 0) {
-        run_relay(args, path, log, reports[1]);
+        struct relay_start start = {.report_fd = reports[1], .notes_fd = notes[1]};
+        run_relay(args, path, log, &start);
     }
     (void)close(reports[1]);
+    if (notes[1] >= 0)
+        (void)close(notes[1]);    /* the relay's end is seen by it */
     (void)close(args->stream_fd); /* its end must be the relay's end */
 
     int r = await_ready(&keeper);
@@ -341,10 +482,10 @@ static int run_keeper(const struct args *args, const char *path, const struct bg
             detach(&keeper);
         int number;
         do {
-            number = sigwaitinfo(&signals, NULL);
-        } while (number < 0 || (number == SIGCHLD && !relay_ended(&keeper)));
+            number = wait_for_signal(&keeper, -1);
+        } while (number == SIGCHLD && !relay_ended(&keeper));
     }
-    take_down(&keeper, &signals);
+    take_down(&keeper);
     return r < 0 ? 1 : 0;
 }
 

@@ -26,13 +26,15 @@
 #define LOG_FILE         "mount.log"
 #define LOG_TAIL_MAX     65536
 
-enum { OPTION_READ_ONLY = OPTION_OWN, OPTION_EXEC, OPTION_AS_ROOT };
+enum { OPTION_READ_ONLY = OPTION_OWN, OPTION_EXEC, OPTION_AS_ROOT, OPTION_GUARD };
 
 static const struct option_spec mount_options[] = {
     {OPTION_READ_ONLY, 'r', false, "read-only", NULL, "no changes from here"},
     {OPTION_EXEC, 0, false, "exec", NULL,
      "let programs in it be run here: they are the sandbox's, and would run as you"},
     {OPTION_AS_ROOT, 0, false, "as-root", NULL, "act as the guest's root, not as its user"},
+    {OPTION_GUARD, 0, false, "guard", "MODE",
+     "files that programs here run or believe: pin, owner or off [pin]"},
     {0},
 };
 
@@ -145,18 +147,34 @@ static int wait_ready(int ready_fd, pid_t pid, int log_fd, off_t log_offset, str
                       text[0] ? text : "no reason given", status);
 }
 
-static int start_helper(const struct bg_sandbox *sandbox, const struct args *args, char *dir,
-                        int stream_fd, struct bg_err *err)
+static int check_guard(const struct args *args, struct bg_err *err)
+{
+    static const char *const modes[] = {"pin", "owner", "off"};
+    const char *mode = args_text(args, OPTION_GUARD, "pin");
+    char quoted[128];
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++)
+        if (strcmp(mode, modes[i]) == 0)
+            return 0;
+    return bg_err_set(err, -EINVAL, "--guard %s: pin, owner or off",
+                      bg_quote(mode, quoted, sizeof quoted));
+}
+
+static int start_helper(const struct bg_sandbox *sandbox, const struct args *args,
+                        const char *guest_path, char *dir, int stream_fd, struct bg_err *err)
 {
     BG_AUTOFREE char *path = NULL;
     BG_AUTOFREE char *log_path = NULL;
     BG_AUTOFREE char *name = NULL;
+    BG_AUTOFREE char *store = NULL;
+    BG_AUTOFREE char *root = strdup(guest_path);
+    BG_AUTOFREE char *mode = strdup(args_text(args, OPTION_GUARD, "pin"));
     int ready[2];
     int r = bg_helper_path("bellglass-mount", &path, err);
     if (r < 0)
         return r;
     if (asprintf(&log_path, "%s/%s", sandbox->dir, LOG_FILE) < 0 ||
-        asprintf(&name, "%s:%s", sandbox->name, sandbox->id) < 0)
+        asprintf(&name, "%s:%s", sandbox->name, sandbox->id) < 0 ||
+        asprintf(&store, "%s/guard", sandbox->dir) < 0 || !root || !mode)
         return bg_err_errno(err, -ENOMEM, "mount");
     BG_AUTOCLOSE int log_fd = open(log_path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     BG_AUTOCLOSE int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -168,9 +186,11 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
         log_offset = 0; /* a log of many mounts: only the last ones matter */
     char program[] = "bellglass-mount", a[] = "--stream-fd", a_value[] = "3", b[] = "--mountpoint",
          c[] = "--name", d[] = "--ready-fd", d_value[] = "4", e[] = "--log-fd", e_value[] = "2",
-         read_only[] = "--read-only", exec[] = "--exec";
-    char *argv[16] = {program, a, a_value, b, dir, c, name, d, d_value, e, e_value};
-    size_t argc = 11;
+         read_only[] = "--read-only", exec[] = "--exec", f[] = "--guard", g[] = "--guard-root",
+         h[] = "--guard-store";
+    char *argv[24] = {program, a,       a_value, b,    dir, c,    name, d,    d_value,
+                      e,       e_value, f,       mode, g,   root, h,    store};
+    size_t argc = 17;
     if (args_flag(args, OPTION_READ_ONLY))
         argv[argc++] = read_only;
     if (args_flag(args, OPTION_EXEC))
@@ -201,16 +221,20 @@ static int mount_one(struct app *app, const struct args *args, struct bg_err *er
         name = strdup(args->operands[0]);
     if (!name)
         return bg_err_errno(err, -ENOMEM, "mount");
-    int r = life_open_running(app, name, &life, err);
+    int r = check_guard(args, err);
+    if (r == 0)
+        r = life_open_running(app, name, &life, err);
     if (r < 0)
         return r;
     int fd = -1;
     r = check_target(args->operands[1], &dir, err);
+    if (path[0] == '\0')
+        path = "/";
     if (r == 0)
-        r = open_stream(app, &life.sandbox, path[0] != '\0' ? path : "/", args, &fd, err);
+        r = open_stream(app, &life.sandbox, path, args, &fd, err);
     BG_AUTOCLOSE int stream = fd;
     if (r == 0)
-        r = start_helper(&life.sandbox, args, dir, stream, err);
+        r = start_helper(&life.sandbox, args, path, dir, stream, err);
     life_done(&life);
     return r;
 }
@@ -286,7 +310,13 @@ const struct command cmd_mount = {
     .options = mount_options,
     .details = "The whole of its files, or what is below PATH. The mount ends with `bellglass "
                "umount` or with the sandbox. Files in it belong to you; set-id bits and devices "
-               "have no effect, and programs in it do not run here unless --exec is given.",
+               "have no effect, and programs in it do not run here unless --exec is given.\n\n"
+               "Files that programs here run or believe (.envrc, editors' tasks, .npmrc, agents' "
+               "instructions) are shown as they were written here or approved with `bellglass "
+               "trust`, whatever the sandbox does with them; others are not there. git's "
+               "configuration is shown without what could run something, and its hooks are not "
+               "shown. `bellglass guard` lists them. With --guard=owner they are shown as "
+               "somebody else's, so that git refuses them; with --guard=off as they are.",
     .examples = mount_examples,
     .operands_min = 2,
     .operands_max = 2,

@@ -5,10 +5,12 @@
 #include <stdint.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -439,6 +441,221 @@ static void it_moves_with_its_folder(void **state)
     mounted_free(m);
 }
 
+/* A folder for what several mounts share. */
+struct shared {
+    char base[64], store[96], source[96];
+};
+
+static struct shared shared_new(void)
+{
+    struct shared s;
+    (void)snprintf(s.base, sizeof s.base, "/var/tmp/bg-guard-XXXXXX");
+    assert_non_null(mkdtemp(s.base));
+    (void)snprintf(s.store, sizeof s.store, "%s/store", s.base);
+    (void)snprintf(s.source, sizeof s.source, "%s/source", s.base);
+    assert_int_equal(mkdir(s.source, 0755), 0);
+    return s;
+}
+
+static struct mounted *mount_shared(const struct shared *s)
+{
+    struct mounted_opts opts = mounted_usual();
+    opts.source = s->source;
+    opts.mount[0] = "--guard-store";
+    opts.mount[1] = s->store;
+    return mounted_new(&opts);
+}
+
+static void approvals_outlive_the_mount(void **state)
+{
+    (void)state;
+    struct shared s = shared_new();
+    struct mounted *m = mount_shared(&s);
+    char big[200001];
+    memset(big, 'x', sizeof big - 1);
+    big[sizeof big - 1] = '\0';
+    put(m->mount, ".envrc", "host");
+    put(m->mount, ".npmrc", "host");
+    for (int i = 0; i < 8; i++) { /* more than a socket holds */
+        char name[32];
+        (void)snprintf(name, sizeof name, "%d.code-workspace", i);
+        put(m->mount, name, big);
+    }
+    remove_it(m->mount, ".npmrc");
+    mounted_free(m);
+    put(s.source, ".envrc", "guest");
+    put(s.source, ".npmrc", "guest");
+    m = mount_shared(&s);
+    assert_string_equal(get(m->mount, ".envrc"), "host");
+    assert_string_equal(get(m->mount, ".npmrc"), "ENOENT");
+    for (int i = 0; i < 8; i++) {
+        char name[32];
+        (void)snprintf(name, sizeof name, "%d.code-workspace", i);
+        assert_int_equal(strncmp(get(m->mount, name), big, TEXT_MAX - 1), 0);
+    }
+    mounted_free(m);
+    mounted_remove_all(s.base);
+}
+
+/* Until another process has done it; the alarm ends a test for which it never does. */
+static void wait_until(const char *folder, const char *name, const char *want)
+{
+    while (strcmp(get(folder, name), want) != 0)
+        (void)sched_yield();
+}
+
+static void what_is_approved_at_one_mount_is_at_the_other(void **state)
+{
+    (void)state;
+    struct shared s = shared_new();
+    struct mounted *one = mount_shared(&s), *two = mount_shared(&s);
+    put(one->mount, ".envrc", "first");
+    wait_until(two->mount, ".envrc", "first");
+    put(two->mount, ".envrc", "second");
+    wait_until(one->mount, ".envrc", "second");
+    remove_it(one->mount, ".envrc");
+    wait_until(two->mount, ".envrc", "ENOENT");
+    mounted_free(two);
+    mounted_free(one);
+    mounted_remove_all(s.base);
+}
+
+static void a_damaged_store_approves_nothing(void **state)
+{
+    (void)state;
+    struct shared s = shared_new();
+    struct mounted *m = mount_shared(&s);
+    put(m->mount, ".envrc", "host");
+    mounted_free(m);
+    assert_int_equal(
+        run_in(s.store, s.base,
+               "for f in *; do echo >>$f; done; name=$(printf %064d 1); echo x >$name; "
+               "mkdir $(printf %064d 2); mkfifo $(printf %064d 3)"),
+        0);
+    m = mount_shared(&s);
+    assert_string_equal(get(m->mount, ".envrc"), "ENOENT");
+    mounted_free(m);
+    mounted_remove_all(s.base);
+}
+
+/* ---- bellglass-guard ---- */
+
+/* Runs it over a file server of its own; what it prints is in base/out. Returns its status. */
+static int run_guard(const struct shared *s, const char *arguments)
+{
+    char command[2048];
+    const char *server = getenv("BG_TEST_FS"), *guard = getenv("BG_TEST_GUARD");
+    assert_non_null(server);
+    assert_non_null(guard);
+    int sockets[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        if (dup2(sockets[1], 0) < 0 || dup2(sockets[1], 1) < 0)
+            _exit(126);
+        (void)execl(server, server, "serve", s->source, NULL);
+        _exit(127);
+    }
+    int ours = dup(sockets[0]); /* without O_CLOEXEC */
+    (void)snprintf(command, sizeof command, "'%s' --stream-fd %d --store store %s >out 2>&1", guard,
+                   ours, arguments);
+    (void)close(sockets[0]);
+    (void)close(sockets[1]);
+    int status = run_in(s->base, s->base, command);
+    (void)close(ours);       /* the server ends with its stream */
+    (void)mounted_wait(pid); /* it may not even have been greeted */
+    return status;
+}
+
+static void trust_approves_what_it_shows(void **state)
+{
+    (void)state;
+    struct shared s = shared_new();
+    struct mounted *m = mount_shared(&s);
+    put(s.source, ".envrc", "one\ntwo\n\x1b[2Jthree\n");
+    assert_string_equal(get(m->mount, ".envrc"), "ENOENT");
+    assert_int_equal(run_guard(&s, "trust /.envrc </dev/null"), 125); /* nobody to ask */
+    assert_non_null(strstr(get(s.base, "out"), "+\\x1b[2Jthree\n"));
+    assert_null(strchr(get(s.base, "out"), '\x1b'));
+    assert_string_equal(get(m->mount, ".envrc"), "ENOENT");
+    assert_int_equal(run_guard(&s, "--yes trust /.envrc"), 0);
+    wait_until(m->mount, ".envrc", "one\ntwo\n\x1b[2Jthree\n");
+
+    put(s.source, ".envrc", "one\n2\n\x1b[2Jthree\n");
+    assert_int_equal(run_guard(&s, "trust /.envrc </dev/null"), 125);
+    assert_non_null(strstr(get(s.base, "out"), "after line 1 @@\n-two\n+2\n"));
+    assert_int_equal(run_guard(&s, "--yes --json trust /.envrc"), 0);
+    assert_non_null(strstr(get(s.base, "out"), "\"path\": \"/.envrc\""));
+    wait_until(m->mount, ".envrc", "one\n2\n\x1b[2Jthree\n");
+    assert_int_equal(run_guard(&s, "--forget trust /.envrc"), 0);
+    wait_until(m->mount, ".envrc", "ENOENT");
+    mounted_free(m);
+    mounted_remove_all(s.base);
+}
+
+static void trust_refuses_what_is_none_of_its(void **state)
+{
+    (void)state;
+    struct shared s = shared_new();
+    assert_int_equal(run_in(s.source, s.base,
+                            "echo x >plain; git init -q .; echo x >.git/hooks/pre-commit; ln -s "
+                            "plain .envrc; mkdir .npmrc; mkdir real; echo x >real/.envrc; ln -s "
+                            "real alias; head -c 1048576 /dev/zero >.gdbinit"),
+                     0);
+    static const char *const paths[] = {"/plain",
+                                        "/.git/hooks/pre-commit",
+                                        "/.envrc",
+                                        "/.npmrc",
+                                        "/alias/.envrc",
+                                        "/.gdbinit",
+                                        "/none",
+                                        "relative",
+                                        "/real/../real/.envrc"};
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        char arguments[128];
+        (void)snprintf(arguments, sizeof arguments, "--yes trust %s", paths[i]);
+        if (run_guard(&s, arguments) != 125)
+            fail_msg("%s: %s", paths[i], get(s.base, "out"));
+    }
+    assert_int_equal(run_guard(&s, "--yes trust /real/.envrc"), 0);
+    mounted_remove_all(s.base);
+}
+
+static void guard_lists_what_there_is(void **state)
+{
+    (void)state;
+    struct shared s = shared_new();
+    struct mounted *m = mount_shared(&s);
+    put(m->mount, ".envrc", "host");
+    put(m->mount, ".npmrc", "host");
+    put(m->mount, ".gdbinit", "host");
+    put(s.source, ".npmrc", "guest");
+    remove_it(s.source, ".gdbinit");
+    put(s.source, "CLAUDE.md", "guest");
+    put(s.source, "plain", "guest");
+    assert_int_equal(run_in(s.source, s.base,
+                            "git init -q repo; echo x >repo/.git/hooks/pre-commit; git init -q "
+                            "--bare bare; mkdir .claude; echo x >.claude/x"),
+                     0);
+    mounted_free(m); /* the keeper has stored all of it */
+    assert_int_equal(run_guard(&s, "list /"), 0);
+    static const char *const lines[] = {
+        "approved      /.envrc\n",           "changed       /.npmrc\n",
+        "missing       /.gdbinit\n",         "not approved  /CLAUDE.md\n",
+        "filtered      /repo/.git/config\n", "hidden        /repo/.git/hooks/pre-commit\n",
+        "filtered      /bare/config\n",      "not approved  /.claude/x\n"};
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
+        if (!strstr(get(s.base, "out"), lines[i]))
+            fail_msg("%s is not in %s", lines[i], get(s.base, "out"));
+    assert_null(strstr(get(s.base, "out"), "plain"));
+    assert_null(strstr(get(s.base, "out"), ".sample"));
+    assert_int_equal(run_guard(&s, "--json list /repo"), 0);
+    assert_non_null(strstr(get(s.base, "out"), "\"state\": \"hidden\""));
+    assert_null(strstr(get(s.base, "out"), "CLAUDE"));
+    mounted_remove_all(s.base);
+}
+
 static void large_ones_are_refused(void **state)
 {
     (void)state;
@@ -478,6 +695,12 @@ int main(void)
         cmocka_unit_test(an_editors_save_is_the_hosts),
         cmocka_unit_test(a_file_whose_bytes_are_the_guests_cannot_become_one),
         cmocka_unit_test(it_moves_with_its_folder),
+        cmocka_unit_test(approvals_outlive_the_mount),
+        cmocka_unit_test(what_is_approved_at_one_mount_is_at_the_other),
+        cmocka_unit_test(a_damaged_store_approves_nothing),
+        cmocka_unit_test(trust_approves_what_it_shows),
+        cmocka_unit_test(trust_refuses_what_is_none_of_its),
+        cmocka_unit_test(guard_lists_what_there_is),
         cmocka_unit_test(large_ones_are_refused),
         cmocka_unit_test(read_only_mounts_stay_so),
     };
