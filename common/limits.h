@@ -152,3 +152,13 @@
 #define BG_FS_CHANGES_SIZE (64 * 1024) /* one message about changes; the rest comes next */
 #define BG_FS_CHANGES_RATE 50000       /* records a second that are looked at; caches are short */
 #define BG_FS_NOTICES_MAX  1024        /* to the kernel, not taken yet; caches are short */
+
+/* Guarded files of a mount (fs/guard). */
+#define BG_GUARD_FILE_MAX     (1024 * 1024)      /* one approved or filtered file; EFBIG, EACCES */
+#define BG_GUARD_FILES_MAX    1024               /* approved files of a sandbox; ENOSPC */
+#define BG_GUARD_BYTES_MAX    (16 * 1024 * 1024) /* of them together; ENOSPC */
+#define BG_GUARD_SETTINGS_MAX 4096               /* of one git configuration; EACCES */
+#define BG_GUARD_COPIES_MAX   256  /* files just written, to be renamed; the oldest goes */
+#define BG_GUARD_NODES_MAX    4096 /* known to the kernel; ENFILE */
+#define BG_GUARD_HANDLES_MAX  1024 /* open at once; ENFILE */
+#define BG_GUARD_ERRANDS_MAX  64   /* exchanges with the guest at once; EIO */

@@ -13,6 +13,7 @@
 #include "common/cleanup.h"
 #include "common/io.h"
 #include "fs/proto/proto.h"
+#include "fs/relay/notes.h"
 #include "fs/relay/notifier.h"
 
 #define INPUT_SIZE       (2u * BG_FS_MESSAGE_MAX) /* one whole message and the start of the next */
@@ -36,6 +37,7 @@ struct fs_loop {
     size_t input_at, input_size;
     uint8_t *output; /* what the stream would not take yet */
     size_t output_at, output_size, output_room;
+    struct fs_notes notes; /* fd -1: none, or the keeper is gone */
 };
 
 static void stream_failed(struct fs_loop *loop, int code, const char *what)
@@ -221,6 +223,47 @@ static int read_requests(struct fs_loop *loop, uint64_t now_ms)
     return 0;
 }
 
+/* ---- approvals ---- */
+
+static void drop_notes(struct fs_loop *loop, const char *why)
+{
+    bg_log(loop->opts.relay.log, BG_LOG_WARN, "approvals are not kept any more: %s", why);
+    fs_notes_done(&loop->notes);
+}
+
+static void keep_note(void *owner, const struct fs_pin_note *note)
+{
+    struct fs_loop *loop = owner;
+    int r = loop->notes.fd < 0 ? 0 : fs_notes_send(&loop->notes, note);
+    if (r < 0)
+        drop_notes(loop, strerror(-r));
+}
+
+static int take_note(void *owner, const struct fs_pin_note *note)
+{
+    struct fs_loop *loop = owner;
+    if (fs_relay_note(loop->relay, note) < 0)
+        bg_log(loop->opts.relay.log, BG_LOG_WARN, "no room for an approved file");
+    return 0;
+}
+
+static void carry_notes(struct fs_loop *loop, short events)
+{
+    struct bg_err err;
+    int r = 0;
+    if (events & POLLOUT)
+        r = fs_notes_flush(&loop->notes);
+    if (r < 0)
+        drop_notes(loop, strerror(-r));
+    else if ((events & ~POLLOUT) && fs_notes_read(&loop->notes, take_note, loop, &err) < 0)
+        drop_notes(loop, err.text);
+}
+
+int fs_loop_note(struct fs_loop *loop, const struct fs_pin_note *note)
+{
+    return fs_relay_note(loop->relay, note);
+}
+
 /* ---- life ---- */
 
 static int set_nonblocking(int fd)
@@ -241,11 +284,16 @@ int fs_loop_new(const struct fs_loop_opts *opts, struct fs_loop **ret, struct bg
     loop->opts.relay.notify = notify;
     loop->opts.relay.owner = loop;
     loop->opts.relay.returns = opts->return_fd >= 0;
+    loop->opts.relay.guard.on_note = keep_note;
+    loop->opts.relay.guard.owner = loop;
+    loop->notes.fd = -1;
     loop->request = malloc(BG_FS_MESSAGE_MAX);
     loop->input = malloc(INPUT_SIZE);
     int r = loop->request && loop->input ? 0 : -ENOMEM;
     if (r == 0)
         r = fs_relay_new(&loop->opts.relay, &loop->relay);
+    if (r == 0 && opts->notes_fd >= 0)
+        r = fs_notes_init(&loop->notes, opts->notes_fd);
     if (r == 0)
         r = fs_notifier_new(&loop->notifier);
     if (r == 0)
@@ -266,6 +314,7 @@ void fs_loop_free(struct fs_loop *loop)
         return;
     fs_relay_free(loop->relay);
     fs_notifier_free(loop->notifier);
+    fs_notes_done(&loop->notes);
     free(loop->request);
     free(loop->input);
     free(loop->output);
@@ -453,13 +502,15 @@ int fs_loop_run(struct fs_loop *loop, int fuse_fd, int signal_fd, struct bg_err 
             loop->opts.on_ready(loop->opts.owner);
         }
         bool room = fs_relay_has_room(loop->relay) && output_left(loop) < BG_FS_WINDOW_BYTES;
-        struct pollfd fds[5] = {
+        short notes = fs_notes_waits(&loop->notes) ? POLLIN | POLLOUT : POLLIN;
+        struct pollfd fds[6] = {
             {.fd = fuse_fd, .events = room ? POLLIN : 0},
             {.fd = signal_fd, .events = POLLIN},
             {.fd = loop->broken ? -1 : loop->opts.in_fd, .events = POLLIN},
             {.fd = output_left(loop) > 0 ? loop->opts.out_fd : -1, .events = POLLOUT},
-            {.fd = loop->opts.return_fd, .events = POLLIN}};
-        int n = poll(fds, 5, next_ms == UINT64_MAX ? -1 : (int)next_ms);
+            {.fd = loop->opts.return_fd, .events = POLLIN},
+            {.fd = loop->notes.fd, .events = notes}};
+        int n = poll(fds, 6, next_ms == UINT64_MAX ? -1 : (int)next_ms);
         if (n < 0 && errno != EINTR)
             return bg_err_errno(err, -errno, "mount: poll");
         if (n <= 0)
@@ -472,6 +523,8 @@ int fs_loop_run(struct fs_loop *loop, int fuse_fd, int signal_fd, struct bg_err 
         }
         if (fds[4].revents)
             take_return(loop, now_ms);
+        if (fds[5].revents)
+            carry_notes(loop, fds[5].revents);
         if (fds[3].revents && !loop->broken)
             write_output(loop);
         if (fds[2].revents && !loop->broken)

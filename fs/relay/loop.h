@@ -16,6 +16,7 @@ struct fs_loop_opts {
      * does, and every access fails from then on. */
     int return_fd;
     void (*on_lost)(void *owner);  /* another stream is wanted */
+    int notes_fd;                  /* approvals, both ways (notes.h); -1: none. Borrowed */
     struct fs_relay_opts relay;    /* its functions and owner are set by the loop */
     void (*on_ready)(void *owner); /* the mount can be used */
     void *owner;
@@ -32,6 +33,9 @@ enum fs_loop_return {
 int fs_loop_new(const struct fs_loop_opts *opts, struct fs_loop **ret,
                 struct bg_err *err) BG_MUST_CHECK;
 void fs_loop_free(struct fs_loop *loop);
+
+/* fs_relay_note. */
+int fs_loop_note(struct fs_loop *loop, const struct fs_pin_note *note) BG_MUST_CHECK;
 
 /* Exchanges hellos with the server, waiting at most timeout_ms. Before there is a mount. Errors:
  * -ETIMEDOUT; -ECONNRESET it hung up; -EPROTO it is no file server. */

@@ -5,7 +5,9 @@
  * makes the mount, has the only fd of /dev/fuse, confines itself, serves. When it dies in whatever
  * way, the kernel fails every access to the mount, so nobody hangs on it.
  *
- * The relay cannot unmount: it has given up the right to run fusermount3. */
+ * The relay cannot unmount: it has given up the right to run fusermount3. Nor can it open files:
+ * what it has to keep about guarded files it tells the keeper, who checks it and writes it to the
+ * store (store.h); and the keeper tells the relay what others have put there. */
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -27,8 +29,10 @@
 #include "common/quote.h"
 #include "fs/relay/loop.h"
 #include "fs/relay/mountpoint.h"
+#include "fs/relay/notes.h"
 #include "fs/relay/reopen.h"
 #include "fs/relay/sandbox.h"
+#include "fs/relay/store.h"
 
 #define GREET_TIMEOUT_MS    30000u /* an emulated guest that is busy takes its time */
 #define DEADLINE_DEFAULT_MS 15000u
@@ -43,6 +47,8 @@ struct args {
     uint64_t deadline_ms;
     enum fs_reopen_kind reopen_kind;
     char **reopen; /* the command that gets another stream; NULL: none does */
+    enum guard_policy guard;
+    const char *guard_root, *guard_store; /* may be NULL */
 };
 
 /* What the relay tells the keeper, in one write. */
@@ -80,22 +86,64 @@ static void relay_lost(void *owner)
     send_report(*(const int *)owner, REPORT_LOST, NULL);
 }
 
-static int serve(const struct args *args, const char *path, const struct bg_log *log, int report_fd,
-                 int return_fd, struct bg_err *err)
+static uint64_t wall_clock(void *owner)
 {
-    struct fs_loop_opts opts = {.in_fd = args->stream_fd,
-                                .out_fd = args->stream_fd,
-                                .return_fd = return_fd,
-                                .on_lost = relay_lost,
-                                .relay = {.uid = getuid(),
-                                          .gid = getgid(),
-                                          .read_only = args->read_only,
-                                          .raw_names = args->raw_names,
-                                          .links = args->links,
-                                          .deadline_ms = args->deadline_ms,
-                                          .log = log},
-                                .on_ready = relay_ready,
-                                .owner = &report_fd};
+    struct timespec now;
+    (void)owner;
+    (void)clock_gettime(CLOCK_REALTIME, &now); /* cannot fail with this clock */
+    return (uint64_t)now.tv_sec;
+}
+
+/* What the relay gets from the keeper besides args. */
+struct relay_start {
+    int report_fd;
+    int return_fd; /* -1: no other stream comes */
+    int notes_fd;  /* -1: nothing is kept */
+};
+
+static int seed(void *owner, const struct fs_pin_note *note)
+{
+    struct fs_loop *loop = owner;
+    return fs_loop_note(loop, note);
+}
+
+/* Reads the store, while files can still be opened. */
+static int load_store(struct fs_loop *loop, const struct bg_log *log, const char *dir,
+                      struct bg_err *err)
+{
+    struct fs_store *store;
+    size_t damaged = 0;
+    int r = fs_store_open(dir, &store, err);
+    if (r < 0)
+        return r;
+    r = fs_store_load(store, seed, loop, &damaged, err);
+    if (damaged > 0)
+        bg_log(log, BG_LOG_WARN, "%zu damaged files in the store of approvals, ignoring them",
+               damaged);
+    fs_store_close(store);
+    return r;
+}
+
+static int serve(const struct args *args, const char *path, const struct bg_log *log,
+                 const struct relay_start *start, struct bg_err *err)
+{
+    int report_fd = start->report_fd;
+    struct fs_loop_opts opts = {
+        .in_fd = args->stream_fd,
+        .out_fd = args->stream_fd,
+        .return_fd = start->return_fd,
+        .on_lost = relay_lost,
+        .notes_fd = start->notes_fd,
+        .relay = {.uid = getuid(),
+                  .gid = getgid(),
+                  .read_only = args->read_only,
+                  .raw_names = args->raw_names,
+                  .links = args->links,
+                  .deadline_ms = args->deadline_ms,
+                  .log = log,
+                  .guard = {.policy = args->guard, .root = args->guard_root, .now_s = wall_clock}},
+        .on_ready = relay_ready,
+        .owner = &report_fd};
     sigset_t term;
     (void)sigemptyset(&term); /* these two cannot fail with such arguments */
     (void)sigaddset(&term, SIGTERM);
@@ -106,7 +154,10 @@ static int serve(const struct args *args, const char *path, const struct bg_log 
     int r = fs_loop_new(&opts, &loop, err);
     if (r < 0)
         return r;
-    r = fs_loop_greet(loop, GREET_TIMEOUT_MS, err);
+    if (start->notes_fd >= 0)
+        r = load_store(loop, log, args->guard_store, err);
+    if (r == 0)
+        r = fs_loop_greet(loop, GREET_TIMEOUT_MS, err);
     int fuse_fd = -1;
     if (r == 0) {
         struct fs_mount_opts mount_opts = {.path = path,
@@ -165,21 +216,22 @@ static void drop_stdio(int log_fd)
 
 /* Does not return. */
 static void run_relay(const struct args *args, const char *path, const struct bg_log *log,
-                      int report_fd, int return_fd)
+                      const struct relay_start *start)
 {
     struct bg_err err = {0};
     (void)signal(SIGINT, SIG_IGN); /* the keeper's affair */
     (void)signal(SIGHUP, SIG_IGN);
     (void)signal(SIGPIPE, SIG_IGN);
     drop_stdio(log->fd);
-    int keep[] = {0, 1, 2, args->stream_fd, log->fd, report_fd, return_fd};
+    int keep[] = {
+        0, 1, 2, args->stream_fd, log->fd, start->report_fd, start->return_fd, start->notes_fd};
     qsort(keep, sizeof keep / sizeof *keep, sizeof *keep, by_number);
     close_others(keep, sizeof keep / sizeof *keep);
     tzset(); /* the log's clock reads a file; later there are none */
-    int r = serve(args, path, log, report_fd, return_fd, &err);
+    int r = serve(args, path, log, start, &err);
     if (r < 0) {
         bg_log(log, BG_LOG_ERROR, "%s", err.text);
-        send_report(report_fd, REPORT_FAILED, &err);
+        send_report(start->report_fd, REPORT_FAILED, &err);
     }
     _exit(r < 0 ? 1 : 0);
 }
@@ -196,6 +248,11 @@ struct keeper {
     bool mounted, relay_ended;
     struct fs_mount mount;
     struct fs_reopen reopen;
+    bool closed; /* the relay has closed its report pipe: it ends */
+    int signal_fd;
+    struct fs_store *store; /* NULL: nothing is kept */
+    struct fs_notes notes;  /* to and from the relay; fd -1: no more */
+    bool complained;        /* about the store: once is enough */
 };
 
 /* One line of JSON for the caller. text is printable already. */
@@ -243,22 +300,120 @@ static bool relay_ended(struct keeper *keeper)
     return keeper->relay_ended;
 }
 
-static void wait_for_relay(struct keeper *keeper, const sigset_t *signals, uint64_t timeout_ms)
+static void complain(struct keeper *keeper, const char *text)
+{
+    if (!keeper->complained)
+        bg_log(keeper->log, BG_LOG_ERROR, "guarded files: %s", text);
+    keeper->complained = true;
+}
+
+/* From the relay: the host wrote or removed a guarded file. */
+static int keep_note(void *owner, const struct fs_pin_note *note)
+{
+    struct keeper *keeper = owner;
+    struct bg_err err;
+    if (fs_store_keep(keeper->store, note, &err) < 0)
+        complain(keeper, err.text);
+    return 0;
+}
+
+/* From the store: somebody else changed it. */
+static int pass_note(void *owner, const struct fs_pin_note *note)
+{
+    struct keeper *keeper = owner;
+    return keeper->notes.fd < 0 ? 0 : fs_notes_send(&keeper->notes, note);
+}
+
+static void carry_notes(struct keeper *keeper, short relay_events, short store_events)
+{
+    struct bg_err err;
+    int r = 0;
+    if (relay_events & POLLOUT)
+        r = fs_notes_flush(&keeper->notes);
+    if (r == 0 && (relay_events & ~POLLOUT))
+        r = fs_notes_read(&keeper->notes, keep_note, keeper, &err);
+    if (r < 0) {
+        if (r == -EPROTO)
+            complain(keeper, err.text);
+        (void)close(keeper->notes.fd); /* its end, or its fault */
+        fs_notes_done(&keeper->notes);
+    }
+    if (store_events && fs_store_changes(keeper->store, pass_note, keeper, &err) < 0)
+        complain(keeper, err.text);
+}
+
+/* The relay says something, or has closed its report pipe. */
+static void take_report(struct keeper *keeper)
+{
+    struct report report; /* in one piece, as it was written */
+    keeper->closed = read(keeper->report_fd, &report, sizeof report) != (ssize_t)sizeof report;
+    if (!keeper->closed && report.kind == REPORT_LOST)
+        fs_reopen_want(&keeper->reopen, bg_now_ms());
+}
+
+/* The shorter of two times, of which -1 is for ever. */
+static int sooner(int a, int b)
+{
+    return a < 0 || (b >= 0 && b < a) ? b : a;
+}
+
+/* Waits for a signal, and returns its number; 0 after timeout_ms, or when the relay has closed its
+ * report pipe. Meanwhile approvals are kept, and a lost stream is looked for. */
+static int wait_for_signal(struct keeper *keeper, int timeout_ms)
+{
+    uint64_t until_ms = bg_now_ms() + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms);
+    bool was_closed = keeper->closed;
+    while (keeper->closed == was_closed) {
+        short notes = fs_notes_waits(&keeper->notes) ? POLLIN | POLLOUT : POLLIN;
+        struct pollfd fds[5] = {
+            {.fd = keeper->signal_fd, .events = POLLIN},
+            {.fd = keeper->notes.fd, .events = notes},
+            {.fd = keeper->store ? fs_store_watch_fd(keeper->store) : -1, .events = POLLIN},
+            {.fd = keeper->closed ? -1 : keeper->report_fd, .events = POLLIN},
+            fs_reopen_poll(&keeper->reopen)};
+        uint64_t now_ms = bg_now_ms();
+        if (timeout_ms >= 0 && now_ms >= until_ms)
+            return 0;
+        int left_ms = timeout_ms < 0 ? -1 : (int)(until_ms - now_ms);
+        if (poll(fds, 5, sooner(left_ms, fs_reopen_timeout(&keeper->reopen, now_ms))) < 0)
+            continue; /* EINTR; no other error can be */
+        carry_notes(keeper, fds[1].revents, fds[2].revents);
+        if (fds[3].revents)
+            take_report(keeper);
+        fs_reopen_turn(&keeper->reopen, fds[4].revents != 0, bg_now_ms());
+        struct signalfd_siginfo info;
+        if (fds[0].revents && read(keeper->signal_fd, &info, sizeof info) == (ssize_t)sizeof info)
+            return (int)info.ssi_signo;
+    }
+    return 0;
+}
+
+/* Until a signal asks for the end, or the relay has ended. Its end closes its report pipe at once;
+ * not so quickly does it end itself if a thread of it waits in the kernel, perhaps for somebody who
+ * waits for the relay. */
+static void watch_relay(struct keeper *keeper)
+{
+    int number = 0;
+    while (!keeper->closed && !relay_ended(keeper) && (number == 0 || number == SIGCHLD))
+        number = wait_for_signal(keeper, -1);
+    fs_reopen_end(&keeper->reopen);
+    if (keeper->closed && !relay_ended(keeper))
+        fs_mount_abort(keeper->path, &keeper->mount);
+}
+
+static void wait_for_relay(struct keeper *keeper, uint64_t timeout_ms)
 {
     uint64_t until_ms = bg_now_ms() + timeout_ms;
     while (!relay_ended(keeper)) {
         uint64_t now_ms = bg_now_ms();
         if (now_ms >= until_ms)
             return;
-        uint64_t left_ms = until_ms - now_ms;
-        struct timespec left = {.tv_sec = (time_t)(left_ms / 1000),
-                                .tv_nsec = (long)(left_ms % 1000) * 1000000};
-        (void)sigtimedwait(signals, NULL, &left);
+        (void)wait_for_signal(keeper, (int)(until_ms - now_ms));
     }
 }
 
 /* Unmounts and ends the relay, in the order that frees everybody who waits. */
-static void take_down(struct keeper *keeper, const sigset_t *signals)
+static void take_down(struct keeper *keeper)
 {
     struct bg_err err;
     if (keeper->mounted &&
@@ -267,13 +422,17 @@ static void take_down(struct keeper *keeper, const sigset_t *signals)
         bg_log(keeper->log, BG_LOG_ERROR, "%s", err.text);
     if (!relay_ended(keeper)) {
         (void)kill(keeper->relay, SIGTERM); /* fails only if it ended just now */
-        wait_for_relay(keeper, signals, END_TIMEOUT_MS);
+        wait_for_relay(keeper, END_TIMEOUT_MS);
     }
     if (!relay_ended(keeper)) {
         (void)kill(keeper->relay, SIGKILL);
         while (!relay_ended(keeper))
-            (void)sigwaitinfo(signals, NULL);
+            (void)wait_for_signal(keeper, -1);
     }
+    if (keeper->notes.fd >= 0) /* what it said last */
+        carry_notes(keeper, POLLIN, 0);
+    fs_notes_done(&keeper->notes);
+    fs_store_close(keeper->store);
 }
 
 /* From the relay's start until the mount is ready. Errors are told. */
@@ -309,40 +468,35 @@ static void detach(struct keeper *keeper)
     keeper->started_fd = -1;
 }
 
-/* Until a signal asks for the end, or the relay has ended. Its end closes its report pipe at once;
- * not so quickly does it end itself if a thread of it waits in the kernel, perhaps for somebody who
- * waits for the relay. */
-static void watch_relay(struct keeper *keeper, const sigset_t *signals)
+static int take_nothing(void *owner, const struct fs_pin_note *note)
 {
-    bool closed = false;
-    BG_AUTOCLOSE int signal_fd = signalfd(-1, signals, SFD_CLOEXEC | SFD_NONBLOCK);
-    while (signal_fd >= 0 && !closed && !relay_ended(keeper)) {
-        struct pollfd fds[3] = {{.fd = signal_fd, .events = POLLIN},
-                                {.fd = keeper->report_fd, .events = POLLIN},
-                                fs_reopen_poll(&keeper->reopen)};
-        if (poll(fds, 3, fs_reopen_timeout(&keeper->reopen, bg_now_ms())) < 0)
-            continue; /* EINTR: nothing else is possible */
-        struct signalfd_siginfo info;
-        if (fds[0].revents && read(signal_fd, &info, sizeof info) == (ssize_t)sizeof info &&
-            info.ssi_signo != SIGCHLD)
-            break;
-        struct report report;
-        if (fds[1].revents) /* in one piece, as it was written */
-            closed = read(keeper->report_fd, &report, sizeof report) != (ssize_t)sizeof report;
-        if (fds[1].revents && !closed && report.kind == REPORT_LOST)
-            fs_reopen_want(&keeper->reopen, bg_now_ms());
-        fs_reopen_turn(&keeper->reopen, fds[2].revents != 0, bg_now_ms());
-    }
-    fs_reopen_end(&keeper->reopen);
-    if (closed && !relay_ended(keeper))
-        fs_mount_abort(keeper->path, &keeper->mount);
+    (void)owner;
+    (void)note;
+    return 0;
+}
+
+/* Opens the store, before the relay is forked: nothing that is put there later is missed. */
+static int open_store(struct keeper *keeper, int notes[2], struct bg_err *err)
+{
+    size_t damaged;
+    int r = fs_store_open(keeper->args->guard_store, &keeper->store, err);
+    if (r == 0 && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, notes) < 0)
+        r = bg_err_errno(err, -errno, "socketpair");
+    if (r == 0 && (r = fs_notes_init(&keeper->notes, notes[0])) < 0)
+        (void)bg_err_errno(err, r, "guarded files");
+    /* What is there already counts, but is none of the keeper's business. */
+    return r < 0 ? r : fs_store_load(keeper->store, take_nothing, NULL, &damaged, err);
 }
 
 static int run_keeper(const struct args *args, const char *path, const struct bg_log *log,
                       int started_fd)
 {
-    struct keeper keeper = {
-        .args = args, .log = log, .path = path, .started_fd = started_fd, .relay = -1};
+    struct keeper keeper = {.args = args,
+                            .log = log,
+                            .path = path,
+                            .started_fd = started_fd,
+                            .relay = -1,
+                            .notes = {.fd = -1}};
     sigset_t signals;
     (void)sigemptyset(&signals); /* these cannot fail with such arguments */
     (void)sigaddset(&signals, SIGTERM);
@@ -352,11 +506,16 @@ static int run_keeper(const struct args *args, const char *path, const struct bg
     (void)sigprocmask(SIG_BLOCK, &signals, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
 
-    int reports[2], returns[2] = {-1, -1};
+    int reports[2], returns[2] = {-1, -1}, notes[2] = {-1, -1};
     struct bg_err err;
-    if (pipe2(reports, O_CLOEXEC) < 0 ||
+    keeper.signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (keeper.signal_fd < 0 || pipe2(reports, O_CLOEXEC) < 0 ||
         (args->reopen && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, returns) < 0)) {
         (void)bg_err_errno(&err, -errno, "pipe");
+        tell_error(&keeper, &err);
+        return 1;
+    }
+    if (args->guard_store && args->guard == GUARD_PIN && open_store(&keeper, notes, &err) < 0) {
         tell_error(&keeper, &err);
         return 1;
     }
@@ -368,11 +527,15 @@ static int run_keeper(const struct args *args, const char *path, const struct bg
         return 1;
     }
     if (keeper.relay == 0) {
-        run_relay(args, path, log, reports[1], returns[1]);
+        struct relay_start start = {
+            .report_fd = reports[1], .return_fd = returns[1], .notes_fd = notes[1]};
+        run_relay(args, path, log, &start);
     }
     (void)close(reports[1]);
     if (returns[1] >= 0)
         (void)close(returns[1]);
+    if (notes[1] >= 0)
+        (void)close(notes[1]); /* the relay's end is seen by it */
     keeper.reopen = (struct fs_reopen){.kind = args->reopen_kind,
                                        .argv = args->reopen,
                                        .relay_fd = returns[0],
@@ -386,9 +549,9 @@ static int run_keeper(const struct args *args, const char *path, const struct bg
             (void)close(args->ready_fd);
         if (started_fd >= 0)
             detach(&keeper);
-        watch_relay(&keeper, &signals);
+        watch_relay(&keeper);
     }
-    take_down(&keeper, &signals);
+    take_down(&keeper);
     return r < 0 ? 1 : 0;
 }
 
@@ -417,6 +580,7 @@ static void usage(FILE *out)
     (void)fprintf(out,
                   "usage: bellglass-mount --stream-fd N --mountpoint DIR --name NAME\n"
                   "  [--read-only] [--exec] [--raw-names] [--symlinks inside|none|raw]\n"
+                  "  [--guard pin|owner|off] [--guard-root PATH] [--guard-store DIR]\n"
                   "  [--deadline-ms N] [--ready-fd N] [--log-fd N] [--foreground]\n"
                   "  [--reopen serves|passes -- COMMAND...]\n"
                   "Mounts the files that a bellglass file server offers on the open stream N.\n");
@@ -454,15 +618,21 @@ static int parse_args(int argc, char **argv, struct args *ret)
                                             {"exec", no_argument, NULL, 'x'},
                                             {"raw-names", no_argument, NULL, 'w'},
                                             {"deadline-ms", required_argument, NULL, 'd'},
+                                            {"guard", required_argument, NULL, 'g'},
+                                            {"guard-root", required_argument, NULL, 'o'},
+                                            {"guard-store", required_argument, NULL, 't'},
                                             {"ready-fd", required_argument, NULL, 'y'},
                                             {"log-fd", required_argument, NULL, 'l'},
                                             {"foreground", no_argument, NULL, 'f'},
-                                            {"reopen", required_argument, NULL, 'o'},
+                                            {"reopen", required_argument, NULL, 'e'},
                                             {"symlinks", required_argument, NULL, 'k'},
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
-    *ret = (struct args){
-        .stream_fd = -1, .ready_fd = -1, .log_fd = -1, .deadline_ms = DEADLINE_DEFAULT_MS};
+    *ret = (struct args){.stream_fd = -1,
+                         .ready_fd = -1,
+                         .log_fd = -1,
+                         .deadline_ms = DEADLINE_DEFAULT_MS,
+                         .guard = GUARD_PIN};
     bool reopens = false;
     int c, r = 0;
     while (r == 0 && (c = getopt_long(argc, argv, "+", options, NULL)) != -1) {
@@ -482,6 +652,15 @@ static int parse_args(int argc, char **argv, struct args *ret)
         case 'k':
             r = parse_links(optarg, &ret->links);
             break;
+        case 'g':
+            r = guard_policy_parse(optarg, &ret->guard);
+            break;
+        case 'o':
+            ret->guard_root = optarg;
+            break;
+        case 't':
+            ret->guard_store = optarg;
+            break;
         case 'm':
             ret->mountpoint = optarg;
             break;
@@ -500,7 +679,7 @@ static int parse_args(int argc, char **argv, struct args *ret)
         case 'f':
             ret->foreground = true;
             break;
-        case 'o':
+        case 'e':
             reopens = true;
             if (strcmp(optarg, "serves") == 0)
                 ret->reopen_kind = FS_REOPEN_SERVES;

@@ -1,5 +1,6 @@
 #include "fs/relay/changes.h"
 #include "fs/relay/gather.h"
+#include "fs/relay/guarded.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -149,6 +150,7 @@ void fs_pending_free(struct fs_relay *relay, struct fs_pending *pending)
     fs_changes_write_ended(relay, pending);
     fs_tree_unref(&relay->tree, pending->node);
     fs_tree_unref(&relay->tree, pending->node2);
+    fs_errand_free(relay, pending->errand);
     free(pending->name);
     free(pending->name2);
     free(pending->again);
@@ -513,6 +515,8 @@ int fs_relay_new(const struct fs_relay_opts *opts, struct fs_relay **ret)
         r = fs_table_init(&relay->by_unique);
     if (r == 0)
         r = fs_table_init(&relay->by_kernel);
+    if (r == 0)
+        r = fs_guard_new(&opts->guard, &relay->guard);
     if (r < 0) {
         fs_relay_free(relay);
         return r;
@@ -537,6 +541,7 @@ void fs_relay_free(struct fs_relay *relay)
     fs_table_done(&relay->handles);
     fs_table_done(&relay->by_unique);
     fs_table_done(&relay->by_kernel);
+    fs_guard_free(relay->guard);
     if (relay->tree.root)
         fs_tree_done(&relay->tree);
     free(relay->forgets);

@@ -32,6 +32,8 @@
 
 #include "common/err.h"
 #include "common/log.h"
+#include "fs/guard/pins.h"
+#include "fs/guard/rules.h"
 
 struct fs_relay;
 
@@ -51,6 +53,17 @@ enum fs_links {
     FS_LINKS_RAW,    /* true texts, and the host follows them anywhere */
 };
 
+/* Guarded files: see guarded.h. */
+struct fs_guard_opts {
+    enum guard_policy policy;
+    const char *root; /* the mount's root, as a path in the sandbox; NULL: "/". Borrowed for new */
+    /* Seconds since 1970, for the times of what is written. NULL: 0. */
+    uint64_t (*now_s)(void *owner);
+    /* The host has written or removed a guarded file. NULL: nobody keeps it. */
+    void (*on_note)(void *owner, const struct fs_pin_note *note);
+    void *owner;
+};
+
 struct fs_relay_opts {
     uid_t uid; /* whose mount it is */
     gid_t gid;
@@ -60,6 +73,7 @@ struct fs_relay_opts {
     enum fs_links links;
     uint64_t deadline_ms;     /* for metadata; data has twice, fsync eight times that. > 0 */
     const struct bg_log *log; /* borrowed */
+    struct fs_guard_opts guard;
     /* Gives one whole message to the kernel. Returns 0 or negative errno: -ENOENT the kernel no
      * longer wants it. */
     int (*to_kernel)(void *owner, const struct iovec *parts, int count);
@@ -71,7 +85,7 @@ struct fs_relay_opts {
     void *owner;
 };
 
-/* Errors: -ENOMEM. */
+/* Errors: -EINVAL guard.root; -ENOMEM. */
 int fs_relay_new(const struct fs_relay_opts *opts, struct fs_relay **ret) BG_MUST_CHECK;
 void fs_relay_free(struct fs_relay *relay);
 
@@ -80,6 +94,10 @@ void fs_relay_free(struct fs_relay *relay);
 void fs_relay_hello(const struct fs_relay *relay, uint8_t *out);
 int fs_relay_greeted(struct fs_relay *relay, const uint8_t *bytes, size_t size,
                      struct bg_err *err) BG_MUST_CHECK;
+
+/* An approval that was kept, or was given elsewhere. At any time. Errors, which leave the path
+ * without one: -ENOSPC, -ENOMEM. */
+int fs_relay_note(struct fs_relay *relay, const struct fs_pin_note *note) BG_MUST_CHECK;
 
 /* One request of the kernel, as read from /dev/fuse. */
 void fs_relay_request(struct fs_relay *relay, const uint8_t *bytes, size_t size, uint64_t now_ms);

@@ -3,6 +3,7 @@
  * back. */
 #include "fs/relay/changes.h"
 #include "fs/relay/gather.h"
+#include "fs/relay/guarded.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -65,6 +66,8 @@ static int enter(struct fs_relay *relay, const struct fs_pending *pending, uint3
     int r = fs_relay_look_at(relay, reply->node, &reply->attr, &entry);
     if (r == 0 && !type_fits(opcode, &entry))
         r = -EIO;
+    if (r == 0)
+        r = fs_guard_admits(relay, parent, name, &reply->attr);
     if (r < 0) {
         give_back_reference(relay, reply->node);
         return r;
@@ -75,14 +78,20 @@ static int enter(struct fs_relay *relay, const struct fs_pending *pending, uint3
     reply->node = (*ret)->id;
     reply->generation = 0;
     fs_changes_date(relay, pending, *ret, parent, reply);
+    if (fs_guard_is_volatile(relay, parent, name))
+        reply->entry_valid = 0;
+    (*ret)->guarded = reply->attr.uid == FS_NOBODY;
     return 0;
 }
 
 static int answer_entry(struct fs_relay *relay, const struct fs_pending *pending,
-                        struct fs_reply *reply)
+                        struct fs_reply *reply, uint64_t now_ms)
 {
     struct fs_rnode *node;
-    int r = enter(relay, pending, pending->opcode, pending->name, reply, &node);
+    int r;
+    if (fs_guard_looks_into(relay, pending, reply, now_ms, &r))
+        return r;
+    r = enter(relay, pending, pending->opcode, pending->name, reply, &node);
     if (r < 0)
         return r;
     fs_gather_amend(node, pending->unique, reply);
@@ -125,6 +134,7 @@ static int answer_attr(struct fs_relay *relay, const struct fs_pending *pending,
     if (!fs_tree_same(&relay->tree, pending->node, &seen))
         return -ESTALE;
     fs_changes_date(relay, pending, pending->node, NULL, reply);
+    fs_guard_paints(relay, pending->node, &reply->attr);
     (void)fs_relay_answer(relay, pending->kernel_unique, pending->opcode, reply);
     return 0;
 }
@@ -166,6 +176,7 @@ static int answer_create(struct fs_relay *relay, const struct fs_pending *pendin
         fs_gather_amend(node, pending->unique, reply);
         reply->fh = handle->id;
         reply->open_flags = 0;
+        fs_guard_created(relay, pending, node);
         if (fs_relay_answer(relay, pending->kernel_unique, pending->opcode, reply) == 0)
             return 0;
         fs_handle_free(relay, handle);
@@ -218,7 +229,10 @@ static void emit_entry(struct fs_relay *relay, const struct fs_pending *pending,
                        struct fs_dirent *entry, bool shown, struct bg_writer *out)
 {
     char name[BG_FS_NAME_MAX + 1];
-    if (is_dots(entry) || !shown) {
+    enum fs_guard_listing listing =
+        is_dots(entry) || !shown ? FS_GUARD_SHOW : fs_guard_lists(relay, pending->node, entry);
+    shown = shown && listing != FS_GUARD_HIDE;
+    if (is_dots(entry) || !shown || listing == FS_GUARD_NAME_ONLY) {
         give_back_reference(relay, entry->entry.node);
         entry->entry = (struct fs_reply){0};
     } else if (entry->entry.node != 0) {
@@ -337,8 +351,10 @@ static int answer_entries(struct fs_relay *relay, struct fs_pending *pending,
     int r = recode_entries(relay, pending, plus, reply, &out, &count, &offset);
     if (r < 0)
         return r;
-    if (pending->offset == 0)
+    if (pending->offset == 0) {
         handle->entries = handle->waited_ms = 0;
+        handle->ours = false;
+    }
     handle->entries += count;
     handle->waited_ms += now_ms - pending->sent_ms;
     if (!within_folder_limits(handle)) {
@@ -347,6 +363,8 @@ static int answer_entries(struct fs_relay *relay, struct fs_pending *pending,
             forget_entries(relay, out.start, out.used);
         return -EIO;
     }
+    if (count == 0 && fs_guard_continues(relay, pending, handle))
+        return 0;
     if (out.used == 0 && count > 0)
         return ask_for_more(relay, pending, offset, handle->server_fh, now_ms);
     reply->data = out.start;
@@ -420,6 +438,7 @@ static int check_count(const struct fs_pending *pending, const struct fs_reply *
 /* What changed for the kernel with this answer. */
 static void follow_change(struct fs_relay *relay, const struct fs_pending *pending, uint64_t now_ms)
 {
+    fs_guard_moved(relay, pending);
     switch (pending->opcode) {
     case FUSE_FSYNC:
         pending->node->synced = pending->writes;
@@ -447,7 +466,7 @@ static int pass_on(struct fs_relay *relay, struct fs_pending *pending, struct fs
     int r = 0;
     switch (fs_op_find(pending->opcode)->reply) {
     case FS_REPLY_ENTRY:
-        return answer_entry(relay, pending, reply);
+        return answer_entry(relay, pending, reply, now_ms);
     case FS_REPLY_ATTR:
         return answer_attr(relay, pending, reply);
     case FS_REPLY_OPEN:
@@ -613,6 +632,8 @@ int fs_relay_reply(struct fs_relay *relay, const uint8_t *bytes, size_t size, ui
 
     if (pending->rebinds) {
         fs_rebind_reply(relay, pending, &reply, now_ms);
+    } else if (pending->errand) {
+        fs_errand_reply(relay, pending, &reply, now_ms);
     } else if (pending->kernel_unique == 0 && pending->opcode == FUSE_GETATTR) {
         take_probe(relay, &reply);
     } else if (pending->gathered && !pending->late) {

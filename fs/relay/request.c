@@ -2,6 +2,7 @@
  * translated. The kernel is trusted to mean well, but a request is parsed as strictly as any. */
 #include "fs/relay/changes.h"
 #include "fs/relay/gather.h"
+#include "fs/relay/guarded.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -65,6 +66,8 @@ static void forget_one(struct fs_relay *relay, uint64_t id, uint64_t count)
     struct fs_rnode *node = fs_tree_find(&relay->tree, id);
     if (node)
         fs_tree_forget(&relay->tree, node, count);
+    else
+        (void)fs_guard_forgets(relay, id, count); /* or nobody's */
 }
 
 static void interrupt(struct fs_relay *relay, const struct fs_request *request, uint64_t now_ms)
@@ -293,6 +296,8 @@ static void release(struct fs_relay *relay, const struct fs_request *request, ui
 {
     struct fs_rhandle *handle = fs_handle_find(relay, request->fh);
     struct fs_reply reply = {0};
+    if (!handle && fs_guard_releases(relay, request, now_ms))
+        return;
     if (handle)
         fs_relay_release(relay, handle, request->opcode == FUSE_RELEASEDIR, now_ms);
     (void)fs_relay_answer(relay, request->unique, request->opcode, &reply); /* nobody waits */
@@ -318,6 +323,9 @@ static bool flush_is_idle(const struct fs_relay *relay, const struct fs_request 
 static int forward(struct fs_relay *relay, struct fs_request *request, const uint8_t *bytes,
                    size_t size, uint64_t now_ms)
 {
+    int r;
+    if (fs_guard_takes(relay, request, now_ms, &r))
+        return r;
     struct fs_rnode *node = fs_tree_find(&relay->tree, request->node);
     if (!node)
         return -ESTALE;
@@ -337,7 +345,7 @@ static int forward(struct fs_relay *relay, struct fs_request *request, const uin
     if (fs_rebind_tells_loss(relay, request))
         return -EIO;
     struct fs_rnode *node2;
-    int r = check_request(relay, request, node);
+    r = check_request(relay, request, node);
     if (r == 0)
         r = find_node2(relay, request, &node2);
     if (r == 0 && !has_slow_room(relay, request->opcode))

@@ -23,6 +23,7 @@ struct fs_rhandle {
     unsigned errors_seen;  /* of gather->errors */
     uint64_t entries;      /* read since the start of the folder */
     uint64_t waited_ms;    /* for answers to READDIR */
+    bool ours;             /* the server's part of the folder has been read: the guard's comes */
 };
 
 /* A request that the server has and has not answered. */
@@ -45,6 +46,7 @@ struct fs_pending {
     char *name, *name2;
     uint64_t fh, fh2;             /* the kernel's */
     uint64_t size, offset, flags; /* as asked */
+    struct fs_errand *errand;     /* whose step it is; owned. NULL: none */
     uint64_t thread, since_ms;    /* READLINK: see walks.h */
     struct fs_request request;    /* what waits to be sent; SETLK, SETLKW: to undo it */
 
@@ -113,6 +115,8 @@ struct fs_relay {
     struct fs_statfs statfs;
 
     struct fs_walks walks;
+    struct fs_guard *guard; /* NULL: nothing is guarded */
+    size_t errands;         /* on their way */
 
     uint8_t *scratch; /* BG_FS_MESSAGE_MAX: folders are encoded anew here */
 };

@@ -38,6 +38,9 @@ struct fs_rnode {
     mode_t type;      /* S_IFREG, S_IFDIR, S_IFLNK; for good */
     bool special;     /* shown as an empty file that cannot be opened */
     bool stale;       /* every request on it fails */
+    bool unnamed;     /* was renamed to a guarded name: not to be opened by it */
+    bool guarded;     /* a file that was found at a guarded place */
+    uint8_t signs;    /* enum guard_sign: of a folder, what has been seen in it */
     bool locked;      /* somebody on the host has had a POSIX lock on it */
     bool placed;      /* in by_place: folders and links where they were last seen */
     bool covered;     /* changes that others make to it are told */
@@ -125,6 +128,10 @@ void fs_tree_unref(struct fs_tree *tree, struct fs_rnode *node); /* NULL: no-op 
 void fs_tree_removed(struct fs_tree *tree, struct fs_rnode *parent, const char *name);
 void fs_tree_moved(struct fs_tree *tree, struct fs_rnode *from, const char *from_name,
                    struct fs_rnode *to, const char *to_name, bool exchange);
+
+/* The folder or link that is at a place, as far as known; NULL. */
+struct fs_rnode *fs_tree_at(const struct fs_tree *tree, const struct fs_rnode *parent,
+                            const char *name);
 
 /* How many folders a folder is below the root. */
 unsigned fs_tree_depth(const struct fs_rnode *folder);

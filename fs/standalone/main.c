@@ -21,7 +21,7 @@
 #include "fs/server/server.h"
 
 #define THREADS_DEFAULT 4u
-#define MOUNT_ARGS_MAX  20
+#define MOUNT_ARGS_MAX  24
 
 static void usage(FILE *out)
 {
@@ -29,6 +29,7 @@ static void usage(FILE *out)
                   "usage: bellglass-fs serve [--read-only] [--threads N] DIR\n"
                   "       bellglass-fs mount [--read-only] [--exec] [--raw-names] [--foreground]\n"
                   "                          [--symlinks inside|none|raw] [--reconnect]\n"
+                  "                          [--guard pin|owner|off] [--guard-store DIR]\n"
                   "                          [--name NAME] [--deadline-ms N] DIR -- COMMAND...\n"
                   "--symlinks says what becomes of symbolic links, which this machine follows:\n"
                   "  inside  those that stay in DIR work, others cannot be read (the default)\n"
@@ -114,15 +115,19 @@ static int mount_here(int argc, char **argv)
                                             {"symlinks", required_argument, NULL, 'k'},
                                             {"name", required_argument, NULL, 'n'},
                                             {"deadline-ms", required_argument, NULL, 'd'},
+                                            {"guard", required_argument, NULL, 'g'},
+                                            {"guard-store", required_argument, NULL, 't'},
                                             {"reconnect", no_argument, NULL, 'c'},
                                             {0}};
     static char read_only[] = "--read-only", exec[] = "--exec", raw_names[] = "--raw-names",
                 foreground[] = "--foreground", symlinks[] = "--symlinks", name[] = "--name",
                 deadline[] = "--deadline-ms", stream[] = "--stream-fd", reopen[] = "--reopen",
-                serves[] = "serves", dashes[] = "--", mountpoint[] = "--mountpoint",
+                serves[] = "serves", dashes[] = "--", guard[] = "--guard",
+                guard_store[] = "--guard-store", mountpoint[] = "--mountpoint",
                 standalone[] = "files";
     char *out[MOUNT_ARGS_MAX] = {name};
     char *name_value = standalone, *deadline_value = NULL, *symlinks_value = NULL;
+    char *guard_value = NULL, *store_value = NULL;
     size_t used = 1;
     bool flags[128] = {false};
     int c;
@@ -137,6 +142,10 @@ static int mount_here(int argc, char **argv)
             deadline_value = optarg;
         else if (c == 'k')
             symlinks_value = optarg;
+        else if (c == 'g')
+            guard_value = optarg;
+        else if (c == 't')
+            store_value = optarg;
         else
             flags[c & 127] = true;
     }
@@ -183,6 +192,14 @@ static int mount_here(int argc, char **argv)
     if (deadline_value) {
         out[used++] = deadline;
         out[used++] = deadline_value;
+    }
+    if (guard_value) {
+        out[used++] = guard;
+        out[used++] = guard_value;
+    }
+    if (store_value) {
+        out[used++] = guard_store;
+        out[used++] = store_value;
     }
     if (flags['c']) {
         out[used++] = reopen;

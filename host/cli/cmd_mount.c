@@ -26,7 +26,7 @@
 #define LOG_FILE         "mount.log"
 #define LOG_TAIL_MAX     65536
 
-enum { OPTION_READ_ONLY = OPTION_OWN, OPTION_EXEC, OPTION_AS_ROOT, OPTION_SYMLINKS };
+enum { OPTION_READ_ONLY = OPTION_OWN, OPTION_EXEC, OPTION_AS_ROOT, OPTION_SYMLINKS, OPTION_GUARD };
 
 static const struct option_spec mount_options[] = {
     {OPTION_READ_ONLY, 'r', false, "read-only", NULL, "no changes from here"},
@@ -35,6 +35,8 @@ static const struct option_spec mount_options[] = {
     {OPTION_AS_ROOT, 0, false, "as-root", NULL, "act as the guest's root, not as its user"},
     {OPTION_SYMLINKS, 0, false, "symlinks", "MODE",
      "inside (default), none, or raw: which symbolic links lead on; raw is DANGEROUS, see below"},
+    {OPTION_GUARD, 0, false, "guard", "MODE",
+     "files that programs here run or believe: pin, owner or off [pin]"},
     {0},
 };
 
@@ -175,12 +177,27 @@ static void reopen_done(struct reopen *reopen)
     free(reopen->path);
 }
 
+static int check_guard(const struct args *args, struct bg_err *err)
+{
+    static const char *const modes[] = {"pin", "owner", "off"};
+    const char *mode = args_text(args, OPTION_GUARD, "pin");
+    char quoted[128];
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++)
+        if (strcmp(mode, modes[i]) == 0)
+            return 0;
+    return bg_err_set(err, -EINVAL, "--guard %s: pin, owner or off",
+                      bg_quote(mode, quoted, sizeof quoted));
+}
+
 static int start_helper(const struct bg_sandbox *sandbox, const struct args *args,
                         struct reopen *reopen, char *dir, int stream_fd, struct bg_err *err)
 {
     BG_AUTOFREE char *path = NULL;
     BG_AUTOFREE char *log_path = NULL;
     BG_AUTOFREE char *name = NULL;
+    BG_AUTOFREE char *store = NULL;
+    BG_AUTOFREE char *root = strdup(reopen->path);
+    BG_AUTOFREE char *mode = strdup(args_text(args, OPTION_GUARD, "pin"));
     int ready[2];
     const char *links = args_text(args, OPTION_SYMLINKS, "inside");
     if (strcmp(links, "inside") != 0 && strcmp(links, "none") != 0 && strcmp(links, "raw") != 0)
@@ -189,7 +206,8 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
     if (r < 0)
         return r;
     if (asprintf(&log_path, "%s/%s", sandbox->dir, LOG_FILE) < 0 ||
-        asprintf(&name, "%s:%s", sandbox->name, sandbox->id) < 0)
+        asprintf(&name, "%s:%s", sandbox->name, sandbox->id) < 0 ||
+        asprintf(&store, "%s/guard", sandbox->dir) < 0 || !root || !mode)
         return bg_err_errno(err, -ENOMEM, "mount");
     BG_AUTOCLOSE int log_fd = open(log_path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     BG_AUTOCLOSE int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -202,13 +220,14 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
     char program[] = "bellglass-mount", a[] = "--stream-fd", a_value[] = "3", b[] = "--mountpoint",
          c[] = "--name", d[] = "--ready-fd", d_value[] = "4", e[] = "--log-fd", e_value[] = "2",
          read_only[] = "--read-only", exec[] = "--exec", symlinks[] = "--symlinks",
-         f[] = "--reopen", f_value[] = "passes", dashes[] = "--";
+         f[] = "--reopen", f_value[] = "passes", dashes[] = "--", g[] = "--guard",
+         h[] = "--guard-root", i[] = "--guard-store";
     BG_AUTOFREE char *symlinks_value = strdup(links);
     if (!symlinks_value)
         return bg_err_errno(err, -ENOMEM, "mount");
-    char *argv[26] = {program, a, a_value, b,        dir,           c, name, d,
-                      d_value, e, e_value, symlinks, symlinks_value};
-    size_t argc = 13;
+    char *argv[32] = {program, a,        a_value,        b, dir,  c, name, d, d_value, e,
+                      e_value, symlinks, symlinks_value, g, mode, h, root, i, store};
+    size_t argc = 19;
     if (args_flag(args, OPTION_READ_ONLY))
         argv[argc++] = read_only;
     if (args_flag(args, OPTION_EXEC))
@@ -242,14 +261,16 @@ static int mount_one(struct app *app, const struct args *args, struct bg_err *er
         name = strdup(args->operands[0]);
     if (!name)
         return bg_err_errno(err, -ENOMEM, "mount");
-    if (path[0] == '\0')
-        path = "/";
-    int r = life_open_running(app, name, &life, err);
+    int r = check_guard(args, err);
+    if (r == 0)
+        r = life_open_running(app, name, &life, err);
     if (r < 0)
         return r;
     struct reopen reopen = {0};
     int fd = -1;
     r = check_target(args->operands[1], &dir, err);
+    if (path[0] == '\0')
+        path = "/";
     if (r == 0)
         r = open_stream(app, &life.sandbox, path, args, &fd, err);
     BG_AUTOCLOSE int stream = fd;
@@ -340,7 +361,13 @@ const struct command cmd_mount = {
                "=none all show their text and none is followed, which needs root. With =raw all "
                "are followed, ALSO TO YOUR OWN FILES: a program in the sandbox can then make your "
                "editor, shell or backup read and write any file that you can. Only for a sandbox "
-               "that you trust as you trust yourself.",
+               "that you trust as you trust yourself.\n\n"
+               "Files that programs here run or believe (.envrc, editors' tasks, .npmrc, agents' "
+               "instructions) are shown as they were written here or approved with `bellglass "
+               "trust`, whatever the sandbox does with them; others are not there. git's "
+               "configuration is shown without what could run something, and its hooks are not "
+               "shown. `bellglass guard` lists them. With --guard=owner they are shown as "
+               "somebody else's, so that git refuses them; with --guard=off as they are.",
     .examples = mount_examples,
     .operands_min = 2,
     .operands_max = 2,
