@@ -10,7 +10,8 @@
  * node is opened again by its file handle (root) or else by its name in the folder where it was
  * last seen; a file that is another one by then is ESTALE.
  *
- * Pseudo file systems (/proc, /sys, /dev ...) are hollow: an empty folder stands for them.
+ * Pseudo file systems (/proc, /sys, /dev ...) are hollow: an empty folder stands for them. In a
+ * share that is so for everything that is mounted in the folder.
  * Thread-safe. */
 #pragma once
 
@@ -36,8 +37,10 @@ struct fs_pin {
 
 struct fs_nodes_opts {
     const char *root;
-    size_t fds_max; /* not in use; > 2 */
-    bool handles;   /* we have the right to open by file handle (CAP_DAC_READ_SEARCH) */
+    size_t fds_max;   /* not in use; > 2 */
+    bool handles;     /* we have the right to open by file handle (CAP_DAC_READ_SEARCH) */
+    bool one_mount;   /* nothing that is mounted below root is entered */
+    size_t nodes_max; /* further look-ups: -ENFILE; 0: no limit */
     const struct fs_identity *identity; /* borrowed until close */
 };
 
@@ -45,6 +48,9 @@ struct fs_nodes_opts {
 int fs_nodes_open(const struct fs_nodes_opts *opts, struct fs_nodes **ret,
                   struct bg_err *err) BG_MUST_CHECK;
 void fs_nodes_close(struct fs_nodes *nodes);
+
+/* O_PATH fd of the root; borrowed. */
+int fs_nodes_root_fd(const struct fs_nodes *nodes);
 
 /* Pins a node. Errors: -ESTALE unknown, or the file is no longer there; errno of opening. */
 int fs_nodes_get(struct fs_nodes *nodes, uint64_t id, struct fs_pin *ret) BG_MUST_CHECK;

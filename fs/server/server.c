@@ -221,9 +221,9 @@ static int exchange_hellos(const struct server *server, const struct fs_server_o
     hello.gid = server->identity.switched ? opts->gid : getegid();
     if (opts->read_only)
         hello.flags |= FS_HELLO_READ_ONLY;
-    if (hello.uid == 0)
+    if (hello.uid == 0 && !opts->share)
         hello.flags |= FS_HELLO_ALL_USERS;
-    if (strcmp(opts->root, "/") == 0)
+    if (strcmp(opts->root, "/") == 0 && !opts->share)
         hello.flags |= FS_HELLO_WHOLE;
     uint8_t bytes[FS_HELLO_SIZE];
     fs_hello_emit(&hello, bytes);
@@ -233,7 +233,12 @@ static int exchange_hellos(const struct server *server, const struct fs_server_o
     if (r < 0)
         return bg_err_errno(err, r, "file server: hello");
     struct fs_hello theirs;
-    return fs_hello_parse(bytes, sizeof bytes, /* from_server= */ false, &theirs, err);
+    r = fs_hello_parse(bytes, sizeof bytes, /* from_server= */ false, &theirs, err);
+    if (r == 0 && opts->share)
+        fs_share_set_client(server->ops.share, theirs.uid, theirs.gid);
+    if (r == 0 && opts->on_ready)
+        opts->on_ready(opts->owner);
+    return r;
 }
 
 static int run_threads(struct server *server, unsigned count, struct bg_err *err)
@@ -279,10 +284,15 @@ int fs_server_run(int in_fd, int out_fd, const struct fs_server_opts *opts, stru
     if (r == 0) {
         struct fs_nodes_opts nodes_opts = {.root = opts->root,
                                            .fds_max = node_fds,
-                                           .handles = geteuid() == 0,
+                                           .handles = geteuid() == 0 && !opts->share,
+                                           .one_mount = opts->share != NULL,
+                                           .nodes_max = opts->share ? BG_SHARE_NODES_MAX : 0,
                                            .identity = &server.identity};
         r = fs_nodes_open(&nodes_opts, &server.ops.nodes, err);
     }
+    if (r == 0 && opts->share &&
+        fs_share_open(opts->share, server.ops.nodes, &server.ops.share) < 0)
+        r = bg_err_set(err, -ENOMEM, "file server: out of memory");
     if (r == 0 && fs_handles_open(server.ops.nodes, handle_count, &server.ops.handles) < 0)
         r = bg_err_set(err, -ENOMEM, "file server: out of memory");
     if (r == 0) {
@@ -306,6 +316,7 @@ int fs_server_run(int in_fd, int out_fd, const struct fs_server_opts *opts, stru
 
     fs_locks_close(server.ops.locks);
     fs_handles_close(server.ops.handles);
+    fs_share_close(server.ops.share);
     fs_nodes_close(server.ops.nodes);
     free(server.input);
     /* So that the client sees the end even if somebody else has a copy of the socket. */
