@@ -36,7 +36,7 @@ struct server {
 /* Ends the stream for all threads. err: NULL when the client has closed. in_lock is held. */
 static void end_stream(struct server *server, const struct bg_err *err)
 {
-    if (!server->ended && err)
+    if (err && server->end.code == 0) /* after the end too: it is why it came */
         server->end = *err;
     server->ended = true;
 }

@@ -240,6 +240,16 @@ static bool link_ok(const struct fs_share *share, const char *text, size_t size,
     return share->rules->any_links || fs_link_inside(text, size, fs_path_depth(path) - 1);
 }
 
+/* A link that is to appear at path. In the place of a folder that has rules of its own it would put
+ * another folder under them. */
+static int check_new_link(const struct fs_share *share, const char *text, size_t size,
+                          const char *path)
+{
+    if (judge(share, path) & FS_SHARE_ANCHORED)
+        return -EACCES;
+    return link_ok(share, text, size, path) ? 0 : -EPERM;
+}
+
 /* ---- moves ---- */
 
 /* What stands at folder_fd/name must be fit to stand at path. */
@@ -248,10 +258,11 @@ static int check_move(const struct fs_share *share, int folder_fd, const char *n
 {
     char text[BG_PATH_MAX];
     struct stat st;
-    if (judge(share, from) & FS_SHARE_ANCHORED || judge(share, to) & FS_SHARE_ANCHORED)
-        return -EACCES;
     if (fstatat(folder_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return -errno;
+    bool anchored = (judge(share, from) | judge(share, to)) & FS_SHARE_ANCHORED;
+    if (anchored && (S_ISDIR(st.st_mode) || S_ISLNK(st.st_mode)))
+        return -EACCES;
     if (S_ISLNK(st.st_mode)) {
         ssize_t n = readlinkat(folder_fd, name, text, sizeof text);
         if (n < 0)
@@ -306,7 +317,7 @@ static int check_link(struct fs_share *share, const struct fs_request *request, 
         r = -EPERM;
     if (r == 0 && old.type == S_IFLNK) {
         ssize_t n = readlinkat(old.fd, "", text, sizeof text);
-        r = n < 0 ? -errno : link_ok(share, text, (size_t)n, path) ? 0 : -EPERM;
+        r = n < 0 ? -errno : check_new_link(share, text, (size_t)n, path);
     }
     fs_nodes_put(share->nodes, &old);
     return r == 0 ? spend_inode(share) : r;
@@ -318,9 +329,8 @@ static int check_make(struct fs_share *share, const struct fs_request *request, 
 {
     char path[BG_PATH_MAX];
     int r = check_new(share, folder, request->name, path);
-    if (r == 0 && request->opcode == FUSE_SYMLINK &&
-        !link_ok(share, request->name2, request->name2_size, path))
-        r = -EPERM;
+    if (r == 0 && request->opcode == FUSE_SYMLINK)
+        r = check_new_link(share, request->name2, request->name2_size, path);
     return r == 0 ? spend_inode(share) : r;
 }
 

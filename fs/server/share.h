@@ -21,10 +21,12 @@
 #include "fs/server/nodes.h"
 
 /* What a rule may say of a path. */
-#define FS_SHARE_HIDDEN   1u /* it is not there for the client, and cannot be made */
-#define FS_SHARE_FIXED    2u /* it cannot be made, removed or moved; a file not changed either */
-#define FS_SHARE_FROZEN   4u /* the same, and a folder takes no changes */
-#define FS_SHARE_ANCHORED 8u /* nothing is moved from or to it: rules below it go by its name */
+#define FS_SHARE_HIDDEN 1u /* it is not there for the client, and cannot be made */
+#define FS_SHARE_FIXED  2u /* it cannot be made, removed or moved; a file not changed either */
+#define FS_SHARE_FROZEN 4u /* the same, and a folder takes no changes */
+#define FS_SHARE_ANCHORED                                                                          \
+    8u /* no folder is moved from or to it, and no link put there: rules for                       \
+          what is in it go by its name */
 
 struct fs_share_rules {
     /* FS_SHARE_* of a path below the share's root ("a/b"); what holds for a folder above it, as far
