@@ -162,3 +162,17 @@
 #define BG_GUARD_NODES_MAX    4096 /* known to the kernel; ENFILE */
 #define BG_GUARD_HANDLES_MAX  1024 /* open at once; ENFILE */
 #define BG_GUARD_ERRANDS_MAX  64   /* exchanges with the guest at once; EIO */
+
+/* Shares of host folders. */
+#define BG_SHARES_MAX             64             /* of one sandbox; refused */
+#define BG_SHARE_PATTERNS_MAX     256            /* --hide and --show of one share; refused */
+#define BG_SHARE_NODES_MAX        (2048 * 1024)  /* files that the guest knows; ENFILE */
+#define BG_SHARE_SPACE_MIN        (256ull << 20) /* left free on the host's disk; ENOSPC */
+#define BG_SHARE_WRITE_MAX        (4ull << 40)   /* bytes written through one share; EDQUOT */
+#define BG_SHARE_INODES_MAX       20000000ull    /* files made through one share; EDQUOT */
+#define BG_SHARE_FILE_MAX         (1ull << 40)   /* size of one file; EFBIG */
+#define BG_SHARE_ALLOCATE_MAX     (1ull << 30)   /* one fallocate; EFBIG */
+#define BG_SHARE_MOVE_ENTRIES_MAX 20000          /* in a folder that moves upwards; EXDEV */
+#define BG_SHARE_SCAN_ENTRIES_MAX                                                                  \
+    4000000 /* looked through for hard links; then those with several names are hidden */
+#define BG_SHARE_MEMORY_MAX (3ull << 30) /* address space of one server; ENOMEM */

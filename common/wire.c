@@ -18,7 +18,7 @@ int bg_stream_header_parse(const uint8_t *bytes, size_t size, struct bg_stream_h
         return bg_err_set(err, -EPROTO, "stream header: magic 0x%x, version %u", magic, version);
     if (flags != 0 || h.id == 0)
         return bg_err_set(err, -EPROTO, "stream header: flags 0x%x, id %u", flags, h.id);
-    if (!((h.kind >= BG_STREAM_SESSION && h.kind <= BG_STREAM_BENCH) ||
+    if (!((h.kind >= BG_STREAM_SESSION && h.kind <= BG_STREAM_BENCH) || h.kind == BG_STREAM_SHARE ||
           h.kind == BG_STREAM_CONNECT))
         return bg_err_set(err, -EPROTO, "stream header: unknown kind %u", h.kind);
     if (h.body_size > BG_STREAM_BODY_MAX)
@@ -259,6 +259,26 @@ int bg_fuse_request_parse(const uint8_t *bytes, size_t size, struct bg_fuse_requ
 }
 
 void bg_fuse_request_emit(const struct bg_fuse_request *request, struct bg_writer *w)
+{
+    bg_writer_u32le(w, request->flags);
+    bg_writer_text32le(w, request->path);
+}
+
+int bg_share_request_parse(const uint8_t *bytes, size_t size, struct bg_share_request *ret,
+                           struct bg_err *err)
+{
+    const uint32_t known = BG_SHARE_READ_ONLY | BG_SHARE_END | BG_SHARE_LAZY;
+    struct bg_reader in = bg_reader_init(bytes, size);
+    struct bg_share_request q = {.flags = bg_reader_u32le(&in)};
+    bg_reader_text32le(&in, q.path, sizeof q.path);
+    if (!bg_reader_end(&in) || (q.flags & ~known) || q.path[0] != '/' || q.path[1] == '\0' ||
+        ((q.flags & BG_SHARE_LAZY) && !(q.flags & BG_SHARE_END)))
+        return bg_err_set(err, -EPROTO, "share request of %zu bytes: malformed", size);
+    *ret = q;
+    return 0;
+}
+
+void bg_share_request_emit(const struct bg_share_request *request, struct bg_writer *w)
 {
     bg_writer_u32le(w, request->flags);
     bg_writer_text32le(w, request->path);

@@ -26,6 +26,7 @@ enum bg_stream_kind {
     BG_STREAM_FUSE = 4,     /* host -> guest */
     BG_STREAM_FORWARD = 5,  /* host -> guest: TCP to a port inside */
     BG_STREAM_BENCH = 6,    /* host -> guest: echo, sink, source */
+    BG_STREAM_SHARE = 8,    /* host -> guest: a folder of the host for the guest */
     BG_STREAM_CONNECT = 16, /* guest -> host: egress */
 };
 
@@ -213,3 +214,18 @@ struct bg_fuse_request {
 int bg_fuse_request_parse(const uint8_t *bytes, size_t size, struct bg_fuse_request *ret,
                           struct bg_err *err) BG_MUST_CHECK;
 void bg_fuse_request_emit(const struct bg_fuse_request *request, struct bg_writer *w);
+
+/* Share request (body of a BG_STREAM_SHARE header): where a folder of the host is mounted in the
+ * guest, or which of those mounts is to end. */
+#define BG_SHARE_READ_ONLY 1u
+#define BG_SHARE_END       2u /* unmount the share at path; -EBUSY: it is in use */
+#define BG_SHARE_LAZY      4u /* with END: also while it is in use */
+
+struct bg_share_request {
+    uint32_t flags;
+    char path[BG_PATH_MAX]; /* absolute, in the guest; not "/" */
+};
+
+int bg_share_request_parse(const uint8_t *bytes, size_t size, struct bg_share_request *ret,
+                           struct bg_err *err) BG_MUST_CHECK;
+void bg_share_request_emit(const struct bg_share_request *request, struct bg_writer *w);

@@ -11,6 +11,7 @@
 #include "guest/forward.h"
 #include "guest/fuse.h"
 #include "guest/session.h"
+#include "guest/share.h"
 
 static const struct stream_kind *find_kind(uint16_t kind)
 {
@@ -23,6 +24,8 @@ static const struct stream_kind *find_kind(uint16_t kind)
         return &copy_kind;
     case BG_STREAM_FUSE:
         return &fuse_kind;
+    case BG_STREAM_SHARE:
+        return &share_kind;
     case BG_STREAM_FORWARD:
         return &forward_kind;
     case BG_STREAM_BENCH:

@@ -16,6 +16,20 @@ struct bg_secret_use {
     char placeholder[96]; /* "BELLGLASS_SECRET_" and 64 hex digits */
 };
 
+/* A folder of the host in the guest. */
+enum bg_share_mode { BG_SHARE_RO, BG_SHARE_RW };
+
+struct bg_share {
+    unsigned id;        /* > 0, of the sandbox's shares: names its files in the sandbox's folder */
+    char *host, *guest; /* absolute paths; host without symbolic links */
+    enum bg_share_mode mode;
+    bool unguarded, any_links; /* see bellglass-share */
+    char **hide;               /* patterns beside the usual ones */
+    size_t hide_count;
+    char **show;
+    size_t show_count;
+};
+
 struct bg_sandbox {
     char id[32]; /* "sbx_" and 20 of [0-9a-z]; unique for ever */
     char *name;  /* [a-z0-9][a-z0-9._-]{0,62} */
@@ -33,6 +47,8 @@ struct bg_sandbox {
     char *policy;      /* a policy file's text, or NULL */
     struct bg_secret_use *secrets;
     size_t secret_count;
+    struct bg_share *shares;
+    size_t share_count;
 };
 
 enum bg_sandbox_state {
@@ -60,6 +76,12 @@ int bg_sandbox_save(const struct bg_sandbox *sandbox, struct bg_err *err) BG_MUS
 int bg_sandbox_load(const struct bg_paths *paths, const char *name, struct bg_sandbox *ret,
                     struct bg_err *err) BG_MUST_CHECK;
 void bg_sandbox_done(struct bg_sandbox *sandbox);
+void bg_share_done(struct bg_share *share);
+
+/* "ro", "rw". */
+const char *bg_share_mode_name(enum bg_share_mode mode);
+/* Errors: -EINVAL no such mode. */
+int bg_share_mode_parse(const char *name, enum bg_share_mode *ret) BG_MUST_CHECK;
 
 /* Finds the folder only: name and dir are set, the rest is zero. For one that is damaged, to remove
  * it. Errors: -ENOENT. */

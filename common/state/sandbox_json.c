@@ -150,17 +150,105 @@ static int secrets_from_json(json_t *array, struct bg_sandbox *s)
     return 0;
 }
 
+static const char *const share_modes[] = {[BG_SHARE_RO] = "ro", [BG_SHARE_RW] = "rw"};
+
+const char *bg_share_mode_name(enum bg_share_mode mode)
+{
+    return share_modes[mode];
+}
+
+int bg_share_mode_parse(const char *name, enum bg_share_mode *ret)
+{
+    for (size_t i = 0; i < sizeof share_modes / sizeof *share_modes; i++)
+        if (strcmp(name, share_modes[i]) == 0) {
+            *ret = (enum bg_share_mode)i;
+            return 0;
+        }
+    return -EINVAL;
+}
+
+static json_t *shares_to_json(const struct bg_sandbox *s)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; array && i < s->share_count; i++) {
+        const struct bg_share *share = &s->shares[i];
+        json_t *entry =
+            json_pack("{s:i, s:o, s:o, s:s, s:b, s:b, s:o, s:o}", "id", (int)share->id, "host",
+                      text_to_json(share->host), "guest", text_to_json(share->guest), "mode",
+                      share_modes[share->mode], "unguarded", share->unguarded, "any_links",
+                      share->any_links, "hide", texts_to_json(share->hide, share->hide_count),
+                      "show", texts_to_json(share->show, share->show_count));
+        if (json_array_append_new(array, entry) < 0) {
+            json_decref(array);
+            return NULL;
+        }
+    }
+    return array;
+}
+
+static int share_from_json(json_t *json, struct bg_share *ret)
+{
+    json_t *host, *guest, *hide, *show;
+    const char *mode;
+    int id, unguarded, any_links;
+    if (json_unpack(json, "{s:i, s:o, s:o, s:s, s:b, s:b, s:o, s:o !}", "id", &id, "host", &host,
+                    "guest", &guest, "mode", &mode, "unguarded", &unguarded, "any_links",
+                    &any_links, "hide", &hide, "show", &show) < 0)
+        return -EINVAL;
+    int r = id > 0 ? bg_share_mode_parse(mode, &ret->mode) : -EINVAL;
+    ret->id = (unsigned)id;
+    ret->unguarded = unguarded;
+    ret->any_links = any_links;
+    if (r == 0)
+        r = text_from_json(host, &ret->host);
+    if (r == 0)
+        r = text_from_json(guest, &ret->guest);
+    if (r == 0 && (ret->host[0] != '/' || ret->guest[0] != '/'))
+        r = -EINVAL;
+    if (r == 0)
+        r = texts_from_json(hide, &ret->hide, &ret->hide_count);
+    if (r == 0)
+        r = texts_from_json(show, &ret->show, &ret->show_count);
+    return r;
+}
+
+static int shares_from_json(json_t *array, struct bg_sandbox *s)
+{
+    if (!json_is_array(array) || json_array_size(array) > BG_SHARES_MAX)
+        return -EINVAL;
+    s->shares = calloc(json_array_size(array) + 1, sizeof *s->shares);
+    if (!s->shares)
+        return -ENOMEM;
+    for (size_t i = 0; i < json_array_size(array); i++) {
+        s->share_count++; /* first, so that bg_sandbox_done frees a half-read one */
+        int r = share_from_json(json_array_get(array, i), &s->shares[i]);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+void bg_share_done(struct bg_share *share)
+{
+    free(share->host);
+    free(share->guest);
+    texts_free(share->hide, share->hide_count);
+    texts_free(share->show, share->show_count);
+    *share = (struct bg_share){0};
+}
+
 static json_t *to_json(const struct bg_sandbox *s)
 {
     return json_pack(
-        "{s:i, s:s, s:s, s:I, s:{s:s, s:s}, s:I, s:I, s:b, s:o, s:{s:o, s:o, s:o}, s:o}", "version",
-        1, "id", s->id, "name", s->name, "created_ms", (json_int_t)s->created_ms, "image", "name",
-        s->image_name, "digest", s->image_digest, "cpus", (json_int_t)s->cpus, "memory_bytes",
-        (json_int_t)s->memory_bytes, "ephemeral", s->ephemeral, "env",
+        "{s:i, s:s, s:s, s:I, s:{s:s, s:s}, s:I, s:I, s:b, s:o, s:{s:o, s:o, s:o}, s:o, s:o}",
+        "version", 1, "id", s->id, "name", s->name, "created_ms", (json_int_t)s->created_ms,
+        "image", "name", s->image_name, "digest", s->image_digest, "cpus", (json_int_t)s->cpus,
+        "memory_bytes", (json_int_t)s->memory_bytes, "ephemeral", s->ephemeral, "env",
         texts_to_json(s->env, s->env_count), "network", "allow",
         texts_to_json(s->allow, s->allow_count), "upstream_ca",
         s->upstream_ca ? text_to_json(s->upstream_ca) : json_null(), "policy",
-        s->policy ? text_to_json(s->policy) : json_null(), "secrets", secrets_to_json(s));
+        s->policy ? text_to_json(s->policy) : json_null(), "secrets", secrets_to_json(s), "shares",
+        shares_to_json(s));
 }
 
 static bool env_ok(char *const *env, size_t count)
@@ -178,15 +266,17 @@ static int from_json(json_t *json, const char *name, struct bg_sandbox *s, struc
     int version, ephemeral;
     const char *id, *own_name, *image_name, *image_digest;
     json_int_t created_ms, cpus, memory_bytes;
-    json_t *env, *allow, *upstream_ca, *secrets, *policy = NULL; /* which the first ones lack */
+    json_t *env, *allow, *upstream_ca, *secrets;
+    json_t *policy = NULL, *shares = NULL; /* which the first ones lack */
     if (json_unpack_ex(
             json, &why, 0,
             "{s:i, s:s, s:s, s:I, s:{s:s, s:s !}, s:I, s:I, s:b, s:o, s:{s:o, s:o, s?:o !}, "
-            "s:o !}",
+            "s:o, s?:o !}",
             "version", &version, "id", &id, "name", &own_name, "created_ms", &created_ms, "image",
             "name", &image_name, "digest", &image_digest, "cpus", &cpus, "memory_bytes",
             &memory_bytes, "ephemeral", &ephemeral, "env", &env, "network", "allow", &allow,
-            "upstream_ca", &upstream_ca, "policy", &policy, "secrets", &secrets) < 0)
+            "upstream_ca", &upstream_ca, "policy", &policy, "secrets", &secrets, "shares",
+            &shares) < 0)
         return bg_err_set(err, -EINVAL, "%s", why.text);
     if (version != 1)
         return bg_err_set(err, -EINVAL, "version %d: this bellglass knows 1", version);
@@ -217,7 +307,10 @@ static int from_json(json_t *json, const char *name, struct bg_sandbox *s, struc
         r = text_from_json(policy, &s->policy);
     if (r == 0)
         r = secrets_from_json(secrets, s);
-    return r < 0 ? bg_err_set(err, r, r == -ENOMEM ? "out of memory" : "env, network or secrets")
+    if (r == 0 && shares)
+        r = shares_from_json(shares, s);
+    return r < 0 ? bg_err_set(err, r,
+                              r == -ENOMEM ? "out of memory" : "env, network, secrets or shares")
                  : 0;
 }
 
@@ -260,5 +353,8 @@ void bg_sandbox_done(struct bg_sandbox *sandbox)
         texts_free(s->secrets[i].hosts, s->secrets[i].host_count);
     }
     free(s->secrets);
+    for (size_t i = 0; i < s->share_count; i++)
+        bg_share_done(&s->shares[i]);
+    free(s->shares);
     *s = (struct bg_sandbox){0};
 }

@@ -73,14 +73,18 @@ struct fs_nodes {
     bool handles; /* we may open by handle at all */
     bool (*watch)(void *watch_owner, int fd);
     void *watch_owner;
+    bool one_mount;
+    size_t nodes_max;
     dev_t device_files; /* file system of /dev, when it has one of its own */
 };
 
-static int open_step(int dir_fd, const char *name)
+static int open_step(int dir_fd, const char *name, bool one_mount)
 {
     struct open_how how = {.flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
                            .resolve =
                                RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS};
+    if (one_mount)
+        how.resolve |= RESOLVE_NO_XDEV;
     for (;;) {
         long fd = syscall(SYS_openat2, dir_fd, name, &how, sizeof how);
         if (fd >= 0)
@@ -410,7 +414,7 @@ static int open_node(struct fs_nodes *nodes, struct fs_node *node)
 {
     int fd = node->handle
                  ? open_handle(nodes, mount_fd(nodes, node->key.mount, -1, 0), node->handle)
-                 : open_step(node->parent->fd, node->name);
+                 : open_step(node->parent->fd, node->name, nodes->one_mount && !node->hollow);
     if (fd < 0)
         return fd == -ENOENT ? -ESTALE : fd;
     struct statx st;
@@ -450,6 +454,11 @@ static int open_by_place(struct fs_nodes *nodes, struct fs_node *node)
             return r;
     }
     return 0;
+}
+
+int fs_nodes_root_fd(const struct fs_nodes *nodes)
+{
+    return nodes->root->fd; /* as long as there are nodes */
 }
 
 int fs_nodes_get(struct fs_nodes *nodes, uint64_t id, struct fs_pin *ret)
@@ -564,7 +573,7 @@ static int enter(struct fs_nodes *nodes, const struct fs_pin *folder, const char
         return r;
     struct node_key key = key_of(ret_stat);
     bool crossed = key.mount != folder->node->key.mount || key.device != folder->node->key.device;
-    bool hollow = crossed && pseudo(nodes, fd, ret_stat);
+    bool hollow = crossed && (nodes->one_mount || pseudo(nodes, fd, ret_stat));
     if (hollow && key.type != S_IFDIR)
         return -EACCES;
     BG_AUTOFREE struct fs_handle_bytes *handle = hollow ? NULL : handle_of(nodes, fd, &key);
@@ -572,6 +581,10 @@ static int enter(struct fs_nodes *nodes, const struct fs_pin *folder, const char
     int surplus = -1;
     (void)pthread_mutex_lock(&nodes->lock);
     struct fs_node *node = find_key(nodes, &key, handle);
+    if (!node && nodes->nodes_max > 0 && nodes->by_id.count >= nodes->nodes_max) {
+        (void)pthread_mutex_unlock(&nodes->lock);
+        return -ENFILE;
+    }
     if (!node) {
         node = node_new(nodes, &key);
         if (node) {
@@ -611,7 +624,9 @@ int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const c
         return -ENOENT;
     if (folder->type != S_IFDIR)
         return -ENOTDIR;
-    int fd = open_step(folder->fd, name);
+    int fd = open_step(folder->fd, name, nodes->one_mount);
+    if (fd == -EXDEV && nodes->one_mount) /* to see if it is a folder, which is shown empty */
+        fd = open_step(folder->fd, name, /* one_mount= */ false);
     return fd < 0 ? fd : enter(nodes, folder, name, fd, keep_fd, ret_id, ret_stat);
 }
 
@@ -638,7 +653,7 @@ void fs_nodes_forget(struct fs_nodes *nodes, uint64_t id, uint64_t count)
 
 void fs_nodes_moved(struct fs_nodes *nodes, const struct fs_pin *folder, const char *name)
 {
-    BG_AUTOCLOSE int fd = open_step(folder->fd, name);
+    BG_AUTOCLOSE int fd = open_step(folder->fd, name, nodes->one_mount);
     struct statx st;
     if (fd < 0 || stat_fd(fd, &st) < 0)
         return; /* moved on already */
@@ -702,6 +717,8 @@ int fs_nodes_open(const struct fs_nodes_opts *opts, struct fs_nodes **ret, struc
     nodes->watch = opts->watch;
     nodes->watch_owner = opts->watch_owner;
     nodes->next_id = FS_NODES_ROOT;
+    nodes->one_mount = opts->one_mount;
+    nodes->nodes_max = opts->nodes_max;
     struct stat top, dev;
     if (stat("/", &top) == 0 && stat("/dev", &dev) == 0 && top.st_dev != dev.st_dev)
         nodes->device_files = dev.st_dev;

@@ -10,7 +10,8 @@
  * node is opened again by its file handle (root) or else by its name in the folder where it was
  * last seen; a file that is another one by then is ESTALE.
  *
- * Pseudo file systems (/proc, /sys, /dev ...) are hollow: an empty folder stands for them.
+ * Pseudo file systems (/proc, /sys, /dev ...) are hollow: an empty folder stands for them. In a
+ * share that is so for everything that is mounted in the folder.
  * Thread-safe. */
 #pragma once
 
@@ -43,6 +44,8 @@ struct fs_nodes_opts {
     /* Begins to watch the file system that fd is on; false: it cannot be. NULL: none are. */
     bool (*watch)(void *watch_owner, int fd);
     void *watch_owner;
+    bool one_mount;                     /* nothing that is mounted below root is entered */
+    size_t nodes_max;                   /* further look-ups: -ENFILE; 0: no limit */
     const struct fs_identity *identity; /* borrowed until close */
 };
 
@@ -63,6 +66,8 @@ void fs_nodes_unwatch(struct fs_nodes *nodes);
 uint64_t fs_nodes_find_handle(struct fs_nodes *nodes, uint64_t device, int handle_type,
                               const uint8_t *handle, size_t handle_size);
 int fs_nodes_device(int fd, uint64_t *ret) BG_MUST_CHECK;
+/* O_PATH fd of the root; borrowed. */
+int fs_nodes_root_fd(const struct fs_nodes *nodes);
 
 /* Pins a node. Errors: -ESTALE unknown, or the file is no longer there; errno of opening. */
 int fs_nodes_get(struct fs_nodes *nodes, uint64_t id, struct fs_pin *ret) BG_MUST_CHECK;

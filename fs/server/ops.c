@@ -56,8 +56,12 @@ static int entry_for(struct fs_ops *ops, const struct fs_pin *folder, const char
 {
     struct statx st;
     int r = fs_nodes_lookup(ops->nodes, folder, name, keep_fd, &reply->node, &st);
-    if (r == 0)
-        attr_from(&st, reply);
+    if (r < 0)
+        return r;
+    attr_from(&st, reply);
+    r = ops->share ? fs_share_found(ops->share, st.stx_ino, st.stx_nlink, st.stx_mode) : 0;
+    if (r < 0)
+        fs_nodes_forget(ops->nodes, reply->node, 1); /* the client does not hear of it */
     return r;
 }
 
@@ -474,8 +478,10 @@ static int create_file(struct fs_ops *ops, const struct fs_request *request,
     struct fs_pin pin;
     r = fs_nodes_get(ops->nodes, reply->node, &pin);
     if (r == 0) {
+        if (fd < 0 && ops->share)
+            r = fs_share_check_open(ops->share, &pin, opens_for_change(request->flags));
         if (fd < 0)
-            fd = open_pin(&pin, request->flags);
+            fd = r < 0 ? r : open_pin(&pin, request->flags);
         struct statx mine;
         if (fd < 0)
             r = fd;
@@ -681,15 +687,22 @@ static int entries_fill(struct fs_handle *handle, int64_t offset)
     return n > 0;
 }
 
+static bool is_dots(const char *name)
+{
+    return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
+}
+
 /* With READDIRPLUS a name comes with its attributes where they can be had; without, the client
  * looks it up and gets the error itself. False: it is gone. */
 static bool entry_look_up(struct fs_ops *ops, const struct fs_pin *folder, struct fs_dirent *entry)
 {
-    if (strcmp(entry->name, ".") == 0 || strcmp(entry->name, "..") == 0)
+    if (is_dots(entry->name))
         return true;
     int r = entry_for(ops, folder, entry->name, /* keep_fd= */ false, &entry->entry);
     if (r < 0)
         entry->entry = (struct fs_reply){0};
+    else if (ops->share)
+        fs_share_show(ops->share, &entry->entry);
     return r != -ENOENT;
 }
 
@@ -701,6 +714,12 @@ static int read_folder(struct fs_ops *ops, const struct fs_request *request,
     struct bg_writer w = bg_writer_init(out, room);
     int64_t offset = (int64_t)request->offset;
     int r = handle->node.hollow ? 0 : 1;
+    char place[BG_PATH_MAX];
+    if (ops->share && r > 0) {
+        int found = fs_share_folder(ops->share, &handle->node, place);
+        if (found < 0)
+            return found;
+    }
 
     (void)pthread_mutex_lock(&handle->lock);
     while (r > 0 && (r = entries_fill(handle, offset)) > 0) {
@@ -714,7 +733,9 @@ static int read_folder(struct fs_ops *ops, const struct fs_request *request,
             r = w.used > 0 ? 0 : -EINVAL; /* not even one fits */
             break;
         }
-        bool there = !plus || entry_look_up(ops, &handle->node, &entry);
+        bool there =
+            !ops->share || is_dots(raw.name) || fs_share_shows(ops->share, place, raw.name);
+        there = there && (!plus || entry_look_up(ops, &handle->node, &entry));
         if (there)
             fs_dirent_emit(&entry, plus, &w);
         handle->entries_at += raw.size;
@@ -850,12 +871,9 @@ static int run_on_node(struct fs_ops *ops, const struct fs_request *request, uin
     return r;
 }
 
-int fs_ops_run(struct fs_ops *ops, const struct fs_request *request, uint8_t out[FS_OPS_OUT_SIZE],
-               struct fs_reply *ret)
+static int run_request(struct fs_ops *ops, const struct fs_request *request, uint8_t *out,
+                       struct fs_reply *ret)
 {
-    *ret = (struct fs_reply){.unique = request->unique};
-    if (ops->read_only && fs_op_mutates(request->opcode))
-        return -EROFS;
     switch (request->opcode) {
     case FUSE_READDIR:
     case FUSE_READDIRPLUS:
@@ -877,6 +895,40 @@ int fs_ops_run(struct fs_ops *ops, const struct fs_request *request, uint8_t out
     default:
         return run_on_node(ops, request, out, ret);
     }
+}
+
+/* In a share: after its checks, and shown as the client shall see it. */
+static int run_shared(struct fs_ops *ops, const struct fs_request *request, uint8_t *out,
+                      struct fs_reply *ret)
+{
+    struct fs_request checked = *request;
+    struct fs_pin pin = {0};
+    bool attr = request->opcode == FUSE_GETATTR || request->opcode == FUSE_SETATTR;
+    int r;
+    fs_share_begin(ops->share, request->opcode);
+    if (fs_op_has_handle(request->opcode) && !attr) {
+        r = fs_share_check_open_file(ops->share, &checked);
+    } else {
+        r = fs_nodes_get(ops->nodes, request->node, &pin);
+        if (r == 0)
+            r = fs_share_check(ops->share, &checked, &pin);
+    }
+    if (r == 0)
+        r = run_request(ops, &checked, out, ret);
+    if (r == 0)
+        fs_share_show(ops->share, ret);
+    fs_nodes_put(ops->nodes, &pin);
+    fs_share_end(ops->share, request->opcode);
+    return r;
+}
+
+int fs_ops_run(struct fs_ops *ops, const struct fs_request *request, uint8_t out[FS_OPS_OUT_SIZE],
+               struct fs_reply *ret)
+{
+    *ret = (struct fs_reply){.unique = request->unique};
+    if (ops->read_only && fs_op_mutates(request->opcode))
+        return -EROFS;
+    return ops->share ? run_shared(ops, request, out, ret) : run_request(ops, request, out, ret);
 }
 
 void fs_ops_run_silent(struct fs_ops *ops, const struct fs_request *request)

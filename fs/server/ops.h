@@ -5,11 +5,13 @@
 #include "fs/server/handles.h"
 #include "fs/server/locks.h"
 #include "fs/server/nodes.h"
+#include "fs/server/share.h"
 
 struct fs_ops {
     struct fs_nodes *nodes;
     struct fs_handles *handles;
     struct fs_locks *locks;
+    struct fs_share *share; /* NULL: client and folder belong together */
     bool read_only;
     bool clean_links; /* the client wants links without ".." after a name */
 };

@@ -39,7 +39,7 @@ struct server {
 /* Ends the stream for all threads. err: NULL when the client has closed. in_lock is held. */
 static void end_stream(struct server *server, const struct bg_err *err)
 {
-    if (!server->ended && err)
+    if (err && server->end.code == 0) /* after the end too: it is why it came */
         server->end = *err;
     server->ended = true;
 }
@@ -255,9 +255,9 @@ static int exchange_hellos(struct server *server, const struct fs_server_opts *o
     hello.gid = server->identity.switched ? opts->gid : getegid();
     if (opts->read_only)
         hello.flags |= FS_HELLO_READ_ONLY;
-    if (hello.uid == 0)
+    if (hello.uid == 0 && !opts->share)
         hello.flags |= FS_HELLO_ALL_USERS;
-    if (strcmp(opts->root, "/") == 0)
+    if (strcmp(opts->root, "/") == 0 && !opts->share)
         hello.flags |= FS_HELLO_WHOLE;
     if (server->feed)
         hello.flags |= FS_HELLO_FEED;
@@ -271,6 +271,10 @@ static int exchange_hellos(struct server *server, const struct fs_server_opts *o
     struct fs_hello theirs;
     r = fs_hello_parse(bytes, sizeof bytes, /* from_server= */ false, &theirs, err);
     server->ops.clean_links = r == 0 && (theirs.flags & FS_HELLO_CLEAN_LINKS);
+    if (r == 0 && opts->share)
+        fs_share_set_client(server->ops.share, theirs.uid, theirs.gid);
+    if (r == 0 && opts->on_ready)
+        opts->on_ready(opts->owner);
     if (r == 0 && server->feed && !(theirs.flags & FS_HELLO_FEED)) {
         fs_nodes_unwatch(server->ops.nodes);
         fs_feed_close(server->feed);
@@ -334,12 +338,17 @@ int fs_server_run(int in_fd, int out_fd, const struct fs_server_opts *opts, stru
     if (r == 0) {
         struct fs_nodes_opts nodes_opts = {.root = opts->root,
                                            .fds_max = node_fds,
-                                           .handles = geteuid() == 0,
+                                           .handles = geteuid() == 0 && !opts->share,
+                                           .one_mount = opts->share != NULL,
+                                           .nodes_max = opts->share ? BG_SHARE_NODES_MAX : 0,
                                            .watch = server.feed ? fs_feed_watch : NULL,
                                            .watch_owner = server.feed,
                                            .identity = &server.identity};
         r = fs_nodes_open(&nodes_opts, &server.ops.nodes, err);
     }
+    if (r == 0 && opts->share &&
+        fs_share_open(opts->share, server.ops.nodes, &server.ops.share) < 0)
+        r = bg_err_set(err, -ENOMEM, "file server: out of memory");
     if (r == 0 && fs_handles_open(server.ops.nodes, handle_count, &server.ops.handles) < 0)
         r = bg_err_set(err, -ENOMEM, "file server: out of memory");
     if (r == 0) {
@@ -366,6 +375,7 @@ int fs_server_run(int in_fd, int out_fd, const struct fs_server_opts *opts, stru
     fs_feed_close(server.feed);
     fs_locks_close(server.ops.locks);
     fs_handles_close(server.ops.handles);
+    fs_share_close(server.ops.share);
     fs_nodes_close(server.ops.nodes);
     free(server.input);
     /* So that the client sees the end even if somebody else has a copy of the socket. */

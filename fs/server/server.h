@@ -13,6 +13,8 @@
 
 #include "common/err.h"
 
+struct fs_share_rules;
+
 #define FS_SERVER_THREADS_MAX 32u
 
 struct fs_server_opts {
@@ -24,6 +26,10 @@ struct fs_server_opts {
     gid_t gid;
     const gid_t *groups; /* supplementary groups; borrowed for the call */
     size_t group_count;
+    /* The folder is the host's and the client hostile: what holds then. NULL: the opposite. */
+    const struct fs_share_rules *share;
+    void (*on_ready)(void *owner); /* both sides have said hello; may be NULL */
+    void *owner;
     unsigned threads; /* requests worked on at once, 1..FS_SERVER_THREADS_MAX */
 };
 

@@ -6,6 +6,7 @@
 #include "host/cli/life.h"
 #include "host/cli/output.h"
 #include "host/cli/sandbox_options.h"
+#include "host/cli/shares.h"
 #include "host/cli/signals.h"
 
 static const struct option_spec options[] = {
@@ -56,6 +57,8 @@ static int create(struct app *app, struct bg_sandbox *sandbox, const struct args
     struct launch_opts launch = {
         .signal_fd = signal_fd, .owner_fd = -1, .quiet = args_flag(args, OPTION_QUIET)};
     r = launch_start(sandbox, &launch, &timings, &signal_number, &err);
+    if (r == 0)
+        r = shares_start_all(app, sandbox, &err);
     if (r < 0) {
         app_hint_space(&err);
         return give_up(app, sandbox, signal_number, &err);

@@ -6,6 +6,7 @@
 #include "host/cli/launch.h"
 #include "host/cli/life.h"
 #include "host/cli/sandbox_options.h"
+#include "host/cli/shares.h"
 #include "host/cli/signals.h"
 
 #define GRACE_MS_DEFAULT 10000
@@ -31,6 +32,25 @@ static const struct option_spec rm_options[] = {
 
 static const char *const forms[] = {"[OPTIONS] NAME...", NULL};
 
+/* A sandbox without the folders that belong to it would work on empty ones. */
+static int start_with_shares(struct app *app, struct life *life, const struct launch_opts *opts,
+                             int *ret_signal, struct bg_err *err)
+{
+    int r = shares_check(&life->sandbox, err);
+    if (r == 0)
+        r = launch_start(&life->sandbox, opts, NULL, ret_signal, err);
+    if (r < 0)
+        return r;
+    r = shares_start_all(app, &life->sandbox, err);
+    if (r == 0)
+        return 0;
+    struct bg_err why;
+    if (bg_sandbox_state(&life->sandbox, &life->state, &life->launcher_pid, &why) < 0 ||
+        life_stop(app, life, /* grace_ms= */ 0, NULL, &why) < 0)
+        app_note("%s", why.text);
+    return r;
+}
+
 static int start_one(struct app *app, const char *name, const struct launch_opts *opts,
                      int *ret_signal, struct bg_err *err)
 {
@@ -41,7 +61,7 @@ static int start_one(struct app *app, const char *name, const struct launch_opts
     if (life.state == BG_SANDBOX_RUNNING)
         app_note("sandbox '%s' is running already", name);
     else
-        r = launch_start(&life.sandbox, opts, NULL, ret_signal, err);
+        r = start_with_shares(app, &life, opts, ret_signal, err);
     if (r < 0)
         app_hint_space(err);
     life_done(&life);

@@ -8,6 +8,7 @@
 #include "host/cli/mounts.h"
 #include "host/cli/output.h"
 #include "host/cli/sandbox_options.h"
+#include "host/cli/shares.h"
 
 #define STATUS_TIMEOUT_MS 5000
 
@@ -56,6 +57,7 @@ static json_t *describe(const struct life *life, const struct mount_list *mounts
     (void)bg_sandbox_noted(&life->sandbox, &noted, reason);
     if (json && (json_object_set_new(json, "state", json_string(state_text(life))) < 0 ||
                  json_object_set_new(json, "reason", output_text(reason)) < 0 ||
+                 json_object_set_new(json, "shares", shares_json(&life->sandbox)) < 0 ||
                  json_object_set_new(json, "mounts", mounts_of(mounts, &life->sandbox)) < 0)) {
         json_decref(json);
         return NULL;

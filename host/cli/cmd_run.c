@@ -6,6 +6,7 @@
 #include "host/cli/launch.h"
 #include "host/cli/life.h"
 #include "host/cli/sandbox_options.h"
+#include "host/cli/shares.h"
 #include "host/cli/signals.h"
 
 static const struct option_spec options[] = {
@@ -59,6 +60,8 @@ static int run_in(struct app *app, struct bg_sandbox *sandbox, const struct args
                                  .quiet = args_flag(args, OPTION_QUIET)};
     int signal_number, status = APP_FAILED;
     int r = launch_start(sandbox, &launch, NULL, &signal_number, &err);
+    if (r == 0)
+        r = shares_start_all(app, sandbox, &err);
     bool started = r == 0;
     if (!started)
         app_hint_space(&err);

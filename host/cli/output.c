@@ -121,7 +121,7 @@ json_t *output_text(const char *text)
     return json_string(escaped);
 }
 
-static json_t *texts(char *const *list, size_t count)
+json_t *output_texts(char *const *list, size_t count)
 {
     json_t *array = json_array();
     for (size_t i = 0; array && i < count; i++)
@@ -139,7 +139,7 @@ static json_t *secrets(const struct bg_sandbox *s)
         const struct bg_secret_use *use = &s->secrets[i];
         json_t *entry =
             json_pack("{s:s, s:o, s:s}", "name", use->name, "hosts",
-                      texts(use->hosts, use->host_count), "placeholder", use->placeholder);
+                      output_texts(use->hosts, use->host_count), "placeholder", use->placeholder);
         if (json_array_append_new(array, entry) < 0) {
             json_decref(array);
             return NULL;
@@ -155,8 +155,9 @@ json_t *output_sandbox(const struct bg_sandbox *sandbox)
         "{s:s, s:s, s:I, s:{s:s, s:s}, s:I, s:I, s:b, s:o, s:{s:o, s:o, s:o}, s:o, s:o}", "id",
         s->id, "name", s->name, "created_ms", (json_int_t)s->created_ms, "image", "name",
         s->image_name, "digest", s->image_digest, "cpus", (json_int_t)s->cpus, "memory_bytes",
-        (json_int_t)s->memory_bytes, "ephemeral", s->ephemeral, "env", texts(s->env, s->env_count),
-        "network", "allow", texts(s->allow, s->allow_count), "upstream_ca",
+        (json_int_t)s->memory_bytes, "ephemeral", s->ephemeral, "env",
+        output_texts(s->env, s->env_count), "network", "allow",
+        output_texts(s->allow, s->allow_count), "upstream_ca",
         s->upstream_ca ? output_text(s->upstream_ca) : json_null(), "policy",
         s->policy ? output_text(s->policy) : json_null(), "secrets", secrets(s), "dir",
         output_text(s->dir));

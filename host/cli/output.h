@@ -37,6 +37,8 @@ uint64_t output_now_ms(void);
 
 /* A JSON string; what is not UTF-8 in it is escaped. NULL when memory is out. */
 json_t *output_text(const char *text);
+/* An array of them. NULL: out of memory. */
+json_t *output_texts(char *const *list, size_t count);
 
 /* What was asked of a sandbox, as `inspect` and `create --json` show it. NULL when memory is out.
  */

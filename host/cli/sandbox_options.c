@@ -11,6 +11,7 @@
 #include "common/state/image.h"
 #include "host/cli/grammar.h"
 #include "host/cli/process.h"
+#include "host/cli/shares.h"
 
 #define QUOTED_SIZE       256
 #define POLICY_NAMES_SIZE 16384
@@ -255,6 +256,18 @@ static int read_upstream_ca(const struct args *args, struct bg_sandbox *s, struc
     return 0;
 }
 
+static int read_mounts(struct app *app, const struct args *args, struct bg_sandbox *s,
+                       struct bg_err *err)
+{
+    size_t at = 0;
+    for (const char *text; (text = args_next(args, OPTION_MOUNT, &at));) {
+        int r = shares_add(app, args, text, s, err);
+        if (r < 0)
+            return bg_err_prefix(err, "--mount");
+    }
+    return 0;
+}
+
 int sandbox_options_read(struct app *app, const struct args *args, const char *name,
                          struct bg_sandbox *ret, struct bg_err *err)
 {
@@ -272,6 +285,8 @@ int sandbox_options_read(struct app *app, const struct args *args, const char *n
         r = read_policy(args, &s, err);
     if (r == 0)
         r = read_upstream_ca(args, &s, err);
+    if (r == 0)
+        r = read_mounts(app, args, &s, err);
     if (r == 0)
         r = check_secrets(app, &s, err);
     if (r == 0)

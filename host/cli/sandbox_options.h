@@ -15,6 +15,12 @@ enum {
     OPTION_UPSTREAM_CA,
     OPTION_POLICY,
     OPTION_LEARN,
+    OPTION_MOUNT,
+    OPTION_HIDE,
+    OPTION_SHOW,
+    OPTION_SHARE_UNGUARDED,
+    OPTION_SHARE_ANY_LINKS,
+    OPTION_SHARE_ANYWAY,
     OPTION_NAME,
     OPTION_QUIET,
     OPTION_TTY,
@@ -24,6 +30,28 @@ enum {
     OPTION_JSON,
     OPTION_OWN, /* the first of a command's own */
 };
+
+/* How folders are shared. */
+#define SHARE_OPTIONS                                                                              \
+    {OPTION_HIDE,                                                                                  \
+     0,                                                                                            \
+     true,                                                                                         \
+     "hide",                                                                                       \
+     "PATTERN",                                                                                    \
+     "in shared folders, hide what has such a name or path, beside secrets such as .env"},         \
+        {OPTION_SHOW, 0, true, "show", "PATTERN", "show what would be hidden"},                    \
+        {OPTION_SHARE_UNGUARDED,                                                                   \
+         0,                                                                                        \
+         false,                                                                                    \
+         "share-unguarded",                                                                        \
+         NULL,                                                                                     \
+         "let it write git's configuration and hooks, which run programs here"},                   \
+        {OPTION_SHARE_ANY_LINKS, 0,    false,                                                      \
+         "share-any-links",      NULL, "let it make symbolic links that lead out of the folder"},  \
+    {                                                                                              \
+        OPTION_SHARE_ANYWAY, 0, false, "share-anyway", NULL,                                       \
+            "also share your home folder, the root and the like"                                   \
+    }
 
 #define SANDBOX_OPTIONS                                                                            \
     {OPTION_IMAGE,                                                                                 \
@@ -59,6 +87,13 @@ enum {
          NULL,                                                                                     \
          "let it reach every public host by HTTP and HTTPS, without secrets, for `bellglass "      \
          "policy learn`"},                                                                         \
+        {OPTION_MOUNT,                                                                             \
+         0,                                                                                        \
+         true,                                                                                     \
+         "mount",                                                                                  \
+         "DIR[:GUESTDIR][:ro|rw]",                                                                 \
+         "share the folder DIR with it [at /home/app/NAME, rw], see `bellglass share`"},           \
+        SHARE_OPTIONS,                                                                             \
         {OPTION_UPSTREAM_CA, 0,      false,                                                        \
          "upstream-ca",      "FILE", "also trust the CAs in FILE (PEM) when connecting to hosts"}, \
     {                                                                                              \

@@ -321,6 +321,28 @@ static void check_fuse(const uint8_t *bytes, size_t size)
     assert_string_equal(out.path, "/home/app");
 }
 
+static size_t make_share(uint8_t *out)
+{
+    const struct bg_share_request request = {.flags = BG_SHARE_READ_ONLY, .path = "/home/app/x"};
+    struct bg_writer w = bg_writer_init(out, GOOD_SIZE_MAX);
+    bg_share_request_emit(&request, &w);
+    return w.used;
+}
+
+static int parse_share(const uint8_t *bytes, size_t size, struct bg_err *err)
+{
+    struct bg_share_request out;
+    return bg_share_request_parse(bytes, size, &out, err);
+}
+
+static void check_share(const uint8_t *bytes, size_t size)
+{
+    struct bg_share_request out;
+    assert_int_equal(bg_share_request_parse(bytes, size, &out, NULL), 0);
+    assert_int_equal(out.flags, BG_SHARE_READ_ONLY);
+    assert_string_equal(out.path, "/home/app/x");
+}
+
 static const struct message messages[] = {
     {"header", make_header, parse_header, check_header},
     {"reply", make_reply, parse_reply, check_reply},
@@ -332,6 +354,7 @@ static const struct message messages[] = {
     {"bench", make_bench, parse_bench, check_bench},
     {"forward", make_forward, parse_forward, check_forward},
     {"fuse", make_fuse, parse_fuse, check_fuse},
+    {"share", make_share, parse_share, check_share},
 };
 
 static void parses_what_it_emits(void **state)
@@ -483,6 +506,15 @@ static void refuses_bodies_with_a_wrong_field(void **state)
         {"NUL in the path", 9, 1, 0, -EPROTO},
     };
     APPLY(9, fuse);
+    static const struct damage share[] = {
+        {"unknown flag", 0, 4, 8, -EPROTO},
+        {"end", 0, 4, BG_SHARE_END, 0},
+        {"lazily without end", 0, 4, BG_SHARE_LAZY, -EPROTO},
+        {"lazily", 0, 4, BG_SHARE_LAZY | BG_SHARE_END, 0},
+        {"relative path", 8, 1, 'h', -EPROTO},
+        {"NUL in the path", 9, 1, 0, -EPROTO},
+    };
+    APPLY(10, share);
 }
 
 static void copy_top_name_is_one_component(void **state)

@@ -487,7 +487,8 @@ static void closes_malformed_openings(void **state)
 static void refuses_malformed_bodies(void **state)
 {
     static const uint16_t kinds[] = {BG_STREAM_SESSION, BG_STREAM_EXEC,  BG_STREAM_COPY,
-                                     BG_STREAM_FUSE,    BG_STREAM_BENCH, BG_STREAM_FORWARD};
+                                     BG_STREAM_FUSE,    BG_STREAM_BENCH, BG_STREAM_FORWARD,
+                                     BG_STREAM_SHARE};
     static const uint8_t junk[64] = {0xff, 0xff, 0xff, 0xff, 1, 2, 3};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         int fd = client_connect(*state);

@@ -88,6 +88,16 @@ static struct bg_sandbox wanted(const char *name)
     s.secrets[0].hosts[1] = strdup("*.example.net");
     s.secrets[0].host_count = 2;
     s.secret_count = 1;
+    s.shares = calloc(1, sizeof *s.shares);
+    s.shares[0] = (struct bg_share){.id = 3,
+                                    .host = strdup("/src/\xff"),
+                                    .guest = strdup("/home/app/src"),
+                                    .mode = BG_SHARE_RO,
+                                    .any_links = true,
+                                    .hide = calloc(1, sizeof(char *)),
+                                    .hide_count = 1};
+    s.shares[0].hide[0] = strdup("*.sqlite");
+    s.share_count = 1;
     return s;
 }
 
@@ -150,6 +160,15 @@ static void loads_what_it_created(void **state)
     assert_string_equal(back.secrets[0].hosts[1], "*.example.net");
     assert_string_equal(back.secrets[0].placeholder, s.secrets[0].placeholder);
     assert_int_equal(strlen(back.secrets[0].placeholder), 17 + 64);
+    assert_int_equal(back.share_count, 1);
+    assert_int_equal(back.shares[0].id, 3);
+    assert_string_equal(back.shares[0].host, "/src/\xff");
+    assert_string_equal(back.shares[0].guest, "/home/app/src");
+    assert_int_equal(back.shares[0].mode, BG_SHARE_RO);
+    assert_true(back.shares[0].any_links && !back.shares[0].unguarded);
+    assert_int_equal(back.shares[0].hide_count, 1);
+    assert_string_equal(back.shares[0].hide[0], "*.sqlite");
+    assert_int_equal(back.shares[0].show_count, 0);
     struct stat st;
     assert_int_equal(stat(s.dir, &st), 0);
     assert_int_equal(st.st_mode & 0777, geteuid() == 0 ? 0711 : 0700);
@@ -300,6 +319,13 @@ static void refuses_damaged_config(void **state)
         {"BELLGLASS_SECRET_0", "BELLGLASS_SECRET_00"},
         {"BELLGLASS_SECRET_0", "BELLGLASS_SECRET_g"},
         {"\"TOKEN\"", "\"\""},
+        {"\"shares\":[", "\"shares\":[0,"},
+        {"\"id\":3", "\"id\":0"},
+        {"\"id\":3", "\"id\":-3"},
+        {"\"mode\":\"ro\"", "\"mode\":\"wo\""},
+        {"\"guest\":\"/", "\"guest\":\""},
+        {"\"hide\":[", "\"hide\":[1,"},
+        {"\"unguarded\":false", "\"unguarded\":0"},
     };
     for (size_t i = 0; i < sizeof edits / sizeof *edits; i++) {
         const char *at = strstr(text, edits[i][0]);
