@@ -32,11 +32,15 @@ struct bench {
     uint64_t dir, file, link, fh, dir_fh;
     struct bench_queue to_kernel, to_server;
     int kernel_error; /* what /dev/fuse says to the next answers */
+    /* What the relay has told about guarded files, oldest first: "+PATH=BYTES\n", "-PATH\n". */
+    char notes[4096];
 };
 
 struct bench *bench_new(const struct fs_hello *hello, bool raw_names, bool read_only);
 /* A server whose user is 500:501, the mount's is 1000:1001. */
 struct bench *bench_new_usual(void);
+/* The same with a guard; root: the mount's, NULL is "/". */
+struct bench *bench_new_guarded(enum guard_policy policy, const char *root);
 void bench_free(struct bench *b);
 
 /* The kernel asks. unique is set. */
