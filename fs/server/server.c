@@ -333,7 +333,7 @@ int fs_server_run(int in_fd, int out_fd, const struct fs_server_opts *opts, stru
 
     server.input = malloc(INPUT_SIZE);
     int r = server.input ? 0 : bg_err_set(err, -ENOMEM, "file server: out of memory");
-    if (r == 0 && geteuid() == 0 && fs_feed_open(&server.feed) < 0)
+    if (r == 0 && geteuid() == 0 && !opts->share && fs_feed_open(&server.feed) < 0)
         server.feed = NULL; /* a plain user's server, or an older kernel: it does without */
     if (r == 0) {
         struct fs_nodes_opts nodes_opts = {.root = opts->root,

@@ -32,7 +32,8 @@ static bool equal(struct text a, struct text b)
     return a.size == b.size && a.size > 0 && memcmp(a.at, b.at, a.size) == 0;
 }
 
-/* Size of the UTF-8 sequence at p that is invisible or turns the writing's direction, or 0. */
+/* Size of the UTF-8 sequence at p that is invisible, or turns the writing's direction, or 0:
+ * bg_escape lets some of them through, which are harmless in a name and not in code. */
 static size_t invisible(const char *p, unsigned *ret_code)
 {
     const uint8_t *u = (const uint8_t *)p;

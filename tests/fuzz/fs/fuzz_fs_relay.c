@@ -21,6 +21,8 @@ struct kernel {
     uint32_t asked[REQUESTS_MAX]; /* opcode by unique / 2 */
     uint64_t sizes[REQUESTS_MAX];
     bool answered[REQUESTS_MAX];
+    bool pinned[REQUESTS_MAX]; /* about the name whose bytes are the host's */
+    bool guards;
     size_t count;
     uint64_t folder, file, link, folder_fh, file_fh; /* the newest of each */
     bool more;                                       /* something new came: ask again */
@@ -114,6 +116,8 @@ static int to_kernel(void *owner, const struct iovec *parts, int count)
         break;
     case FS_REPLY_ENTRY:
         check_valid(&reply);
+        if (k->pinned[which])
+            require(reply.attr.size == 4 && (reply.attr.mode & S_IFMT) == S_IFREG);
         take_node(k, &reply);
         break;
     case FS_REPLY_ATTR:
@@ -185,6 +189,7 @@ static void ask(struct kernel *k, struct fs_request request)
     request.name2_size = request.name2 ? strlen(request.name2) : 0;
     k->asked[k->count] = request.opcode;
     k->sizes[k->count] = request.size;
+    k->pinned[k->count] = request.opcode == FUSE_LOOKUP && strcmp(request.name, ".envrc") == 0;
     k->count++;
     struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
     fs_request_emit(&request, &w);
@@ -245,6 +250,35 @@ static void ask_for_all(struct kernel *k)
                                    .whence = SEEK_DATA});
 }
 
+/* The same with names that are guarded. */
+static void ask_for_guarded(struct kernel *k)
+{
+    static const char *const names[] = {".envrc", ".git",    "config", "hooks",  "pre-commit",
+                                        "HEAD",   "objects", ".npmrc", ".claude"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        ask(k, (struct fs_request){.opcode = FUSE_LOOKUP, .node = k->folder, .name = names[i]});
+    ask(k, (struct fs_request){.opcode = FUSE_LOOKUP, .node = 1, .name = ".envrc"});
+    ask(k, (struct fs_request){.opcode = FUSE_RENAME,
+                               .node = k->folder,
+                               .node2 = k->folder,
+                               .name = "name",
+                               .name2 = ".npmrc"});
+    ask(k, (struct fs_request){.opcode = FUSE_CREATE,
+                               .node = k->folder,
+                               .name = ".npmrc",
+                               .mode = S_IFREG | 0644,
+                               .flags = O_WRONLY | O_TRUNC});
+    ask(k, (struct fs_request){.opcode = FUSE_WRITE,
+                               .node = k->file,
+                               .fh = k->file_fh,
+                               .data = (const uint8_t *)"text",
+                               .data_size = 4,
+                               .size = 4});
+    ask(k, (struct fs_request){.opcode = FUSE_FLUSH, .node = k->file, .fh = k->file_fh});
+    ask(k, (struct fs_request){.opcode = FUSE_RELEASE, .node = k->file, .fh = k->file_fh});
+    ask(k, (struct fs_request){.opcode = FUSE_UNLINK, .node = k->folder, .name = ".npmrc"});
+}
+
 static void initialise(struct kernel *k)
 {
     uint8_t bytes[FS_REQUEST_HEADER_SIZE + 64] = {0};
@@ -274,8 +308,11 @@ static size_t feed(struct kernel *k, const uint8_t *bytes, size_t size, uint64_t
         if (fs_relay_reply(k->relay, bytes + at - message, message, now_ms, &err) < 0)
             return at;
         now_ms += 10;
-        if (k->more)
+        if (k->more) {
             ask_for_all(k);
+            if (k->guards)
+                ask_for_guarded(k);
+        }
         if (fs_relay_tick(k->relay, now_ms, &next_ms, &err) < 0)
             return at;
         fs_relay_flush_forgets(k->relay);
@@ -308,10 +345,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     struct bg_err err;
     if (size < FS_HELLO_SIZE)
         return 0;
+    k.guards = bytes[12] == 'G'; /* of the server's uid */
+    opts.guard.policy = k.guards ? GUARD_PIN : GUARD_OFF;
     require(fs_relay_new(&opts, &k.relay) == 0);
+    struct fs_pin_note note = {
+        .path = "/.envrc", .mode = 0644, .bytes = (const uint8_t *)"host", .size = 4};
+    require(fs_relay_note(k.relay, &note) == 0);
     if (fs_relay_greeted(k.relay, bytes, FS_HELLO_SIZE, &err) == 0) {
         initialise(&k);
         ask_for_all(&k);
+        if (k.guards)
+            ask_for_guarded(&k);
         uint64_t now_ms = 1000;
         size_t at = 0;
         do {

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -239,7 +240,19 @@ static void initialise(struct bench *b)
     assert_int_equal(fs_relay_state(b->relay), FS_RELAY_LIVE);
 }
 
-struct bench *bench_new(const struct fs_hello *hello, bool raw_names, bool read_only)
+static void take_note(void *owner, const struct fs_pin_note *note)
+{
+    struct bench *b = owner;
+    size_t used = strlen(b->notes);
+    if (note->forget)
+        (void)snprintf(b->notes + used, sizeof b->notes - used, "-%s\n", note->path);
+    else
+        (void)snprintf(b->notes + used, sizeof b->notes - used, "+%s=%.*s\n", note->path,
+                       (int)note->size, note->bytes ? (const char *)note->bytes : "");
+}
+
+static struct bench *new_bench(const struct fs_hello *hello, bool raw_names, bool read_only,
+                               const struct fs_guard_opts *guard)
 {
     struct bench *b = calloc(1, sizeof *b);
     assert_non_null(b);
@@ -255,6 +268,11 @@ struct bench *bench_new(const struct fs_hello *hello, bool raw_names, bool read_
                                  .to_server = to_server,
                                  .notify = hello->flags & FS_HELLO_FEED ? notify : NULL,
                                  .owner = b};
+    if (guard) {
+        opts.guard = *guard;
+        opts.guard.on_note = take_note;
+        opts.guard.owner = b;
+    }
     assert_int_equal(fs_relay_new(&opts, &b->relay), 0);
     uint8_t bytes[FS_HELLO_SIZE];
     fs_hello_emit(hello, bytes);
@@ -267,6 +285,18 @@ struct bench *bench_new(const struct fs_hello *hello, bool raw_names, bool read_
         b->fh = open_node(b, FUSE_OPEN, b->file, BENCH_FH_SERVER);
     b->dir_fh = open_node(b, FUSE_OPENDIR, b->dir, BENCH_DIR_FH_SERVER);
     return b;
+}
+
+struct bench *bench_new(const struct fs_hello *hello, bool raw_names, bool read_only)
+{
+    return new_bench(hello, raw_names, read_only, NULL);
+}
+
+struct bench *bench_new_guarded(enum guard_policy policy, const char *root)
+{
+    static const struct fs_hello hello = {.server = true, .uid = 500, .gid = 501};
+    struct fs_guard_opts guard = {.policy = policy, .root = root};
+    return new_bench(&hello, false, false, &guard);
 }
 
 struct bench *bench_new_usual(void)

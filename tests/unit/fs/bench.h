@@ -41,6 +41,8 @@ struct bench {
     struct bench_notice notices[BENCH_NOTICES_MAX]; /* oldest first; taken by bench_noticed */
     size_t notice_count, notice_room;               /* room: what the kernel's thread takes */
     int kernel_error;                               /* what /dev/fuse says to the next answers */
+    /* What the relay has told about guarded files, oldest first: "+PATH=BYTES\n", "-PATH\n". */
+    char notes[4096];
 };
 
 struct bench *bench_new(const struct fs_hello *hello, bool raw_names, bool read_only);
@@ -48,6 +50,8 @@ struct bench *bench_new(const struct fs_hello *hello, bool raw_names, bool read_
 struct bench *bench_new_usual(void);
 /* The same, and the server tells of changes. */
 struct bench *bench_new_fed(void);
+/* The same with a guard; root: the mount's, NULL is "/". */
+struct bench *bench_new_guarded(enum guard_policy policy, const char *root);
 void bench_free(struct bench *b);
 
 /* Takes the notices that there are; true if one of them was this. name: of an entry; NULL: of the
