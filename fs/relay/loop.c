@@ -217,6 +217,7 @@ int fs_loop_new(const struct fs_loop_opts *opts, struct fs_loop **ret, struct bg
     int r = loop->request && loop->input ? 0 : -ENOMEM;
     if (r == 0)
         r = fs_relay_new(&loop->opts.relay, &loop->relay);
+    bg_send_buffer(opts->out_fd, BG_FS_MESSAGE_MAX);
     if (r == 0)
         r = set_nonblocking(opts->in_fd);
     if (r == 0)
