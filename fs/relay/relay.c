@@ -1,3 +1,4 @@
+#include "fs/relay/ahead.h"
 #include "fs/relay/gather.h"
 
 #include <assert.h>
@@ -290,6 +291,7 @@ struct fs_rhandle *fs_handle_new(struct fs_relay *relay, struct fs_rnode *node, 
 
 void fs_handle_free(struct fs_relay *relay, struct fs_rhandle *handle)
 {
+    fs_ahead_drop(relay, handle);
     fs_table_remove(&relay->handles, &handle->link);
     fs_tree_unref(&relay->tree, handle->node);
     free(handle);
@@ -505,8 +507,10 @@ void fs_relay_free(struct fs_relay *relay)
         fs_pending_free(relay, relay->first);
     size_t cursor = 0;
     if (relay->handles.buckets)
-        for (struct fs_link *link; (link = fs_table_pop(&relay->handles, &cursor));)
+        for (struct fs_link *link; (link = fs_table_pop(&relay->handles, &cursor));) {
+            free(FS_LINK_OWNER(link, struct fs_rhandle, link)->ahead);
             free(FS_LINK_OWNER(link, struct fs_rhandle, link));
+        }
     fs_table_done(&relay->handles);
     fs_table_done(&relay->by_unique);
     fs_table_done(&relay->by_kernel);

@@ -1,5 +1,6 @@
 /* From the kernel to the server: what is answered here, what is refused, and how the rest is
  * translated. The kernel is trusted to mean well, but a request is parsed as strictly as any. */
+#include "fs/relay/ahead.h"
 #include "fs/relay/gather.h"
 
 #include <fcntl.h>
@@ -315,6 +316,8 @@ static int forward(struct fs_relay *relay, struct fs_request *request, uint64_t 
                                                                                           : -EIO;
     if (node->stale)
         return -ESTALE;
+    if (fs_ahead_answer(relay, request, now_ms))
+        return 0;
     if (flush_is_idle(relay, request, node)) {
         (void)fs_relay_answer(relay, request->unique, FUSE_FLUSH, &(struct fs_reply){0});
         return 0;
@@ -342,6 +345,8 @@ static int forward(struct fs_relay *relay, struct fs_request *request, uint64_t 
         pending->request = *request;
         node->locked = true;
     }
+    fs_ahead_changed(request, pending);
+    fs_ahead_ask(relay, request, pending);
     fs_gather_forward(relay, request, pending, now_ms);
     return 0;
 }

@@ -36,6 +36,7 @@ struct fs_rnode {
     bool locked;              /* somebody on the host has had a POSIX lock on it */
     bool placed;              /* in by_place: folders and links where they were last seen */
     uint64_t nlookup;         /* the kernel's references */
+    unsigned changes;         /* made through this mount; wraps */
     unsigned refs;            /* ours: children, handles, requests in flight */
     struct fs_gather *gather; /* gather.h; NULL until it is written to; freed with the node */
     struct fs_peer *peer;
