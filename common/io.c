@@ -161,6 +161,14 @@ ssize_t bg_recv_fds(int socket, void *buffer, size_t size, int fds[BG_RECV_FDS_M
     return n;
 }
 
+void bg_send_buffer(int socket, int size)
+{
+    /* Only root may go beyond the system's maximum. What is no socket has none, which is fine too.
+     */
+    if (setsockopt(socket, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size) < 0)
+        (void)setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+}
+
 void bg_random(void *buffer, size_t size)
 {
     for (size_t at = 0; at < size;) {

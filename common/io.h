@@ -37,6 +37,9 @@ int bg_send_fd(int socket, const void *bytes, size_t size, int fd) BG_MUST_CHECK
 ssize_t bg_recv_fds(int socket, void *buffer, size_t size, int fds[BG_RECV_FDS_MAX],
                     size_t *ret_fd_count) BG_MUST_CHECK;
 
+/* Asks for a send buffer of this size on a socket; gets as much as the system allows. */
+void bg_send_buffer(int socket, int size);
+
 /* Fills buffer with random bytes from the kernel; aborts if there is no getrandom(2). */
 void bg_random(void *buffer, size_t size);
 

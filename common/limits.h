@@ -134,6 +134,8 @@
 #define BG_FS_LATE_MAX        1024               /* given up, unanswered; the stream is dropped */
 #define BG_FS_GATHER_FILE_MAX (4 * 1024 * 1024)  /* acknowledged, not done; writers wait */
 #define BG_FS_GATHER_MAX      (32 * 1024 * 1024) /* the same of all files; likewise */
+#define BG_FS_AHEAD_MAX       (64 * 1024)        /* of a file, with the answer to OPEN; none */
+#define BG_FS_AHEAD_ALL_MAX   (8 * 1024 * 1024)  /* of these unread; no more are asked for */
 #define BG_FS_NODES_MAX       (1024 * 1024)      /* known to the relay; ENFILE */
 #define BG_FS_HANDLES_MAX     65536              /* open through one mount; ENFILE */
 #define BG_FS_DEPTH_MAX       128                /* folders in folders; ENAMETOOLONG */

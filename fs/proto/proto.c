@@ -517,6 +517,10 @@ int fs_reply_parse(uint32_t opcode, const uint8_t *bytes, size_t size, struct fs
             items_parse(reply_layouts[op->reply], &again, &reply);
     } else {
         items_parse(reply_layouts[op->reply], &in, &reply);
+        if (opcode == FUSE_OPEN && in.left > 0 && in.left <= BG_FS_AHEAD_MAX) {
+            reply.data_size = in.left;
+            reply.data = bg_reader_bytes(&in, in.left);
+        }
     }
     if (!bg_reader_end(&in))
         return bg_err_set(err, -EPROTO, "%s: reply of %zu bytes", op->name, size);

@@ -40,7 +40,7 @@ enum fs_reply_kind {
     FS_REPLY_EMPTY,
     FS_REPLY_ENTRY,      /* a node, with a reference to it */
     FS_REPLY_ATTR,       /* attributes */
-    FS_REPLY_OPEN,       /* a handle */
+    FS_REPLY_OPEN,       /* a handle; for OPEN at most BG_FS_AHEAD_MAX bytes of the file */
     FS_REPLY_ENTRY_OPEN, /* both: CREATE */
     FS_REPLY_DATA,       /* at most request.size bytes */
     FS_REPLY_TEXT,       /* 1 .. 4095 bytes: target of a symbolic link */
@@ -57,6 +57,10 @@ enum fs_reply_kind {
 /* WRITE, flags2: nobody will look at the count, so an error counts even if some was written. Beyond
  * the kernel's protocol. */
 #define FS_WRITE_WHOLE (1u << 31)
+
+/* OPEN, flags2: if the file is no larger than BG_FS_AHEAD_MAX, what is in it follows the answer's
+ * fixed part. Likewise. */
+#define FS_OPEN_READ (1u << 31)
 
 /* How long a person may have to wait for an answer. */
 enum fs_class { FS_CLASS_META, FS_CLASS_DATA, FS_CLASS_SYNC, FS_CLASS_WAIT /* no deadline */ };
@@ -112,7 +116,7 @@ struct fs_reply {
     uint64_t lock_start, lock_end, lock_type, lock_pid;
     struct fs_statfs statfs;
 
-    const uint8_t *data; /* borrowed: DATA, TEXT, DIRENTS, XATTR */
+    const uint8_t *data; /* borrowed: DATA, TEXT, DIRENTS, XATTR, OPEN */
     size_t data_size;
 };
 

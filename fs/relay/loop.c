@@ -296,6 +296,7 @@ int fs_loop_new(const struct fs_loop_opts *opts, struct fs_loop **ret, struct bg
         r = fs_notes_init(&loop->notes, opts->notes_fd);
     if (r == 0)
         r = fs_notifier_new(&loop->notifier);
+    bg_send_buffer(opts->out_fd, BG_FS_MESSAGE_MAX);
     if (r == 0)
         r = set_nonblocking(opts->in_fd);
     if (r == 0)

@@ -1,3 +1,4 @@
+#include "fs/relay/ahead.h"
 #include "fs/relay/changes.h"
 #include "fs/relay/gather.h"
 #include "fs/relay/guarded.h"
@@ -302,6 +303,7 @@ struct fs_rhandle *fs_handle_new(struct fs_relay *relay, struct fs_rnode *node, 
 
 void fs_handle_free(struct fs_relay *relay, struct fs_rhandle *handle)
 {
+    fs_ahead_drop(relay, handle);
     fs_table_remove(&relay->handles, &handle->link);
     fs_tree_unref(&relay->tree, handle->node);
     free(handle);
@@ -535,8 +537,10 @@ void fs_relay_free(struct fs_relay *relay)
     fs_rebind_free(relay);
     size_t cursor = 0;
     if (relay->handles.buckets)
-        for (struct fs_link *link; (link = fs_table_pop(&relay->handles, &cursor));)
+        for (struct fs_link *link; (link = fs_table_pop(&relay->handles, &cursor));) {
+            free(FS_LINK_OWNER(link, struct fs_rhandle, link)->ahead);
             free(FS_LINK_OWNER(link, struct fs_rhandle, link));
+        }
     fs_walks_done(relay);
     fs_table_done(&relay->handles);
     fs_table_done(&relay->by_unique);

@@ -1,6 +1,7 @@
 /* From the server to the kernel. Nothing that the server says is passed on before it was checked
  * against what was asked; what it hands out (references, handles, locks) is either kept or given
  * back. */
+#include "fs/relay/ahead.h"
 #include "fs/relay/changes.h"
 #include "fs/relay/gather.h"
 #include "fs/relay/guarded.h"
@@ -148,7 +149,13 @@ static int answer_open(struct fs_relay *relay, const struct fs_pending *pending,
     uint64_t server_fh = reply->fh;
     struct fs_rhandle *handle = fs_handle_new(relay, pending->node, server_fh, pending->flags,
                                               reply->open_flags & FOPEN_NOFLUSH);
+    if (reply->data_size > 0 && !pending->reads_ahead) {
+        fs_relay_complain(relay, pending->opcode, "data that was not asked for");
+        reply->data_size = 0;
+    }
     if (handle) {
+        fs_ahead_keep(relay, handle, pending, reply, now_ms);
+        reply->data_size = 0; /* not for the kernel */
         reply->fh = handle->id;
         reply->open_flags = fs_changes_open_flags(relay, pending, pending->node);
         if (fs_relay_answer(relay, pending->kernel_unique, pending->opcode, reply) == 0)

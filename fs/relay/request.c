@@ -1,5 +1,6 @@
 /* From the kernel to the server: what is answered here, what is refused, and how the rest is
  * translated. The kernel is trusted to mean well, but a request is parsed as strictly as any. */
+#include "fs/relay/ahead.h"
 #include "fs/relay/changes.h"
 #include "fs/relay/gather.h"
 #include "fs/relay/guarded.h"
@@ -344,6 +345,8 @@ static int forward(struct fs_relay *relay, struct fs_request *request, const uin
         return -ESTALE;
     if (fs_rebind_tells_loss(relay, request))
         return -EIO;
+    if (fs_ahead_answer(relay, request, now_ms))
+        return 0;
     struct fs_rnode *node2;
     r = check_request(relay, request, node);
     if (r == 0)
@@ -374,6 +377,8 @@ static int forward(struct fs_relay *relay, struct fs_request *request, const uin
         pending->request = *request;
         node->locked = true;
     }
+    fs_ahead_changed(request, pending);
+    fs_ahead_ask(relay, request, pending);
     fs_gather_forward(relay, request, pending, now_ms);
     return 0;
 }

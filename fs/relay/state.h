@@ -21,9 +21,14 @@ struct fs_rhandle {
     bool lost_writes;      /* the next FSYNC or FLUSH says that some may be lost */
     bool quiet;            /* closing it can bring no error, says the server */
     unsigned errors_seen;  /* of gather->errors */
-    uint64_t entries;      /* read since the start of the folder */
-    uint64_t waited_ms;    /* for answers to READDIR */
-    bool ours;             /* the server's part of the folder has been read: the guard's comes */
+    uint8_t *ahead;        /* ahead.h: the file's first bytes; owned; NULL */
+    size_t ahead_size;
+    uint64_t ahead_ms;
+    unsigned ahead_changes; /* node->changes then */
+    uint64_t ahead_number;  /* of the last change when it was asked for */
+    uint64_t entries;       /* read since the start of the folder */
+    uint64_t waited_ms;     /* for answers to READDIR */
+    bool ours;              /* the server's part of the folder has been read: the guard's comes */
 };
 
 /* A request that the server has and has not answered. */
@@ -49,6 +54,10 @@ struct fs_pending {
     struct fs_errand *errand;     /* whose step it is; owned. NULL: none */
     uint64_t thread, since_ms;    /* READLINK: see walks.h */
     struct fs_request request;    /* what waits to be sent; SETLK, SETLKW: to undo it */
+
+    /* ahead.h */
+    bool reads_ahead;
+    unsigned changes; /* node->changes when it was sent */
 
     /* gather.h */
     bool gathered;           /* a write that is or may be acknowledged before it is done */
@@ -96,6 +105,7 @@ struct fs_relay {
     struct fs_gather *gathers;         /* files with writes that are not done */
     size_t gathered;                   /* bytes of acknowledged writes that are not done */
     bool finishing;                    /* nothing waits for more */
+    size_t ahead;                      /* bytes of files that came with their OPEN */
     unsigned timeouts;                 /* in a row */
     unsigned odd_replies;
     uint64_t heard_ms;   /* last good reply */

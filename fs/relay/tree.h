@@ -47,6 +47,7 @@ struct fs_rnode {
     bool opened;      /* filled has a value */
     bool seen, wrote; /* the three seen_* have values; the kernel's own writes have changed them */
     uint32_t writes, synced;   /* done so far; how many of them by the last good FSYNC */
+    unsigned changes;          /* made through this mount; wraps */
     uint64_t nlookup;          /* the kernel's references */
     unsigned refs;             /* ours: children, handles, requests in flight */
     unsigned writing;          /* requests in flight that change its contents */

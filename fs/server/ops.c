@@ -429,8 +429,23 @@ static int add_handle(struct fs_ops *ops, const struct fs_request *request,
     return fs_handles_add(ops->handles, pin, fd, &reply->fh);
 }
 
+/* A small file's content, for the answer to its OPEN. What goes wrong here a READ will tell. */
+static void read_small(int fd, uint8_t *out, struct fs_reply *reply)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size <= 0 ||
+        st.st_size > BG_FS_AHEAD_MAX)
+        return;
+    /* Up to the end as it is by now: less than all of out says that this is the end. */
+    ssize_t n = pread(fd, out, BG_FS_AHEAD_MAX, 0);
+    if (n > 0) {
+        reply->data = out;
+        reply->data_size = (size_t)n;
+    }
+}
+
 static int open_file(struct fs_ops *ops, const struct fs_request *request, const struct fs_pin *pin,
-                     struct fs_reply *reply)
+                     uint8_t *out, struct fs_reply *reply)
 {
     if (ops->read_only && opens_for_change(request->flags))
         return -EROFS;
@@ -438,6 +453,8 @@ static int open_file(struct fs_ops *ops, const struct fs_request *request, const
     if (fd < 0)
         return fd;
     int r = add_handle(ops, request, pin, fd, reply);
+    if (r == 0 && (request->flags2 & FS_OPEN_READ) && (request->flags & O_ACCMODE) == O_RDONLY)
+        read_small(fd, out, reply);
     if (r == 0)
         (void)bg_take_fd(&fd);
     return r;
@@ -841,7 +858,7 @@ static int run_on_node(struct fs_ops *ops, const struct fs_request *request, uin
         r = rename_name(ops, request, &pin);
         break;
     case FUSE_OPEN:
-        r = open_file(ops, request, &pin, ret);
+        r = open_file(ops, request, &pin, out, ret);
         break;
     case FUSE_CREATE:
         r = create_file(ops, request, &pin, ret);

@@ -1,6 +1,12 @@
-/* How the server runs: each thread takes the next message off the stream (under a lock, into its
- * own buffer), works on it, and writes the reply in one piece (under another lock). So requests are
- * worked on in parallel and answered in any order, as the kernel's own requests are. */
+/* How the server runs: one thread at a time is the reader. It takes the next message off the stream
+ * into its own buffer, works on it, and writes the reply in one piece (under a lock). Meanwhile
+ * another is the reader, so requests are worked on in parallel and answered in any order, as the
+ * kernel's own requests are.
+ *
+ * Waking that other thread costs more than most requests take, and most come one by one. So it is
+ * woken when there is more on the stream already, or when the request is of a slow kind. Else the
+ * thread comes back and reads on; that it does is watched by one of those that are idle, which
+ * takes over if it is away for too long. */
 #include "fs/server/server.h"
 
 #include <assert.h>
@@ -12,6 +18,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/io.h"
@@ -20,6 +27,7 @@
 
 #define INPUT_SIZE      (64u * 1024) /* read ahead: small requests come many at a time */
 #define REPLY_HEAD_SIZE 256u         /* header and the largest fixed part */
+#define WATCH_NS        300000       /* for which there may be no reader */
 
 struct server {
     int in_fd, out_fd;
@@ -27,9 +35,16 @@ struct server {
     struct fs_ops ops;
     struct fs_feed *feed; /* NULL: changes are not told */
 
-    pthread_mutex_t in_lock; /* guards the next four */
-    uint8_t *input;
+    uint8_t *input; /* the reader's, with the next two */
     size_t input_at, input_size;
+
+    pthread_mutex_t in_lock; /* guards the rest */
+    pthread_cond_t changed;
+    bool reading;   /* there is a reader */
+    bool wanted;    /* there should be one at once */
+    bool watched;   /* a thread looks whether there is one, now and then */
+    unsigned idle;  /* threads that wait for their turn */
+    uint64_t taken; /* messages */
     bool ended;
     struct bg_err end; /* why, when it was not the client closing */
 
@@ -42,6 +57,7 @@ static void end_stream(struct server *server, const struct bg_err *err)
     if (err && server->end.code == 0) /* after the end too: it is why it came */
         server->end = *err;
     server->ended = true;
+    (void)pthread_cond_broadcast(&server->changed);
 }
 
 static void fail_stream(struct server *server, const struct bg_err *err)
@@ -79,27 +95,91 @@ static int take(struct server *server, uint8_t *out, size_t size)
     return 0;
 }
 
+/* One message. Errors: -ENODATA the client has closed, between two messages. */
+static int take_message(struct server *server, uint8_t *out, size_t *ret_size, struct bg_err *err)
+{
+    int r = take(server, out, 4);
+    if (r == -ENODATA)
+        return r;
+    if (r < 0)
+        return bg_err_errno(err, r, "file server: reading");
+    r = fs_message_size(out, FS_REQUEST_HEADER_SIZE, ret_size, err);
+    if (r == 0 && (r = take(server, out + 4, *ret_size - 4)) < 0)
+        return bg_err_errno(err, r, "file server: reading a request");
+    return r;
+}
+
+/* Looks for as long as messages come. Returns true when one came and its thread is not back.
+ * in_lock is held. */
+static bool watch(struct server *server)
+{
+    uint64_t seen;
+    server->watched = true;
+    do {
+        struct timespec until;
+        (void)clock_gettime(CLOCK_MONOTONIC, &until); /* cannot fail */
+        until.tv_nsec += WATCH_NS;
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+        seen = server->taken;
+        (void)pthread_cond_timedwait(&server->changed, &server->in_lock, &until);
+    } while (!server->ended && !server->wanted && server->taken != seen);
+    server->watched = false;
+    return !server->reading && !server->ended && server->taken == seen;
+}
+
+/* Returns when the caller is the reader, or false at the end. */
+static bool become_reader(struct server *server)
+{
+    (void)pthread_mutex_lock(&server->in_lock);
+    bool mine = !server->reading;
+    server->idle++;
+    while (!mine && !server->ended) {
+        if (!server->watched)
+            mine = watch(server);
+        if (!mine && !server->wanted && !server->ended)
+            (void)pthread_cond_wait(&server->changed, &server->in_lock);
+        mine = mine || (server->wanted && !server->reading);
+    }
+    server->idle--;
+    bool go_on = !server->ended;
+    if (go_on) {
+        server->wanted = false;
+        server->reading = true;
+    }
+    (void)pthread_mutex_unlock(&server->in_lock);
+    return go_on;
+}
+
+/* Whether a request may take so long that the next one should not wait for it to be over. */
+static bool is_slow(const uint8_t *message, size_t size)
+{
+    uint32_t opcode;
+    memcpy(&opcode, message + 4, sizeof opcode); /* little endian, as the machine is */
+    return size > INPUT_SIZE || opcode == FUSE_FSYNC || opcode == FUSE_FSYNCDIR ||
+           opcode == FUSE_COPY_FILE_RANGE || opcode == FUSE_FALLOCATE;
+}
+
 /* The next whole message, or false when the stream has ended. */
 static bool next_message(struct server *server, uint8_t *out, size_t *ret_size)
 {
     struct bg_err err = {0};
+    if (!become_reader(server))
+        return false;
+    int r = take_message(server, out, ret_size, &err);
+    bool more = server->input_at < server->input_size;
     (void)pthread_mutex_lock(&server->in_lock);
-    if (!server->ended) {
-        int r = take(server, out, 4);
+    if (r < 0)
         /* A client that goes while something is on its way to it resets the connection. */
-        bool between = r == -ENODATA || r == -ECONNRESET;
-        if (r == 0)
-            r = fs_message_size(out, FS_REQUEST_HEADER_SIZE, ret_size, &err);
-        if (r == 0 && (r = take(server, out + 4, *ret_size - 4)) < 0)
-            (void)bg_err_errno(&err, r, "file server: reading a request");
-        else if (r < 0 && r != -EPROTO)
-            (void)bg_err_errno(&err, r, "file server: reading");
-        if (r < 0)
-            end_stream(server, between ? NULL : &err);
-    }
-    bool more = !server->ended;
+        end_stream(server, r == -ENODATA || r == -ECONNRESET ? NULL : &err);
+    server->reading = false;
+    server->taken++;
+    server->wanted = r == 0 && (more || is_slow(out, *ret_size));
+    if (server->idle > 0 && (server->wanted || !server->watched))
+        (void)pthread_cond_signal(&server->changed);
+    bool go_on = !server->ended;
     (void)pthread_mutex_unlock(&server->in_lock);
-    return more;
+    return go_on;
 }
 
 static void send_reply(struct server *server, uint32_t opcode, const struct fs_reply *reply)
@@ -321,8 +401,14 @@ int fs_server_run(int in_fd, int out_fd, const struct fs_server_opts *opts, stru
                                            .groups = opts->groups,
                                            .group_count = opts->group_count};
     server.ops.read_only = opts->read_only;
-    (void)pthread_mutex_init(&server.in_lock, NULL); /* neither can fail with these attributes */
+    (void)pthread_mutex_init(&server.in_lock, NULL); /* none can fail with these attributes */
     (void)pthread_mutex_init(&server.out_lock, NULL);
+    pthread_condattr_t clock;
+    (void)pthread_condattr_init(&clock);
+    (void)pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&server.changed, &clock);
+    (void)pthread_condattr_destroy(&clock);
+    bg_send_buffer(out_fd, BG_FS_MESSAGE_MAX);
     size_t node_fds, handle_count, lock_owners;
     share_fds(&node_fds, &handle_count, &lock_owners);
 
@@ -383,6 +469,7 @@ int fs_server_run(int in_fd, int out_fd, const struct fs_server_opts *opts, stru
     (void)shutdown(out_fd, SHUT_RDWR);
     (void)sigaction(SIGUSR2, &before_usr2, NULL);
     (void)sigaction(SIGPIPE, &before_pipe, NULL);
+    (void)pthread_cond_destroy(&server.changed);
     (void)pthread_mutex_destroy(&server.in_lock);
     (void)pthread_mutex_destroy(&server.out_lock);
     return r;

@@ -20,6 +20,7 @@
 #include "tests/integration/fs/mounted.h"
 
 #define WAIT_MS 30000u
+#define LARGE   (1 << 20)
 
 struct returning {
     char base[64], source[96];
@@ -39,6 +40,15 @@ static void put(const char *folder, const char *name, const char *text)
     assert_true(fd >= 0);
     assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));
     assert_int_equal(close(fd), 0);
+}
+
+/* More than what comes with OPEN. */
+static void put_large(const char *folder, const char *name)
+{
+    put(folder, name, "1");
+    char path[256];
+    path_in(folder, name, path);
+    assert_int_equal(truncate(path, LARGE), 0);
 }
 
 static int open_in(const char *folder, const char *name, int flags)
@@ -157,8 +167,8 @@ static void what_was_deleted_or_replaced_is_gone(void **state)
     (void)state;
     struct returning *r = returning_new("20000");
     put(r->source, "here", "x");
-    put(r->source, "deleted", "1");
-    put(r->source, "replaced", "2");
+    put_large(r->source, "deleted");
+    put_large(r->source, "replaced");
     int deleted = open_in(r->m->mount, "deleted", O_RDONLY);
     int replaced = open_in(r->m->mount, "replaced", O_RDONLY);
     char path[256], other[256];
@@ -173,8 +183,8 @@ static void what_was_deleted_or_replaced_is_gone(void **state)
     char byte;
     /* EIO or ESTALE: never another file's bytes. O_DIRECT would do; a page never read is not
      * cached. */
-    assert_int_equal(pread(deleted, &byte, 1, 0), -1);
-    assert_int_equal(pread(replaced, &byte, 1, 0), -1);
+    assert_int_equal(pread(deleted, &byte, 1, LARGE / 2), -1);
+    assert_int_equal(pread(replaced, &byte, 1, LARGE / 2), -1);
     int anew = open_in(r->m->mount, "replaced", O_RDONLY);
     assert_string_equal(read_from(anew), "3");
     assert_int_equal(close(anew), 0);

@@ -330,10 +330,25 @@ static void no_cut_or_longer_reply_passes(void **state)
             uint32_t stated = (uint32_t)cut;
             memcpy(buffer, &stated, sizeof stated);
             /* Data may have any length; everything else has its own. */
-            bool any = sent.data_size > 0 && cut >= FS_REPLY_HEADER_SIZE;
+            bool any = (sent.data_size > 0 && cut >= FS_REPLY_HEADER_SIZE) ||
+                       (opcode == FUSE_OPEN && cut > size);
             assert_int_equal(fs_reply_parse(opcode, buffer, cut, &got, NULL), any ? 0 : -EPROTO);
         }
     }
+}
+
+static void only_a_small_file_follows_an_open(void **state)
+{
+    (void)state;
+    static uint8_t bytes[FS_REPLY_HEADER_SIZE + 16 + BG_FS_AHEAD_MAX + 1];
+    struct fs_reply sent = {.unique = 1, .fh = 2, .data_size = BG_FS_AHEAD_MAX}, got;
+    for (unsigned more = 0; more < 2; more++, sent.data_size++) {
+        struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
+        fs_reply_emit(FUSE_OPEN, &sent, &w);
+        size_t size = w.used + sent.data_size;
+        assert_int_equal(fs_reply_parse(FUSE_OPEN, bytes, size, &got, NULL), more ? -EPROTO : 0);
+    }
+    assert_int_equal(got.data_size, BG_FS_AHEAD_MAX);
 }
 
 static void errors_stand_alone_and_in_range(void **state)
@@ -482,6 +497,7 @@ int main(void)
         cmocka_unit_test(unknown_opcodes_can_be_answered),
         cmocka_unit_test(every_reply_comes_back_as_it_was),
         cmocka_unit_test(no_cut_or_longer_reply_passes),
+        cmocka_unit_test(only_a_small_file_follows_an_open),
         cmocka_unit_test(errors_stand_alone_and_in_range),
         cmocka_unit_test(errors_that_would_harm_the_kernel_are_not_allowed),
         cmocka_unit_test(folder_entries_come_back_as_they_were),
