@@ -181,8 +181,7 @@ static void what_was_deleted_or_replaced_is_gone(void **state)
     kill_first_server(r);
     let_it_return(r);
     char byte;
-    /* EIO or ESTALE: never another file's bytes. O_DIRECT would do; a page never read is not
-     * cached. */
+    /* EIO or ESTALE: never another file's bytes. */
     assert_int_equal(pread(deleted, &byte, 1, LARGE / 2), -1);
     assert_int_equal(pread(replaced, &byte, 1, LARGE / 2), -1);
     int anew = open_in(r->m->mount, "replaced", O_RDONLY);
