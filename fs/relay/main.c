@@ -24,6 +24,7 @@
 #include "common/checked.h"
 #include "common/io.h"
 #include "common/quote.h"
+#include "fs/relay/echoer.h"
 #include "fs/relay/loop.h"
 #include "fs/relay/mountpoint.h"
 #include "fs/relay/sandbox.h"
@@ -36,6 +37,7 @@ struct args {
     int stream_fd, ready_fd, log_fd;
     const char *mountpoint, *name;
     bool read_only, exec, foreground, raw_names;
+    bool echoes; /* changes of the guest make file events here */
     uint64_t deadline_ms;
 };
 
@@ -67,6 +69,14 @@ static void send_report(int fd, enum report_kind kind, const struct bg_err *err)
 static void relay_ready(void *owner)
 {
     send_report(*(const int *)owner, REPORT_READY, NULL);
+}
+
+static int start_echoes(struct fs_loop *loop, const char *path, struct bg_err *err)
+{
+    int fd;
+    pid_t pid;
+    int r = fs_echoer_start(path, &fd, &pid, err);
+    return r < 0 ? r : fs_loop_echo_by(loop, fd, pid, err);
 }
 
 static int serve(const struct args *args, const char *path, const struct bg_log *log, int report_fd,
@@ -101,8 +111,12 @@ static int serve(const struct args *args, const char *path, const struct bg_log 
     }
     if (r == 0) {
         send_report(report_fd, REPORT_MOUNTED, NULL);
-        r = fs_sandbox_leave(err);
+        /* Nothing can be made again on a file system that is read-only. */
+        if (args->echoes && !args->read_only && fs_loop_is_told(loop))
+            r = start_echoes(loop, path, err);
     }
+    if (r == 0)
+        r = fs_sandbox_leave(err);
     if (r == 0)
         r = fs_sandbox_enter(err);
     if (r == 0)
@@ -390,7 +404,7 @@ static void usage(FILE *out)
 {
     (void)fprintf(out,
                   "usage: bellglass-mount --stream-fd N --mountpoint DIR --name NAME\n"
-                  "  [--read-only] [--exec] [--raw-names] [--deadline-ms N]\n"
+                  "  [--read-only] [--exec] [--raw-names] [--watch seen|none] [--deadline-ms N]\n"
                   "  [--ready-fd N] [--log-fd N] [--foreground]\n"
                   "Mounts the files that a bellglass file server offers on the open stream N.\n");
 }
@@ -415,13 +429,17 @@ static int parse_args(int argc, char **argv, struct args *ret)
                                             {"exec", no_argument, NULL, 'x'},
                                             {"raw-names", no_argument, NULL, 'w'},
                                             {"deadline-ms", required_argument, NULL, 'd'},
+                                            {"watch", required_argument, NULL, 'e'},
                                             {"ready-fd", required_argument, NULL, 'y'},
                                             {"log-fd", required_argument, NULL, 'l'},
                                             {"foreground", no_argument, NULL, 'f'},
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
-    *ret = (struct args){
-        .stream_fd = -1, .ready_fd = -1, .log_fd = -1, .deadline_ms = DEADLINE_DEFAULT_MS};
+    *ret = (struct args){.stream_fd = -1,
+                         .ready_fd = -1,
+                         .log_fd = -1,
+                         .deadline_ms = DEADLINE_DEFAULT_MS,
+                         .echoes = true};
     int c, r = 0;
     while (r == 0 && (c = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (c) {
@@ -436,6 +454,10 @@ static int parse_args(int argc, char **argv, struct args *ret)
             break;
         case 'd':
             r = bg_parse_u64(optarg, 100, 600000, &ret->deadline_ms);
+            break;
+        case 'e':
+            ret->echoes = strcmp(optarg, "seen") == 0;
+            r = ret->echoes || strcmp(optarg, "none") == 0 ? 0 : -EINVAL;
             break;
         case 'm':
             ret->mountpoint = optarg;

@@ -2,6 +2,7 @@
  * against what was asked; what it hands out (references, handles, locks) is either kept or given
  * back. */
 #include "fs/relay/changes.h"
+#include "fs/relay/echo.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -62,7 +63,7 @@ static int enter(struct fs_relay *relay, const struct fs_pending *pending, uint3
     if (reply->node == 0)
         return opcode == FUSE_LOOKUP ? -ENOENT : -EIO;
     int r = look_at(relay, reply->node, &reply->attr, &entry);
-    if (r == 0 && !type_fits(opcode, &entry))
+    if (r == 0 && (!type_fits(opcode, &entry) || fs_echo_is_stand_in(reply->node)))
         r = -EIO;
     if (r < 0) {
         give_back_reference(relay, reply->node);

@@ -1,6 +1,7 @@
 /* From the kernel to the server: what is answered here, what is refused, and how the rest is
  * translated. The kernel is trusted to mean well, but a request is parsed as strictly as any. */
 #include "fs/relay/changes.h"
+#include "fs/relay/echo.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -281,7 +282,9 @@ static void release(struct fs_relay *relay, const struct fs_request *request, ui
 {
     struct fs_rhandle *handle = fs_handle_find(relay, request->fh);
     struct fs_reply reply = {0};
-    if (handle) {
+    if (handle && handle->echo) {
+        fs_handle_free(relay, handle);
+    } else if (handle) {
         fs_relay_send_release(relay, handle->node->peer->id, handle->server_fh,
                               request->opcode == FUSE_RELEASEDIR, now_ms);
         fs_handle_free(relay, handle);
@@ -399,6 +402,8 @@ void fs_relay_request(struct fs_relay *relay, const uint8_t *bytes, size_t size,
         r = -ENOSYS; /* the kernel asks no more, and does without */
         break;
     default:
+        if (relay->initialised && fs_echo_answers(relay, &request, now_ms))
+            return;
         r = relay->initialised ? forward(relay, &request, now_ms) : -EIO;
     }
     if (r < 0)

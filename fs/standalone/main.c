@@ -28,7 +28,8 @@ static void usage(FILE *out)
     (void)fprintf(out,
                   "usage: bellglass-fs serve [--read-only] [--threads N] DIR\n"
                   "       bellglass-fs mount [--read-only] [--exec] [--raw-names] [--foreground]\n"
-                  "                          [--name NAME] [--deadline-ms N] DIR -- COMMAND...\n");
+                  "                          [--watch seen|none] [--name NAME] [--deadline-ms N]\n"
+                  "                          DIR -- COMMAND...\n");
 }
 
 static int serve(int argc, char **argv)
@@ -100,18 +101,17 @@ static int mount_program(char out[PATH_MAX + 32])
 
 static int mount_here(int argc, char **argv)
 {
-    static const struct option options[] = {{"read-only", no_argument, NULL, 'r'},
-                                            {"exec", no_argument, NULL, 'x'},
-                                            {"raw-names", no_argument, NULL, 'w'},
-                                            {"foreground", no_argument, NULL, 'f'},
-                                            {"name", required_argument, NULL, 'n'},
-                                            {"deadline-ms", required_argument, NULL, 'd'},
-                                            {0}};
+    static const struct option options[] = {
+        {"read-only", no_argument, NULL, 'r'},   {"exec", no_argument, NULL, 'x'},
+        {"raw-names", no_argument, NULL, 'w'},   {"foreground", no_argument, NULL, 'f'},
+        {"name", required_argument, NULL, 'n'},  {"deadline-ms", required_argument, NULL, 'd'},
+        {"watch", required_argument, NULL, 'e'}, {0}};
     static char read_only[] = "--read-only", exec[] = "--exec", raw_names[] = "--raw-names",
                 foreground[] = "--foreground", name[] = "--name", deadline[] = "--deadline-ms",
-                stream[] = "--stream-fd", mountpoint[] = "--mountpoint", standalone[] = "files";
+                watch[] = "--watch", stream[] = "--stream-fd", mountpoint[] = "--mountpoint",
+                standalone[] = "files";
     char *out[MOUNT_ARGS_MAX] = {name};
-    char *name_value = standalone, *deadline_value = NULL;
+    char *name_value = standalone, *deadline_value = NULL, *watch_value = NULL;
     size_t used = 1;
     bool flags[128] = {false};
     int c;
@@ -124,6 +124,8 @@ static int mount_here(int argc, char **argv)
             name_value = optarg;
         else if (c == 'd')
             deadline_value = optarg;
+        else if (c == 'e')
+            watch_value = optarg;
         else
             flags[c & 127] = true;
     }
@@ -166,6 +168,10 @@ static int mount_here(int argc, char **argv)
     if (deadline_value) {
         out[used++] = deadline;
         out[used++] = deadline_value;
+    }
+    if (watch_value) {
+        out[used++] = watch;
+        out[used++] = watch_value;
     }
     char *full[MOUNT_ARGS_MAX + 1] = {program};
     memcpy(full + 1, out, used * sizeof *out);

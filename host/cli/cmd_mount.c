@@ -26,13 +26,15 @@
 #define LOG_FILE         "mount.log"
 #define LOG_TAIL_MAX     65536
 
-enum { OPTION_READ_ONLY = OPTION_OWN, OPTION_EXEC, OPTION_AS_ROOT };
+enum { OPTION_READ_ONLY = OPTION_OWN, OPTION_EXEC, OPTION_AS_ROOT, OPTION_WATCH };
 
 static const struct option_spec mount_options[] = {
     {OPTION_READ_ONLY, 'r', false, "read-only", NULL, "no changes from here"},
     {OPTION_EXEC, 0, false, "exec", NULL,
      "let programs in it be run here: they are the sandbox's, and would run as you"},
     {OPTION_AS_ROOT, 0, false, "as-root", NULL, "act as the guest's root, not as its user"},
+    {OPTION_WATCH, 0, false, "watch", "seen|none",
+     "whether the sandbox's changes make file events here (inotify), in folders seen here [seen]"},
     {0},
 };
 
@@ -168,13 +170,17 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
         log_offset = 0; /* a log of many mounts: only the last ones matter */
     char program[] = "bellglass-mount", a[] = "--stream-fd", a_value[] = "3", b[] = "--mountpoint",
          c[] = "--name", d[] = "--ready-fd", d_value[] = "4", e[] = "--log-fd", e_value[] = "2",
-         read_only[] = "--read-only", exec[] = "--exec";
+         read_only[] = "--read-only", exec[] = "--exec", watch[] = "--watch", none[] = "none";
     char *argv[16] = {program, a, a_value, b, dir, c, name, d, d_value, e, e_value};
     size_t argc = 11;
     if (args_flag(args, OPTION_READ_ONLY))
         argv[argc++] = read_only;
     if (args_flag(args, OPTION_EXEC))
         argv[argc++] = exec;
+    if (strcmp(args_text(args, OPTION_WATCH, "seen"), "none") == 0) {
+        argv[argc++] = watch;
+        argv[argc++] = none;
+    }
     /* It outlives us: nothing of our terminal and pipes goes with it. */
     struct process_opts opts = {.path = path,
                                 .argv = argv,
@@ -197,6 +203,9 @@ static int mount_one(struct app *app, const struct args *args, struct bg_err *er
     BG_AUTOFREE char *dir = NULL;
     const char *path = "/";
     struct life life;
+    const char *watch = args_text(args, OPTION_WATCH, "seen");
+    if (strcmp(watch, "seen") != 0 && strcmp(watch, "none") != 0)
+        return bg_err_set(err, -EINVAL, "--watch: seen or none");
     if (!grammar_split_path(args->operands[0], &name, &path))
         name = strdup(args->operands[0]);
     if (!name)
@@ -286,7 +295,10 @@ const struct command cmd_mount = {
     .options = mount_options,
     .details = "The whole of its files, or what is below PATH. The mount ends with `bellglass "
                "umount` or with the sandbox. Files in it belong to you; set-id bits and devices "
-               "have no effect, and programs in it do not run here unless --exec is given.",
+               "have no effect, and programs in it do not run here unless --exec is given. What "
+               "the sandbox changes is seen at once, and makes file events for programs here that "
+               "watch folders of the mount (editors, test runners); not on a read-only mount, and "
+               "not for files that you may not write. `bellglass watch` has none of these limits.",
     .examples = mount_examples,
     .operands_min = 2,
     .operands_max = 2,
