@@ -18,7 +18,7 @@ int bg_stream_header_parse(const uint8_t *bytes, size_t size, struct bg_stream_h
         return bg_err_set(err, -EPROTO, "stream header: magic 0x%x, version %u", magic, version);
     if (flags != 0 || h.id == 0)
         return bg_err_set(err, -EPROTO, "stream header: flags 0x%x, id %u", flags, h.id);
-    if (!((h.kind >= BG_STREAM_SESSION && h.kind <= BG_STREAM_BENCH) || h.kind == BG_STREAM_SHARE ||
+    if (!((h.kind >= BG_STREAM_SESSION && h.kind <= BG_STREAM_SHARE) ||
           h.kind == BG_STREAM_CONNECT))
         return bg_err_set(err, -EPROTO, "stream header: unknown kind %u", h.kind);
     if (h.body_size > BG_STREAM_BODY_MAX)
@@ -282,4 +282,55 @@ void bg_share_request_emit(const struct bg_share_request *request, struct bg_wri
 {
     bg_writer_u32le(w, request->flags);
     bg_writer_text32le(w, request->path);
+}
+
+int bg_watch_request_parse(const uint8_t *bytes, size_t size, char path[BG_PATH_MAX],
+                           struct bg_err *err)
+{
+    struct bg_reader in = bg_reader_init(bytes, size);
+    uint32_t flags = bg_reader_u32le(&in);
+    bg_reader_text32le(&in, path, BG_PATH_MAX);
+    if (!bg_reader_end(&in) || flags != 0 || path[0] != '/')
+        return bg_err_set(err, -EPROTO, "watch request of %zu bytes: malformed", size);
+    return 0;
+}
+
+void bg_watch_request_emit(const char *path, struct bg_writer *w)
+{
+    bg_writer_u32le(w, 0);
+    bg_writer_text32le(w, path);
+}
+
+static bool watch_change_is_whole(const struct bg_watch_change *c)
+{
+    const uint32_t happened = BG_WATCH_CREATED | BG_WATCH_MODIFIED | BG_WATCH_ATTRIBUTES |
+                              BG_WATCH_WRITTEN | BG_WATCH_DELETED;
+    uint32_t kinds = c->kinds & ~(uint32_t)BG_WATCH_IS_FOLDER;
+    bool path = c->path[0] == '/', old_path = c->old_path[0] == '/';
+    if ((c->path[0] != '\0' && !path) || (c->old_path[0] != '\0' && !old_path))
+        return false;
+    if (c->kinds == BG_WATCH_LOST)
+        return !path && !old_path;
+    if (kinds == BG_WATCH_MOVED)
+        return path || old_path;
+    return kinds != 0 && (kinds & ~happened) == 0 && path && !old_path;
+}
+
+int bg_watch_change_parse(const uint8_t *bytes, size_t size, struct bg_watch_change *ret,
+                          struct bg_err *err)
+{
+    struct bg_reader in = bg_reader_init(bytes, size);
+    ret->kinds = bg_reader_u32le(&in);
+    bg_reader_text32le(&in, ret->path, sizeof ret->path);
+    bg_reader_text32le(&in, ret->old_path, sizeof ret->old_path);
+    if (!bg_reader_end(&in) || !watch_change_is_whole(ret))
+        return bg_err_set(err, -EPROTO, "change of kinds 0x%x in %zu bytes", ret->kinds, size);
+    return 0;
+}
+
+void bg_watch_change_emit(const struct bg_watch_change *change, struct bg_writer *w)
+{
+    bg_writer_u32le(w, change->kinds);
+    bg_writer_text32le(w, change->path);
+    bg_writer_text32le(w, change->old_path);
 }

@@ -26,6 +26,7 @@ enum bg_stream_kind {
     BG_STREAM_FUSE = 4,     /* host -> guest */
     BG_STREAM_FORWARD = 5,  /* host -> guest: TCP to a port inside */
     BG_STREAM_BENCH = 6,    /* host -> guest: echo, sink, source */
+    BG_STREAM_WATCH = 7,    /* host -> guest: what happens to its files */
     BG_STREAM_SHARE = 8,    /* host -> guest: a folder of the host for the guest */
     BG_STREAM_CONNECT = 16, /* guest -> host: egress */
 };
@@ -89,6 +90,8 @@ enum bg_frame_type {
     BG_FRAME_PONG = 66,     /* u64 sequence number */
     BG_FRAME_LOG = 67,      /* text for the sandbox's log */
     BG_FRAME_PREPARED = 68, /* empty */
+    /* watch, guest -> host; END is the last one if it goes wrong */
+    BG_FRAME_CHANGE = 80, /* struct bg_watch_change */
 };
 
 enum bg_exit_how { BG_EXIT_STATUS = 0, BG_EXIT_SIGNAL = 1 };
@@ -229,3 +232,31 @@ struct bg_share_request {
 int bg_share_request_parse(const uint8_t *bytes, size_t size, struct bg_share_request *ret,
                            struct bg_err *err) BG_MUST_CHECK;
 void bg_share_request_emit(const struct bg_share_request *request, struct bg_writer *w);
+
+/* Watch request (body of a BG_STREAM_WATCH header): u32 flags = 0, text32 absolute path of a folder
+ * or file. path: BG_PATH_MAX bytes. */
+int bg_watch_request_parse(const uint8_t *bytes, size_t size, char path[BG_PATH_MAX],
+                           struct bg_err *err) BG_MUST_CHECK;
+void bg_watch_request_emit(const char *path, struct bg_writer *w);
+
+/* What happened, in the order of the bits. MOVED and LOST come alone. */
+enum bg_watch_kind {
+    BG_WATCH_CREATED = 1,
+    BG_WATCH_MOVED = 2,
+    BG_WATCH_MODIFIED = 4,
+    BG_WATCH_ATTRIBUTES = 8,
+    BG_WATCH_WRITTEN = 16, /* closed after it was open for writing */
+    BG_WATCH_DELETED = 32,
+    BG_WATCH_IS_FOLDER = 64, /* with any of those */
+    BG_WATCH_LOST = 128,     /* events were dropped: anything may have happened */
+};
+
+struct bg_watch_change {
+    uint32_t kinds;
+    char path[BG_PATH_MAX]; /* absolute; "" with LOST, or MOVED to a place that is not watched */
+    char old_path[BG_PATH_MAX]; /* MOVED only: "" from a place that is not watched */
+};
+
+int bg_watch_change_parse(const uint8_t *bytes, size_t size, struct bg_watch_change *ret,
+                          struct bg_err *err) BG_MUST_CHECK;
+void bg_watch_change_emit(const struct bg_watch_change *change, struct bg_writer *w);

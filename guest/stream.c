@@ -12,6 +12,7 @@
 #include "guest/fuse.h"
 #include "guest/session.h"
 #include "guest/share.h"
+#include "guest/watch.h"
 
 static const struct stream_kind *find_kind(uint16_t kind)
 {
@@ -30,6 +31,8 @@ static const struct stream_kind *find_kind(uint16_t kind)
         return &forward_kind;
     case BG_STREAM_BENCH:
         return &bench_kind;
+    case BG_STREAM_WATCH:
+        return &watch_kind;
     case BG_STREAM_CONNECT: /* ours to open, not the host's */
         break;
     }

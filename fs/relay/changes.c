@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "fs/proto/change.h"
+#include "fs/relay/echo.h"
 
 #define VALID_SECONDS        1u /* without a feed */
 #define VALID_LONG_SECONDS   60u
@@ -128,6 +129,7 @@ int fs_changes_take(struct fs_relay *relay, const uint8_t *bytes, size_t size, u
             return 0;
         }
         apply(relay, &change);
+        fs_echo_add(relay, &change, now_ms);
         r = 0;
     }
     return r;
@@ -182,7 +184,8 @@ void fs_changes_date(struct fs_relay *relay, const struct fs_pending *pending,
         fresh = fresh && is_fresh(relay, pending, folder) &&
                 relay->changes.unknown <= pending->change_number;
     reply->attr_valid = fresh ? seconds : 0;
-    reply->entry_valid = folder && fresh ? seconds : 0;
+    /* While an echo waits there, the kernel must not be sure of names that it will make or take. */
+    reply->entry_valid = folder && fresh && folder->echoes == 0 ? seconds : 0;
     /* Older kernels cannot be told to forget all names at once; those of files right below the top
      * are the ones that the walk does not reach. */
     if (reply->entry_valid > VALID_SECONDS && folder == relay->tree.root && node->type == S_IFREG &&
@@ -195,7 +198,8 @@ uint64_t fs_changes_date_absence(const struct fs_relay *relay, const struct fs_p
 {
     const struct fs_rnode *folder = pending->node;
     bool fed = seconds_for(relay, folder, VALID_LONG_SECONDS) == VALID_LONG_SECONDS;
-    return fed && is_fresh(relay, pending, folder) ? VALID_ABSENT_SECONDS : 0;
+    return fed && is_fresh(relay, pending, folder) && folder->echoes == 0 ? VALID_ABSENT_SECONDS
+                                                                          : 0;
 }
 
 uint64_t fs_changes_open_flags(struct fs_relay *relay, const struct fs_pending *pending,

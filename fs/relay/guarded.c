@@ -1272,6 +1272,12 @@ void fs_guard_paints(struct fs_relay *relay, const struct fs_rnode *node, struct
         attr->uid = attr->gid = FS_NOBODY;
 }
 
+bool fs_guard_claims(const struct fs_relay *relay, const struct fs_rnode *folder, const char *name,
+                     size_t size)
+{
+    return relay->guard && classify(relay, folder, name, size) != GUARD_NONE;
+}
+
 bool fs_guard_is_volatile(const struct fs_relay *relay, const struct fs_rnode *folder,
                           const char *name)
 {

@@ -41,6 +41,9 @@ int fs_guard_admits(struct fs_relay *relay, struct fs_rnode *folder, const char 
                     struct fs_attr *attr);
 /* Attributes of a node that stands at a place: the owner may be another one. */
 void fs_guard_paints(struct fs_relay *relay, const struct fs_rnode *node, struct fs_attr *attr);
+/* Whether the guard has any rule for this place. */
+bool fs_guard_claims(const struct fs_relay *relay, const struct fs_rnode *folder, const char *name,
+                     size_t size);
 /* The kernel must ask again for this name at each use. */
 bool fs_guard_is_volatile(const struct fs_relay *relay, const struct fs_rnode *folder,
                           const char *name);

@@ -13,6 +13,7 @@
 #include "common/cleanup.h"
 #include "common/io.h"
 #include "fs/proto/proto.h"
+#include "fs/relay/echoer.h"
 #include "fs/relay/notes.h"
 #include "fs/relay/notifier.h"
 
@@ -27,7 +28,7 @@ struct fs_loop {
     struct fs_loop_opts opts;
     struct fs_relay *relay;
     struct fs_notifier *notifier;
-    int fuse_fd;
+    int fuse_fd, echo_fd;   /* echo_fd: -1 without echoes */
     bool ready, broken;     /* broken: the stream is of no use any more */
     uint64_t greeted_by_ms; /* until then a new stream's hello is awaited; 0: none is */
     struct bg_err why;
@@ -64,6 +65,51 @@ static bool notify(void *owner, const struct fs_notice *notice)
 {
     struct fs_loop *loop = owner;
     return fs_notifier_push(loop->notifier, notice);
+}
+
+/* ---- echoes ---- */
+
+static void end_echoes(struct fs_loop *loop)
+{
+    loop->echo_fd = -1;
+    int r = fs_relay_echo_by(loop->relay, 0);
+    (void)r; /* ending them takes no memory */
+}
+
+bool fs_loop_is_told(const struct fs_loop *loop)
+{
+    return fs_relay_is_told(loop->relay);
+}
+
+int fs_loop_echo_by(struct fs_loop *loop, int fd, pid_t pid, struct bg_err *err)
+{
+    int r = fs_relay_echo_by(loop->relay, pid);
+    if (r < 0)
+        return bg_err_errno(err, r, "mount: echoes");
+    loop->echo_fd = fd;
+    return 0;
+}
+
+static bool to_echoer(void *owner, const uint8_t *bytes, size_t size)
+{
+    struct fs_loop *loop = owner;
+    return write(loop->echo_fd, bytes, size) == (ssize_t)size; /* one at a time: there is room */
+}
+
+static void read_echo(struct fs_loop *loop, uint64_t now_ms)
+{
+    uint8_t result[FS_ECHO_RESULT_SIZE];
+    ssize_t n = read(loop->echo_fd, result, sizeof result);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n != (ssize_t)sizeof result) {
+        bg_log(loop->opts.relay.log, BG_LOG_WARN,
+               "the process for file events here has ended: changes of the guest make none");
+        end_echoes(loop);
+        return;
+    }
+    struct bg_reader in = bg_reader_init(result, sizeof result);
+    fs_relay_echoed(loop->relay, (int32_t)bg_reader_u32le(&in), now_ms);
 }
 
 /* ---- to the server ---- */
@@ -278,10 +324,11 @@ int fs_loop_new(const struct fs_loop_opts *opts, struct fs_loop **ret, struct bg
     if (!loop)
         return bg_err_set(err, -ENOMEM, "mount: out of memory");
     loop->opts = *opts;
-    loop->fuse_fd = -1;
+    loop->fuse_fd = loop->echo_fd = -1;
     loop->opts.relay.to_kernel = to_kernel;
     loop->opts.relay.to_server = to_server;
     loop->opts.relay.notify = notify;
+    loop->opts.relay.to_echoer = to_echoer;
     loop->opts.relay.owner = loop;
     loop->opts.relay.returns = opts->return_fd >= 0;
     loop->opts.relay.guard.on_note = keep_note;
@@ -504,14 +551,15 @@ int fs_loop_run(struct fs_loop *loop, int fuse_fd, int signal_fd, struct bg_err 
         }
         bool room = fs_relay_has_room(loop->relay) && output_left(loop) < BG_FS_WINDOW_BYTES;
         short notes = fs_notes_waits(&loop->notes) ? POLLIN | POLLOUT : POLLIN;
-        struct pollfd fds[6] = {
+        struct pollfd fds[7] = {
             {.fd = fuse_fd, .events = room ? POLLIN : 0},
             {.fd = signal_fd, .events = POLLIN},
             {.fd = loop->broken ? -1 : loop->opts.in_fd, .events = POLLIN},
             {.fd = output_left(loop) > 0 ? loop->opts.out_fd : -1, .events = POLLOUT},
             {.fd = loop->opts.return_fd, .events = POLLIN},
-            {.fd = loop->notes.fd, .events = notes}};
-        int n = poll(fds, 6, next_ms == UINT64_MAX ? -1 : (int)next_ms);
+            {.fd = loop->notes.fd, .events = notes},
+            {.fd = loop->echo_fd, .events = POLLIN}};
+        int n = poll(fds, 7, next_ms == UINT64_MAX ? -1 : (int)next_ms);
         if (n < 0 && errno != EINTR)
             return bg_err_errno(err, -errno, "mount: poll");
         if (n <= 0)
@@ -530,6 +578,8 @@ int fs_loop_run(struct fs_loop *loop, int fuse_fd, int signal_fd, struct bg_err 
             write_output(loop);
         if (fds[2].revents && !loop->broken)
             read_input(loop, now_ms);
+        if (fds[6].revents)
+            read_echo(loop, now_ms);
         if (fds[0].revents) {
             int r = read_requests(loop, now_ms);
             if (r < 0)

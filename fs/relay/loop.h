@@ -41,6 +41,14 @@ int fs_loop_note(struct fs_loop *loop, const struct fs_pin_note *note) BG_MUST_C
  * -ETIMEDOUT; -ECONNRESET it hung up; -EPROTO it is no file server. */
 int fs_loop_greet(struct fs_loop *loop, uint64_t timeout_ms, struct bg_err *err) BG_MUST_CHECK;
 
+/* Whether the server tells of changes. After fs_loop_greet. */
+bool fs_loop_is_told(const struct fs_loop *loop);
+
+/* Makes echoes by the process at the other end of fd (echoer.h), which is borrowed. Errors:
+ * -ENOMEM.
+ */
+int fs_loop_echo_by(struct fs_loop *loop, int fd, pid_t pid, struct bg_err *err) BG_MUST_CHECK;
+
 /* Starts the second thread. To be called with fs_loop_run's fuse_fd, before it. Errors: -EAGAIN. */
 int fs_loop_start(struct fs_loop *loop, int fuse_fd, struct bg_err *err) BG_MUST_CHECK;
 

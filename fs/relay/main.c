@@ -27,6 +27,7 @@
 #include "common/checked.h"
 #include "common/io.h"
 #include "common/quote.h"
+#include "fs/relay/echoer.h"
 #include "fs/relay/loop.h"
 #include "fs/relay/mountpoint.h"
 #include "fs/relay/notes.h"
@@ -44,6 +45,7 @@ struct args {
     const char *mountpoint, *name;
     bool read_only, exec, foreground, raw_names;
     enum fs_links links;
+    bool echoes; /* changes of the guest make file events here */
     uint64_t deadline_ms;
     enum fs_reopen_kind reopen_kind;
     char **reopen; /* the command that gets another stream; NULL: none does */
@@ -79,6 +81,14 @@ static void send_report(int fd, enum report_kind kind, const struct bg_err *err)
 static void relay_ready(void *owner)
 {
     send_report(*(const int *)owner, REPORT_READY, NULL);
+}
+
+static int start_echoes(struct fs_loop *loop, const char *path, struct bg_err *err)
+{
+    int fd;
+    pid_t pid;
+    int r = fs_echoer_start(path, &fd, &pid, err);
+    return r < 0 ? r : fs_loop_echo_by(loop, fd, pid, err);
 }
 
 static void relay_lost(void *owner)
@@ -169,8 +179,12 @@ static int serve(const struct args *args, const char *path, const struct bg_log 
     }
     if (r == 0) {
         send_report(report_fd, REPORT_MOUNTED, NULL);
-        r = fs_sandbox_leave(err);
+        /* Nothing can be made again on a file system that is read-only. */
+        if (args->echoes && !args->read_only && fs_loop_is_told(loop))
+            r = start_echoes(loop, path, err);
     }
+    if (r == 0)
+        r = fs_sandbox_leave(err);
     if (r == 0)
         r = fs_sandbox_enter(err);
     if (r == 0)
@@ -581,6 +595,7 @@ static void usage(FILE *out)
                   "usage: bellglass-mount --stream-fd N --mountpoint DIR --name NAME\n"
                   "  [--read-only] [--exec] [--raw-names] [--symlinks inside|none|raw]\n"
                   "  [--guard pin|owner|off] [--guard-root PATH] [--guard-store DIR]\n"
+                  "  [--watch seen|none]\n"
                   "  [--deadline-ms N] [--ready-fd N] [--log-fd N] [--foreground]\n"
                   "  [--reopen serves|passes -- COMMAND...]\n"
                   "Mounts the files that a bellglass file server offers on the open stream N.\n");
@@ -621,10 +636,11 @@ static int parse_args(int argc, char **argv, struct args *ret)
                                             {"guard", required_argument, NULL, 'g'},
                                             {"guard-root", required_argument, NULL, 'o'},
                                             {"guard-store", required_argument, NULL, 't'},
+                                            {"watch", required_argument, NULL, 'e'},
                                             {"ready-fd", required_argument, NULL, 'y'},
                                             {"log-fd", required_argument, NULL, 'l'},
                                             {"foreground", no_argument, NULL, 'f'},
-                                            {"reopen", required_argument, NULL, 'e'},
+                                            {"reopen", required_argument, NULL, 'p'},
                                             {"symlinks", required_argument, NULL, 'k'},
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
@@ -632,7 +648,8 @@ static int parse_args(int argc, char **argv, struct args *ret)
                          .ready_fd = -1,
                          .log_fd = -1,
                          .deadline_ms = DEADLINE_DEFAULT_MS,
-                         .guard = GUARD_PIN};
+                         .guard = GUARD_PIN,
+                         .echoes = true};
     bool reopens = false;
     int c, r = 0;
     while (r == 0 && (c = getopt_long(argc, argv, "+", options, NULL)) != -1) {
@@ -661,6 +678,10 @@ static int parse_args(int argc, char **argv, struct args *ret)
         case 't':
             ret->guard_store = optarg;
             break;
+        case 'e':
+            ret->echoes = strcmp(optarg, "seen") == 0;
+            r = ret->echoes || strcmp(optarg, "none") == 0 ? 0 : -EINVAL;
+            break;
         case 'm':
             ret->mountpoint = optarg;
             break;
@@ -679,7 +700,7 @@ static int parse_args(int argc, char **argv, struct args *ret)
         case 'f':
             ret->foreground = true;
             break;
-        case 'e':
+        case 'p':
             reopens = true;
             if (strcmp(optarg, "serves") == 0)
                 ret->reopen_kind = FS_REOPEN_SERVES;

@@ -234,7 +234,7 @@ static bool add_place(struct fs_rebind *rebind, struct fs_rnode *node)
  * another may have it by now. */
 static bool reopens(const struct fs_rhandle *handle)
 {
-    return !handle->node->stale && !handle->node->locked;
+    return !handle->node->stale && !handle->node->locked && !handle->echo;
 }
 
 /* Lists what is to be found again: all folders, and the files that are open. */

@@ -1,5 +1,6 @@
 #include "fs/relay/ahead.h"
 #include "fs/relay/changes.h"
+#include "fs/relay/echo.h"
 #include "fs/relay/gather.h"
 #include "fs/relay/guarded.h"
 
@@ -234,7 +235,7 @@ void fs_relay_send_release(struct fs_relay *relay, uint64_t server_node, uint64_
 void fs_relay_forget(void *owner, uint64_t server_id, uint64_t count)
 {
     struct fs_relay *relay = owner;
-    if (!fs_relay_has_server(relay))
+    if (!fs_relay_has_server(relay) || fs_echo_is_stand_in(server_id))
         return;
     if (relay->forget_count == relay->forget_room) {
         size_t room = relay->forget_room ? relay->forget_room * 2 : FORGETS_ROOM;
@@ -439,6 +440,9 @@ int fs_relay_tick(struct fs_relay *relay, uint64_t now_ms, uint64_t *ret_next_ms
         *ret_next_ms = HELD_TICK_MS;
     if (fs_changes_walk(relay, now_ms))
         *ret_next_ms = WALK_TICK_MS;
+    uint64_t echo_ms = fs_echo_tick(relay, now_ms);
+    if (echo_ms < *ret_next_ms)
+        *ret_next_ms = echo_ms;
     return 0;
 }
 
@@ -496,6 +500,11 @@ int fs_relay_greeted(struct fs_relay *relay, const uint8_t *bytes, size_t size, 
     return 0;
 }
 
+bool fs_relay_is_told(const struct fs_relay *relay)
+{
+    return relay->changes.told;
+}
+
 int fs_relay_new(const struct fs_relay_opts *opts, struct fs_relay **ret)
 {
     assert(opts->deadline_ms > 0);
@@ -532,6 +541,7 @@ void fs_relay_free(struct fs_relay *relay)
     if (!relay)
         return;
     relay->state = FS_RELAY_GONE; /* nothing is given back any more */
+    fs_echo_done(relay);
     while (relay->first)
         fs_pending_free(relay, relay->first);
     fs_rebind_free(relay);

@@ -82,6 +82,8 @@ struct fs_relay_opts {
     /* Tells the kernel, later and from elsewhere: it may wait for answers. Copies. False: no room
      * now. NULL: changes of others are not asked for. */
     bool (*notify)(void *owner, const struct fs_notice *notice);
+    /* Gives the process that makes echoes its next operation (echoer.h). False: it has ended. */
+    bool (*to_echoer)(void *owner, const uint8_t *bytes, size_t size);
     void *owner;
 };
 
@@ -99,6 +101,9 @@ int fs_relay_greeted(struct fs_relay *relay, const uint8_t *bytes, size_t size,
  * without one: -ENOSPC, -ENOMEM. */
 int fs_relay_note(struct fs_relay *relay, const struct fs_pin_note *note) BG_MUST_CHECK;
 
+/* Whether the server tells of changes. */
+bool fs_relay_is_told(const struct fs_relay *relay);
+
 /* One request of the kernel, as read from /dev/fuse. */
 void fs_relay_request(struct fs_relay *relay, const uint8_t *bytes, size_t size, uint64_t now_ms);
 
@@ -106,6 +111,11 @@ void fs_relay_request(struct fs_relay *relay, const uint8_t *bytes, size_t size,
  * must be closed and fs_relay_gone called. */
 int fs_relay_reply(struct fs_relay *relay, const uint8_t *bytes, size_t size, uint64_t now_ms,
                    struct bg_err *err) BG_MUST_CHECK;
+
+/* Echoes (echo.h) are made by the process pid from now on; 0: no more are made. Errors: -ENOMEM. */
+int fs_relay_echo_by(struct fs_relay *relay, pid_t pid) BG_MUST_CHECK;
+/* Its operation is done, or has failed with a negative errno. */
+void fs_relay_echoed(struct fs_relay *relay, int status, uint64_t now_ms);
 
 /* The stream is no more. */
 void fs_relay_gone(struct fs_relay *relay);

@@ -3,6 +3,7 @@
  * back. */
 #include "fs/relay/ahead.h"
 #include "fs/relay/changes.h"
+#include "fs/relay/echo.h"
 #include "fs/relay/gather.h"
 #include "fs/relay/guarded.h"
 
@@ -65,7 +66,7 @@ static int enter(struct fs_relay *relay, const struct fs_pending *pending, uint3
     if (reply->node == 0)
         return opcode == FUSE_LOOKUP ? -ENOENT : -EIO;
     int r = fs_relay_look_at(relay, reply->node, &reply->attr, &entry);
-    if (r == 0 && !type_fits(opcode, &entry))
+    if (r == 0 && (!type_fits(opcode, &entry) || fs_echo_is_stand_in(reply->node)))
         r = -EIO;
     if (r == 0)
         r = fs_guard_admits(relay, parent, name, &reply->attr);

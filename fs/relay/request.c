@@ -2,6 +2,7 @@
  * translated. The kernel is trusted to mean well, but a request is parsed as strictly as any. */
 #include "fs/relay/ahead.h"
 #include "fs/relay/changes.h"
+#include "fs/relay/echo.h"
 #include "fs/relay/gather.h"
 #include "fs/relay/guarded.h"
 
@@ -299,7 +300,9 @@ static void release(struct fs_relay *relay, const struct fs_request *request, ui
     struct fs_reply reply = {0};
     if (!handle && fs_guard_releases(relay, request, now_ms))
         return;
-    if (handle)
+    if (handle && handle->echo)
+        fs_handle_free(relay, handle);
+    else if (handle)
         fs_relay_release(relay, handle, request->opcode == FUSE_RELEASEDIR, now_ms);
     (void)fs_relay_answer(relay, request->unique, request->opcode, &reply); /* nobody waits */
 }
@@ -435,6 +438,8 @@ void fs_relay_request(struct fs_relay *relay, const uint8_t *bytes, size_t size,
         r = -ENOSYS; /* the kernel asks no more, and does without */
         break;
     default:
+        if (relay->initialised && fs_echo_answers(relay, &request, now_ms))
+            return;
         r = relay->initialised ? forward(relay, &request, bytes, size, now_ms) : -EIO;
     }
     if (r < 0)

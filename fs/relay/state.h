@@ -17,6 +17,7 @@ struct fs_rhandle {
     uint64_t server_fh;    /* the server's, any number */
     struct fs_rnode *node; /* referenced */
     uint64_t flags;        /* as it was opened */
+    bool echo;             /* of an echo: the server knows nothing of it */
     bool bound;            /* the present server has it; else every request on it fails */
     bool lost_writes;      /* the next FSYNC or FLUSH says that some may be lost */
     bool quiet;            /* closing it can bring no error, says the server */
@@ -85,6 +86,18 @@ struct fs_changes {
     uint64_t second_ms, in_second; /* records taken */
 };
 
+/* See echo.h. */
+struct fs_echo {
+    uint32_t pid;               /* whose requests belong to echoes; 0: none are made */
+    struct fs_echo_item *items; /* BG_FS_ECHOES_MAX, a ring */
+    size_t first, count;
+    bool begun;                      /* something of the first has been done */
+    uint8_t op;                      /* enum fs_echo_op that is being done; 0: none */
+    uint64_t stand_ins;              /* made so far */
+    uint64_t second_ms, in_second;   /* operations */
+    struct fs_echo_command *command; /* room for one */
+};
+
 struct fs_relay {
     struct fs_relay_opts opts;
     enum fs_relay_state state;
@@ -116,6 +129,7 @@ struct fs_relay {
     struct fs_rebind *rebind; /* LOST and REBINDING only */
 
     struct fs_changes changes;
+    struct fs_echo echo;
 
     uint8_t *forgets; /* BATCH_FORGET entries not sent yet */
     size_t forget_count, forget_room;

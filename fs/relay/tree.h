@@ -45,11 +45,13 @@ struct fs_rnode {
     bool placed;      /* in by_place: folders and links where they were last seen */
     bool covered;     /* changes that others make to it are told */
     bool opened;      /* filled has a value */
+    bool touching;    /* an echo of its own attributes waits */
     bool seen, wrote; /* the three seen_* have values; the kernel's own writes have changed them */
     uint32_t writes, synced;   /* done so far; how many of them by the last good FSYNC */
     unsigned changes;          /* made through this mount; wraps */
     uint64_t nlookup;          /* the kernel's references */
     unsigned refs;             /* ours: children, handles, requests in flight */
+    unsigned echoes;           /* that wait in this folder */
     unsigned writing;          /* requests in flight that change its contents */
     uint64_t wrote_before;     /* requests from this number on were sent after the last of those */
     uint64_t changed, touched; /* numbers of the last changes: contents or names; anything */

@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <linux/fanotify.h>
 
+#include "fs/proto/change.h"
+
 #define EVENT_HEAD_SIZE 24u
 
 static bool ends_in_nul(const uint8_t *bytes, size_t size)
@@ -84,4 +86,22 @@ int fs_event_next(struct bg_reader *events, struct fs_event *ret, struct bg_err 
         return bg_err_set(err, -EPROTO, "fanotify: event of %u bytes", size);
     *ret = event;
     return 1;
+}
+
+uint32_t fs_event_kinds(uint64_t mask)
+{
+    static const struct {
+        uint64_t mask;
+        uint32_t kind;
+    } table[] = {
+        {FAN_CREATE, FS_CHANGE_CREATED},      {FAN_RENAME, FS_CHANGE_MOVED},
+        {FAN_MODIFY, FS_CHANGE_MODIFIED},     {FAN_ATTRIB, FS_CHANGE_ATTRIBUTES},
+        {FAN_CLOSE_WRITE, FS_CHANGE_WRITTEN}, {FAN_DELETE, FS_CHANGE_DELETED},
+        {FAN_ONDIR, FS_CHANGE_IS_FOLDER},
+    };
+    uint32_t kinds = 0;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (mask & table[i].mask)
+            kinds |= table[i].kind;
+    return kinds;
 }

@@ -3,8 +3,14 @@
  * runs on. */
 #pragma once
 
+#include <linux/fanotify.h>
+
 #include "common/bytes.h"
 #include "common/err.h"
+
+/* What is asked for. */
+#define FS_EVENT_MASK                                                                              \
+    (FAN_CREATE | FAN_DELETE | FAN_RENAME | FAN_MODIFY | FAN_ATTRIB | FAN_CLOSE_WRITE | FAN_ONDIR)
 
 /* A file as the kernel names it: valid on the file system that fsid stands for. */
 struct fs_event_file {
@@ -26,3 +32,7 @@ struct fs_event {
 /* Takes the next event. Returns 1, or 0 at the end. Errors: -EPROTO not what a kernel that we know
  * says. */
 int fs_event_next(struct bg_reader *events, struct fs_event *ret, struct bg_err *err) BG_MUST_CHECK;
+
+/* FS_CHANGE_* (fs/proto/change.h) of an event's mask; 0: nothing that anybody asked for. In one
+ * event of one file, what comes first there has happened first. */
+uint32_t fs_event_kinds(uint64_t mask);

@@ -19,10 +19,8 @@
 
 #define FILE_SYSTEMS_MAX 64u /* as many as are opened by handle; further ones are not watched */
 #define EVENTS_SIZE      (64u * 1024)
-#define PAUSE_MS         10 /* for the kernel to merge what follows on one another */
+#define PAUSE_MS         10 /* after each look, for the kernel to merge what follows */
 #define READS_AT_ONCE    16 /* before the next pause: about 15,000 events */
-#define EVENTS                                                                                     \
-    (FAN_CREATE | FAN_DELETE | FAN_RENAME | FAN_MODIFY | FAN_ATTRIB | FAN_CLOSE_WRITE | FAN_ONDIR)
 
 struct file_system {
     uint64_t fsid, device;
@@ -75,7 +73,8 @@ bool fs_feed_watch(void *owner, int fd)
         if (feed->known[i].device == device)
             return true; /* another mount of it */
     if (count == FILE_SYSTEMS_MAX ||
-        fanotify_mark(feed->events_fd, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, EVENTS, fd, NULL) < 0)
+        fanotify_mark(feed->events_fd, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FS_EVENT_MASK, fd,
+                      NULL) < 0)
         return false;
     feed->known[count] = found;
     atomic_store(&feed->known_count, count + 1);
@@ -127,24 +126,6 @@ static uint64_t place_of(const struct fs_feed *feed, const struct fs_event_file 
     return id;
 }
 
-static uint32_t kinds_of(uint64_t mask)
-{
-    static const struct {
-        uint64_t mask;
-        uint32_t kind;
-    } table[] = {
-        {FAN_CREATE, FS_CHANGE_CREATED},      {FAN_RENAME, FS_CHANGE_MOVED},
-        {FAN_MODIFY, FS_CHANGE_MODIFIED},     {FAN_ATTRIB, FS_CHANGE_ATTRIBUTES},
-        {FAN_CLOSE_WRITE, FS_CHANGE_WRITTEN}, {FAN_DELETE, FS_CHANGE_DELETED},
-        {FAN_ONDIR, FS_CHANGE_IS_FOLDER},
-    };
-    uint32_t kinds = 0;
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (mask & table[i].mask)
-            kinds |= table[i].kind;
-    return kinds;
-}
-
 static void take_event(struct fs_feed *feed, const struct fs_event *event)
 {
     if (event->mask & FAN_Q_OVERFLOW) {
@@ -154,7 +135,7 @@ static void take_event(struct fs_feed *feed, const struct fs_event *event)
     }
     if (event->pid == feed->self)
         return;
-    struct fs_change change = {.kinds = kinds_of(event->mask)};
+    struct fs_change change = {.kinds = fs_event_kinds(event->mask)};
     if (!(change.kinds & FS_CHANGE_HAPPENED))
         return;
     /* A folder's own events name it as the place, without a name in it. */
@@ -200,10 +181,12 @@ static void *run(void *arg)
                                 {.fd = feed->events_fd, .events = POLLIN}};
         if (poll(fds, 2, -1) < 0)
             continue; /* interrupted: nothing else can go wrong with two good fds */
-        if (fds[0].revents || poll(fds, 1, PAUSE_MS) > 0)
+        if (fds[0].revents)
             return NULL;
         r = take_events(feed);
         flush(feed);
+        if (poll(fds, 1, PAUSE_MS) > 0)
+            return NULL;
     }
     const struct fs_change ended = {.kinds = FS_CHANGE_ENDED};
     add(feed, &ended);

@@ -30,7 +30,8 @@ static void usage(FILE *out)
                   "       bellglass-fs mount [--read-only] [--exec] [--raw-names] [--foreground]\n"
                   "                          [--symlinks inside|none|raw] [--reconnect]\n"
                   "                          [--guard pin|owner|off] [--guard-store DIR]\n"
-                  "                          [--name NAME] [--deadline-ms N] DIR -- COMMAND...\n"
+                  "                          [--watch seen|none] [--name NAME] [--deadline-ms N]\n"
+                  "                          DIR -- COMMAND...\n"
                   "--symlinks says what becomes of symbolic links, which this machine follows:\n"
                   "  inside  those that stay in DIR work, others cannot be read (the default)\n"
                   "  none    all are shown as they are and none is followed; needs root\n"
@@ -108,26 +109,22 @@ static int mount_program(char out[PATH_MAX + 32])
 
 static int mount_here(int argc, char **argv)
 {
-    static const struct option options[] = {{"read-only", no_argument, NULL, 'r'},
-                                            {"exec", no_argument, NULL, 'x'},
-                                            {"raw-names", no_argument, NULL, 'w'},
-                                            {"foreground", no_argument, NULL, 'f'},
-                                            {"symlinks", required_argument, NULL, 'k'},
-                                            {"name", required_argument, NULL, 'n'},
-                                            {"deadline-ms", required_argument, NULL, 'd'},
-                                            {"guard", required_argument, NULL, 'g'},
-                                            {"guard-store", required_argument, NULL, 't'},
-                                            {"reconnect", no_argument, NULL, 'c'},
-                                            {0}};
+    static const struct option options[] = {
+        {"read-only", no_argument, NULL, 'r'},         {"exec", no_argument, NULL, 'x'},
+        {"raw-names", no_argument, NULL, 'w'},         {"foreground", no_argument, NULL, 'f'},
+        {"symlinks", required_argument, NULL, 'k'},    {"name", required_argument, NULL, 'n'},
+        {"deadline-ms", required_argument, NULL, 'd'}, {"guard", required_argument, NULL, 'g'},
+        {"guard-store", required_argument, NULL, 't'}, {"reconnect", no_argument, NULL, 'c'},
+        {"watch", required_argument, NULL, 'e'},       {0}};
     static char read_only[] = "--read-only", exec[] = "--exec", raw_names[] = "--raw-names",
-                foreground[] = "--foreground", symlinks[] = "--symlinks", name[] = "--name",
-                deadline[] = "--deadline-ms", stream[] = "--stream-fd", reopen[] = "--reopen",
-                serves[] = "serves", dashes[] = "--", guard[] = "--guard",
+                foreground[] = "--foreground", symlinks[] = "--symlinks", watch[] = "--watch",
+                name[] = "--name", deadline[] = "--deadline-ms", stream[] = "--stream-fd",
+                reopen[] = "--reopen", serves[] = "serves", dashes[] = "--", guard[] = "--guard",
                 guard_store[] = "--guard-store", mountpoint[] = "--mountpoint",
                 standalone[] = "files";
     char *out[MOUNT_ARGS_MAX] = {name};
     char *name_value = standalone, *deadline_value = NULL, *symlinks_value = NULL;
-    char *guard_value = NULL, *store_value = NULL;
+    char *guard_value = NULL, *store_value = NULL, *watch_value = NULL;
     size_t used = 1;
     bool flags[128] = {false};
     int c;
@@ -146,6 +143,8 @@ static int mount_here(int argc, char **argv)
             guard_value = optarg;
         else if (c == 't')
             store_value = optarg;
+        else if (c == 'e')
+            watch_value = optarg;
         else
             flags[c & 127] = true;
     }
@@ -192,6 +191,10 @@ static int mount_here(int argc, char **argv)
     if (deadline_value) {
         out[used++] = deadline;
         out[used++] = deadline_value;
+    }
+    if (watch_value) {
+        out[used++] = watch;
+        out[used++] = watch_value;
     }
     if (guard_value) {
         out[used++] = guard;

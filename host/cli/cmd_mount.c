@@ -26,7 +26,14 @@
 #define LOG_FILE         "mount.log"
 #define LOG_TAIL_MAX     65536
 
-enum { OPTION_READ_ONLY = OPTION_OWN, OPTION_EXEC, OPTION_AS_ROOT, OPTION_SYMLINKS, OPTION_GUARD };
+enum {
+    OPTION_READ_ONLY = OPTION_OWN,
+    OPTION_EXEC,
+    OPTION_AS_ROOT,
+    OPTION_SYMLINKS,
+    OPTION_GUARD,
+    OPTION_WATCH
+};
 
 static const struct option_spec mount_options[] = {
     {OPTION_READ_ONLY, 'r', false, "read-only", NULL, "no changes from here"},
@@ -37,6 +44,8 @@ static const struct option_spec mount_options[] = {
      "inside (default), none, or raw: which symbolic links lead on; raw is DANGEROUS, see below"},
     {OPTION_GUARD, 0, false, "guard", "MODE",
      "files that programs here run or believe: pin, owner or off [pin]"},
+    {OPTION_WATCH, 0, false, "watch", "seen|none",
+     "whether the sandbox's changes make file events here (inotify), in folders seen here [seen]"},
     {0},
 };
 
@@ -221,17 +230,21 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
          c[] = "--name", d[] = "--ready-fd", d_value[] = "4", e[] = "--log-fd", e_value[] = "2",
          read_only[] = "--read-only", exec[] = "--exec", symlinks[] = "--symlinks",
          f[] = "--reopen", f_value[] = "passes", dashes[] = "--", g[] = "--guard",
-         h[] = "--guard-root", i[] = "--guard-store";
+         h[] = "--guard-root", i[] = "--guard-store", watch[] = "--watch", none[] = "none";
     BG_AUTOFREE char *symlinks_value = strdup(links);
     if (!symlinks_value)
         return bg_err_errno(err, -ENOMEM, "mount");
-    char *argv[32] = {program, a,        a_value,        b, dir,  c, name, d, d_value, e,
+    char *argv[34] = {program, a,        a_value,        b, dir,  c, name, d, d_value, e,
                       e_value, symlinks, symlinks_value, g, mode, h, root, i, store};
     size_t argc = 19;
     if (args_flag(args, OPTION_READ_ONLY))
         argv[argc++] = read_only;
     if (args_flag(args, OPTION_EXEC))
         argv[argc++] = exec;
+    if (strcmp(args_text(args, OPTION_WATCH, "seen"), "none") == 0) {
+        argv[argc++] = watch;
+        argv[argc++] = none;
+    }
     char *const command[] = {f,          f_value,      dashes,       reopen->program, reopen->name,
                              reopen->id, reopen->path, reopen->flags};
     memcpy(argv + argc, command, sizeof command);
@@ -257,6 +270,9 @@ static int mount_one(struct app *app, const struct args *args, struct bg_err *er
     BG_AUTOFREE char *dir = NULL;
     const char *path = "/";
     struct life life;
+    const char *watch = args_text(args, OPTION_WATCH, "seen");
+    if (strcmp(watch, "seen") != 0 && strcmp(watch, "none") != 0)
+        return bg_err_set(err, -EINVAL, "--watch: seen or none");
     if (!grammar_split_path(args->operands[0], &name, &path))
         name = strdup(args->operands[0]);
     if (!name)
@@ -352,22 +368,26 @@ const struct command cmd_mount = {
     .summary = "mount a sandbox's files on a folder here",
     .forms = mount_forms,
     .options = mount_options,
-    .details = "The whole of its files, or what is below PATH. The mount ends with `bellglass "
-               "umount` or when the sandbox is stopped; after a crash it waits for its next start. "
-               "Files in it belong to you; set-id bits and devices have no effect, and programs in "
-               "it do not run here unless --exec is given.\n\n"
-               "Symbolic links are followed by this machine, not by the sandbox. With "
-               "--symlinks=inside those that stay in DIR work and others cannot be read; with "
-               "=none all show their text and none is followed, which needs root. With =raw all "
-               "are followed, ALSO TO YOUR OWN FILES: a program in the sandbox can then make your "
-               "editor, shell or backup read and write any file that you can. Only for a sandbox "
-               "that you trust as you trust yourself.\n\n"
-               "Files that programs here run or believe (.envrc, editors' tasks, .npmrc, agents' "
-               "instructions) are shown as they were written here or approved with `bellglass "
-               "trust`, whatever the sandbox does with them; others are not there. git's "
-               "configuration is shown without what could run something, and its hooks are not "
-               "shown. `bellglass guard` lists them. With --guard=owner they are shown as "
-               "somebody else's, so that git refuses them; with --guard=off as they are.",
+    .details =
+        "The whole of its files, or what is below PATH. The mount ends with `bellglass "
+        "umount` or when the sandbox is stopped; after a crash it waits for its next start. "
+        "Files in it belong to you; set-id bits and devices have no effect, and programs in "
+        "it do not run here unless --exec is given.\n\n"
+        "What the sandbox changes is seen at once, and makes file events for programs here that "
+        "watch folders of the mount (editors, test runners); not on a read-only mount, and not "
+        "for files that you may not write. `bellglass watch` has none of these limits.\n\n"
+        "Symbolic links are followed by this machine, not by the sandbox. With "
+        "--symlinks=inside those that stay in DIR work and others cannot be read; with "
+        "=none all show their text and none is followed, which needs root. With =raw all "
+        "are followed, ALSO TO YOUR OWN FILES: a program in the sandbox can then make your "
+        "editor, shell or backup read and write any file that you can. Only for a sandbox "
+        "that you trust as you trust yourself.\n\n"
+        "Files that programs here run or believe (.envrc, editors' tasks, .npmrc, agents' "
+        "instructions) are shown as they were written here or approved with `bellglass "
+        "trust`, whatever the sandbox does with them; others are not there. git's "
+        "configuration is shown without what could run something, and its hooks are not "
+        "shown. `bellglass guard` lists them. With --guard=owner they are shown as "
+        "somebody else's, so that git refuses them; with --guard=off as they are.",
     .examples = mount_examples,
     .operands_min = 2,
     .operands_max = 2,

@@ -107,6 +107,16 @@ static int setup(void **state)
     return 0;
 }
 
+/* Without echoes, which ask the server for more. */
+static int setup_unwatched(void **state)
+{
+    struct mounted_opts opts = mounted_usual();
+    opts.mount[0] = "--watch";
+    opts.mount[1] = "none";
+    *state = mounted_new(&opts);
+    return 0;
+}
+
 static int teardown(void **state)
 {
     mounted_free(*state);
@@ -592,7 +602,8 @@ int main(int argc, char **argv)
         return required && strstr(required, "root") ? 1 : 77;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(caches_answer_without_the_server, setup, teardown),
+        cmocka_unit_test_setup_teardown(caches_answer_without_the_server, setup_unwatched,
+                                        teardown),
         cmocka_unit_test_setup_teardown(size_and_contents_follow, setup, teardown),
         cmocka_unit_test_setup_teardown(an_open_file_follows, setup, teardown),
         cmocka_unit_test_setup_teardown(names_come_and_go, setup, teardown),

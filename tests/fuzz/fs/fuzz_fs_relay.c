@@ -2,6 +2,7 @@
  * breaks the protocol, the stream is lost and what follows is another one, with a hello again. A
  * pretended kernel asks for everything that it can on whatever nodes and handles it is given, and
  * looks at each answer: it must be one that the host's kernel may see. */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -9,10 +10,12 @@
 #include <sys/stat.h>
 
 #include "fs/proto/proto.h"
+#include "fs/relay/echoer.h"
 #include "fs/relay/relay.h"
 
 #define REQUESTS_MAX 512
 #define DEADLINE_MS  1000
+#define ECHOER       99
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 
@@ -27,6 +30,7 @@ struct kernel {
     uint64_t folder, file, link, folder_fh, file_fh; /* the newest of each */
     bool more;                                       /* something new came: ask again */
     unsigned notices;
+    bool commanded, echoing; /* the process for echoes has something to do, and does it */
 };
 
 static void require(bool good)
@@ -172,11 +176,23 @@ static bool notify(void *owner, const struct fs_notice *notice)
     return k->notices++ % 64 != 63; /* now and then there is no room */
 }
 
+static bool to_echoer(void *owner, const uint8_t *bytes, size_t size)
+{
+    struct kernel *k = owner;
+    struct fs_echo_command command;
+    require(!k->commanded && fs_echo_command_parse(bytes, size, &command) == 0);
+    k->commanded = true;
+    return true;
+}
+
+/* What the process for echoes asks for changes nothing there. */
 static void to_server(void *owner, const struct iovec *parts, int count)
 {
-    (void)owner;
-    (void)parts;
-    (void)count;
+    const struct kernel *k = owner;
+    const uint8_t *head = parts[0].iov_base;
+    require(count > 0 && parts[0].iov_len >= FS_REQUEST_HEADER_SIZE);
+    uint32_t opcode = (uint32_t)head[4] | (uint32_t)head[5] << 8;
+    require(!k->echoing || !fs_op_mutates(opcode));
 }
 
 static void ask(struct kernel *k, struct fs_request request)
@@ -185,6 +201,7 @@ static void ask(struct kernel *k, struct fs_request request)
     if (k->count == REQUESTS_MAX || request.node == 0)
         return;
     request.unique = k->count * 2;
+    request.caller_pid = k->echoing ? ECHOER : 1;
     request.name_size = request.name ? strlen(request.name) : 0;
     request.name2_size = request.name2 ? strlen(request.name2) : 0;
     k->asked[k->count] = request.opcode;
@@ -307,11 +324,17 @@ static size_t feed(struct kernel *k, const uint8_t *bytes, size_t size, uint64_t
         at += message;
         if (fs_relay_reply(k->relay, bytes + at - message, message, now_ms, &err) < 0)
             return at;
-        now_ms += 10;
+        now_ms += 25; /* longer than an echo waits */
         if (k->more) {
             ask_for_all(k);
             if (k->guards)
                 ask_for_guarded(k);
+        }
+        if (k->commanded) {
+            k->echoing = true;
+            ask_for_all(k);
+            k->commanded = k->echoing = false;
+            fs_relay_echoed(k->relay, k->count % 2 ? -EEXIST : 0, now_ms);
         }
         if (fs_relay_tick(k->relay, now_ms, &next_ms, &err) < 0)
             return at;
@@ -341,6 +364,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
                                  .to_kernel = to_kernel,
                                  .to_server = to_server,
                                  .notify = notify,
+                                 .to_echoer = to_echoer,
                                  .owner = &k};
     struct bg_err err;
     if (size < FS_HELLO_SIZE)
@@ -352,6 +376,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
         .path = "/.envrc", .mode = 0644, .bytes = (const uint8_t *)"host", .size = 4};
     require(fs_relay_note(k.relay, &note) == 0);
     if (fs_relay_greeted(k.relay, bytes, FS_HELLO_SIZE, &err) == 0) {
+        require(fs_relay_echo_by(k.relay, ECHOER) == 0);
         initialise(&k);
         ask_for_all(&k);
         if (k.guards)

@@ -419,7 +419,7 @@ static void refuses_headers_with_a_wrong_field(void **state)
         {"version 0", 4, 2, 0, -EPROTO},
         {"version 2", 4, 2, 2, -EPROTO},
         {"kind 0", 6, 2, 0, -EPROTO},
-        {"kind 7", 6, 2, 7, -EPROTO},
+        {"kind 14", 6, 2, 14, -EPROTO},
         {"kind 15", 6, 2, 15, -EPROTO},
         {"kind 17", 6, 2, 17, -EPROTO},
         {"id 0", 8, 4, 0, -EPROTO},

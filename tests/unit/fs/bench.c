@@ -72,6 +72,16 @@ static bool notify(void *owner, const struct fs_notice *notice)
     return true;
 }
 
+static bool to_echoer(void *owner, const uint8_t *bytes, size_t size)
+{
+    struct bench *b = owner;
+    assert_int_equal(b->command_size, 0); /* one at a time */
+    assert_true(size <= sizeof b->command);
+    memcpy(b->command, bytes, size);
+    b->command_size = size;
+    return true;
+}
+
 bool bench_noticed(struct bench *b, uint64_t node, const char *name, bool contents)
 {
     bool found = false;
@@ -92,7 +102,7 @@ void bench_ask(struct bench *b, struct fs_request request)
     request.unique = b->kernel_unique;
     request.caller_uid = 1000;
     if (request.caller_pid == 0)
-        request.caller_pid = 4711;
+        request.caller_pid = b->caller_pid != 0 ? b->caller_pid : 4711;
     request.name_size = request.name ? strlen(request.name) : 0;
     request.name2_size = request.name2 ? strlen(request.name2) : 0;
     struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
@@ -267,6 +277,7 @@ static struct bench *new_bench(const struct fs_hello *hello, bool raw_names, boo
                                  .to_kernel = to_kernel,
                                  .to_server = to_server,
                                  .notify = hello->flags & FS_HELLO_FEED ? notify : NULL,
+                                 .to_echoer = to_echoer,
                                  .owner = b};
     if (guard) {
         opts.guard = *guard;

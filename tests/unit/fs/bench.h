@@ -40,7 +40,10 @@ struct bench {
     struct bench_queue to_kernel, to_server;
     struct bench_notice notices[BENCH_NOTICES_MAX]; /* oldest first; taken by bench_noticed */
     size_t notice_count, notice_room;               /* room: what the kernel's thread takes */
-    int kernel_error;                               /* what /dev/fuse says to the next answers */
+    uint8_t command[16384]; /* the last one for the process that makes echoes */
+    size_t command_size;    /* 0: none, or taken */
+    uint32_t caller_pid;    /* who asks; 0: somebody */
+    int kernel_error;       /* what /dev/fuse says to the next answers */
     /* What the relay has told about guarded files, oldest first: "+PATH=BYTES\n", "-PATH\n". */
     char notes[4096];
 };
