@@ -33,6 +33,7 @@
 
 struct args {
     int stream_fd, ready_fd, log_fd;
+    int hold_fd; /* the keeper's until its end, which so tells others that the mount is no more */
     const char *mountpoint, *name;
     bool read_only, exec, foreground, raw_names;
     uint64_t deadline_ms;
@@ -361,7 +362,7 @@ static void usage(FILE *out)
     (void)fprintf(out,
                   "usage: bellglass-mount --stream-fd N --mountpoint DIR --name NAME\n"
                   "  [--read-only] [--exec] [--raw-names] [--deadline-ms N]\n"
-                  "  [--ready-fd N] [--log-fd N] [--foreground]\n"
+                  "  [--ready-fd N] [--log-fd N] [--hold-fd N] [--foreground]\n"
                   "Mounts the files that a bellglass file server offers on the open stream N.\n");
 }
 
@@ -386,12 +387,16 @@ static int parse_args(int argc, char **argv, struct args *ret)
                                             {"raw-names", no_argument, NULL, 'w'},
                                             {"deadline-ms", required_argument, NULL, 'd'},
                                             {"ready-fd", required_argument, NULL, 'y'},
+                                            {"hold-fd", required_argument, NULL, 'o'},
                                             {"log-fd", required_argument, NULL, 'l'},
                                             {"foreground", no_argument, NULL, 'f'},
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
-    *ret = (struct args){
-        .stream_fd = -1, .ready_fd = -1, .log_fd = -1, .deadline_ms = DEADLINE_DEFAULT_MS};
+    *ret = (struct args){.stream_fd = -1,
+                         .ready_fd = -1,
+                         .log_fd = -1,
+                         .hold_fd = -1,
+                         .deadline_ms = DEADLINE_DEFAULT_MS};
     int c, r = 0;
     while (r == 0 && (c = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (c) {
@@ -400,6 +405,9 @@ static int parse_args(int argc, char **argv, struct args *ret)
             break;
         case 'y':
             r = parse_fd(optarg, &ret->ready_fd);
+            break;
+        case 'o':
+            r = parse_fd(optarg, &ret->hold_fd);
             break;
         case 'l':
             r = parse_fd(optarg, &ret->log_fd);

@@ -223,7 +223,7 @@ static int exchange_hellos(const struct server *server, const struct fs_server_o
         hello.flags |= FS_HELLO_READ_ONLY;
     if (hello.uid == 0)
         hello.flags |= FS_HELLO_ALL_USERS;
-    if (strcmp(opts->root, "/") == 0)
+    if (opts->whole || strcmp(opts->root, "/") == 0)
         hello.flags |= FS_HELLO_WHOLE;
     uint8_t bytes[FS_HELLO_SIZE];
     fs_hello_emit(&hello, bytes);

@@ -5,6 +5,7 @@
 #include "common/quote.h"
 #include "host/cli/launch.h"
 #include "host/cli/life.h"
+#include "host/cli/offline.h"
 #include "host/cli/sandbox_options.h"
 #include "host/cli/signals.h"
 
@@ -41,6 +42,9 @@ static int start_one(struct app *app, const char *name, const struct launch_opts
     if (life.state == BG_SANDBOX_RUNNING)
         app_note("sandbox '%s' is running already", name);
     else
+        r = offline_wait_unused(&life.sandbox, err);
+    offline_sweep(app, &life.sandbox);
+    if (r == 0 && life.state != BG_SANDBOX_RUNNING)
         r = launch_start(&life.sandbox, opts, NULL, ret_signal, err);
     if (r < 0)
         app_hint_space(err);

@@ -15,6 +15,7 @@
 #include "host/cli/launch.h"
 #include "host/cli/life.h"
 #include "host/cli/mounts.h"
+#include "host/cli/offline.h"
 #include "host/cli/process.h"
 #include "host/cli/sandbox_options.h"
 
@@ -22,25 +23,52 @@
 #define READY_TIMEOUT_MS 60000  /* for the helper to mount */
 #define STREAM_FD        3
 #define READY_FD         4
+#define HOLD_FD          5
 #define READY_LINE_MAX   4096
 #define LOG_FILE         "mount.log"
 #define LOG_TAIL_MAX     65536
 
-enum { OPTION_READ_ONLY = OPTION_OWN, OPTION_EXEC, OPTION_AS_ROOT };
+#define IMAGE_ID "image" /* in the place of a sandbox's id in the kernel's list */
+
+enum {
+    OPTION_READ_ONLY = OPTION_OWN,
+    OPTION_EXEC,
+    OPTION_AS_ROOT,
+    OPTION_RW,
+    OPTION_FORCE,
+    OPTION_AN_IMAGE
+};
 
 static const struct option_spec mount_options[] = {
     {OPTION_READ_ONLY, 'r', false, "read-only", NULL, "no changes from here"},
     {OPTION_EXEC, 0, false, "exec", NULL,
      "let programs in it be run here: they are the sandbox's, and would run as you"},
     {OPTION_AS_ROOT, 0, false, "as-root", NULL, "act as the guest's root, not as its user"},
+    {OPTION_RW, 'w', false, "rw", NULL, "a stopped sandbox's files too can be changed"},
+    {OPTION_FORCE, 0, false, "force", NULL,
+     "with --rw: repair a damaged file system, after its disk was copied"},
+    {OPTION_AN_IMAGE, 0, false, "image", NULL, "the files of an image, read-only"},
     {0},
 };
 
-static const char *const mount_forms[] = {"[OPTIONS] NAME[:PATH] DIR", NULL};
+static const char *const mount_forms[] = {"[OPTIONS] NAME[:PATH] DIR",
+                                          "--image [OPTIONS] IMAGE[:PATH] DIR", NULL};
 static const char *const umount_forms[] = {"DIR...", NULL};
 
 static const char *const mount_examples[] = {"mount web ~/web", "mount web:/home/app/src src",
+                                             "mount --rw stopped fix", "mount --image debian image",
                                              NULL};
+
+/* Whose files are mounted. */
+struct source {
+    struct bg_sandbox *sandbox; /* whose control socket is asked for the stream */
+    const char *name, *id;      /* what the kernel's list says */
+    const char *path;           /* in there */
+    const char *log_dir;
+    int hold_fd; /* for the mount to keep; -1: none */
+    bool disk;   /* through a helper */
+    bool read_only;
+};
 
 /* Finds what would make mounting fail before anything is asked of the sandbox. *ret_dir: heap. */
 static int check_target(const char *dir, char **ret_dir, struct bg_err *err)
@@ -77,12 +105,13 @@ static int check_target(const char *dir, char **ret_dir, struct bg_err *err)
     return r;
 }
 
-static int open_stream(struct app *app, const struct bg_sandbox *sandbox, const char *path,
-                       const struct args *args, int *ret_fd, struct bg_err *err)
+static int open_stream(struct app *app, const struct source *source, const struct args *args,
+                       int *ret_fd, struct bg_err *err)
 {
-    struct bg_fuse_request q = {.flags =
-                                    (args_flag(args, OPTION_READ_ONLY) ? BG_FUSE_READ_ONLY : 0) |
-                                    (args_flag(args, OPTION_AS_ROOT) ? BG_FUSE_AS_ROOT : 0)};
+    struct bg_fuse_request q = {.flags = (source->read_only ? BG_FUSE_READ_ONLY : 0) |
+                                         (source->disk ? BG_FUSE_DISK : 0) |
+                                         (args_flag(args, OPTION_AS_ROOT) ? BG_FUSE_AS_ROOT : 0)};
+    const char *path = source->path;
     uint8_t body[BG_PATH_MAX + 64];
     char quoted[512];
     struct bg_writer w = bg_writer_init(body, sizeof body);
@@ -91,7 +120,7 @@ static int open_stream(struct app *app, const struct bg_sandbox *sandbox, const 
                           bg_quote(path, quoted, sizeof quoted));
     memcpy(q.path, path, strlen(path) + 1);
     bg_fuse_request_emit(&q, &w);
-    int r = client_open(&app->paths, sandbox, "fuse", body, w.used, ret_fd, err);
+    int r = client_open(&app->paths, source->sandbox, "fuse", body, w.used, ret_fd, err);
     if (r < 0)
         return r;
     r = client_stream_reply(*ret_fd, REPLY_TIMEOUT_MS, err);
@@ -145,7 +174,7 @@ static int wait_ready(int ready_fd, pid_t pid, int log_fd, off_t log_offset, str
                       text[0] ? text : "no reason given", status);
 }
 
-static int start_helper(const struct bg_sandbox *sandbox, const struct args *args, char *dir,
+static int start_helper(const struct source *source, const struct args *args, char *dir,
                         int stream_fd, struct bg_err *err)
 {
     BG_AUTOFREE char *path = NULL;
@@ -155,8 +184,8 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
     int r = bg_helper_path("bellglass-mount", &path, err);
     if (r < 0)
         return r;
-    if (asprintf(&log_path, "%s/%s", sandbox->dir, LOG_FILE) < 0 ||
-        asprintf(&name, "%s:%s", sandbox->name, sandbox->id) < 0)
+    if (asprintf(&log_path, "%s/%s", source->log_dir, LOG_FILE) < 0 ||
+        asprintf(&name, "%s:%s", source->name, source->id) < 0)
         return bg_err_errno(err, -ENOMEM, "mount");
     BG_AUTOCLOSE int log_fd = open(log_path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     BG_AUTOCLOSE int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -168,11 +197,15 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
         log_offset = 0; /* a log of many mounts: only the last ones matter */
     char program[] = "bellglass-mount", a[] = "--stream-fd", a_value[] = "3", b[] = "--mountpoint",
          c[] = "--name", d[] = "--ready-fd", d_value[] = "4", e[] = "--log-fd", e_value[] = "2",
-         read_only[] = "--read-only", exec[] = "--exec";
-    char *argv[16] = {program, a, a_value, b, dir, c, name, d, d_value, e, e_value};
+         f[] = "--hold-fd", f_value[] = "5", read_only[] = "--read-only", exec[] = "--exec";
+    char *argv[18] = {program, a, a_value, b, dir, c, name, d, d_value, e, e_value};
     size_t argc = 11;
-    if (args_flag(args, OPTION_READ_ONLY))
+    if (source->read_only)
         argv[argc++] = read_only;
+    if (source->hold_fd >= 0) {
+        argv[argc++] = f;
+        argv[argc++] = f_value;
+    }
     if (args_flag(args, OPTION_EXEC))
         argv[argc++] = exec;
     /* It outlives us: nothing of our terminal and pipes goes with it. */
@@ -182,8 +215,9 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
                                         {.from = null, .to = 1},
                                         {.from = log_fd, .to = 2},
                                         {.from = stream_fd, .to = STREAM_FD},
-                                        {.from = ready[1], .to = READY_FD}},
-                                .fd_count = 5,
+                                        {.from = ready[1], .to = READY_FD},
+                                        {.from = source->hold_fd, .to = HOLD_FD}},
+                                .fd_count = source->hold_fd >= 0 ? 6 : 5,
                                 .new_session = true};
     pid_t pid;
     r = process_start(&opts, &pid, err);
@@ -191,28 +225,99 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
     return r < 0 ? r : wait_ready(ready_fd, pid, log_fd, log_offset, err);
 }
 
+/* Asks for the stream and mounts it on dir. */
+static int mount_source(struct app *app, const struct source *source, const struct args *args,
+                        char *dir, struct bg_err *err)
+{
+    int fd = -1;
+    int r = open_stream(app, source, args, &fd, err);
+    BG_AUTOCLOSE int stream = fd;
+    return r < 0 ? r : start_helper(source, args, dir, stream, err);
+}
+
+/* What does not run: a helper is started for it, which ends with the mount. */
+static int mount_offline(struct app *app, const struct offline_opts *opts, struct source *source,
+                         const struct args *args, char *dir, struct bg_err *err)
+{
+    struct offline offline;
+    int r = offline_start(app, opts, &offline, err);
+    if (r < 0)
+        return r;
+    source->sandbox = &offline.helper;
+    source->hold_fd = offline.owner_fd;
+    source->disk = true;
+    source->read_only = !opts->write;
+    r = mount_source(app, source, args, dir, err);
+    if (r < 0)
+        (void)(offline_finish(&offline, NULL) < 0); /* so that nothing is left; err tells why */
+    else
+        offline_done(&offline);
+    return r;
+}
+
+static int mount_image(struct app *app, struct source *source, const struct args *args, char *dir,
+                       struct bg_err *err)
+{
+    if (args_flag(args, OPTION_RW))
+        return bg_err_set(err, -EINVAL, "an image is read-only: --rw is for sandboxes");
+    int r = app_paths(app, err);
+    const struct offline_opts opts = {.image = source->name};
+    source->id = IMAGE_ID;
+    source->log_dir = app->paths.state;
+    return r < 0 ? r : mount_offline(app, &opts, source, args, dir, err);
+}
+
+static int mount_sandbox(struct app *app, struct source *source, const struct args *args, char *dir,
+                         struct bg_err *err)
+{
+    struct life life;
+    bool write = args_flag(args, OPTION_RW);
+    int r = life_open(app, source->name, &life, err);
+    if (r < 0)
+        return r;
+    source->id = life.sandbox.id;
+    source->log_dir = life.sandbox.dir;
+    if (life.state == BG_SANDBOX_RUNNING) {
+        source->sandbox = &life.sandbox;
+        r = mount_source(app, source, args, dir, err);
+    } else if (life.state == BG_SANDBOX_STOPPED || life.state == BG_SANDBOX_CRASHED) {
+        const struct offline_opts opts = {
+            .sandbox = source->name, .write = write, .repair = args_flag(args, OPTION_FORCE)};
+        r = mount_offline(app, &opts, source, args, dir, err);
+        if (r == 0 && !write && !args_flag(args, OPTION_READ_ONLY))
+            app_note("sandbox '%s' is %s: its files are mounted read-only; --rw lets you change "
+                     "them",
+                     source->name, bg_sandbox_state_name(life.state));
+    } else {
+        r = bg_err_set(err, -ENOTCONN, "sandbox '%s' is %s: try again in a moment", source->name,
+                       bg_sandbox_state_name(life.state));
+    }
+    life_done(&life);
+    return r;
+}
+
 static int mount_one(struct app *app, const struct args *args, struct bg_err *err)
 {
     BG_AUTOFREE char *name = NULL;
     BG_AUTOFREE char *dir = NULL;
-    const char *path = "/";
-    struct life life;
-    if (!grammar_split_path(args->operands[0], &name, &path))
+    struct source source = {
+        .path = "/", .hold_fd = -1, .read_only = args_flag(args, OPTION_READ_ONLY)};
+    if (source.read_only && args_flag(args, OPTION_RW))
+        return bg_err_set(err, -EINVAL, "--read-only and --rw: give one of them");
+    if (args_flag(args, OPTION_FORCE) && !args_flag(args, OPTION_RW))
+        return bg_err_set(err, -EINVAL, "--force goes with --rw");
+    if (!grammar_split_path(args->operands[0], &name, &source.path))
         name = strdup(args->operands[0]);
     if (!name)
         return bg_err_errno(err, -ENOMEM, "mount");
-    int r = life_open_running(app, name, &life, err);
+    if (source.path[0] == '\0')
+        source.path = "/";
+    source.name = name;
+    int r = check_target(args->operands[1], &dir, err);
     if (r < 0)
         return r;
-    int fd = -1;
-    r = check_target(args->operands[1], &dir, err);
-    if (r == 0)
-        r = open_stream(app, &life.sandbox, path[0] != '\0' ? path : "/", args, &fd, err);
-    BG_AUTOCLOSE int stream = fd;
-    if (r == 0)
-        r = start_helper(&life.sandbox, args, dir, stream, err);
-    life_done(&life);
-    return r;
+    return args_flag(args, OPTION_AN_IMAGE) ? mount_image(app, &source, args, dir, err)
+                                            : mount_sandbox(app, &source, args, dir, err);
 }
 
 static int run_mount(struct app *app, const struct args *args)
@@ -243,11 +348,38 @@ static char *mount_point_path(const char *dir)
     return asprintf(&path, "%s/%s", strcmp(parent, "/") == 0 ? "" : parent, last) < 0 ? NULL : path;
 }
 
-static int unmount_one(const char *dir, struct bg_err *err)
+/* The helper of a stopped sandbox that was mounted writes back, looks the disk over and ends: a
+ * start right after the unmount shall find the disk free, and what went wrong is to be said. */
+static int await_helper(struct app *app, const char *name, const char *id, struct bg_err *err)
+{
+    struct life life;
+    char reason[BG_ERR_TEXT_SIZE], escaped[BG_ERR_TEXT_SIZE];
+    enum bg_sandbox_use use = BG_SANDBOX_UNUSED;
+    enum bg_sandbox_state noted;
+    if (strcmp(id, IMAGE_ID) == 0 || life_open(app, name, &life, NULL) < 0)
+        return 0; /* an image's, or the sandbox is gone */
+    int r = strcmp(life.sandbox.id, id) == 0 ? bg_sandbox_use(&life.sandbox, &use, err) : 0;
+    if (r == 0 && use == BG_SANDBOX_WRITTEN) {
+        bool before = bg_sandbox_noted(&life.sandbox, &noted, reason);
+        BG_AUTOFREE char *old = strdup(before ? reason : "");
+        r = offline_wait_unused(&life.sandbox, err);
+        if (r == 0 && bg_sandbox_noted(&life.sandbox, &noted, reason) && old &&
+            strcmp(old, reason) != 0) {
+            bg_escape(reason, strlen(reason), escaped, sizeof escaped);
+            r = bg_err_set(err, -EUCLEAN, "sandbox '%s', %s", name, escaped);
+        }
+    }
+    life_done(&life);
+    return r;
+}
+
+static int unmount_one(struct app *app, const char *dir, struct bg_err *err)
 {
     char quoted[512];
     struct mount_list mounts;
-    bool found = false, busy = false;
+    bool busy = false;
+    BG_AUTOFREE char *name = NULL;
+    BG_AUTOFREE char *id = NULL;
     (void)bg_quote(dir, quoted, sizeof quoted);
     BG_AUTOFREE char *path = mount_point_path(dir);
     if (!path)
@@ -255,16 +387,21 @@ static int unmount_one(const char *dir, struct bg_err *err)
     int r = mounts_read(&mounts, err);
     if (r < 0)
         return r;
-    for (size_t i = 0; i < mounts.count; i++)
-        found = found || strcmp(mounts.entries[i].path, path) == 0;
+    for (size_t i = 0; i < mounts.count && !name; i++)
+        if (strcmp(mounts.entries[i].path, path) == 0) {
+            name = strdup(mounts.entries[i].sandbox);
+            id = strdup(mounts.entries[i].id);
+        }
     mounts_done(&mounts);
-    if (!found)
+    if (!name || !id)
         return bg_err_set(err, -EINVAL, "no sandbox is mounted on %s: see bellglass ls", quoted);
     r = mounts_unmount(path, &busy, err);
     if (r == 0 && busy)
         app_note("%s was in use: it is gone from there, and what had it open keeps it until it "
                  "closes it",
                  quoted);
+    else if (r == 0)
+        r = await_helper(app, name, id, err);
     return r;
 }
 
@@ -272,9 +409,8 @@ static int run_umount(struct app *app, const struct args *args)
 {
     struct bg_err err;
     int status = 0;
-    (void)app;
     for (size_t i = 0; i < args->operand_count; i++)
-        if (unmount_one(args->operands[i], &err) < 0)
+        if (unmount_one(app, args->operands[i], &err) < 0)
             status = app_fail(&err);
     return status;
 }
@@ -286,7 +422,10 @@ const struct command cmd_mount = {
     .options = mount_options,
     .details = "The whole of its files, or what is below PATH. The mount ends with `bellglass "
                "umount` or with the sandbox. Files in it belong to you; set-id bits and devices "
-               "have no effect, and programs in it do not run here unless --exec is given.",
+               "have no effect, and programs in it do not run here unless --exec is given.\n\n"
+               "A sandbox that does not run is mounted as it was left, through a virtual machine "
+               "of its own, read-only: its disk is not changed. With --rw it can be changed; its "
+               "file system is checked before and after. It does not start while it is mounted.",
     .examples = mount_examples,
     .operands_min = 2,
     .operands_max = 2,
@@ -297,8 +436,10 @@ const struct command cmd_umount = {
     .name = "umount",
     .summary = "unmount folders that have a sandbox mounted",
     .forms = umount_forms,
-    .details = "Works on mounts whose sandbox is gone, and on busy ones: they vanish at once, and "
-               "end when the last file in them is closed.",
+    .details =
+        "Works on mounts whose sandbox is gone, and on busy ones: they vanish at once, and "
+        "end when the last file in them is closed. One of a stopped sandbox that was mounted "
+        "with --rw is over when all is written back.",
     .operands_min = 1,
     .operands_max = -1,
     .run = run_umount,
