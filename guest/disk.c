@@ -159,7 +159,7 @@ static int check(const struct disk *disk, const char *how, struct bg_err *err)
                           "the disk's file system has errors (%s); bellglass mount --rw --force "
                           "repairs them and keeps a copy",
                           finding);
-    return bg_err_set(err, -EUCLEAN, "the disk has no file system that can be checked (%s)",
+    return bg_err_set(err, -EMEDIUMTYPE, "the disk has no file system that can be checked (%s)",
                       finding);
 }
 

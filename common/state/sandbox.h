@@ -124,8 +124,9 @@ int bg_sandbox_connect(const struct bg_paths *paths, const struct bg_sandbox *sa
                        struct bg_err *err) BG_MUST_CHECK;
 
 /* A helper that serves the files of a sandbox that does not run has the sandbox's id for its own,
- * with a dot and so many hex digits behind it. */
+ * with a dot and so many hex digits behind it; one for the files of an image, this in its place. */
 #define BG_HELPER_TAG_SIZE 6
+#define BG_HELPER_IMAGE_ID "image"
 
 /* Binds and listens on it, mode 0600, replacing a dead one. For the supervisor. */
 int bg_sandbox_listen(const struct bg_paths *paths, const struct bg_sandbox *sandbox, int *ret_fd,

@@ -42,8 +42,8 @@ static int start_one(struct app *app, const char *name, const struct launch_opts
     if (life.state == BG_SANDBOX_RUNNING)
         app_note("sandbox '%s' is running already", name);
     else
-        r = offline_wait_unused(&life.sandbox, err);
-    offline_sweep(app, &life.sandbox);
+        r = offline_await(&life.sandbox, /* write= */ true, err);
+    offline_sweep(app, life.sandbox.id);
     if (r == 0 && life.state != BG_SANDBOX_RUNNING)
         r = launch_start(&life.sandbox, opts, NULL, ret_signal, err);
     if (r < 0)

@@ -28,8 +28,6 @@
 #define LOG_FILE         "mount.log"
 #define LOG_TAIL_MAX     65536
 
-#define IMAGE_ID "image" /* in the place of a sandbox's id in the kernel's list */
-
 enum {
     OPTION_READ_ONLY = OPTION_OWN,
     OPTION_EXEC,
@@ -262,9 +260,12 @@ static int mount_image(struct app *app, struct source *source, const struct args
         return bg_err_set(err, -EINVAL, "an image is read-only: --rw is for sandboxes");
     int r = app_paths(app, err);
     const struct offline_opts opts = {.image = source->name};
-    source->id = IMAGE_ID;
+    source->id = BG_HELPER_IMAGE_ID;
     source->log_dir = app->paths.state;
-    return r < 0 ? r : mount_offline(app, &opts, source, args, dir, err);
+    if (r < 0)
+        return r;
+    offline_sweep(app, BG_HELPER_IMAGE_ID);
+    return mount_offline(app, &opts, source, args, dir, err);
 }
 
 static int mount_sandbox(struct app *app, struct source *source, const struct args *args, char *dir,
@@ -283,7 +284,10 @@ static int mount_sandbox(struct app *app, struct source *source, const struct ar
     } else if (life.state == BG_SANDBOX_STOPPED || life.state == BG_SANDBOX_CRASHED) {
         const struct offline_opts opts = {
             .sandbox = source->name, .write = write, .repair = args_flag(args, OPTION_FORCE)};
-        r = mount_offline(app, &opts, source, args, dir, err);
+        offline_sweep(app, life.sandbox.id);
+        r = offline_await(&life.sandbox, write, err);
+        if (r == 0)
+            r = mount_offline(app, &opts, source, args, dir, err);
         if (r == 0 && !write && !args_flag(args, OPTION_READ_ONLY))
             app_note("sandbox '%s' is %s: its files are mounted read-only; --rw lets you change "
                      "them",
@@ -356,13 +360,15 @@ static int await_helper(struct app *app, const char *name, const char *id, struc
     char reason[BG_ERR_TEXT_SIZE], escaped[BG_ERR_TEXT_SIZE];
     enum bg_sandbox_use use = BG_SANDBOX_UNUSED;
     enum bg_sandbox_state noted;
-    if (strcmp(id, IMAGE_ID) == 0 || life_open(app, name, &life, NULL) < 0)
+    if (strcmp(id, BG_HELPER_IMAGE_ID) == 0 || life_open(app, name, &life, NULL) < 0)
         return 0; /* an image's, or the sandbox is gone */
     int r = strcmp(life.sandbox.id, id) == 0 ? bg_sandbox_use(&life.sandbox, &use, err) : 0;
     if (r == 0 && use == BG_SANDBOX_WRITTEN) {
         bool before = bg_sandbox_noted(&life.sandbox, &noted, reason);
         BG_AUTOFREE char *old = strdup(before ? reason : "");
-        r = offline_wait_unused(&life.sandbox, err);
+        r = offline_await(&life.sandbox, /* write= */ false, err);
+        if (r == -EBUSY)
+            r = 0; /* the next one has it already */
         if (r == 0 && bg_sandbox_noted(&life.sandbox, &noted, reason) && old &&
             strcmp(old, reason) != 0) {
             bg_escape(reason, strlen(reason), escaped, sizeof escaped);

@@ -161,12 +161,15 @@ static int copy_with(struct app *app, const struct bg_sandbox *sandbox, const st
 }
 
 /* With a sandbox that does not run: through a helper, which is gone afterwards. */
-static int copy_offline(struct app *app, const struct copy *copy, const char *root,
-                        struct bg_err *err)
+static int copy_offline(struct app *app, const struct bg_sandbox *sandbox, const struct copy *copy,
+                        const char *root, struct bg_err *err)
 {
     const struct offline_opts opts = {.sandbox = copy->name, .write = !copy->out};
     struct offline offline;
-    int r = offline_start(app, &opts, &offline, err);
+    offline_sweep(app, sandbox->id);
+    int r = offline_await(sandbox, opts.write, err);
+    if (r == 0)
+        r = offline_start(app, &opts, &offline, err);
     if (r < 0)
         return r;
     r = copy_with(app, &offline.helper, copy, root, /* disk= */ true, err);
@@ -185,7 +188,7 @@ static int do_copy(struct app *app, const struct copy *copy, struct bg_err *err)
     if (r < 0)
         return r;
     if (life.state == BG_SANDBOX_STOPPED || life.state == BG_SANDBOX_CRASHED)
-        r = copy_offline(app, copy, root, err);
+        r = copy_offline(app, &life.sandbox, copy, root, err);
     else if (life.state == BG_SANDBOX_RUNNING)
         r = copy_with(app, &life.sandbox, copy, root, /* disk= */ false, err);
     else

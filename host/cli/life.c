@@ -242,7 +242,7 @@ int life_remove(struct app *app, struct life *life, struct bg_err *err)
         return r;
     if (!life->damaged)
         offline_kill(app, &life->sandbox);
-    r = offline_wait_unused(&life->sandbox, err);
+    r = offline_await(&life->sandbox, /* write= */ true, err);
     if (r < 0 && r != -ENOENT)
         return r;
     r = bg_sandbox_lock(&life->sandbox, &lock, err);

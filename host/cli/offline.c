@@ -22,14 +22,10 @@
 #define LOOK_MS           50   /* between looks at a lock, whose end sends no event */
 #define ANSWER_TIMEOUT_MS 5000
 /* The helper's own deadline for writing back, and some time to end. */
-#define UNUSED_TIMEOUT_MS (BG_DISK_END_MS + 15000)
+#define AWAIT_TIMEOUT_MS (BG_DISK_END_MS + 15000)
 
-enum line_kind { LINE_PROGRESS, LINE_READY, LINE_ENDED };
-
-/* One line of the helper's status. text: progress, or the id of ready. Errors: -EPROTO; the errno
- * that the line carries. */
-static int parse_line(const char *line, size_t size, enum line_kind *ret,
-                      char text[BG_ERR_TEXT_SIZE], struct bg_err *err)
+int offline_parse_line(const char *line, size_t size, enum offline_line *ret,
+                       char text[BG_ERR_TEXT_SIZE], struct bg_err *err)
 {
     json_auto_t *json = json_loadb(line, size, JSON_REJECT_DUPLICATES, NULL);
     const char *progress = json_string_value(json_object_get(json, "progress"));
@@ -42,7 +38,7 @@ static int parse_line(const char *line, size_t size, enum line_kind *ret,
     }
     const char *said = progress ? progress : id ? id : "";
     bg_escape(said, strlen(said), text, BG_ERR_TEXT_SIZE);
-    *ret = progress ? LINE_PROGRESS : id ? LINE_READY : LINE_ENDED;
+    *ret = progress ? OFFLINE_PROGRESS : id ? OFFLINE_READY : OFFLINE_ENDED;
     if (progress || id || json_is_true(json_object_get(json, "ended")))
         return 0;
     return bg_err_set(err, -EPROTO, "the helper's status makes no sense");
@@ -72,7 +68,7 @@ static int wait_line(struct waiting *waiting, int fd)
 }
 
 /* The next line but progress, which is shown. */
-static int next_line(struct offline *offline, struct waiting *waiting, enum line_kind *ret,
+static int next_line(struct offline *offline, struct waiting *waiting, enum offline_line *ret,
                      char text[BG_ERR_TEXT_SIZE], struct bg_err *err)
 {
     char line[LINE_MAX_SIZE];
@@ -87,8 +83,8 @@ static int next_line(struct offline *offline, struct waiting *waiting, enum line
                               "helper.log");
         if (line[used++] != '\n')
             continue;
-        r = parse_line(line, used - 1, ret, text, err);
-        if (r < 0 || *ret != LINE_PROGRESS)
+        r = offline_parse_line(line, used - 1, ret, text, err);
+        if (r < 0 || *ret != OFFLINE_PROGRESS)
             return r;
         (void)snprintf(waiting->note, sizeof waiting->note, "%s", text);
         used = 0;
@@ -144,7 +140,7 @@ int offline_start(struct app *app, const struct offline_opts *opts, struct offli
     struct offline offline = {.owner_fd = -1, .status_fd = -1};
     struct waiting waiting = {.since_ms = bg_now_ms()};
     char text[BG_ERR_TEXT_SIZE], quoted[BG_SANDBOX_NAME_MAX + 32];
-    enum line_kind kind = LINE_ENDED;
+    enum offline_line kind = OFFLINE_ENDED;
     (void)app;
     (void)snprintf(waiting.note, sizeof waiting.note, "starting a helper for the files of %s %s",
                    opts->sandbox ? "sandbox" : "image",
@@ -152,7 +148,7 @@ int offline_start(struct app *app, const struct offline_opts *opts, struct offli
     int r = start_process(opts, &offline, err);
     if (r == 0)
         r = next_line(&offline, &waiting, &kind, text, err);
-    if (r == 0 && (kind != LINE_READY || strlen(text) >= sizeof offline.helper.id))
+    if (r == 0 && (kind != OFFLINE_READY || strlen(text) >= sizeof offline.helper.id))
         r = bg_err_set(err, -EPROTO, "the helper's status makes no sense");
     if (r == 0) {
         (void)snprintf(offline.helper.id, sizeof offline.helper.id, "%s", text);
@@ -172,7 +168,7 @@ int offline_finish(struct offline *offline, struct bg_err *err)
 {
     struct waiting waiting = {.since_ms = bg_now_ms()};
     char text[BG_ERR_TEXT_SIZE];
-    enum line_kind kind = LINE_ENDED;
+    enum offline_line kind = OFFLINE_ENDED;
     (void)close(offline->owner_fd); /* nothing was written to it */
     offline->owner_fd = -1;
     (void)snprintf(waiting.note, sizeof waiting.note, "waiting for the helper to end");
@@ -210,7 +206,7 @@ static int tell_mount(const struct bg_sandbox *sandbox, enum bg_sandbox_use use,
     return r;
 }
 
-int offline_wait_unused(const struct bg_sandbox *sandbox, struct bg_err *err)
+int offline_await(const struct bg_sandbox *sandbox, bool write, struct bg_err *err)
 {
     uint64_t since_ms = bg_now_ms();
     bool told = false;
@@ -219,39 +215,53 @@ int offline_wait_unused(const struct bg_sandbox *sandbox, struct bg_err *err)
         int r = bg_sandbox_use(sandbox, &use, err);
         if (r < 0)
             return r;
-        if (use != BG_SANDBOX_READ && use != BG_SANDBOX_WRITTEN)
+        if (use != BG_SANDBOX_WRITTEN && (use != BG_SANDBOX_READ || !write))
             return 0;
         r = tell_mount(sandbox, use, err);
         if (r < 0)
             return r;
         uint64_t waited_ms = bg_now_ms() - since_ms;
-        if (waited_ms >= UNUSED_TIMEOUT_MS)
+        if (waited_ms >= AWAIT_TIMEOUT_MS)
             return bg_err_set(err, -EBUSY, "sandbox '%s': another command has to do with its files",
                               sandbox->name);
         if (waited_ms >= PROGRESS_AFTER_MS && !told) {
-            app_note("waiting until the files of sandbox '%s' are written back", sandbox->name);
+            app_note("waiting until another command has done with the files of sandbox '%s'",
+                     sandbox->name);
             told = true;
         }
         (void)poll(NULL, 0, LOOK_MS);
     }
 }
 
+bool offline_socket_id(const char *file, char ret_id[32])
+{
+    static const char end[] = ".sock";
+    size_t size = strlen(file), tail = 1 + BG_HELPER_TAG_SIZE;
+    if (size <= tail + strlen(end) || size - strlen(end) >= 32)
+        return false;
+    size -= strlen(end);
+    const char *tag = file + size - BG_HELPER_TAG_SIZE;
+    if (strcmp(file + size, end) != 0 || tag[-1] != '.' ||
+        strspn(tag, "0123456789abcdef") != BG_HELPER_TAG_SIZE)
+        return false;
+    memcpy(ret_id, file, size);
+    ret_id[size] = '\0';
+    return true;
+}
+
 /* Ends each helper of the sandbox that answers, if kill_it; removes the sockets of those that are
  * dead. */
-static void each_helper(struct app *app, const struct bg_sandbox *sandbox, bool kill_it)
+static void each_helper(struct app *app, const char *id, bool kill_it)
 {
-    size_t id_size = strlen(sandbox->id);
+    char name[] = "helper";
+    struct bg_sandbox helper = {.name = name};
     json_auto_t *request = json_pack("{s:s}", "op", kill_it ? "kill" : "status");
-    DIR *folder = id_size == 0 || !request ? NULL : opendir(app->paths.runtime);
+    DIR *folder = id[0] == '\0' || !request ? NULL : opendir(app->paths.runtime);
     for (const struct dirent *d; folder && (d = readdir(folder));) {
-        struct bg_sandbox helper = {.name = sandbox->name};
-        const char *name = d->d_name;
-        if (strncmp(name, sandbox->id, id_size) != 0 || name[id_size] != '.' ||
-            strlen(name) != id_size + 1 + BG_HELPER_TAG_SIZE + strlen(".sock") ||
-            strcmp(name + id_size + 1 + BG_HELPER_TAG_SIZE, ".sock") != 0)
+        if (strncmp(d->d_name, id, strlen(id)) != 0 ||
+            strlen(d->d_name) != strlen(id) + 1 + BG_HELPER_TAG_SIZE + strlen(".sock") ||
+            !offline_socket_id(d->d_name, helper.id))
             continue;
-        (void)snprintf(helper.id, sizeof helper.id, "%.*s", (int)(id_size + 1 + BG_HELPER_TAG_SIZE),
-                       name);
         int r = client_request(&app->paths, &helper, request, ANSWER_TIMEOUT_MS, NULL, NULL);
         if (r == -ENOTCONN) /* nobody listens; any other is found by its lock */
             bg_sandbox_unlisten(&app->paths, &helper);
@@ -262,10 +272,10 @@ static void each_helper(struct app *app, const struct bg_sandbox *sandbox, bool 
 
 void offline_kill(struct app *app, const struct bg_sandbox *sandbox)
 {
-    each_helper(app, sandbox, /* kill_it= */ true);
+    each_helper(app, sandbox->id, /* kill_it= */ true);
 }
 
-void offline_sweep(struct app *app, const struct bg_sandbox *sandbox)
+void offline_sweep(struct app *app, const char *id)
 {
-    each_helper(app, sandbox, /* kill_it= */ false);
+    each_helper(app, id, /* kill_it= */ false);
 }

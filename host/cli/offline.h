@@ -34,12 +34,26 @@ int offline_finish(struct offline *offline, struct bg_err *err) BG_MUST_CHECK;
 /* Lets go without waiting: others may hold the helper. */
 void offline_done(struct offline *offline);
 
-/* Waits until nobody has to do with the disk of a sandbox that does not run. Errors: -EBUSY a mount
- * has (the text names its folder and the way out), or a copy that does not end; errno. */
-int offline_wait_unused(const struct bg_sandbox *sandbox, struct bg_err *err) BG_MUST_CHECK;
+/* Waits until the disk of a sandbox that does not run may be read, or written (which includes a
+ * start). Errors: -EBUSY a mount has it (the text names its folder and the way out), or a command
+ * that does not end; errno. */
+int offline_await(const struct bg_sandbox *sandbox, bool write, struct bg_err *err) BG_MUST_CHECK;
 
-/* Removes the sockets that killed helpers of the sandbox left: all that is left of one. */
-void offline_sweep(struct app *app, const struct bg_sandbox *sandbox);
+/* Removes the sockets that killed helpers left: all that is left of one. id: the sandbox's, or
+ * BG_HELPER_IMAGE_ID. */
+void offline_sweep(struct app *app, const char *id);
 
-/* The same, and ends all its helpers without waiting for what they have not written. */
+/* The same, and ends all helpers of the sandbox without waiting for what they have not written. */
 void offline_kill(struct app *app, const struct bg_sandbox *sandbox);
+
+/* ---- pure ---- */
+
+/* True if a file of that name among the control sockets is a helper's. */
+bool offline_socket_id(const char *file, char ret_id[32]);
+
+enum offline_line { OFFLINE_PROGRESS, OFFLINE_READY, OFFLINE_ENDED };
+
+/* One line of the helper's status. text: progress, or the helper's id, escaped. Errors: -EPROTO;
+ * the errno that the line carries. */
+int offline_parse_line(const char *line, size_t size, enum offline_line *ret,
+                       char text[BG_ERR_TEXT_SIZE], struct bg_err *err) BG_MUST_CHECK;

@@ -166,7 +166,8 @@ static int make_self(struct helper *h, struct bg_err *err)
     h->self.dir = strdup(image ? h->opts->paths->state : h->sandbox.dir);
     if (!h->self.name || !h->self.dir)
         return bg_err_errno(err, -ENOMEM, "helper");
-    (void)snprintf(h->self.id, sizeof h->self.id, "%.24s.%s", image ? "image" : h->sandbox.id, hex);
+    (void)snprintf(h->self.id, sizeof h->self.id, "%.24s.%s",
+                   image ? BG_HELPER_IMAGE_ID : h->sandbox.id, hex);
     h->self.cpus = image ? CPUS : h->sandbox.cpus;
     h->self.memory_bytes = image ? MEMORY_BYTES : h->sandbox.memory_bytes;
     return 0;

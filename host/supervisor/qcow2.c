@@ -28,11 +28,12 @@ int qcow2_check(const uint8_t *bytes, size_t size, struct bg_err *err)
     (void)bg_reader_bytes(&in, 72 - 36); /* tables and internal snapshots: QEMU checks them */
     uint64_t incompatible = read_u64be(&in);
     if (!bg_reader_ok(&in) || magic != MAGIC)
-        return bg_err_set(err, -EUCLEAN, "not a qcow2 disk");
+        return bg_err_set(err, -EMEDIUMTYPE, "not a qcow2 disk");
     if (version != VERSION || cluster_bits < CLUSTER_BITS_MIN || cluster_bits > CLUSTER_BITS_MAX)
-        return bg_err_set(err, -EUCLEAN, "not a disk that bellglass made (version %u)", version);
+        return bg_err_set(err, -EMEDIUMTYPE, "not a disk that bellglass made (version %u)",
+                          version);
     if (encryption != 0 || (incompatible & ~(uint64_t)FEATURE_DIRTY) != 0)
-        return bg_err_set(err, -EUCLEAN,
+        return bg_err_set(err, -EMEDIUMTYPE,
                           "not a disk that bellglass made: its header asks for encryption, another "
                           "file or a newer format (features 0x%llx)",
                           (unsigned long long)incompatible);

@@ -11,6 +11,6 @@
 
 #define QCOW2_HEADER_SIZE 104u /* of version 3, without extensions */
 
-/* bytes: the first QCOW2_HEADER_SIZE of the file, or all of a shorter one. Errors: -EUCLEAN not a
- * qcow2 disk as bellglass makes them, with the reason. */
+/* bytes: the first QCOW2_HEADER_SIZE of the file, or all of a shorter one. Errors: -EMEDIUMTYPE not
+ * a qcow2 disk as bellglass makes them, with the reason. */
 int qcow2_check(const uint8_t *bytes, size_t size, struct bg_err *err) BG_MUST_CHECK;
