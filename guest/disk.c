@@ -9,7 +9,6 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/inotify.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -20,10 +19,8 @@
 #include "common/quote.h"
 #include "guest/worker.h"
 
-#define CHECKER "/sbin/e2fsck"
-#define BUSY_PAUSE_MS                                                                              \
-    20 /* between tries to unmount what somebody still has open: no event tells                    \
-        */
+#define CHECKER  "/sbin/e2fsck"
+#define PAUSE_MS 20 /* between looks at what sends no event */
 
 /* Of its exit status, e2fsck(8). */
 #define CHECK_REPAIRED 3 /* bits: errors were corrected; the machine should restart */
@@ -40,7 +37,6 @@ struct disk {
 /* The block device whose serial number is the wanted one; false if there is none now. */
 static bool find_device(const char *serial, char *out, size_t out_size)
 {
-    /* Unlike /sys/block, this is complete when the node appears in /dev. */
     DIR *folder = opendir("/sys/class/block");
     bool found = false;
     for (const struct dirent *d; folder && !found && (d = readdir(folder));) {
@@ -51,7 +47,8 @@ static bool find_device(const char *serial, char *out, size_t out_size)
             continue;
         text[strcspn(text, "\n")] = '\0';
         (void)snprintf(path, sizeof path, "/dev/%s", d->d_name);
-        found = strcmp(text, serial) == 0 && strlen(path) < out_size && access(path, F_OK) == 0;
+        BG_AUTOCLOSE int fd = strcmp(text, serial) == 0 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+        found = fd >= 0 && strlen(path) < out_size;
         if (found)
             (void)snprintf(out, out_size, "%s", path);
     }
@@ -60,21 +57,15 @@ static bool find_device(const char *serial, char *out, size_t out_size)
     return found;
 }
 
-/* It was plugged a moment ago: waits by watching /dev, where its node comes last. */
+/* It was plugged a moment ago. Its node in /dev appears before it can be opened, and no event tells
+ * of that. */
 static int wait_for_device(struct disk *disk, struct bg_err *err)
 {
-    BG_AUTOCLOSE int watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-    if (watch < 0 || inotify_add_watch(watch, "/dev", IN_CREATE) < 0)
-        return bg_err_errno(err, -errno, "watching /dev");
     uint64_t deadline_ms = bg_now_ms() + BG_DISK_WAIT_MS;
     while (!find_device(disk->request.serial, disk->device, sizeof disk->device)) {
-        uint64_t now_ms = bg_now_ms();
-        struct pollfd event = {.fd = watch, .events = POLLIN};
-        if (now_ms >= deadline_ms || poll(&event, 1, (int)(deadline_ms - now_ms)) == 0)
+        if (bg_now_ms() >= deadline_ms)
             return bg_err_set(err, -ENODEV, "no disk '%s' was plugged", disk->request.serial);
-        char events[4096];
-        ssize_t n = read(watch, events, sizeof events);
-        (void)n; /* what it was does not matter: we look again */
+        (void)poll(NULL, 0, PAUSE_MS);
     }
     return 0;
 }
@@ -198,7 +189,7 @@ static int unmount_disk(const struct disk *disk, struct bg_err *err)
             sync(); /* at least what is there now; it has no errors to tell */
             return bg_err_errno(err, code, "unmounting the disk");
         }
-        (void)poll(NULL, 0, BUSY_PAUSE_MS);
+        (void)poll(NULL, 0, PAUSE_MS);
     }
     return disk->request.flags & BG_DISK_READ_ONLY ? 0 : check(disk, "-fn", err);
 }

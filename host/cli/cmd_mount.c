@@ -14,6 +14,7 @@
 #include "host/cli/grammar.h"
 #include "host/cli/launch.h"
 #include "host/cli/life.h"
+#include "host/cli/mounted.h"
 #include "host/cli/mounts.h"
 #include "host/cli/offline.h"
 #include "host/cli/process.h"
@@ -46,11 +47,12 @@ static const struct option_spec mount_options[] = {
     {OPTION_FORCE, 0, false, "force", NULL,
      "with --rw: repair a damaged file system, after its disk was copied"},
     {OPTION_AN_IMAGE, 0, false, "image", NULL, "the files of an image, read-only"},
+    {OPTION_JSON, 0, false, "json", NULL, "without NAME and DIR: print JSON"},
     {0},
 };
 
 static const char *const mount_forms[] = {"[OPTIONS] NAME[:PATH] DIR",
-                                          "--image [OPTIONS] IMAGE[:PATH] DIR", NULL};
+                                          "--image [OPTIONS] IMAGE[:PATH] DIR", "[--json]", NULL};
 static const char *const umount_forms[] = {"DIR...", NULL};
 
 static const char *const mount_examples[] = {"mount web ~/web", "mount web:/home/app/src src",
@@ -262,10 +264,7 @@ static int mount_image(struct app *app, struct source *source, const struct args
     const struct offline_opts opts = {.image = source->name};
     source->id = BG_HELPER_IMAGE_ID;
     source->log_dir = app->paths.state;
-    if (r < 0)
-        return r;
-    offline_sweep(app, BG_HELPER_IMAGE_ID);
-    return mount_offline(app, &opts, source, args, dir, err);
+    return r < 0 ? r : mount_offline(app, &opts, source, args, dir, err);
 }
 
 static int mount_sandbox(struct app *app, struct source *source, const struct args *args, char *dir,
@@ -283,11 +282,8 @@ static int mount_sandbox(struct app *app, struct source *source, const struct ar
         r = mount_source(app, source, args, dir, err);
     } else if (life.state == BG_SANDBOX_STOPPED || life.state == BG_SANDBOX_CRASHED) {
         const struct offline_opts opts = {
-            .sandbox = source->name, .write = write, .repair = args_flag(args, OPTION_FORCE)};
-        offline_sweep(app, life.sandbox.id);
-        r = offline_await(&life.sandbox, write, err);
-        if (r == 0)
-            r = mount_offline(app, &opts, source, args, dir, err);
+            .sandbox = &life.sandbox, .write = write, .repair = args_flag(args, OPTION_FORCE)};
+        r = mount_offline(app, &opts, source, args, dir, err);
         if (r == 0 && !write && !args_flag(args, OPTION_READ_ONLY))
             app_note("sandbox '%s' is %s: its files are mounted read-only; --rw lets you change "
                      "them",
@@ -327,6 +323,14 @@ static int mount_one(struct app *app, const struct args *args, struct bg_err *er
 static int run_mount(struct app *app, const struct args *args)
 {
     struct bg_err err;
+    if (args->operand_count == 0)
+        return mounted_print(args_flag(args, OPTION_JSON));
+    if (args->operand_count == 1) {
+        (void)bg_err_set(&err, -EINVAL,
+                         "give the folder to mount it on too: bellglass mount %s DIR",
+                         args->operands[0]);
+        return app_fail(&err);
+    }
     return mount_one(app, args, &err) < 0 ? app_fail(&err) : 0;
 }
 
@@ -431,9 +435,10 @@ const struct command cmd_mount = {
                "have no effect, and programs in it do not run here unless --exec is given.\n\n"
                "A sandbox that does not run is mounted as it was left, through a virtual machine "
                "of its own, read-only: its disk is not changed. With --rw it can be changed; its "
-               "file system is checked before and after. It does not start while it is mounted.",
+               "file system is checked before and after. It does not start while it is mounted.\n\n"
+               "Without NAME and DIR, what is mounted where is listed.",
     .examples = mount_examples,
-    .operands_min = 2,
+    .operands_min = 0,
     .operands_max = 2,
     .run = run_mount,
 };

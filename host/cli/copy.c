@@ -164,12 +164,9 @@ static int copy_with(struct app *app, const struct bg_sandbox *sandbox, const st
 static int copy_offline(struct app *app, const struct bg_sandbox *sandbox, const struct copy *copy,
                         const char *root, struct bg_err *err)
 {
-    const struct offline_opts opts = {.sandbox = copy->name, .write = !copy->out};
+    const struct offline_opts opts = {.sandbox = sandbox, .write = !copy->out};
     struct offline offline;
-    offline_sweep(app, sandbox->id);
-    int r = offline_await(sandbox, opts.write, err);
-    if (r == 0)
-        r = offline_start(app, &opts, &offline, err);
+    int r = offline_start(app, &opts, &offline, err);
     if (r < 0)
         return r;
     r = copy_with(app, &offline.helper, copy, root, /* disk= */ true, err);

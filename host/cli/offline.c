@@ -95,7 +95,7 @@ static int start_process(const struct offline_opts *opts, struct offline *offlin
                          struct bg_err *err)
 {
     BG_AUTOFREE char *path = NULL;
-    BG_AUTOFREE char *name = strdup(opts->sandbox ? opts->sandbox : opts->image);
+    BG_AUTOFREE char *name = strdup(opts->sandbox ? opts->sandbox->name : opts->image);
     int status[2], owner[2];
     int r = bg_helper_path("bellglass-supervisor", &path, err);
     if (r < 0)
@@ -134,17 +134,16 @@ static int start_process(const struct offline_opts *opts, struct offline *offlin
     return process_start(&start, &offline->pid, err);
 }
 
-int offline_start(struct app *app, const struct offline_opts *opts, struct offline *ret,
-                  struct bg_err *err)
+static int start_once(const struct offline_opts *opts, struct offline *ret, struct bg_err *err)
 {
     struct offline offline = {.owner_fd = -1, .status_fd = -1};
     struct waiting waiting = {.since_ms = bg_now_ms()};
     char text[BG_ERR_TEXT_SIZE], quoted[BG_SANDBOX_NAME_MAX + 32];
     enum offline_line kind = OFFLINE_ENDED;
-    (void)app;
-    (void)snprintf(waiting.note, sizeof waiting.note, "starting a helper for the files of %s %s",
-                   opts->sandbox ? "sandbox" : "image",
-                   bg_quote(opts->sandbox ? opts->sandbox : opts->image, quoted, sizeof quoted));
+    (void)snprintf(
+        waiting.note, sizeof waiting.note, "starting a helper for the files of %s %s",
+        opts->sandbox ? "sandbox" : "image",
+        bg_quote(opts->sandbox ? opts->sandbox->name : opts->image, quoted, sizeof quoted));
     int r = start_process(opts, &offline, err);
     if (r == 0)
         r = next_line(&offline, &waiting, &kind, text, err);
@@ -152,7 +151,7 @@ int offline_start(struct app *app, const struct offline_opts *opts, struct offli
         r = bg_err_set(err, -EPROTO, "the helper's status makes no sense");
     if (r == 0) {
         (void)snprintf(offline.helper.id, sizeof offline.helper.id, "%s", text);
-        offline.helper.name = strdup(opts->sandbox ? opts->sandbox : opts->image);
+        offline.helper.name = strdup(opts->sandbox ? opts->sandbox->name : opts->image);
         if (!offline.helper.name)
             r = bg_err_errno(err, -ENOMEM, "helper");
     }
@@ -230,6 +229,24 @@ int offline_await(const struct bg_sandbox *sandbox, bool write, struct bg_err *e
             told = true;
         }
         (void)poll(NULL, 0, LOOK_MS);
+    }
+}
+
+int offline_start(struct app *app, const struct offline_opts *opts, struct offline *ret,
+                  struct bg_err *err)
+{
+    enum bg_sandbox_use use = BG_SANDBOX_OWNED;
+    offline_sweep(app, opts->sandbox ? opts->sandbox->id : BG_HELPER_IMAGE_ID);
+    for (;;) {
+        int r = opts->sandbox ? offline_await(opts->sandbox, opts->write, err) : 0;
+        if (r == 0)
+            r = start_once(opts, ret, err);
+        else
+            return r;
+        /* Another one that has waited may be faster; one that runs will not end. */
+        if (r != -EBUSY || !opts->sandbox || bg_sandbox_use(opts->sandbox, &use, NULL) < 0 ||
+            use == BG_SANDBOX_OWNED)
+            return r;
     }
 }
 

@@ -9,10 +9,10 @@
 #include "host/cli/app.h"
 
 struct offline_opts {
-    const char *sandbox; /* its name, or NULL */
-    const char *image;   /* if that is NULL */
-    bool write;          /* a sandbox's only */
-    bool repair;         /* with write */
+    const struct bg_sandbox *sandbox; /* borrowed; or NULL */
+    const char *image;                /* if that is NULL */
+    bool write;                       /* a sandbox's only */
+    bool repair;                      /* with write */
 };
 
 struct offline {
@@ -22,8 +22,9 @@ struct offline {
     pid_t pid;
 };
 
-/* Starts the helper and waits until the disk is mounted in it. Its start is told on stderr if it
- * takes long. Errors: what the helper says; -EPROTO and -ECHILD as launch_start. */
+/* Starts the helper and waits until the disk is mounted in it; before that, until those have ended
+ * who have the disk, as offline_await. Its start is told on stderr if it takes long. Errors: as
+ * offline_await; what the helper says; -EPROTO and -ECHILD as launch_start. */
 int offline_start(struct app *app, const struct offline_opts *opts, struct offline *ret,
                   struct bg_err *err) BG_MUST_CHECK;
 

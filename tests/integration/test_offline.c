@@ -325,7 +325,62 @@ static void an_image_is_read_only(void **state)
     assert_string_equal(
         vm_host(vm, "cat %s/hostname %s/machine-id 2>/dev/null | grep -c golden || true", m, m),
         "0\n"); /* as it was built, not as it was booted */
+    json_t *mounts = vm_json(vm, "mount", "--json", NULL);
+    const json_t *one = json_array_get(mounts, 0);
+    assert_string_equal(json_string_value(json_object_get(one, "dir")), m);
+    assert_true(json_is_true(json_object_get(one, "image")));
+    assert_true(json_is_true(json_object_get(one, "read_only")));
+    json_decref(mounts);
+    assert_non_null(strstr(vm_ok(vm, "mount", NULL), m));
     (void)vm_ok(vm, "umount", m, NULL);
+}
+
+/* What doctor has to say about leftovers. */
+static const char *leftovers(struct vm *vm, const char *option)
+{
+    const char *const argv[] = {"doctor", option, NULL};
+    const char *line = strstr(vm_call_with(vm, argv, NULL, 0)->out, "leftovers");
+    assert_non_null(line);
+    return line;
+}
+
+static void doctor_knows_what_is_left(void **state)
+{
+    struct vm *vm = *state;
+    const char *s = stopped(vm, "echo x >file");
+    const char *m = mount_it(vm, s, NULL), *m2 = new_folder(vm);
+    (void)vm_ok(vm, "mount", "--image", "debian", m2, NULL);
+    assert_non_null(strstr(leftovers(vm, "--fix"), "nothing was left"));
+    assert_true(is_mounted(vm, m) && is_mounted(vm, m2));
+    /* The helper's socket and the dead mount are what a kill leaves. */
+    int launcher = helper_pid(vm, s, "launcher_pid");
+    assert_int_equal(kill(launcher, SIGKILL), 0);
+    vm_wait_gone(launcher);
+    wait_unused(vm, s);
+    assert_string_not_equal(helper_id(vm, s), "");
+    (void)leftovers(vm, "--fix");
+    assert_string_equal(helper_id(vm, s), "");
+    assert_false(is_mounted(vm, m));
+    assert_true(is_mounted(vm, m2));
+    assert_int_equal(access(vm_text(vm, "%s/bin", m2), F_OK), 0);
+    (void)vm_ok(vm, "umount", m2, NULL);
+}
+
+static void copies_wait_for_each_other(void **state)
+{
+    struct vm *vm = *state;
+    const char *s = stopped(vm, "mkdir d");
+    const char *file = vm_path(vm, "one");
+    vm_write(file, "one\n", 4);
+    struct vm_process *processes[3];
+    for (int i = 0; i < 3; i++) {
+        const char *const argv[] = {"cp", file, vm_text(vm, "%s:d/%d", s, i), NULL};
+        processes[i] = vm_start(vm, argv);
+    }
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(vm_finish(processes[i]), 0);
+    (void)vm_ok(vm, "start", s, NULL);
+    assert_string_equal(vm_guest(vm, s, "cat d/0 d/1 d/2"), "one\none\none\n");
 }
 
 static void files_can_be_copied(void **state)
@@ -423,6 +478,7 @@ VM_MAIN(VM_NEEDS_VM | VM_NEEDS_FUSE, cmocka_unit_test(a_stopped_one_is_seen_as_i
         cmocka_unit_test(it_ends_with_its_mount), cmocka_unit_test(removing_the_sandbox_ends_it),
         cmocka_unit_test(an_interrupted_start_leaves_nothing),
         cmocka_unit_test(an_image_is_read_only), cmocka_unit_test(files_can_be_copied),
+        cmocka_unit_test(copies_wait_for_each_other), cmocka_unit_test(doctor_knows_what_is_left),
         cmocka_unit_test(a_disk_of_garbage_is_refused),
         cmocka_unit_test(names_of_files_in_a_disk_are_not_followed),
         cmocka_unit_test(damage_is_refused_or_repaired))
