@@ -24,18 +24,19 @@ struct server {
  * with it as the root; then goes back to our own, which has /proc. root: a name for the folder. */
 static int find_on_disk(struct server *server, char *root, size_t root_size, struct bg_err *err)
 {
-    int ours = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    BG_AUTOCLOSE int ours = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (ours < 0)
         return bg_err_errno(err, -errno, "/");
     int r = disk_enter(err);
-    if (r == 0)
-        r = account_load("", &server->account, err);
+    if (r < 0)
+        return r;
+    r = account_load("", &server->account, err);
     int folder = r < 0 ? -1 : open(server->request.path, O_PATH | O_CLOEXEC);
     if (r == 0 && folder < 0)
         r = bg_err_errno(err, -errno, "folder '%s' in the sandbox", server->request.path);
     if (fchdir(ours) < 0 || chroot(".") < 0)
         return bg_err_errno(err, -errno, "leaving the disk");
-    (void)snprintf(root, root_size, "/proc/self/fd/%d", folder); /* both stay open */
+    (void)snprintf(root, root_size, "/proc/self/fd/%d", folder); /* it stays open */
     return r;
 }
 

@@ -356,31 +356,40 @@ static char *mount_point_path(const char *dir)
     return asprintf(&path, "%s/%s", strcmp(parent, "/") == 0 ? "" : parent, last) < 0 ? NULL : path;
 }
 
-/* The helper of a stopped sandbox that was mounted writes back, looks the disk over and ends: a
- * start right after the unmount shall find the disk free, and what went wrong is to be said. */
-static int await_helper(struct app *app, const char *name, const char *id, struct bg_err *err)
+/* Whether the mount is that of a helper which writes to a stopped sandbox's disk; then *ret is that
+ * sandbox, to be freed, and reason is what was noted about it before. */
+static bool find_writer(struct app *app, const char *name, const char *id, struct bg_sandbox *ret,
+                        char reason[BG_ERR_TEXT_SIZE])
 {
-    struct life life;
-    char reason[BG_ERR_TEXT_SIZE], escaped[BG_ERR_TEXT_SIZE];
-    enum bg_sandbox_use use = BG_SANDBOX_UNUSED;
+    enum bg_sandbox_use use;
     enum bg_sandbox_state noted;
-    if (strcmp(id, BG_HELPER_IMAGE_ID) == 0 || life_open(app, name, &life, NULL) < 0)
-        return 0; /* an image's, or the sandbox is gone */
-    int r = strcmp(life.sandbox.id, id) == 0 ? bg_sandbox_use(&life.sandbox, &use, err) : 0;
-    if (r == 0 && use == BG_SANDBOX_WRITTEN) {
-        bool before = bg_sandbox_noted(&life.sandbox, &noted, reason);
-        BG_AUTOFREE char *old = strdup(before ? reason : "");
-        r = offline_await(&life.sandbox, /* write= */ false, err);
-        if (r == -EBUSY)
-            r = 0; /* the next one has it already */
-        if (r == 0 && bg_sandbox_noted(&life.sandbox, &noted, reason) && old &&
-            strcmp(old, reason) != 0) {
-            bg_escape(reason, strlen(reason), escaped, sizeof escaped);
-            r = bg_err_set(err, -EUCLEAN, "sandbox '%s', %s", name, escaped);
-        }
+    struct bg_sandbox sandbox;
+    if (app_paths(app, NULL) < 0 || bg_sandbox_load(&app->paths, name, &sandbox, NULL) < 0)
+        return false; /* an image's, or the sandbox is gone */
+    if (strcmp(sandbox.id, id) == 0 && bg_sandbox_use(&sandbox, &use, NULL) == 0 &&
+        use == BG_SANDBOX_WRITTEN) {
+        (void)bg_sandbox_noted(&sandbox, &noted, reason); /* "" if there is none */
+        *ret = sandbox;
+        return true;
     }
-    life_done(&life);
-    return r;
+    bg_sandbox_done(&sandbox);
+    return false;
+}
+
+/* After the unmount the helper writes back, looks the disk over and ends. A start right after that
+ * shall find the disk free, and what went wrong is to be said. */
+static int await_writer(const struct bg_sandbox *sandbox, const char *reason_before,
+                        struct bg_err *err)
+{
+    char reason[BG_ERR_TEXT_SIZE], escaped[BG_ERR_TEXT_SIZE];
+    enum bg_sandbox_state noted;
+    int r = offline_await(sandbox, /* write= */ false, err);
+    if (r < 0 && r != -EBUSY) /* busy: the next one has it already */
+        return r;
+    if (!bg_sandbox_noted(sandbox, &noted, reason) || strcmp(reason_before, reason) == 0)
+        return 0;
+    bg_escape(reason, strlen(reason), escaped, sizeof escaped);
+    return bg_err_set(err, -EUCLEAN, "sandbox '%s', %s", sandbox->name, escaped);
 }
 
 static int unmount_one(struct app *app, const char *dir, struct bg_err *err)
@@ -405,13 +414,18 @@ static int unmount_one(struct app *app, const char *dir, struct bg_err *err)
     mounts_done(&mounts);
     if (!name || !id)
         return bg_err_set(err, -EINVAL, "no sandbox is mounted on %s: see bellglass ls", quoted);
+    struct bg_sandbox sandbox;
+    char reason[BG_ERR_TEXT_SIZE];
+    bool writer = find_writer(app, name, id, &sandbox, reason);
     r = mounts_unmount(path, &busy, err);
     if (r == 0 && busy)
         app_note("%s was in use: it is gone from there, and what had it open keeps it until it "
                  "closes it",
                  quoted);
-    else if (r == 0)
-        r = await_helper(app, name, id, err);
+    else if (r == 0 && writer)
+        r = await_writer(&sandbox, reason, err);
+    if (writer)
+        bg_sandbox_done(&sandbox);
     return r;
 }
 

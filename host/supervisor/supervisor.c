@@ -142,8 +142,8 @@ static void second_ended(void *owner, const struct bg_err *why)
 {
     struct supervisor *s = owner;
     s->second = NULL;
-    if (!s->vm || s->second_why.code < 0)
-        return; /* it went with the VM, or was late: that has been told */
+    if (!s->vm || !vm_is_ready(s->vm) || s->second_why.code < 0)
+        return; /* it goes with the VM, whose end has a reason of its own */
     s->second_why = *why;
     stop(s, 0);
 }
