@@ -554,7 +554,7 @@ int bg_sandbox_set_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state
 /* Why the lock was not to be had. */
 static int in_use(const struct bg_sandbox *sandbox, struct bg_err *err)
 {
-    enum bg_sandbox_use use;
+    enum bg_sandbox_use use = BG_SANDBOX_UNUSED;
     if (bg_sandbox_use(sandbox, &use, NULL) == 0 &&
         (use == BG_SANDBOX_READ || use == BG_SANDBOX_WRITTEN))
         return bg_err_set(err, -EBUSY,

@@ -236,18 +236,20 @@ static int mount_source(struct app *app, const struct source *source, const stru
 }
 
 /* What does not run: a helper is started for it, which ends with the mount. */
-static int mount_offline(struct app *app, const struct offline_opts *opts, struct source *source,
-                         const struct args *args, char *dir, struct bg_err *err)
+static int mount_offline(struct app *app, const struct offline_opts *opts,
+                         const struct source *source, const struct args *args, char *dir,
+                         struct bg_err *err)
 {
     struct offline offline;
+    struct source there = *source;
     int r = offline_start(app, opts, &offline, err);
     if (r < 0)
         return r;
-    source->sandbox = &offline.helper;
-    source->hold_fd = offline.owner_fd;
-    source->disk = true;
-    source->read_only = !opts->write;
-    r = mount_source(app, source, args, dir, err);
+    there.sandbox = &offline.helper;
+    there.hold_fd = offline.owner_fd;
+    there.disk = true;
+    there.read_only = !opts->write;
+    r = mount_source(app, &there, args, dir, err);
     if (r < 0)
         (void)(offline_finish(&offline, NULL) < 0); /* so that nothing is left; err tells why */
     else
@@ -255,35 +257,39 @@ static int mount_offline(struct app *app, const struct offline_opts *opts, struc
     return r;
 }
 
-static int mount_image(struct app *app, struct source *source, const struct args *args, char *dir,
-                       struct bg_err *err)
+static int mount_image(struct app *app, const struct source *source, const struct args *args,
+                       char *dir, struct bg_err *err)
 {
     if (args_flag(args, OPTION_RW))
         return bg_err_set(err, -EINVAL, "an image is read-only: --rw is for sandboxes");
     int r = app_paths(app, err);
+    if (r < 0)
+        return r;
     const struct offline_opts opts = {.image = source->name};
-    source->id = BG_HELPER_IMAGE_ID;
-    source->log_dir = app->paths.state;
-    return r < 0 ? r : mount_offline(app, &opts, source, args, dir, err);
+    struct source image = *source;
+    image.id = BG_HELPER_IMAGE_ID;
+    image.log_dir = app->paths.state;
+    return mount_offline(app, &opts, &image, args, dir, err);
 }
 
-static int mount_sandbox(struct app *app, struct source *source, const struct args *args, char *dir,
-                         struct bg_err *err)
+static int mount_sandbox(struct app *app, const struct source *source, const struct args *args,
+                         char *dir, struct bg_err *err)
 {
-    struct life life;
+    struct life life = {0};
+    struct source sandbox = *source;
     bool write = args_flag(args, OPTION_RW);
     int r = life_open(app, source->name, &life, err);
     if (r < 0)
         return r;
-    source->id = life.sandbox.id;
-    source->log_dir = life.sandbox.dir;
+    sandbox.sandbox = &life.sandbox;
+    sandbox.id = life.sandbox.id;
+    sandbox.log_dir = life.sandbox.dir;
     if (life.state == BG_SANDBOX_RUNNING) {
-        source->sandbox = &life.sandbox;
-        r = mount_source(app, source, args, dir, err);
+        r = mount_source(app, &sandbox, args, dir, err);
     } else if (life.state == BG_SANDBOX_STOPPED || life.state == BG_SANDBOX_CRASHED) {
         const struct offline_opts opts = {
             .sandbox = &life.sandbox, .write = write, .repair = args_flag(args, OPTION_FORCE)};
-        r = mount_offline(app, &opts, source, args, dir, err);
+        r = mount_offline(app, &opts, &sandbox, args, dir, err);
         if (r == 0 && !write && !args_flag(args, OPTION_READ_ONLY))
             app_note("sandbox '%s' is %s: its files are mounted read-only; --rw lets you change "
                      "them",

@@ -177,7 +177,7 @@ static int copy_offline(struct app *app, const struct bg_sandbox *sandbox, const
 
 static int do_copy(struct app *app, const struct copy *copy, struct bg_err *err)
 {
-    struct life life;
+    struct life life = {0};
     char root[BG_NAME_MAX + 1];
     int r = base_name(copy->out ? copy->path : copy->local, root, err);
     if (r == 0)

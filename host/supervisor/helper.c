@@ -284,7 +284,7 @@ static void watch(struct helper *h)
 
 static int start_supervisor(struct helper *h, struct bg_err *err)
 {
-    int control_fd = -1, link[2];
+    int control_fd = -1, link[2] = {-1, -1};
     int r = bg_sandbox_listen(h->opts->paths, &h->self, &control_fd, err);
     BG_AUTOCLOSE int control = control_fd;
     if (r == 0 && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, link) < 0)
