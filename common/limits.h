@@ -42,6 +42,13 @@
 #define BG_DNS_NAMES_MAX      8192          /* names with a synthetic address; the oldest goes */
 #define BG_DNS_CLIENTS_MAX    64            /* DNS over TCP at once; further ones are closed */
 
+/* Disks of what does not run, in a helper's guest. Times for guests without KVM that are busy. */
+#define BG_DISK_WAIT_MS    60000  /* until a plugged disk is there; then the mount fails */
+#define BG_DISK_MOUNT_MS   900000 /* check and mount; then the helper is ended */
+#define BG_DISK_END_MS     300000 /* write back, unmount and check; then the helper is ended */
+#define BG_DISK_BUSY_MS    20000  /* for what has files of it open to end; then it is detached */
+#define BG_DISK_OUTPUT_MAX 4096   /* of the checking program; the rest is dropped */
+
 /* Control socket. */
 #define BG_CONTROL_LINE_MAX    (256 * 1024) /* one JSON request or answer; client is closed */
 #define BG_CONTROL_CLIENTS_MAX 256          /* clients at once; further ones wait in the backlog */

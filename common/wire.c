@@ -18,7 +18,7 @@ int bg_stream_header_parse(const uint8_t *bytes, size_t size, struct bg_stream_h
         return bg_err_set(err, -EPROTO, "stream header: magic 0x%x, version %u", magic, version);
     if (flags != 0 || h.id == 0)
         return bg_err_set(err, -EPROTO, "stream header: flags 0x%x, id %u", flags, h.id);
-    if (!((h.kind >= BG_STREAM_SESSION && h.kind <= BG_STREAM_SHARE) ||
+    if (!((h.kind >= BG_STREAM_SESSION && h.kind <= BG_STREAM_SHARE) || h.kind == BG_STREAM_DISK ||
           h.kind == BG_STREAM_CONNECT))
         return bg_err_set(err, -EPROTO, "stream header: unknown kind %u", h.kind);
     if (h.body_size > BG_STREAM_BODY_MAX)
@@ -140,7 +140,8 @@ int bg_copy_request_parse(const uint8_t *bytes, size_t size, struct bg_copy_requ
     bg_reader_text32le(&in, q.user, sizeof q.user);
     bg_reader_text32le(&in, q.path, sizeof q.path);
     bg_reader_text32le(&in, q.root, sizeof q.root);
-    if (!bg_reader_end(&in) || q.direction > BG_COPY_OUT_OF_GUEST || (q.flags & ~BG_COPY_UNPACK))
+    if (!bg_reader_end(&in) || q.direction > BG_COPY_OUT_OF_GUEST ||
+        (q.flags & ~(BG_COPY_UNPACK | BG_COPY_DISK)))
         return bg_err_set(err, -EPROTO, "copy request of %zu bytes: malformed", size);
     if (q.path[0] == '\0' || strchr(q.root, '/') || q.root[0] == '\0' || strcmp(q.root, "..") == 0)
         return bg_err_set(err, -EPROTO, "copy request: bad path or top name");
@@ -251,7 +252,7 @@ int bg_fuse_request_parse(const uint8_t *bytes, size_t size, struct bg_fuse_requ
     struct bg_reader in = bg_reader_init(bytes, size);
     struct bg_fuse_request q = {.flags = bg_reader_u32le(&in)};
     bg_reader_text32le(&in, q.path, sizeof q.path);
-    if (!bg_reader_end(&in) || (q.flags & ~(BG_FUSE_READ_ONLY | BG_FUSE_AS_ROOT)) ||
+    if (!bg_reader_end(&in) || (q.flags & ~(BG_FUSE_READ_ONLY | BG_FUSE_AS_ROOT | BG_FUSE_DISK)) ||
         q.path[0] != '/')
         return bg_err_set(err, -EPROTO, "fuse request of %zu bytes: malformed", size);
     *ret = q;
@@ -333,4 +334,23 @@ void bg_watch_change_emit(const struct bg_watch_change *change, struct bg_writer
     bg_writer_u32le(w, change->kinds);
     bg_writer_text32le(w, change->path);
     bg_writer_text32le(w, change->old_path);
+}
+
+int bg_disk_request_parse(const uint8_t *bytes, size_t size, struct bg_disk_request *ret,
+                          struct bg_err *err)
+{
+    struct bg_reader in = bg_reader_init(bytes, size);
+    struct bg_disk_request q = {.flags = bg_reader_u32le(&in)};
+    bg_reader_text32le(&in, q.serial, sizeof q.serial);
+    if (!bg_reader_end(&in) || (q.flags & ~(BG_DISK_READ_ONLY | BG_DISK_REPAIR)) ||
+        q.serial[0] == '\0')
+        return bg_err_set(err, -EPROTO, "disk request of %zu bytes: malformed", size);
+    *ret = q;
+    return 0;
+}
+
+void bg_disk_request_emit(const struct bg_disk_request *request, struct bg_writer *w)
+{
+    bg_writer_u32le(w, request->flags);
+    bg_writer_text32le(w, request->serial);
 }

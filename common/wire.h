@@ -28,6 +28,7 @@ enum bg_stream_kind {
     BG_STREAM_BENCH = 6,    /* host -> guest: echo, sink, source */
     BG_STREAM_WATCH = 7,    /* host -> guest: what happens to its files */
     BG_STREAM_SHARE = 8,    /* host -> guest: a folder of the host for the guest */
+    BG_STREAM_DISK = 12,    /* host -> guest: mounts a second disk */
     BG_STREAM_CONNECT = 16, /* guest -> host: egress */
 };
 
@@ -134,6 +135,7 @@ int bg_exec_request_parse(const uint8_t *bytes, size_t size, struct bg_exec_requ
  * where root is the given name; see docs/protocol.md for where it lands. */
 enum bg_copy_direction { BG_COPY_INTO_GUEST = 0, BG_COPY_OUT_OF_GUEST = 1 };
 #define BG_COPY_UNPACK 1u /* into the guest: entries go below path as they are named */
+#define BG_COPY_DISK   2u /* path, user and home are those of the disk that a disk stream mounted */
 
 struct bg_copy_request {
     uint8_t direction; /* enum bg_copy_direction, checked */
@@ -208,6 +210,7 @@ int bg_forward_request_parse(const uint8_t *bytes, size_t size, uint16_t *ret_po
 /* FUSE request (body of a BG_STREAM_FUSE header): which folder to serve, as whom. */
 #define BG_FUSE_READ_ONLY 1u
 #define BG_FUSE_AS_ROOT   2u /* host writes are made as the guest's root, not its default user */
+#define BG_FUSE_DISK      4u /* path and user are those of the disk that a disk stream mounted */
 
 struct bg_fuse_request {
     uint32_t flags;
@@ -260,3 +263,17 @@ struct bg_watch_change {
 int bg_watch_change_parse(const uint8_t *bytes, size_t size, struct bg_watch_change *ret,
                           struct bg_err *err) BG_MUST_CHECK;
 void bg_watch_change_emit(const struct bg_watch_change *change, struct bg_writer *w);
+
+/* Disk request (body of a BG_STREAM_DISK header): which disk to mount, and how. */
+#define BG_DISK_READ_ONLY  1u /* mounted read-only; the journal is replayed all the same */
+#define BG_DISK_REPAIR     2u /* errors that need a decision are repaired, not refused */
+#define BG_DISK_SERIAL_MAX 20 /* bytes of a virtio disk's serial number */
+
+struct bg_disk_request {
+    uint32_t flags;
+    char serial[BG_DISK_SERIAL_MAX + 1]; /* not empty */
+};
+
+int bg_disk_request_parse(const uint8_t *bytes, size_t size, struct bg_disk_request *ret,
+                          struct bg_err *err) BG_MUST_CHECK;
+void bg_disk_request_emit(const struct bg_disk_request *request, struct bg_writer *w);

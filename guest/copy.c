@@ -12,6 +12,7 @@
 #include "common/quote.h"
 #include "common/tree/tree_tar.h"
 #include "guest/accounts.h"
+#include "guest/disk.h"
 #include "guest/worker.h"
 
 /* ---- in the worker ---- */
@@ -155,11 +156,17 @@ static int run(int fd, void *arg)
 {
     struct copier *c = arg;
     c->fd = fd;
-    if (stream_reply_fd(fd, &(struct bg_err){0}) < 0)
-        return 1;
     struct bg_err err = {0};
+    int r = 0;
+    if (c->request.flags & BG_COPY_DISK) { /* the user is one of the disk's */
+        r = disk_enter(&err);
+        if (r == 0)
+            r = account_load(c->request.user, &c->account, &err);
+    }
+    if (stream_reply_fd(fd, &err) < 0 || r < 0)
+        return 1;
     (void)umask(022);
-    int r = c->drop_rights ? become_user(&c->account, &err) : 0;
+    r = c->drop_rights ? become_user(&c->account, &err) : 0;
     if (r == 0 && c->request.path[0] != '/' && chdir(c->account.home) < 0)
         r = bg_err_errno(&err, -errno, "%s", c->account.home);
     if (r == 0)
@@ -181,7 +188,7 @@ static int copy_open(struct stream *stream, const uint8_t *body, size_t size, st
     if (!c)
         return bg_err_errno(err, -ENOMEM, "copy");
     int r = bg_copy_request_parse(body, size, &c->request, err);
-    if (r == 0)
+    if (r == 0 && !(c->request.flags & BG_COPY_DISK))
         r = account_load(c->request.user, &c->account, err);
     if (r < 0)
         return r;

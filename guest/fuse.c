@@ -1,9 +1,13 @@
 #include "guest/fuse.h"
 
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "fs/server/server.h"
 #include "guest/accounts.h"
+#include "guest/disk.h"
 #include "guest/worker.h"
 
 /* Requests worked on at once. One virtual CPU gains little from more, slow disks do. */
@@ -16,16 +20,41 @@ struct server {
     const struct bg_log *log;
 };
 
+/* Finds the folder and the user on the mounted disk as they were found if the disk were running, so
+ * with it as the root; then goes back to our own, which has /proc. root: a name for the folder. */
+static int find_on_disk(struct server *server, char *root, size_t root_size, struct bg_err *err)
+{
+    BG_AUTOCLOSE int ours = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (ours < 0)
+        return bg_err_errno(err, -errno, "/");
+    int r = disk_enter(err);
+    if (r < 0)
+        return r;
+    r = account_load("", &server->account, err);
+    int folder = r < 0 ? -1 : open(server->request.path, O_PATH | O_CLOEXEC);
+    if (r == 0 && folder < 0)
+        r = bg_err_errno(err, -errno, "folder '%s' in the sandbox", server->request.path);
+    if (fchdir(ours) < 0 || chroot(".") < 0)
+        return bg_err_errno(err, -errno, "leaving the disk");
+    (void)snprintf(root, root_size, "/proc/self/fd/%d", folder); /* it stays open */
+    return r;
+}
+
 static int run(int fd, void *arg)
 {
-    const struct server *server = arg;
+    struct server *server = arg;
     struct bg_err err = {0};
-    if (access(server->request.path, F_OK) < 0)
+    char on_disk[32];
+    bool disk = server->request.flags & BG_FUSE_DISK;
+    if (disk)
+        (void)(find_on_disk(server, on_disk, sizeof on_disk, &err) < 0); /* err tells */
+    else if (access(server->request.path, F_OK) < 0)
         (void)bg_err_errno(&err, -errno, "folder '%s' in the sandbox", server->request.path);
     if (stream_reply_fd(fd, &err) < 0 || err.code < 0)
         return 1;
     const struct fs_server_opts opts = {
-        .root = server->request.path,
+        .root = disk ? on_disk : server->request.path,
+        .whole = strcmp(server->request.path, "/") == 0,
         .read_only = server->request.flags & BG_FUSE_READ_ONLY,
         .as_root = !server->drop_rights || (server->request.flags & BG_FUSE_AS_ROOT),
         .uid = server->account.uid,

@@ -7,6 +7,7 @@
 
 #include "guest/bench.h"
 #include "guest/copy.h"
+#include "guest/disk.h"
 #include "guest/exec.h"
 #include "guest/forward.h"
 #include "guest/fuse.h"
@@ -33,6 +34,8 @@ static const struct stream_kind *find_kind(uint16_t kind)
         return &bench_kind;
     case BG_STREAM_WATCH:
         return &watch_kind;
+    case BG_STREAM_DISK:
+        return &disk_kind;
     case BG_STREAM_CONNECT: /* ours to open, not the host's */
         break;
     }

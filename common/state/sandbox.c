@@ -5,7 +5,9 @@
  * The lock is an open file description lock (fcntl(2), F_OFD_SETLK): it goes with the fd through
  * fork and exec, ends with the last copy of it, and can be asked about without taking it, so a
  * process that only looks never makes one that wants the lock fail. state.json is a hint beside it:
- * whether a sandbox runs is what the lock says. */
+ * whether a sandbox runs is what the lock says. Who runs it has the whole file locked; who has to
+ * do with the disk of one that does not run, its first byte only. So neither gets it beside the
+ * other, and whoever asks is told by the lock's size who it is. */
 #include "common/state/sandbox.h"
 
 #include <assert.h>
@@ -430,8 +432,10 @@ const char *bg_sandbox_state_name(enum bg_sandbox_state state)
     return state_names[state];
 }
 
-/* Is the lock held by anyone? Errors: errno; -ENOENT when the file is gone. */
-static int lock_is_held(const struct bg_sandbox *sandbox, bool *ret, struct bg_err *err)
+/* The part of the lock that is for the disk alone. */
+#define DISK_LOCK_SIZE 1
+
+int bg_sandbox_use(const struct bg_sandbox *sandbox, enum bg_sandbox_use *ret, struct bg_err *err)
 {
     BG_AUTOFREE char *path = NULL;
     if (asprintf(&path, "%s/%s", sandbox->dir, LOCK_FILE) < 0)
@@ -442,7 +446,10 @@ static int lock_is_held(const struct bg_sandbox *sandbox, bool *ret, struct bg_e
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     if (fcntl(fd, F_OFD_GETLK, &lock) < 0)
         return bg_err_errno(err, -errno, "%s", path);
-    *ret = lock.l_type != F_UNLCK;
+    *ret = lock.l_type == F_UNLCK         ? BG_SANDBOX_UNUSED
+           : lock.l_len != DISK_LOCK_SIZE ? BG_SANDBOX_OWNED
+           : lock.l_type == F_RDLCK       ? BG_SANDBOX_READ
+                                          : BG_SANDBOX_WRITTEN;
     return 0;
 }
 
@@ -489,19 +496,19 @@ bool bg_sandbox_noted(const struct bg_sandbox *sandbox, enum bg_sandbox_state *r
 int bg_sandbox_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state *ret,
                      int *ret_launcher_pid, struct bg_err *err)
 {
-    bool held = false;
+    enum bg_sandbox_use use = BG_SANDBOX_UNUSED;
     int pid;
     char reason[1];
     /* The file before the lock: an orderly end between the two looks like what it is. The other way
      * round, it would look like a crash. */
     enum bg_sandbox_state before = written_state(sandbox, &pid, reason, sizeof reason);
-    int r = lock_is_held(sandbox, &held, err);
+    int r = bg_sandbox_use(sandbox, &use, err);
     if (r == -ENOENT && access(sandbox->dir, F_OK) < 0)
         return bg_err_set(err, -ENOENT, "no sandbox '%s': it was removed just now", sandbox->name);
     if (r < 0 && r != -ENOENT)
         return r;
     enum bg_sandbox_state state = before;
-    if (!held) {
+    if (use != BG_SANDBOX_OWNED) {
         state = written_state(sandbox, &pid, reason,
                               sizeof reason); /* again: what the launcher wrote last stands */
         pid = 0;
@@ -544,7 +551,19 @@ int bg_sandbox_set_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state
     return r < 0 ? bg_err_errno(err, r, "%s", path) : 0;
 }
 
-int bg_sandbox_lock(const struct bg_sandbox *sandbox, int *ret_fd, struct bg_err *err)
+/* Why the lock was not to be had. */
+static int in_use(const struct bg_sandbox *sandbox, struct bg_err *err)
+{
+    enum bg_sandbox_use use = BG_SANDBOX_UNUSED;
+    if (bg_sandbox_use(sandbox, &use, NULL) == 0 &&
+        (use == BG_SANDBOX_READ || use == BG_SANDBOX_WRITTEN))
+        return bg_err_set(err, -EBUSY,
+                          "its files are mounted or being copied: bellglass ls shows where");
+    return bg_err_set(err, -EBUSY, "in use: another command or its supervisor holds it");
+}
+
+static int take_lock(const struct bg_sandbox *sandbox, short type, off_t size, int *ret_fd,
+                     struct bg_err *err)
 {
     BG_AUTOFREE char *path = NULL;
     if (asprintf(&path, "%s/%s", sandbox->dir, LOCK_FILE) < 0)
@@ -557,11 +576,10 @@ int bg_sandbox_lock(const struct bg_sandbox *sandbox, int *ret_fd, struct bg_err
         return errno == ENOENT
                    ? bg_err_set(err, -ENOENT, "no sandbox '%s': see bellglass ls", sandbox->name)
                    : bg_err_errno(err, -errno, "%s", path);
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_len = size};
     if (fcntl(fd, F_OFD_SETLK, &lock) < 0)
-        return errno == EAGAIN || errno == EACCES
-                   ? bg_err_set(err, -EBUSY, "in use: another command or its supervisor holds it")
-                   : bg_err_errno(err, -errno, "%s", path);
+        return errno == EAGAIN || errno == EACCES ? in_use(sandbox, err)
+                                                  : bg_err_errno(err, -errno, "%s", path);
     struct stat ours, named;
     if (fstat(fd, &ours) < 0)
         return bg_err_errno(err, -errno, "%s", path);
@@ -569,6 +587,17 @@ int bg_sandbox_lock(const struct bg_sandbox *sandbox, int *ret_fd, struct bg_err
         return bg_err_set(err, -ENOENT, "no sandbox '%s': it was removed just now", sandbox->name);
     *ret_fd = bg_take_fd(&fd);
     return 0;
+}
+
+int bg_sandbox_lock(const struct bg_sandbox *sandbox, int *ret_fd, struct bg_err *err)
+{
+    return take_lock(sandbox, F_WRLCK, /* to the end= */ 0, ret_fd, err);
+}
+
+int bg_sandbox_lock_disk(const struct bg_sandbox *sandbox, bool write, int *ret_fd,
+                         struct bg_err *err)
+{
+    return take_lock(sandbox, write ? F_WRLCK : F_RDLCK, DISK_LOCK_SIZE, ret_fd, err);
 }
 
 int bg_sandbox_remove(const struct bg_sandbox *sandbox, struct bg_err *err)

@@ -119,6 +119,24 @@ int bg_sandbox_set_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state
 int bg_sandbox_lock(const struct bg_sandbox *sandbox, int *ret_fd,
                     struct bg_err *err) BG_MUST_CHECK;
 
+/* Who holds the lock. */
+enum bg_sandbox_use {
+    BG_SANDBOX_UNUSED,
+    BG_SANDBOX_OWNED,   /* it runs, or a command holds it for a moment */
+    BG_SANDBOX_READ,    /* it does not run, and its disk is read: a mount or a copy */
+    BG_SANDBOX_WRITTEN, /* it does not run, and its disk is written: likewise */
+};
+
+/* Errors: errno; -ENOENT the sandbox was removed. */
+int bg_sandbox_use(const struct bg_sandbox *sandbox, enum bg_sandbox_use *ret,
+                   struct bg_err *err) BG_MUST_CHECK;
+
+/* Takes the part of DIR/lock that stands for the disk of a sandbox that does not run: shared to
+ * read it, or exclusive to write it. Keeps bg_sandbox_lock from succeeding; to bg_sandbox_state it
+ * is as if nobody held the lock. Errors: as bg_sandbox_lock. */
+int bg_sandbox_lock_disk(const struct bg_sandbox *sandbox, bool write, int *ret_fd,
+                         struct bg_err *err) BG_MUST_CHECK;
+
 /* Removes the folder of a stopped sandbox whose lock the caller holds. */
 int bg_sandbox_remove(const struct bg_sandbox *sandbox, struct bg_err *err) BG_MUST_CHECK;
 
@@ -126,6 +144,11 @@ int bg_sandbox_remove(const struct bg_sandbox *sandbox, struct bg_err *err) BG_M
  * its path. Errors: -ENOTCONN it is not running (text says how to start it). */
 int bg_sandbox_connect(const struct bg_paths *paths, const struct bg_sandbox *sandbox, int *ret_fd,
                        struct bg_err *err) BG_MUST_CHECK;
+
+/* A helper that serves the files of a sandbox that does not run has the sandbox's id for its own,
+ * with a dot and so many hex digits behind it; one for the files of an image, this in its place. */
+#define BG_HELPER_TAG_SIZE 6
+#define BG_HELPER_IMAGE_ID "image"
 
 /* Binds and listens on it, mode 0600, replacing a dead one. For the supervisor. */
 int bg_sandbox_listen(const struct bg_paths *paths, const struct bg_sandbox *sandbox, int *ret_fd,

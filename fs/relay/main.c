@@ -42,6 +42,7 @@
 
 struct args {
     int stream_fd, ready_fd, log_fd;
+    int hold_fd; /* the keeper's until its end, which so tells others that the mount is no more */
     const char *mountpoint, *name;
     bool read_only, exec, foreground, raw_names;
     enum fs_links links;
@@ -596,7 +597,8 @@ static void usage(FILE *out)
                   "  [--read-only] [--exec] [--raw-names] [--symlinks inside|none|raw]\n"
                   "  [--guard pin|owner|off] [--guard-root PATH] [--guard-store DIR]\n"
                   "  [--watch seen|none]\n"
-                  "  [--deadline-ms N] [--ready-fd N] [--log-fd N] [--foreground]\n"
+                  "  [--deadline-ms N] [--ready-fd N] [--log-fd N] [--hold-fd N]\n"
+                  "  [--foreground]\n"
                   "  [--reopen serves|passes -- COMMAND...]\n"
                   "Mounts the files that a bellglass file server offers on the open stream N.\n");
 }
@@ -638,6 +640,7 @@ static int parse_args(int argc, char **argv, struct args *ret)
                                             {"guard-store", required_argument, NULL, 't'},
                                             {"watch", required_argument, NULL, 'e'},
                                             {"ready-fd", required_argument, NULL, 'y'},
+                                            {"hold-fd", required_argument, NULL, 'q'},
                                             {"log-fd", required_argument, NULL, 'l'},
                                             {"foreground", no_argument, NULL, 'f'},
                                             {"reopen", required_argument, NULL, 'p'},
@@ -647,6 +650,7 @@ static int parse_args(int argc, char **argv, struct args *ret)
     *ret = (struct args){.stream_fd = -1,
                          .ready_fd = -1,
                          .log_fd = -1,
+                         .hold_fd = -1,
                          .deadline_ms = DEADLINE_DEFAULT_MS,
                          .guard = GUARD_PIN,
                          .echoes = true};
@@ -659,6 +663,9 @@ static int parse_args(int argc, char **argv, struct args *ret)
             break;
         case 'y':
             r = parse_fd(optarg, &ret->ready_fd);
+            break;
+        case 'q':
+            r = parse_fd(optarg, &ret->hold_fd);
             break;
         case 'l':
             r = parse_fd(optarg, &ret->log_fd);

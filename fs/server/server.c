@@ -337,7 +337,7 @@ static int exchange_hellos(struct server *server, const struct fs_server_opts *o
         hello.flags |= FS_HELLO_READ_ONLY;
     if (hello.uid == 0 && !opts->share)
         hello.flags |= FS_HELLO_ALL_USERS;
-    if (strcmp(opts->root, "/") == 0 && !opts->share)
+    if ((opts->whole || strcmp(opts->root, "/") == 0) && !opts->share)
         hello.flags |= FS_HELLO_WHOLE;
     if (server->feed)
         hello.flags |= FS_HELLO_FEED;

@@ -19,6 +19,7 @@ struct fs_share_rules;
 
 struct fs_server_opts {
     const char *root; /* folder to serve; borrowed for the call */
+    bool whole;       /* root is that of its machine, though it is not called "/" here */
     bool read_only;   /* every change is refused with EROFS */
     bool as_root;     /* as the caller's own user, without a change of identity */
     /* Else, when the caller is root: whose rights the requests have and who owns new files. */

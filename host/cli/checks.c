@@ -24,6 +24,7 @@
 #include "common/state/image.h"
 #include "host/cli/life.h"
 #include "host/cli/mounts.h"
+#include "host/cli/offline.h"
 #include "host/cli/output.h"
 #include "host/cli/process.h"
 
@@ -346,9 +347,11 @@ static bool mount_is_stale(struct app *app, const struct mount_entry *entry)
 {
     struct life life;
     struct stat st;
+    enum bg_sandbox_use use;
     bool stale = false;
     if (life_open(app, entry->sandbox, &life, NULL) == 0) {
         stale = mounts_match(entry, &life.sandbox) &&
+                bg_sandbox_use(&life.sandbox, &use, NULL) == 0 && use == BG_SANDBOX_UNUSED &&
                 (life.state == BG_SANDBOX_STOPPED || life.state == BG_SANDBOX_CRASHED);
         life_done(&life);
     }
@@ -387,7 +390,17 @@ static bool runs_with_id(struct app *app, char *const *names, const char *id, si
     return runs;
 }
 
-/* Control sockets of sandboxes that do not run. */
+/* True if nobody listens on the socket of a helper. */
+static bool helper_is_dead(struct app *app, const char *id)
+{
+    char name[] = "helper";
+    struct bg_sandbox helper = {.name = name};
+    BG_AUTOCLOSE int fd = -1;
+    (void)snprintf(helper.id, sizeof helper.id, "%s", id);
+    return bg_sandbox_connect(&app->paths, &helper, &fd, NULL) == -ENOTCONN;
+}
+
+/* Control sockets of sandboxes that do not run, and of helpers. */
 static size_t stale_sockets(struct app *app, bool fix, size_t *ret_kept)
 {
     char **names;
@@ -401,7 +414,11 @@ static size_t stale_sockets(struct app *app, bool fix, size_t *ret_kept)
         size_t size = strlen(entry->d_name);
         bool socket = strncmp(entry->d_name, "sbx_", 4) == 0 && size > 5 &&
                       strcmp(entry->d_name + size - 5, ".sock") == 0;
-        if (socket && !runs_with_id(app, names, entry->d_name, size - 5)) {
+        char id[32];
+        bool dead = offline_socket_id(entry->d_name, id)
+                        ? helper_is_dead(app, id)
+                        : socket && !runs_with_id(app, names, entry->d_name, size - 5);
+        if (dead) {
             count++;
             *ret_kept += !fix || unlinkat(dirfd(dir), entry->d_name, 0) < 0;
         }

@@ -5,6 +5,7 @@
 #include "common/quote.h"
 #include "host/cli/launch.h"
 #include "host/cli/life.h"
+#include "host/cli/offline.h"
 #include "host/cli/sandbox_options.h"
 #include "host/cli/shares.h"
 #include "host/cli/signals.h"
@@ -61,6 +62,9 @@ static int start_one(struct app *app, const char *name, const struct launch_opts
     if (life.state == BG_SANDBOX_RUNNING)
         app_note("sandbox '%s' is running already", name);
     else
+        r = offline_await(&life.sandbox, /* write= */ true, err);
+    offline_sweep(app, life.sandbox.id);
+    if (r == 0 && life.state != BG_SANDBOX_RUNNING)
         r = start_with_shares(app, &life, opts, ret_signal, err);
     if (r < 0)
         app_hint_space(err);

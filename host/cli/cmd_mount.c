@@ -14,7 +14,9 @@
 #include "host/cli/grammar.h"
 #include "host/cli/launch.h"
 #include "host/cli/life.h"
+#include "host/cli/mounted.h"
 #include "host/cli/mounts.h"
+#include "host/cli/offline.h"
 #include "host/cli/process.h"
 #include "host/cli/sandbox_options.h"
 
@@ -22,6 +24,7 @@
 #define READY_TIMEOUT_MS 60000  /* for the helper to mount */
 #define STREAM_FD        3
 #define READY_FD         4
+#define HOLD_FD          5
 #define READY_LINE_MAX   4096
 #define LOG_FILE         "mount.log"
 #define LOG_TAIL_MAX     65536
@@ -32,7 +35,10 @@ enum {
     OPTION_AS_ROOT,
     OPTION_SYMLINKS,
     OPTION_GUARD,
-    OPTION_WATCH
+    OPTION_WATCH,
+    OPTION_RW,
+    OPTION_FORCE,
+    OPTION_AN_IMAGE
 };
 
 static const struct option_spec mount_options[] = {
@@ -46,14 +52,32 @@ static const struct option_spec mount_options[] = {
      "files that programs here run or believe: pin, owner or off [pin]"},
     {OPTION_WATCH, 0, false, "watch", "seen|none",
      "whether the sandbox's changes make file events here (inotify), in folders seen here [seen]"},
+    {OPTION_RW, 'w', false, "rw", NULL, "a stopped sandbox's files too can be changed"},
+    {OPTION_FORCE, 0, false, "force", NULL,
+     "with --rw: repair a damaged file system, after its disk was copied"},
+    {OPTION_AN_IMAGE, 0, false, "image", NULL, "the files of an image, read-only"},
+    {OPTION_JSON, 0, false, "json", NULL, "without NAME and DIR: print JSON"},
     {0},
 };
 
-static const char *const mount_forms[] = {"[OPTIONS] NAME[:PATH] DIR", NULL};
+static const char *const mount_forms[] = {"[OPTIONS] NAME[:PATH] DIR",
+                                          "--image [OPTIONS] IMAGE[:PATH] DIR", "[--json]", NULL};
 static const char *const umount_forms[] = {"DIR...", NULL};
 
 static const char *const mount_examples[] = {"mount web ~/web", "mount web:/home/app/src src",
+                                             "mount --rw stopped fix", "mount --image debian image",
                                              NULL};
+
+/* Whose files are mounted. */
+struct source {
+    struct bg_sandbox *sandbox; /* whose control socket is asked for the stream */
+    const char *name, *id;      /* what the kernel's list says */
+    const char *path;           /* in there */
+    const char *log_dir;
+    int hold_fd; /* for the mount to keep; -1: none */
+    bool disk;   /* through a helper */
+    bool read_only;
+};
 
 /* Finds what would make mounting fail before anything is asked of the sandbox. *ret_dir: heap. */
 static int check_target(const char *dir, char **ret_dir, struct bg_err *err)
@@ -90,16 +114,17 @@ static int check_target(const char *dir, char **ret_dir, struct bg_err *err)
     return r;
 }
 
-static uint32_t fuse_flags(const struct args *args)
+static uint32_t fuse_flags(const struct source *source, const struct args *args)
 {
-    return (args_flag(args, OPTION_READ_ONLY) ? BG_FUSE_READ_ONLY : 0) |
+    return (source->read_only ? BG_FUSE_READ_ONLY : 0) | (source->disk ? BG_FUSE_DISK : 0) |
            (args_flag(args, OPTION_AS_ROOT) ? BG_FUSE_AS_ROOT : 0);
 }
 
-static int open_stream(struct app *app, const struct bg_sandbox *sandbox, const char *path,
-                       const struct args *args, int *ret_fd, struct bg_err *err)
+static int open_stream(struct app *app, const struct source *source, const struct args *args,
+                       int *ret_fd, struct bg_err *err)
 {
-    struct bg_fuse_request q = {.flags = fuse_flags(args)};
+    struct bg_fuse_request q = {.flags = fuse_flags(source, args)};
+    const char *path = source->path;
     uint8_t body[BG_PATH_MAX + 64];
     char quoted[512];
     struct bg_writer w = bg_writer_init(body, sizeof body);
@@ -108,7 +133,7 @@ static int open_stream(struct app *app, const struct bg_sandbox *sandbox, const 
                           bg_quote(path, quoted, sizeof quoted));
     memcpy(q.path, path, strlen(path) + 1);
     bg_fuse_request_emit(&q, &w);
-    int r = client_open(&app->paths, sandbox, "fuse", body, w.used, ret_fd, err);
+    int r = client_open(&app->paths, source->sandbox, "fuse", body, w.used, ret_fd, err);
     if (r < 0)
         return r;
     r = client_stream_reply(*ret_fd, REPLY_TIMEOUT_MS, err);
@@ -167,11 +192,11 @@ struct reopen {
     char *program, *name, *id, *path, flags[16];
 };
 
-static int reopen_init(struct reopen *reopen, const struct bg_sandbox *sandbox, const char *path,
-                       uint32_t flags, struct bg_err *err)
+static int reopen_init(struct reopen *reopen, const struct source *source, uint32_t flags,
+                       struct bg_err *err)
 {
     *reopen = (struct reopen){
-        .name = strdup(sandbox->name), .id = strdup(sandbox->id), .path = strdup(path)};
+        .name = strdup(source->name), .id = strdup(source->id), .path = strdup(source->path)};
     (void)snprintf(reopen->flags, sizeof reopen->flags, "%u", flags);
     if (!reopen->name || !reopen->id || !reopen->path)
         return bg_err_errno(err, -ENOMEM, "mount");
@@ -198,8 +223,8 @@ static int check_guard(const struct args *args, struct bg_err *err)
                       bg_quote(mode, quoted, sizeof quoted));
 }
 
-static int start_helper(const struct bg_sandbox *sandbox, const struct args *args,
-                        struct reopen *reopen, char *dir, int stream_fd, struct bg_err *err)
+static int start_helper(const struct source *source, const struct args *args, struct reopen *reopen,
+                        char *dir, int stream_fd, struct bg_err *err)
 {
     BG_AUTOFREE char *path = NULL;
     BG_AUTOFREE char *log_path = NULL;
@@ -214,9 +239,9 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
     int r = bg_helper_path("bellglass-mount", &path, err);
     if (r < 0)
         return r;
-    if (asprintf(&log_path, "%s/%s", sandbox->dir, LOG_FILE) < 0 ||
-        asprintf(&name, "%s:%s", sandbox->name, sandbox->id) < 0 ||
-        asprintf(&store, "%s/guard", sandbox->dir) < 0 || !root || !mode)
+    if (asprintf(&log_path, "%s/%s", source->log_dir, LOG_FILE) < 0 ||
+        asprintf(&name, "%s:%s", source->name, source->id) < 0 ||
+        asprintf(&store, "%s/guard", source->log_dir) < 0 || !root || !mode)
         return bg_err_errno(err, -ENOMEM, "mount");
     BG_AUTOCLOSE int log_fd = open(log_path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     BG_AUTOCLOSE int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -230,15 +255,24 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
          c[] = "--name", d[] = "--ready-fd", d_value[] = "4", e[] = "--log-fd", e_value[] = "2",
          read_only[] = "--read-only", exec[] = "--exec", symlinks[] = "--symlinks",
          f[] = "--reopen", f_value[] = "passes", dashes[] = "--", g[] = "--guard",
-         h[] = "--guard-root", i[] = "--guard-store", watch[] = "--watch", none[] = "none";
+         h[] = "--guard-root", i[] = "--guard-store", watch[] = "--watch", none[] = "none",
+         k[] = "--hold-fd", k_value[] = "5";
     BG_AUTOFREE char *symlinks_value = strdup(links);
     if (!symlinks_value)
         return bg_err_errno(err, -ENOMEM, "mount");
-    char *argv[34] = {program, a,        a_value,        b, dir,  c, name, d, d_value, e,
-                      e_value, symlinks, symlinks_value, g, mode, h, root, i, store};
-    size_t argc = 19;
-    if (args_flag(args, OPTION_READ_ONLY))
+    char *argv[36] = {program, a,        a_value,        b, dir,  c, name, d, d_value, e,
+                      e_value, symlinks, symlinks_value, g, mode, h, root};
+    size_t argc = 17;
+    if (strcmp(source->id, BG_HELPER_IMAGE_ID) != 0) { /* of an image nothing is ever approved */
+        argv[argc++] = i;
+        argv[argc++] = store;
+    }
+    if (source->read_only)
         argv[argc++] = read_only;
+    if (source->hold_fd >= 0) {
+        argv[argc++] = k;
+        argv[argc++] = k_value;
+    }
     if (args_flag(args, OPTION_EXEC))
         argv[argc++] = exec;
     if (strcmp(args_text(args, OPTION_WATCH, "seen"), "none") == 0) {
@@ -247,7 +281,8 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
     }
     char *const command[] = {f,          f_value,      dashes,       reopen->program, reopen->name,
                              reopen->id, reopen->path, reopen->flags};
-    memcpy(argv + argc, command, sizeof command);
+    if (!source->disk) /* a helper comes once */
+        memcpy(argv + argc, command, sizeof command);
     /* It outlives us: nothing of our terminal and pipes goes with it. */
     struct process_opts opts = {.path = path,
                                 .argv = argv,
@@ -255,8 +290,9 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
                                         {.from = null, .to = 1},
                                         {.from = log_fd, .to = 2},
                                         {.from = stream_fd, .to = STREAM_FD},
-                                        {.from = ready[1], .to = READY_FD}},
-                                .fd_count = 5,
+                                        {.from = ready[1], .to = READY_FD},
+                                        {.from = source->hold_fd, .to = HOLD_FD}},
+                                .fd_count = source->hold_fd >= 0 ? 6 : 5,
                                 .new_session = true};
     pid_t pid;
     r = process_start(&opts, &pid, err);
@@ -264,44 +300,129 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
     return r < 0 ? r : wait_ready(ready_fd, pid, log_fd, log_offset, err);
 }
 
+/* Asks for the stream and mounts it on dir. */
+static int mount_source(struct app *app, const struct source *source, const struct args *args,
+                        char *dir, struct bg_err *err)
+{
+    int fd = -1;
+    int r = open_stream(app, source, args, &fd, err);
+    BG_AUTOCLOSE int stream = fd;
+    struct reopen reopen = {0};
+    if (r == 0)
+        r = reopen_init(&reopen, source, fuse_flags(source, args), err);
+    if (r == 0)
+        r = start_helper(source, args, &reopen, dir, stream, err);
+    reopen_done(&reopen);
+    return r;
+}
+
+/* What does not run: a helper is started for it, which ends with the mount. */
+static int mount_offline(struct app *app, const struct offline_opts *opts,
+                         const struct source *source, const struct args *args, char *dir,
+                         struct bg_err *err)
+{
+    struct offline offline;
+    struct source there = *source;
+    int r = offline_start(app, opts, &offline, err);
+    if (r < 0)
+        return r;
+    there.sandbox = &offline.helper;
+    there.hold_fd = offline.owner_fd;
+    there.disk = true;
+    there.read_only = !opts->write;
+    r = mount_source(app, &there, args, dir, err);
+    if (r < 0)
+        (void)(offline_finish(&offline, NULL) < 0); /* so that nothing is left; err tells why */
+    else
+        offline_done(&offline);
+    return r;
+}
+
+static int mount_image(struct app *app, const struct source *source, const struct args *args,
+                       char *dir, struct bg_err *err)
+{
+    if (args_flag(args, OPTION_RW))
+        return bg_err_set(err, -EINVAL, "an image is read-only: --rw is for sandboxes");
+    int r = app_paths(app, err);
+    if (r < 0)
+        return r;
+    const struct offline_opts opts = {.image = source->name};
+    struct source image = *source;
+    image.id = BG_HELPER_IMAGE_ID;
+    image.log_dir = app->paths.state;
+    return mount_offline(app, &opts, &image, args, dir, err);
+}
+
+static int mount_sandbox(struct app *app, const struct source *source, const struct args *args,
+                         char *dir, struct bg_err *err)
+{
+    struct life life = {0};
+    struct source sandbox = *source;
+    bool write = args_flag(args, OPTION_RW);
+    int r = life_open(app, source->name, &life, err);
+    if (r < 0)
+        return r;
+    sandbox.sandbox = &life.sandbox;
+    sandbox.id = life.sandbox.id;
+    sandbox.log_dir = life.sandbox.dir;
+    if (life.state == BG_SANDBOX_RUNNING) {
+        r = mount_source(app, &sandbox, args, dir, err);
+    } else if (life.state == BG_SANDBOX_STOPPED || life.state == BG_SANDBOX_CRASHED) {
+        const struct offline_opts opts = {
+            .sandbox = &life.sandbox, .write = write, .repair = args_flag(args, OPTION_FORCE)};
+        r = mount_offline(app, &opts, &sandbox, args, dir, err);
+        if (r == 0 && !write && !args_flag(args, OPTION_READ_ONLY))
+            app_note("sandbox '%s' is %s: its files are mounted read-only; --rw lets you change "
+                     "them",
+                     source->name, bg_sandbox_state_name(life.state));
+    } else {
+        r = bg_err_set(err, -ENOTCONN, "sandbox '%s' is %s: try again in a moment", source->name,
+                       bg_sandbox_state_name(life.state));
+    }
+    life_done(&life);
+    return r;
+}
+
 static int mount_one(struct app *app, const struct args *args, struct bg_err *err)
 {
     BG_AUTOFREE char *name = NULL;
     BG_AUTOFREE char *dir = NULL;
-    const char *path = "/";
-    struct life life;
     const char *watch = args_text(args, OPTION_WATCH, "seen");
     if (strcmp(watch, "seen") != 0 && strcmp(watch, "none") != 0)
         return bg_err_set(err, -EINVAL, "--watch: seen or none");
-    if (!grammar_split_path(args->operands[0], &name, &path))
+    struct source source = {
+        .path = "/", .hold_fd = -1, .read_only = args_flag(args, OPTION_READ_ONLY)};
+    if (source.read_only && args_flag(args, OPTION_RW))
+        return bg_err_set(err, -EINVAL, "--read-only and --rw: give one of them");
+    if (args_flag(args, OPTION_FORCE) && !args_flag(args, OPTION_RW))
+        return bg_err_set(err, -EINVAL, "--force goes with --rw");
+    if (!grammar_split_path(args->operands[0], &name, &source.path))
         name = strdup(args->operands[0]);
     if (!name)
         return bg_err_errno(err, -ENOMEM, "mount");
+    if (source.path[0] == '\0')
+        source.path = "/";
+    source.name = name;
     int r = check_guard(args, err);
     if (r == 0)
-        r = life_open_running(app, name, &life, err);
+        r = check_target(args->operands[1], &dir, err);
     if (r < 0)
         return r;
-    struct reopen reopen = {0};
-    int fd = -1;
-    r = check_target(args->operands[1], &dir, err);
-    if (path[0] == '\0')
-        path = "/";
-    if (r == 0)
-        r = open_stream(app, &life.sandbox, path, args, &fd, err);
-    BG_AUTOCLOSE int stream = fd;
-    if (r == 0)
-        r = reopen_init(&reopen, &life.sandbox, path, fuse_flags(args), err);
-    if (r == 0)
-        r = start_helper(&life.sandbox, args, &reopen, dir, stream, err);
-    reopen_done(&reopen);
-    life_done(&life);
-    return r;
+    return args_flag(args, OPTION_AN_IMAGE) ? mount_image(app, &source, args, dir, err)
+                                            : mount_sandbox(app, &source, args, dir, err);
 }
 
 static int run_mount(struct app *app, const struct args *args)
 {
     struct bg_err err;
+    if (args->operand_count == 0)
+        return mounted_print(args_flag(args, OPTION_JSON));
+    if (args->operand_count == 1) {
+        (void)bg_err_set(&err, -EINVAL,
+                         "give the folder to mount it on too: bellglass mount %s DIR",
+                         args->operands[0]);
+        return app_fail(&err);
+    }
     return mount_one(app, args, &err) < 0 ? app_fail(&err) : 0;
 }
 
@@ -327,11 +448,49 @@ static char *mount_point_path(const char *dir)
     return asprintf(&path, "%s/%s", strcmp(parent, "/") == 0 ? "" : parent, last) < 0 ? NULL : path;
 }
 
-static int unmount_one(const char *dir, struct bg_err *err)
+/* Whether the mount is that of a helper which writes to a stopped sandbox's disk; then *ret is that
+ * sandbox, to be freed, and reason is what was noted about it before. */
+static bool find_writer(struct app *app, const char *name, const char *id, struct bg_sandbox *ret,
+                        char reason[BG_ERR_TEXT_SIZE])
+{
+    enum bg_sandbox_use use;
+    enum bg_sandbox_state noted;
+    struct bg_sandbox sandbox;
+    if (app_paths(app, NULL) < 0 || bg_sandbox_load(&app->paths, name, &sandbox, NULL) < 0)
+        return false; /* an image's, or the sandbox is gone */
+    if (strcmp(sandbox.id, id) == 0 && bg_sandbox_use(&sandbox, &use, NULL) == 0 &&
+        use == BG_SANDBOX_WRITTEN) {
+        (void)bg_sandbox_noted(&sandbox, &noted, reason); /* "" if there is none */
+        *ret = sandbox;
+        return true;
+    }
+    bg_sandbox_done(&sandbox);
+    return false;
+}
+
+/* After the unmount the helper writes back, looks the disk over and ends. A start right after that
+ * shall find the disk free, and what went wrong is to be said. */
+static int await_writer(const struct bg_sandbox *sandbox, const char *reason_before,
+                        struct bg_err *err)
+{
+    char reason[BG_ERR_TEXT_SIZE], escaped[BG_ERR_TEXT_SIZE];
+    enum bg_sandbox_state noted;
+    int r = offline_await(sandbox, /* write= */ false, err);
+    if (r < 0 && r != -EBUSY) /* busy: the next one has it already */
+        return r;
+    if (!bg_sandbox_noted(sandbox, &noted, reason) || strcmp(reason_before, reason) == 0)
+        return 0;
+    bg_escape(reason, strlen(reason), escaped, sizeof escaped);
+    return bg_err_set(err, -EUCLEAN, "sandbox '%s', %s", sandbox->name, escaped);
+}
+
+static int unmount_one(struct app *app, const char *dir, struct bg_err *err)
 {
     char quoted[512];
     struct mount_list mounts;
-    bool found = false, busy = false;
+    bool busy = false;
+    BG_AUTOFREE char *name = NULL;
+    BG_AUTOFREE char *id = NULL;
     (void)bg_quote(dir, quoted, sizeof quoted);
     BG_AUTOFREE char *path = mount_point_path(dir);
     if (!path)
@@ -339,16 +498,26 @@ static int unmount_one(const char *dir, struct bg_err *err)
     int r = mounts_read(&mounts, err);
     if (r < 0)
         return r;
-    for (size_t i = 0; i < mounts.count; i++)
-        found = found || strcmp(mounts.entries[i].path, path) == 0;
+    for (size_t i = 0; i < mounts.count && !name; i++)
+        if (strcmp(mounts.entries[i].path, path) == 0) {
+            name = strdup(mounts.entries[i].sandbox);
+            id = strdup(mounts.entries[i].id);
+        }
     mounts_done(&mounts);
-    if (!found)
+    if (!name || !id)
         return bg_err_set(err, -EINVAL, "no sandbox is mounted on %s: see bellglass ls", quoted);
+    struct bg_sandbox sandbox;
+    char reason[BG_ERR_TEXT_SIZE];
+    bool writer = find_writer(app, name, id, &sandbox, reason);
     r = mounts_unmount(path, &busy, err);
     if (r == 0 && busy)
         app_note("%s was in use: it is gone from there, and what had it open keeps it until it "
                  "closes it",
                  quoted);
+    else if (r == 0 && writer)
+        r = await_writer(&sandbox, reason, err);
+    if (writer)
+        bg_sandbox_done(&sandbox);
     return r;
 }
 
@@ -356,9 +525,8 @@ static int run_umount(struct app *app, const struct args *args)
 {
     struct bg_err err;
     int status = 0;
-    (void)app;
     for (size_t i = 0; i < args->operand_count; i++)
-        if (unmount_one(args->operands[i], &err) < 0)
+        if (unmount_one(app, args->operands[i], &err) < 0)
             status = app_fail(&err);
     return status;
 }
@@ -387,9 +555,13 @@ const struct command cmd_mount = {
         "trust`, whatever the sandbox does with them; others are not there. git's "
         "configuration is shown without what could run something, and its hooks are not "
         "shown. `bellglass guard` lists them. With --guard=owner they are shown as "
-        "somebody else's, so that git refuses them; with --guard=off as they are.",
+        "somebody else's, so that git refuses them; with --guard=off as they are.\n\n"
+        "A sandbox that does not run is mounted as it was left, through a virtual machine "
+        "of its own, read-only: its disk is not changed. With --rw it can be changed; its "
+        "file system is checked before and after. It does not start while it is mounted.\n\n"
+        "Without NAME and DIR, what is mounted where is listed.",
     .examples = mount_examples,
-    .operands_min = 2,
+    .operands_min = 0,
     .operands_max = 2,
     .run = run_mount,
 };
@@ -398,8 +570,10 @@ const struct command cmd_umount = {
     .name = "umount",
     .summary = "unmount folders that have a sandbox mounted",
     .forms = umount_forms,
-    .details = "Works on mounts whose sandbox is gone, and on busy ones: they vanish at once, and "
-               "end when the last file in them is closed.",
+    .details =
+        "Works on mounts whose sandbox is gone, and on busy ones: they vanish at once, and "
+        "end when the last file in them is closed. One of a stopped sandbox that was mounted "
+        "with --rw is over when all is written back.",
     .operands_min = 1,
     .operands_max = -1,
     .run = run_umount,

@@ -11,6 +11,7 @@
 #include "host/cli/copy_stream.h"
 #include "host/cli/grammar.h"
 #include "host/cli/life.h"
+#include "host/cli/offline.h"
 #include "host/cli/sandbox_options.h"
 
 #define REPLY_TIMEOUT_MS 120000 /* to open a file there; a loaded guest without KVM is slow */
@@ -124,7 +125,7 @@ static int copy_in(const struct copy *copy, const char *root, struct copy_stream
 }
 
 static int open_copy(struct app *app, const struct bg_sandbox *sandbox, const struct copy *copy,
-                     const char *root, int *ret_fd, struct bg_err *err)
+                     const char *root, bool disk, int *ret_fd, struct bg_err *err)
 {
     struct bg_copy_request q = {.direction = copy->out ? BG_COPY_OUT_OF_GUEST : BG_COPY_INTO_GUEST};
     uint8_t body[2 * (BG_PATH_MAX + BG_NAME_MAX)];
@@ -132,6 +133,8 @@ static int open_copy(struct app *app, const struct bg_sandbox *sandbox, const st
     const char *path = copy->path[0] != '\0' ? copy->path : ".";
     if (!copy->out && strcmp(copy->local, "-") == 0)
         q.flags = BG_COPY_UNPACK;
+    if (disk)
+        q.flags |= BG_COPY_DISK;
     if ((size_t)snprintf(q.user, sizeof q.user, "%s", copy->user) >= sizeof q.user ||
         (size_t)snprintf(q.path, sizeof q.path, "%s", path) >= sizeof q.path)
         return bg_err_set(err, -ENAMETOOLONG, "the user's or the path's name is too long");
@@ -141,19 +144,12 @@ static int open_copy(struct app *app, const struct bg_sandbox *sandbox, const st
     return r < 0 ? r : client_stream_reply(*ret_fd, REPLY_TIMEOUT_MS, err);
 }
 
-static int do_copy(struct app *app, const struct copy *copy, struct bg_err *err)
+static int copy_with(struct app *app, const struct bg_sandbox *sandbox, const struct copy *copy,
+                     const char *root, bool disk, struct bg_err *err)
 {
-    struct life life;
-    char root[BG_NAME_MAX + 1];
     int fd = -1;
-    int r = base_name(copy->out ? copy->path : copy->local, root, err);
-    if (r == 0)
-        r = life_open_running(app, copy->name, &life, err);
-    if (r < 0)
-        return r;
-    r = open_copy(app, &life.sandbox, copy, root, &fd, err);
+    int r = open_copy(app, sandbox, copy, root, disk, &fd, err);
     BG_AUTOCLOSE int owned = fd;
-    life_done(&life);
     if (r < 0) {
         char quoted[512];
         return bg_err_prefix(err, "%s", bg_quote(copy->path, quoted, sizeof quoted));
@@ -162,6 +158,41 @@ static int do_copy(struct app *app, const struct copy *copy, struct bg_err *err)
     if (!stream)
         return bg_err_errno(err, -ENOMEM, "cp");
     return copy->out ? copy_out(copy, root, stream, err) : copy_in(copy, root, stream, err);
+}
+
+/* With a sandbox that does not run: through a helper, which is gone afterwards. */
+static int copy_offline(struct app *app, const struct bg_sandbox *sandbox, const struct copy *copy,
+                        const char *root, struct bg_err *err)
+{
+    const struct offline_opts opts = {.sandbox = sandbox, .write = !copy->out};
+    struct offline offline;
+    int r = offline_start(app, &opts, &offline, err);
+    if (r < 0)
+        return r;
+    r = copy_with(app, &offline.helper, copy, root, /* disk= */ true, err);
+    int ended = offline_finish(&offline, r < 0 ? NULL : err);
+    /* What was read is as good if the helper did not end well. */
+    return r < 0 || copy->out ? r : ended;
+}
+
+static int do_copy(struct app *app, const struct copy *copy, struct bg_err *err)
+{
+    struct life life = {0};
+    char root[BG_NAME_MAX + 1];
+    int r = base_name(copy->out ? copy->path : copy->local, root, err);
+    if (r == 0)
+        r = life_open(app, copy->name, &life, err);
+    if (r < 0)
+        return r;
+    if (life.state == BG_SANDBOX_STOPPED || life.state == BG_SANDBOX_CRASHED)
+        r = copy_offline(app, &life.sandbox, copy, root, err);
+    else if (life.state == BG_SANDBOX_RUNNING)
+        r = copy_with(app, &life.sandbox, copy, root, /* disk= */ false, err);
+    else
+        r = bg_err_set(err, -ENOTCONN, "sandbox '%s' is %s: try again in a moment", copy->name,
+                       bg_sandbox_state_name(life.state));
+    life_done(&life);
+    return r;
 }
 
 int copy_run(struct app *app, const struct args *args)

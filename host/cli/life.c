@@ -12,6 +12,7 @@
 #include "host/cli/args.h"
 #include "host/cli/client.h"
 #include "host/cli/mounts.h"
+#include "host/cli/offline.h"
 #include "host/cli/output.h"
 
 #define ANSWER_MS      30000 /* beyond the guest's grace: for the supervisor to end QEMU */
@@ -43,7 +44,10 @@ static void note_crash(struct app *app, const struct bg_sandbox *sandbox)
 {
     BG_AUTOCLOSE int lock = -1;
     enum bg_sandbox_state noted;
+    enum bg_sandbox_use use;
     char reason[BG_ERR_TEXT_SIZE];
+    if (bg_sandbox_use(sandbox, &use, NULL) < 0 || use != BG_SANDBOX_UNUSED)
+        return; /* its mounts are of a helper, for which the crash was noted */
     if (bg_sandbox_lock(sandbox, &lock, NULL) < 0)
         return; /* somebody starts or removes it this moment */
     bg_sandbox_unlisten(&app->paths, sandbox);
@@ -190,12 +194,12 @@ int life_stop(struct app *app, struct life *life, uint64_t grace_ms, bool *ret_c
     const struct bg_sandbox *sandbox = &life->sandbox;
     if (ret_clean)
         *ret_clean = false;
+    if (life->state == BG_SANDBOX_STOPPED || life->state == BG_SANDBOX_CRASHED)
+        return 0;
     /* The mounts would have nothing behind them. One that cannot be unmounted gives EIO. */
     struct bg_err mount_err;
     if (mounts_unmount_sandbox(sandbox, &mount_err) < 0)
         app_note("%s", mount_err.text);
-    if (life->state == BG_SANDBOX_STOPPED || life->state == BG_SANDBOX_CRASHED)
-        return 0;
     BG_AUTOCLOSE int pidfd = -1;
     int r = open_launcher(life, &pidfd);
     if (r < 0) {
@@ -234,6 +238,11 @@ int life_remove(struct app *app, struct life *life, struct bg_err *err)
     BG_AUTOCLOSE int lock = -1;
     int r = mounts_unmount_sandbox(&life->sandbox, err);
     if (r < 0)
+        return r;
+    if (!life->damaged)
+        offline_kill(app, &life->sandbox);
+    r = offline_await(&life->sandbox, /* write= */ true, err);
+    if (r < 0 && r != -ENOENT)
         return r;
     r = bg_sandbox_lock(&life->sandbox, &lock, err);
     if (r == -EBUSY)

@@ -39,26 +39,28 @@ static char *next_word(char **at)
 
 /* "ID PARENT DEV ROOT POINT OPTIONS [TAGS...] - TYPE SOURCE SUPER": *ret_point and *ret_source are
  * cut out of line if it is one of ours. */
-static bool parse_line(char *line, char **ret_point, char **ret_source)
+static bool parse_line(char *line, char **ret_point, char **ret_source, bool *ret_read_only)
 {
     char *word = NULL, *point = NULL;
     for (int i = 0; i < 5; i++)
         point = next_word(&line);
+    const char *options = next_word(&line);
     do {
         word = next_word(&line);
     } while (word && strcmp(word, "-") != 0);
     const char *type = word ? next_word(&line) : NULL;
     char *source = type ? next_word(&line) : NULL;
-    if (!point || !source || strcmp(type, "fuse.bellglass") != 0 ||
+    if (!point || !options || !source || strcmp(type, "fuse.bellglass") != 0 ||
         strncmp(source, SOURCE_PREFIX, strlen(SOURCE_PREFIX)) != 0)
         return false;
     *ret_point = point;
+    *ret_read_only = strncmp(options, "ro", 2) == 0 && (options[2] == ',' || options[2] == '\0');
     *ret_source = source + strlen(SOURCE_PREFIX);
     return true;
 }
 
 /* source: NAME:ID. One without an id is none of a sandbox's (bellglass-mount on its own). */
-static int add(struct mount_list *list, char *point, char *source)
+static int add(struct mount_list *list, char *point, char *source, bool read_only)
 {
     unescape(point);
     unescape(source);
@@ -70,8 +72,10 @@ static int add(struct mount_list *list, char *point, char *source)
     if (!grown)
         return -ENOMEM;
     list->entries = grown;
-    struct mount_entry entry = {
-        .sandbox = strdup(source), .id = strdup(colon + 1), .path = strdup(point)};
+    struct mount_entry entry = {.sandbox = strdup(source),
+                                .id = strdup(colon + 1),
+                                .path = strdup(point),
+                                .read_only = read_only};
     grown[list->count++] = entry;
     return entry.sandbox && entry.id && entry.path ? 0 : -ENOMEM;
 }
@@ -84,8 +88,9 @@ int mounts_parse(const char *text, struct mount_list *ret, struct bg_err *err)
     char *rest = copy;
     for (char *line; r == 0 && (line = strsep(&rest, "\n"));) {
         char *point, *source;
-        if (parse_line(line, &point, &source))
-            r = add(&list, point, source);
+        bool read_only;
+        if (parse_line(line, &point, &source, &read_only))
+            r = add(&list, point, source, read_only);
     }
     if (r < 0) {
         mounts_done(&list);

@@ -12,6 +12,7 @@ struct mount_entry {
     char *sandbox; /* NAME */
     char *id;      /* ID */
     char *path;    /* mount point, as the kernel names it */
+    bool read_only;
 };
 
 struct mount_list {

@@ -15,6 +15,7 @@
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/state/audit_files.h"
+#include "host/supervisor/parts.h"
 #include "host/supervisor/supervisor.h"
 
 #define PROXY_BACKOFF_MIN_MS 100
@@ -23,19 +24,6 @@
 #define OLD_PROXIES_MAX      16
 #define PROXY_EXIT_MS        2000  /* to write its last audit lines */
 #define STOP_GRACE_MS        10000 /* for a guest whose owner is gone, or when we get SIGTERM */
-#define OVERLAY_SIZE_MAX     (16u << 20) /* an empty overlay: its metadata only */
-
-/* What a start needs, found before going to the background. */
-struct parts {
-    struct bg_image image;
-    struct qemu_program qemu;
-    struct golden golden;
-    enum accel accel;
-    char *agent_path, *proxy_path;
-    char *ca_pem;
-    bool cold;     /* boot the disk instead of forking the snapshot */
-    bool has_disk; /* the sandbox has been started before */
-};
 
 struct launcher {
     const struct launcher_opts *opts;
@@ -53,39 +41,6 @@ struct launcher {
 };
 
 /* ---- preparation ---- */
-
-static void progressed(void *owner, const char *text)
-{
-    report_progress(owner, text);
-}
-
-/* The CA's certificate, for the guest to trust. The proxy's program makes it on first use. */
-static int read_ca(const char *proxy_path, const struct bg_paths *paths, char **ret,
-                   struct bg_err *err)
-{
-    BG_AUTOFREE char *path = NULL;
-    size_t size;
-    if (asprintf(&path, "%s/ca/ca.pem", paths->data) < 0)
-        return bg_err_errno(err, -ENOMEM, "CA");
-    int r = bg_read_file(AT_FDCWD, path, BG_MANIFEST_MAX, ret, &size, err);
-    if (r != -ENOENT)
-        return r;
-    pid_t pid = fork();
-    if (pid == 0) {
-        int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-        if (null >= 0)
-            (void)dup2(null, 1); /* the path that it prints is known here */
-        (void)execl(proxy_path, proxy_path, "ca-path", (char *)NULL);
-        _exit(127);
-    }
-    if (pid < 0)
-        return bg_err_errno(err, -errno, "fork");
-    int status;
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        ;
-    r = bg_read_file(AT_FDCWD, path, BG_MANIFEST_MAX, ret, &size, err);
-    return r < 0 ? bg_err_prefix(err, "%s ca-path made no CA", proxy_path) : 0;
-}
 
 /* The sandbox's folder has the certificate that its guest gets, since the proxy, whenever it is
  * started, has to take that CA and no later one; and from there `bellglass ca rotate` knows that it
@@ -113,7 +68,7 @@ static int note_ca(const struct launcher_opts *opts, struct parts *parts, struct
         }
         if (r < 0)
             return bg_err_errno(err, r, "%s/ca.pem", dir);
-        r = read_ca(parts->proxy_path, opts->paths, &now, err);
+        r = parts_read_ca(parts->proxy_path, opts->paths, &now, err);
         if (r < 0)
             return r;
         bool same = strcmp(now, parts->ca_pem) == 0;
@@ -122,59 +77,6 @@ static int note_ca(const struct launcher_opts *opts, struct parts *parts, struct
         if (same)
             return 0;
     }
-}
-
-static void parts_done(struct parts *parts)
-{
-    bg_image_done(&parts->image);
-    qemu_program_done(&parts->qemu);
-    golden_done(&parts->golden);
-    free(parts->agent_path);
-    free(parts->proxy_path);
-    free(parts->ca_pem);
-}
-
-/* $BELLGLASS_AGENT is for developing the agent and for the tests' hostile one. */
-static int find_agent(char **ret, struct bg_err *err)
-{
-    const char *forced = getenv("BELLGLASS_AGENT");
-    if (!forced || !*forced)
-        return bg_helper_path("bellglass-agent", ret, err);
-    *ret = strdup(forced);
-    return *ret ? 0 : bg_err_errno(err, -ENOMEM, "agent");
-}
-
-static int find_programs(const struct bg_paths *paths, const char *image, struct parts *parts,
-                         struct bg_err *err)
-{
-    int r = bg_image_find(paths, image, &parts->image, err);
-    if (r == 0)
-        r = qemu_find(&parts->qemu, err);
-    if (r == 0)
-        r = accel_probe(&parts->accel, err);
-    if (r == 0)
-        r = find_agent(&parts->agent_path, err);
-    if (r == 0)
-        r = bg_helper_path("bellglass-proxy", &parts->proxy_path, err);
-    if (r == 0)
-        r = read_ca(parts->proxy_path, paths, &parts->ca_pem, err);
-    return r;
-}
-
-static int get_golden(const struct bg_paths *paths, unsigned cpus, uint64_t memory_bytes,
-                      struct report *report, struct parts *parts, struct bg_err *err)
-{
-    const struct golden_opts golden = {.paths = paths,
-                                       .image = &parts->image,
-                                       .qemu = &parts->qemu,
-                                       .accel = parts->accel,
-                                       .cpus = cpus,
-                                       .memory_bytes = memory_bytes,
-                                       .agent_path = parts->agent_path,
-                                       .ca_pem = parts->ca_pem,
-                                       .on_progress = progressed,
-                                       .owner = report};
-    return golden_get(&golden, &parts->golden, err);
 }
 
 /* A sandbox that has a disk has been started before: its disk is booted with the golden snapshot
@@ -198,7 +100,8 @@ static int choose_start(const struct launcher_opts *opts, struct parts *parts, s
         int r = bg_read_file(dir_fd, "golden", BG_NAME_MAX, &name, &size, err);
         return r < 0 ? r : golden_open_disk(opts->paths, &parts->image, name, &parts->golden, err);
     }
-    int r = get_golden(opts->paths, sandbox->cpus, sandbox->memory_bytes, opts->report, parts, err);
+    int r =
+        parts_golden(opts->paths, sandbox->cpus, sandbox->memory_bytes, opts->report, parts, err);
     if (r < 0)
         return r;
     const char *base = strrchr(parts->golden.dir, '/') + 1;
@@ -211,20 +114,18 @@ static int make_disk(const struct bg_sandbox *sandbox, const struct golden *gold
                      struct bg_err *err)
 {
     unsigned uid, gid;
-    BG_AUTOFREE char *bytes = malloc(OVERLAY_SIZE_MAX);
     BG_AUTOCLOSE int dir_fd = open(sandbox->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (!bytes || dir_fd < 0)
-        return bg_err_errno(err, bytes ? -errno : -ENOMEM, "%s", sandbox->dir);
-    ssize_t size = pread(golden->child_fd, bytes, OVERLAY_SIZE_MAX, 0);
-    if (size <= 0 || size == OVERLAY_SIZE_MAX)
-        return bg_err_set(err, -EUCLEAN, "%s/child.qcow2: not an empty overlay", golden->dir);
+    if (dir_fd < 0)
+        return bg_err_errno(err, -errno, "%s", sandbox->dir);
     BG_AUTOCLOSE int fd =
         openat(dir_fd, "disk.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0)
         return bg_err_errno(err, -errno, "%s/disk.new", sandbox->dir);
-    int r = bg_write_full(fd, bytes, (size_t)size);
+    int r = parts_write_overlay(golden, fd, err);
+    if (r < 0)
+        return r;
     bg_runner_ids(&uid, &gid);
-    if (r == 0 && geteuid() == 0 && fchown(fd, uid, gid) < 0)
+    if (geteuid() == 0 && fchown(fd, uid, gid) < 0)
         r = -errno;
     if (r == 0 && renameat(dir_fd, "disk.new", dir_fd, "disk.qcow2") < 0)
         r = -errno;
@@ -640,7 +541,7 @@ int launcher_run(const struct launcher_opts *opts, struct bg_err *err)
                          .link_fd = -1,
                          .audit_fd = -1,
                          .signal_fd = -1};
-    int r = find_programs(opts->paths, opts->sandbox->image_digest, &parts, err);
+    int r = parts_find(opts->paths, opts->sandbox->image_digest, &parts, err);
     if (r == 0)
         r = note_ca(opts, &parts, err);
     if (r == 0)
@@ -671,9 +572,9 @@ int launcher_golden(const struct bg_paths *paths, const char *image_name, unsign
                     uint64_t memory_bytes, struct report *report, struct bg_err *err)
 {
     struct parts parts = {0};
-    int r = find_programs(paths, image_name, &parts, err);
+    int r = parts_find(paths, image_name, &parts, err);
     if (r == 0)
-        r = get_golden(paths, cpus, memory_bytes, report, &parts, err);
+        r = parts_golden(paths, cpus, memory_bytes, report, &parts, err);
     parts_done(&parts);
     return r;
 }

@@ -9,6 +9,7 @@
 
 #include "common/checked.h"
 #include "host/supervisor/accel.h"
+#include "host/supervisor/helper.h"
 #include "host/supervisor/launcher.h"
 #include "host/supervisor/qemu.h"
 
@@ -16,6 +17,8 @@
 
 static const char usage[] =
     "usage: bellglass-supervisor run NAME [--status-fd N] [--owner-fd M]\n"
+    "       bellglass-supervisor files sandbox NAME read|write|repair --owner-fd M\n"
+    "       bellglass-supervisor files image NAME read --owner-fd M\n"
     "       bellglass-supervisor golden IMAGE CPUS MEMORY_BYTES [--status-fd N]\n"
     "       bellglass-supervisor probe\n"
     "Started by the bellglass command; docs/protocol.md describes it.\n";
@@ -77,6 +80,26 @@ static int run(const struct bg_paths *paths, const struct request *request, stru
     return r;
 }
 
+static int serve_files(const struct bg_paths *paths, const struct request *request,
+                       struct report *report, struct bg_err *err)
+{
+    bool sandbox = strcmp(request->args[1], "sandbox") == 0;
+    const char *how = request->args[3];
+    const struct helper_opts opts = {.paths = paths,
+                                     .sandbox = sandbox ? request->args[2] : NULL,
+                                     .image = request->args[2],
+                                     .repair = strcmp(how, "repair") == 0,
+                                     .write =
+                                         strcmp(how, "repair") == 0 || strcmp(how, "write") == 0,
+                                     .owner_fd = request->owner_fd,
+                                     .report = report};
+    if ((!sandbox && strcmp(request->args[1], "image") != 0) || request->owner_fd < 0 ||
+        (!opts.write && strcmp(how, "read") != 0) || (opts.write && !sandbox))
+        return bg_err_set(err, -EINVAL, "files: want sandbox or image, and how");
+    int r = helper_run(&opts, err);
+    return r < 0 ? bg_err_prefix(err, "%s '%s'", request->args[1], request->args[2]) : 0;
+}
+
 static int make_golden(const struct bg_paths *paths, const struct request *request,
                        struct report *report, struct bg_err *err)
 {
@@ -133,6 +156,8 @@ int main(int argc, char **argv)
         r = run(&paths, &request, &report, &err);
     else if (r == 0 && strcmp(request.args[0], "golden") == 0 && request.arg_count == 4)
         r = make_golden(&paths, &request, &report, &err);
+    else if (r == 0 && strcmp(request.args[0], "files") == 0 && request.arg_count == 4)
+        r = serve_files(&paths, &request, &report, &err);
     else if (r == 0)
         r = bg_err_set(&err, -EINVAL, "%s", usage);
     bg_paths_done(&paths);

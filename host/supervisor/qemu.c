@@ -18,7 +18,7 @@
 #include "common/io.h"
 #include "common/state/paths.h"
 
-#define ARGS_MAX 64
+#define ARGS_MAX 80
 
 /* ---- finding it ---- */
 
@@ -125,28 +125,38 @@ static void args_done(struct args *args)
         free(args->argv[i]);
 }
 
-/* The disk's nodes, as one JSON text: names inside the files are never followed. */
-static void add_disk(struct args *args, const struct qemu_opts *opts)
+/* The nodes of a disk, as one JSON text: names inside the files are never followed. first_set: the
+ * number of its first set of fds. */
+static void add_nodes(struct args *args, const char *name, const int *fds, size_t count,
+                      size_t first_set)
 {
-    char text[1024] = "null";
-    for (size_t i = opts->disk_count; i-- > 0;) {
-        char outer[1024];
+    char text[2048] = "null";
+    for (size_t i = count; i-- > 0;) {
+        char outer[sizeof text];
+        const char *read_only = i == 0 ? "false" : "true";
         add(args, "-add-fd");
-        add(args, "fd=%d,set=%zu", opts->disk_fds[i], i + 1);
+        add(args, "fd=%d,set=%zu", fds[i], first_set + i);
         int n = snprintf(outer, sizeof outer,
-                         "{\"driver\":\"qcow2\",\"node-name\":\"disk%zu\",\"read-only\":%s,"
+                         "{\"driver\":\"qcow2\",\"node-name\":\"%s%zu\",\"read-only\":%s,"
                          "\"discard\":\"unmap\",\"file\":{\"driver\":\"file\",\"filename\":"
                          "\"/dev/fdset/%zu\",\"read-only\":%s,\"discard\":\"unmap\"},"
                          "\"backing\":%s}",
-                         i, i == 0 ? "false" : "true", i + 1, i == 0 ? "false" : "true", text);
+                         name, i, read_only, first_set + i, read_only, text);
         if (n < 0 || (size_t)n >= sizeof outer)
             args->failed = true;
         memcpy(text, outer, sizeof text);
     }
     add(args, "-blockdev");
     add(args, "%s", text);
+}
+
+static void add_disks(struct args *args, const struct qemu_opts *opts)
+{
+    add_nodes(args, "disk", opts->disk_fds, opts->disk_count, /* first_set= */ 1);
     add(args, "-device");
     add(args, "virtio-blk-pci,drive=disk0,id=disk,addr=0x4,bootindex=1");
+    if (opts->second_count > 0)
+        add_nodes(args, "second", opts->second_fds, opts->second_count, opts->disk_count + 1);
 }
 
 static void build_args(struct args *args, const struct qemu_opts *opts)
@@ -199,7 +209,7 @@ static void build_args(struct args *args, const struct qemu_opts *opts)
     add(args, "chardev=qmp,mode=control");
     add(args, "-chardev");
     add(args, "socket,id=vsock,fd=%d", opts->vsock_fd);
-    add_disk(args, opts);
+    add_disks(args, opts);
     if (opts->state_fd >= 0) {
         add(args, "-incoming");
         add(args, "fd:%d", opts->state_fd);
@@ -344,6 +354,9 @@ static int become_qemu(const struct qemu_opts *opts, pid_t parent, char **argv, 
             return -errno;
     for (size_t i = 0; i < opts->disk_count; i++)
         if (fcntl(opts->disk_fds[i], F_SETFD, 0) < 0)
+            return -errno;
+    for (size_t i = 0; i < opts->second_count; i++)
+        if (fcntl(opts->second_fds[i], F_SETFD, 0) < 0)
             return -errno;
     sigset_t none;
     (void)sigemptyset(&none); /* cannot fail */

@@ -22,7 +22,7 @@ struct qemu_program {
 int qemu_find(struct qemu_program *ret, struct bg_err *err) BG_MUST_CHECK;
 void qemu_program_done(struct qemu_program *program);
 
-#define QEMU_DISKS_MAX 3
+#define QEMU_DISKS_MAX 4
 
 struct qemu_opts {
     const char *path, *name;
@@ -39,6 +39,9 @@ struct qemu_opts {
     /* The disk and its backing files, top first; all but the top are read only. */
     int disk_fds[QEMU_DISKS_MAX];
     size_t disk_count;
+    /* Likewise of a second disk, which the VM plugs once the state is loaded; none: 0. */
+    int second_fds[QEMU_DISKS_MAX];
+    size_t second_count;
     int qmp_fd, console_fd, vsock_fd; /* sockets; QEMU's ends */
     int log_fd;                       /* its stdout and stderr */
     unsigned uid, gid;                /* what it runs as; changed to only when we are root */
@@ -56,5 +59,9 @@ int qemu_confine_files(const struct qemu_opts *opts, struct bg_err *err) BG_MUST
 int qemu_start(const struct qemu_opts *opts, pid_t *ret_pid, struct bg_err *err) BG_MUST_CHECK;
 
 /* Names of the parts that the VM handles over QMP. */
-#define QEMU_VSOCK_DEVICE "vsock0"
-#define QEMU_VSOCK_ADDR   "0x10"
+#define QEMU_VSOCK_DEVICE  "vsock0"
+#define QEMU_VSOCK_ADDR    "0x10"
+#define QEMU_SECOND_NODE   "second0"
+#define QEMU_SECOND_DEVICE "second"
+#define QEMU_SECOND_ADDR   "0x11"
+#define QEMU_SECOND_SERIAL "bellglass-second" /* how the agent finds it */

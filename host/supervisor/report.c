@@ -43,6 +43,17 @@ void report_ready(struct report *report, const struct vm_timings *timings)
     finish(report);
 }
 
+void report_serving(struct report *report, const char *id)
+{
+    say(report, json_pack("{s:b, s:s}", "ready", 1, "id", id));
+}
+
+void report_ended(struct report *report)
+{
+    say(report, json_pack("{s:b}", "ended", 1));
+    finish(report);
+}
+
 void report_error(struct report *report, const struct bg_err *err)
 {
     say(report, json_pack("{s:s, s:i}", "error", err->text, "errno", -err->code));

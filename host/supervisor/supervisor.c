@@ -13,6 +13,7 @@
 #include "common/limits.h"
 #include "host/supervisor/confine.h"
 #include "host/supervisor/control.h"
+#include "host/supervisor/disk_stream.h"
 #include "host/supervisor/egress.h"
 #include "host/supervisor/vm.h"
 
@@ -31,9 +32,14 @@ struct supervisor {
     uint64_t started_ms;
     bool stopping;
     struct bg_err why;
+    struct disk_stream *second; /* while the second disk is the agent's */
+    uv_timer_t second_timer;    /* for it to be mounted, or unmounted */
+    struct bg_err second_why;
     uint8_t *env;
     size_t env_size;
 };
+
+static void stop_second(struct supervisor *s, uint64_t grace_ms);
 
 /* ---- the launcher ---- */
 
@@ -52,8 +58,15 @@ static void stop(void *owner, uint64_t grace_ms)
     struct supervisor *s = owner;
     if (!s->vm)
         return; /* it has ended already; those who wait are answered with the rest */
+    if (s->second && grace_ms > 0) {
+        stop_second(s, grace_ms);
+        return;
+    }
     s->stopping = true;
-    vm_shutdown(s->vm, grace_ms);
+    if (s->opts->second)
+        vm_kill(s->vm); /* its disk is unmounted, or nobody waits for that */
+    else
+        vm_shutdown(s->vm, grace_ms);
 }
 
 static void reload(void *owner)
@@ -123,6 +136,59 @@ static void control_closed(void *owner)
     uv_close((uv_handle_t *)&s->link, NULL);
 }
 
+/* ---- a second disk ---- */
+
+static void second_ended(void *owner, const struct bg_err *why)
+{
+    struct supervisor *s = owner;
+    s->second = NULL;
+    if (!s->vm || !vm_is_ready(s->vm) || s->second_why.code < 0)
+        return; /* it goes with the VM, whose end has a reason of its own */
+    s->second_why = *why;
+    stop(s, 0);
+}
+
+static void second_mounted(void *owner)
+{
+    struct supervisor *s = owner;
+    if (s->stopping)
+        return;
+    (void)uv_timer_stop(&s->second_timer); /* cannot fail */
+    tell(s, LINK_READY, vm_timings(s->vm), sizeof(struct vm_timings));
+}
+
+static void second_late(uv_timer_t *timer)
+{
+    struct supervisor *s = timer->data;
+    if (!s->vm)
+        return;
+    (void)bg_err_set(&s->second_why, -ETIME, "the disk was not %s in time",
+                     s->stopping ? "unmounted" : "mounted");
+    stop(s, 0);
+}
+
+static void open_second(struct supervisor *s)
+{
+    const struct disk_stream_opts opts = {.device = vm_vsock(s->vm),
+                                          .flags = s->opts->second->flags,
+                                          .serial = QEMU_SECOND_SERIAL,
+                                          .on_mounted = second_mounted,
+                                          .on_ended = second_ended,
+                                          .owner = s};
+    if (disk_stream_open(&opts, &s->second, &s->second_why) < 0)
+        stop(s, 0);
+    else
+        (void)uv_timer_start(&s->second_timer, second_late, BG_DISK_MOUNT_MS, 0); /* not closing */
+}
+
+static void stop_second(struct supervisor *s, uint64_t grace_ms)
+{
+    if (!s->stopping)
+        disk_stream_finish(s->second);
+    s->stopping = true;
+    (void)uv_timer_start(&s->second_timer, second_late, grace_ms, 0); /* not closing */
+}
+
 /* ---- the VM ---- */
 
 static void ready(void *owner, const struct vm_timings *timings)
@@ -130,7 +196,10 @@ static void ready(void *owner, const struct vm_timings *timings)
     struct supervisor *s = owner;
     free(s->env); /* the identity has been sent */
     s->env = NULL;
-    tell(s, LINK_READY, timings, sizeof *timings);
+    if (s->opts->second)
+        open_second(s);
+    else
+        tell(s, LINK_READY, timings, sizeof *timings);
 }
 
 static void asked(void *owner, struct vsock_conn *conn, uint32_t host_port)
@@ -146,8 +215,9 @@ static void ended(void *owner, const struct bg_err *why)
 {
     struct supervisor *s = owner;
     s->vm = NULL;
-    s->why = *why;
-    control_stopped(s->control, why->code == 0);
+    s->why = s->second_why.code < 0 ? s->second_why : *why;
+    uv_close((uv_handle_t *)&s->second_timer, NULL);
+    control_stopped(s->control, s->why.code == 0);
     control_close(s->control);
 }
 
@@ -219,6 +289,10 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
         vm.qemu.memory_fd = fresh_memory;
         vm.qemu.memory_shared = true;
     }
+    if (o->second) {
+        memcpy(vm.qemu.second_fds, o->second->fds, sizeof vm.qemu.second_fds);
+        vm.qemu.second_count = o->second->count;
+    }
     vm.identity.env = s->env;
     vm.identity.env_size = s->env_size;
     bg_random(vm.identity.machine_id, sizeof vm.identity.machine_id);
@@ -252,6 +326,8 @@ static int start(struct supervisor *s, struct bg_err *err)
     if (r < 0)
         return bg_err_set(err, r, "launcher's socket: %s", uv_strerror(r));
     s->link.data = s;
+    (void)uv_timer_init(&s->loop, &s->second_timer); /* cannot fail */
+    s->second_timer.data = s;
     r = egress_open(&s->loop, &s->log, &s->egress, err);
     if (r == 0)
         r = control_open(&s->loop, &control, &s->control, err);

@@ -14,15 +14,23 @@ enum link_message {
     LINK_STOP = 'S',   /* launcher -> supervisor: u64 grace in ms */
 };
 
+/* A second disk, for the agent to mount: the VM is a helper's, which serves the files of it. */
+struct supervisor_disk {
+    int fds[QEMU_DISKS_MAX]; /* as those of struct qemu_opts */
+    size_t count;
+    uint32_t flags; /* BG_DISK_... */
+};
+
 struct supervisor_opts {
     const struct bg_sandbox *sandbox;
     const struct golden *golden;
     const struct qemu_program *qemu;
     enum accel accel;
     const char *ca_pem;
-    bool cold;      /* boot the disk instead of forking the snapshot */
-    int disk_fd;    /* the sandbox's overlay */
-    int control_fd; /* listening */
+    bool cold;                            /* boot the disk instead of forking the snapshot */
+    int disk_fd;                          /* the sandbox's overlay, or as good as that */
+    const struct supervisor_disk *second; /* NULL: none. READY is when it is mounted */
+    int control_fd;                       /* listening */
     int link_fd;
     int log_fd, console_fd;
     unsigned owner_uid; /* who may use the control socket */

@@ -398,6 +398,22 @@ static void guest_runs(void *arg, const struct bg_err *err, const json_t *value)
     vm->timings.running_ms = bg_now_ms() - vm->started_ms;
 }
 
+static void plugged(struct vm *vm)
+{
+    vm->state = VM_CONNECTING;
+    qmp_send(vm->qmp, "cont", NULL, -1, guest_runs, vm);
+}
+
+static void disk_plugged(void *arg, const struct bg_err *err, const json_t *value)
+{
+    struct vm *vm = arg;
+    (void)value;
+    if (err)
+        fail_qmp(vm, err, "cannot plug the second disk");
+    else if (vm->state == VM_PLUGGING)
+        plugged(vm);
+}
+
 static void device_plugged(void *arg, const struct bg_err *err, const json_t *value)
 {
     struct vm *vm = arg;
@@ -408,8 +424,14 @@ static void device_plugged(void *arg, const struct bg_err *err, const json_t *va
     }
     if (vm->state != VM_PLUGGING)
         return;
-    vm->state = VM_CONNECTING;
-    qmp_send(vm->qmp, "cont", NULL, -1, guest_runs, vm);
+    if (vm->opts.qemu.second_count == 0)
+        plugged(vm);
+    else
+        qmp_send(vm->qmp, "device_add",
+                 json_pack("{s:s, s:s, s:s, s:s, s:s}", "driver", "virtio-blk-pci", "id",
+                           QEMU_SECOND_DEVICE, "drive", QEMU_SECOND_NODE, "addr", QEMU_SECOND_ADDR,
+                           "serial", QEMU_SECOND_SERIAL),
+                 -1, disk_plugged, vm);
 }
 
 static void plug_device(struct vm *vm)

@@ -156,10 +156,22 @@ static void share(const uint8_t *bytes, size_t size, struct bg_err *err)
     must_equal(bytes, size, out, w.used);
 }
 
+static void disk(const uint8_t *bytes, size_t size, struct bg_err *err)
+{
+    struct bg_disk_request q;
+    if (bg_disk_request_parse(bytes, size, &q, err) < 0)
+        return;
+    must(q.serial[0] && strlen(q.serial) <= BG_DISK_SERIAL_MAX);
+    uint8_t out[64];
+    struct bg_writer w = bg_writer_init(out, sizeof out);
+    bg_disk_request_emit(&q, &w);
+    must_equal(bytes, size, out, w.used);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
     static void (*const parsers[])(const uint8_t *, size_t, struct bg_err *) = {
-        header, reply, frame, exec, copy, identity, connect, bench, forward, fuse, share};
+        header, reply, frame, exec, copy, identity, connect, bench, forward, fuse, disk, share};
     struct bg_err err = {0};
     if (size == 0)
         return 0;

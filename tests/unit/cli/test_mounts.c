@@ -30,7 +30,7 @@ static void finds_ours_among_the_kernels(void **state)
         "47 23 0:56 / /mnt rw -\n"
         "48 23 0:57 / /mnt rw - fuse.bellglass\n"
         "\n"
-        "49 23 0:58 / /last rw - fuse.bellglass bellglass:z:sbx_3 rw";
+        "49 23 0:58 / /last ro,nosuid - fuse.bellglass bellglass:z:sbx_3 rw";
     struct mount_list list;
     struct bg_err err;
     assert_int_equal(mounts_parse(text, &list, &err), 0);
@@ -41,6 +41,8 @@ static void finds_ours_among_the_kernels(void **state)
     assert_string_equal(list.entries[1].sandbox, "my.box");
     assert_string_equal(list.entries[1].path, "/home/u/a b\\c\n");
     assert_string_equal(list.entries[2].path, "/last");
+    assert_false(list.entries[0].read_only || list.entries[1].read_only);
+    assert_true(list.entries[2].read_only);
     mounts_done(&list);
 }
 

@@ -343,6 +343,28 @@ static void check_share(const uint8_t *bytes, size_t size)
     assert_string_equal(out.path, "/home/app/x");
 }
 
+static size_t make_disk(uint8_t *out)
+{
+    const struct bg_disk_request request = {.flags = BG_DISK_REPAIR, .serial = "second"};
+    struct bg_writer w = bg_writer_init(out, GOOD_SIZE_MAX);
+    bg_disk_request_emit(&request, &w);
+    return w.used;
+}
+
+static int parse_disk(const uint8_t *bytes, size_t size, struct bg_err *err)
+{
+    struct bg_disk_request out;
+    return bg_disk_request_parse(bytes, size, &out, err);
+}
+
+static void check_disk(const uint8_t *bytes, size_t size)
+{
+    struct bg_disk_request out;
+    assert_int_equal(bg_disk_request_parse(bytes, size, &out, NULL), 0);
+    assert_int_equal(out.flags, BG_DISK_REPAIR);
+    assert_string_equal(out.serial, "second");
+}
+
 static const struct message messages[] = {
     {"header", make_header, parse_header, check_header},
     {"reply", make_reply, parse_reply, check_reply},
@@ -355,6 +377,7 @@ static const struct message messages[] = {
     {"forward", make_forward, parse_forward, check_forward},
     {"fuse", make_fuse, parse_fuse, check_fuse},
     {"share", make_share, parse_share, check_share},
+    {"disk", make_disk, parse_disk, check_disk},
 };
 
 static void parses_what_it_emits(void **state)
@@ -470,7 +493,7 @@ static void refuses_bodies_with_a_wrong_field(void **state)
     APPLY(3, exec);
     /* copy: direction 0, flags 1, "root" 5, "/etc/hosts" 13, "hosts" 27 */
     static const struct damage copy[] = {
-        {"direction 2", 0, 1, 2, -EPROTO},          {"unknown flag", 1, 4, 2, -EPROTO},
+        {"direction 2", 0, 1, 2, -EPROTO},          {"unknown flag", 1, 4, 4, -EPROTO},
         {"NUL in path", 17, 1, 0, -EPROTO},         {"slash in the top name", 33, 1, '/', -EPROTO},
         {"NUL in the top name", 33, 1, 0, -EPROTO},
     };
@@ -500,8 +523,8 @@ static void refuses_bodies_with_a_wrong_field(void **state)
     static const struct damage forward[] = {{"port 0", 0, 2, 0, -EPROTO}};
     APPLY(8, forward);
     static const struct damage fuse[] = {
-        {"unknown flag", 0, 4, 4, -EPROTO},
-        {"both flags", 0, 4, 3, 0},
+        {"unknown flag", 0, 4, 8, -EPROTO},
+        {"all flags", 0, 4, 7, 0},
         {"relative path", 8, 1, 'h', -EPROTO},
         {"NUL in the path", 9, 1, 0, -EPROTO},
     };
@@ -515,6 +538,14 @@ static void refuses_bodies_with_a_wrong_field(void **state)
         {"NUL in the path", 9, 1, 0, -EPROTO},
     };
     APPLY(10, share);
+    /* disk: flags 0, serial 4 */
+    static const struct damage disk[] = {
+        {"unknown flag", 0, 4, 4, -EPROTO},
+        {"both flags", 0, 4, 3, 0},
+        {"serial above max", 4, 4, BG_DISK_SERIAL_MAX + 1, -EPROTO},
+        {"NUL in the serial", 9, 1, 0, -EPROTO},
+    };
+    APPLY(11, disk);
 }
 
 static void copy_top_name_is_one_component(void **state)

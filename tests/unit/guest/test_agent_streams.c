@@ -453,6 +453,39 @@ static void refuses_a_folder_that_is_not_there(void **state)
     (void)close(fd);
 }
 
+static void refuses_files_of_a_disk_that_is_not_mounted(void **state)
+{
+    uint8_t body[BG_PATH_MAX + 64];
+    char reply[BG_REPLY_TEXT_MAX + 1];
+    struct bg_writer w = bg_writer_init(body, sizeof body);
+    bg_fuse_request_emit(&(struct bg_fuse_request){.path = "/", .flags = BG_FUSE_DISK}, &w);
+    int fd = client_connect(*state);
+    client_open(fd, BG_STREAM_FUSE, body, w.used);
+    assert_int_equal(client_reply(fd, reply), -ENOTCONN);
+    assert_true(client_at_end(fd));
+    (void)close(fd);
+    w = bg_writer_init(body, sizeof body);
+    bg_copy_request_emit(&(struct bg_copy_request){.direction = BG_COPY_OUT_OF_GUEST,
+                                                   .flags = BG_COPY_DISK,
+                                                   .path = "/etc",
+                                                   .root = "etc"},
+                         &w);
+    fd = client_connect(*state);
+    client_open(fd, BG_STREAM_COPY, body, w.used);
+    assert_int_equal(client_reply(fd, reply), -ENOTCONN);
+    assert_true(client_at_end(fd));
+    (void)close(fd);
+    /* Only the guest's init mounts one. */
+    w = bg_writer_init(body, sizeof body);
+    bg_disk_request_emit(&(struct bg_disk_request){.serial = "second"}, &w);
+    fd = client_connect(*state);
+    client_open(fd, BG_STREAM_DISK, body, w.used);
+    assert_int_equal(client_reply(fd, reply), -EOPNOTSUPP);
+    assert_true(client_at_end(fd));
+    (void)close(fd);
+    expect_alive(*state);
+}
+
 /* ---- malformed ---- */
 
 static void closes_malformed_openings(void **state)
@@ -488,7 +521,7 @@ static void refuses_malformed_bodies(void **state)
 {
     static const uint16_t kinds[] = {BG_STREAM_SESSION, BG_STREAM_EXEC,  BG_STREAM_COPY,
                                      BG_STREAM_FUSE,    BG_STREAM_BENCH, BG_STREAM_FORWARD,
-                                     BG_STREAM_SHARE};
+                                     BG_STREAM_SHARE,   BG_STREAM_DISK};
     static const uint8_t junk[64] = {0xff, 0xff, 0xff, 0xff, 1, 2, 3};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         int fd = client_connect(*state);
@@ -597,6 +630,7 @@ int main(void)
         WITH_AGENT(forwards_to_a_port_with_half_closes),
         WITH_AGENT(a_forward_waits_for_a_slow_reader),
         WITH_AGENT(bench_echoes_sinks_and_sources),
+        WITH_AGENT(refuses_files_of_a_disk_that_is_not_mounted),
         WITH_AGENT(refuses_a_folder_that_is_not_there),
         WITH_AGENT(closes_malformed_openings),
         WITH_AGENT(refuses_malformed_bodies),

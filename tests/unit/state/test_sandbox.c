@@ -400,6 +400,52 @@ static void the_lock_decides_what_runs(void **state)
     bg_sandbox_done(&s);
 }
 
+static enum bg_sandbox_use use_of(const struct bg_sandbox *s)
+{
+    enum bg_sandbox_use use = BG_SANDBOX_UNUSED;
+    struct bg_err err;
+    assert_int_equal(bg_sandbox_use(s, &use, &err), 0);
+    return use;
+}
+
+static void the_disk_of_one_that_stands_still_can_be_locked(void **state)
+{
+    struct fixture *f = *state;
+    struct bg_sandbox s = wanted("web");
+    struct bg_err err;
+    enum bg_sandbox_state what;
+    int first, second, other;
+    assert_int_equal(bg_sandbox_create(&f->paths, &s, &err), 0);
+    assert_int_equal(use_of(&s), BG_SANDBOX_UNUSED);
+    /* Many may read, and it neither runs nor can be started meanwhile. */
+    assert_int_equal(bg_sandbox_lock_disk(&s, false, &first, &err), 0);
+    assert_int_equal(bg_sandbox_lock_disk(&s, false, &second, &err), 0);
+    assert_int_equal(use_of(&s), BG_SANDBOX_READ);
+    assert_int_equal(bg_sandbox_state(&s, &what, NULL, &err), 0);
+    assert_int_equal(what, BG_SANDBOX_STOPPED);
+    assert_int_equal(bg_sandbox_lock_disk(&s, true, &other, &err), -EBUSY);
+    assert_int_equal(bg_sandbox_lock(&s, &other, &err), -EBUSY);
+    assert_non_null(strstr(err.text, "mounted"));
+    (void)close(first);
+    assert_int_equal(use_of(&s), BG_SANDBOX_READ);
+    (void)close(second);
+    /* One may write, alone. */
+    assert_int_equal(bg_sandbox_lock_disk(&s, true, &first, &err), 0);
+    assert_int_equal(use_of(&s), BG_SANDBOX_WRITTEN);
+    assert_int_equal(bg_sandbox_state(&s, &what, NULL, &err), 0);
+    assert_int_equal(what, BG_SANDBOX_STOPPED);
+    assert_int_equal(bg_sandbox_lock_disk(&s, false, &other, &err), -EBUSY);
+    assert_int_equal(bg_sandbox_lock(&s, &other, &err), -EBUSY);
+    (void)close(first);
+    /* Nobody has to do with the disk of one that runs. */
+    assert_int_equal(bg_sandbox_lock(&s, &first, &err), 0);
+    assert_int_equal(use_of(&s), BG_SANDBOX_OWNED);
+    assert_int_equal(bg_sandbox_lock_disk(&s, false, &other, &err), -EBUSY);
+    assert_null(strstr(err.text, "mounted"));
+    (void)close(first);
+    bg_sandbox_done(&s);
+}
+
 static void the_lock_lives_with_its_inheritors(void **state)
 {
     struct fixture *f = *state;
@@ -541,6 +587,8 @@ int main(void)
         cmocka_unit_test(refuses_damaged_config),
         cmocka_unit_test_setup_teardown(names_a_damaged_sandbox, setup, teardown),
         cmocka_unit_test_setup_teardown(the_lock_decides_what_runs, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_disk_of_one_that_stands_still_can_be_locked, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(the_lock_lives_with_its_inheritors, setup, teardown),
         cmocka_unit_test_setup_teardown(a_removed_sandbox_cannot_be_locked, setup, teardown),
         cmocka_unit_test_setup_teardown(sweeps_old_leftovers_only, setup, teardown),

@@ -1,0 +1,422 @@
+#include "host/supervisor/helper.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "common/io.h"
+#include "common/limits.h"
+#include "common/log.h"
+#include "common/wire.h"
+#include "host/supervisor/parts.h"
+#include "host/supervisor/qcow2.h"
+#include "host/supervisor/supervisor.h"
+
+/* Of a helper for an image: what `bellglass create` takes, so that the golden snapshot is there. */
+#define CPUS         1
+#define MEMORY_BYTES (512ull << 20)
+
+#define LOG_SIZE_MAX 262144 /* then the log begins anew */
+
+struct helper {
+    const struct helper_opts *opts;
+    struct parts parts;
+    struct bg_sandbox sandbox; /* the one whose disk it is; name NULL: none */
+    struct golden below;       /* what the sandbox's disk is an overlay of */
+    struct bg_sandbox self;    /* what the supervisor runs */
+    struct supervisor_disk second;
+    int lock_fd, scratch_fd, root_fd, log_fd;
+    struct bg_log log;
+    int link_fd, signal_fd;
+    pid_t supervisor_pid; /* 0: it has ended */
+    bool served;          /* the disk was mounted */
+    bool ended;           /* it has said why */
+    struct bg_err why;
+};
+
+/* ---- preparation ---- */
+
+/* A file without a name, in the folder. */
+static int open_nameless(const char *dir, int *ret_fd, struct bg_err *err)
+{
+    BG_AUTOCLOSE int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == ENOENT)) {
+        BG_AUTOFREE char *path = NULL;
+        if (asprintf(&path, "%s/.scratch-XXXXXX", dir) < 0)
+            return bg_err_errno(err, -ENOMEM, "overlay");
+        fd = mkostemp(path, O_CLOEXEC);
+        if (fd >= 0)
+            (void)unlink(path); /* just made */
+    }
+    if (fd < 0)
+        return bg_err_errno(err, -errno, "%s", dir);
+    *ret_fd = bg_take_fd(&fd);
+    return 0;
+}
+
+static int make_scratch(const struct helper *h, const char *dir, int *ret_fd, struct bg_err *err)
+{
+    int fd = -1;
+    int r = open_nameless(dir, &fd, err);
+    if (r == 0)
+        r = parts_write_overlay(&h->parts.golden, fd, err);
+    *ret_fd = fd;
+    return r;
+}
+
+/* What errors are repaired on is kept as it was. */
+static int keep_copy(const struct bg_sandbox *sandbox, int disk_fd, struct bg_err *err)
+{
+    BG_AUTOFREE char *path = NULL;
+    if (asprintf(&path, "%s/disk.before-repair.qcow2", sandbox->dir) < 0)
+        return bg_err_errno(err, -ENOMEM, "disk");
+    BG_AUTOCLOSE int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return bg_err_errno(err, -errno, "%s", path);
+    if (ioctl(fd, FICLONE, disk_fd) == 0)
+        return 0;
+    struct stat st;
+    off_t from = 0;
+    ssize_t n = fstat(disk_fd, &st) < 0 ? -1 : 1;
+    while (n > 0 && from < st.st_size)
+        n = copy_file_range(disk_fd, &from, fd, NULL, (size_t)(st.st_size - from), 0);
+    if (n <= 0 && from < st.st_size) {
+        int code = n < 0 ? -errno : -EIO;
+        (void)unlink(path); /* half a copy */
+        return bg_err_errno(err, code, "cannot keep a copy of the disk, %s", path);
+    }
+    return 0;
+}
+
+static int open_sandbox_disk(struct helper *h, struct bg_err *err)
+{
+    const struct helper_opts *opts = h->opts;
+    BG_AUTOFREE char *golden = NULL;
+    BG_AUTOCLOSE int dir_fd = open(h->sandbox.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir_fd < 0)
+        return bg_err_errno(err, -errno, "%s", h->sandbox.dir);
+    int disk_fd =
+        openat(dir_fd, "disk.qcow2", (opts->write ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_CLOEXEC);
+    if (disk_fd < 0 && errno == ENOENT)
+        return bg_err_set(err, -ENOENT, "it has no disk yet; start it: bellglass start %s",
+                          h->sandbox.name);
+    if (disk_fd < 0)
+        return bg_err_errno(err, -errno, "%s/disk.qcow2", h->sandbox.dir);
+    size_t at = opts->write ? 0 : 1; /* the overlay that goes away comes first */
+    h->second.fds[at] = disk_fd;
+    h->second.count = at + 1;
+    uint8_t header[QCOW2_HEADER_SIZE];
+    ssize_t n = pread(disk_fd, header, sizeof header, 0);
+    int r = n < 0 ? bg_err_errno(err, -errno, "disk.qcow2") : qcow2_check(header, (size_t)n, err);
+    if (r < 0)
+        return bg_err_prefix(err, "%s/disk.qcow2", h->sandbox.dir);
+    r = bg_read_file(dir_fd, "golden", BG_NAME_MAX, &golden, NULL, err);
+    if (r == 0)
+        r = golden_open_disk(opts->paths, &h->parts.image, golden, &h->below, err);
+    if (r == 0 && opts->repair)
+        r = keep_copy(&h->sandbox, disk_fd, err);
+    if (r < 0)
+        return r;
+    h->second.fds[at + 1] = h->below.disk_fd;
+    h->second.fds[at + 2] = h->below.base_fd;
+    h->second.count = at + 3;
+    return 0;
+}
+
+/* The overlays, and the chain of the disk from them down. */
+static int open_disks(struct helper *h, struct bg_err *err)
+{
+    const char *dir = h->sandbox.name ? h->sandbox.dir : h->opts->paths->state;
+    int r = make_scratch(h, dir, &h->root_fd, err);
+    if (r == 0 && !h->opts->write)
+        r = make_scratch(h, dir, &h->scratch_fd, err);
+    if (r == 0 && h->sandbox.name)
+        r = open_sandbox_disk(h, err);
+    if (r < 0)
+        return r;
+    if (!h->opts->write)
+        h->second.fds[0] = h->scratch_fd;
+    if (!h->sandbox.name) { /* the image as it was built: without the golden snapshot's boot */
+        h->second.fds[1] = h->parts.golden.base_fd;
+        h->second.count = 2;
+    }
+    h->second.flags =
+        (h->opts->write ? 0 : BG_DISK_READ_ONLY) | (h->opts->repair ? BG_DISK_REPAIR : 0);
+    return 0;
+}
+
+/* What the supervisor sees: a sandbox that is in no folder. Its id begins with that of the sandbox,
+ * so that whoever has to do with that one finds the helper's socket. */
+static int make_self(struct helper *h, struct bg_err *err)
+{
+    uint8_t tag[BG_HELPER_TAG_SIZE / 2];
+    char hex[BG_HELPER_TAG_SIZE + 1];
+    bool image = !h->sandbox.name;
+    bg_random(tag, sizeof tag);
+    bg_hex(tag, sizeof tag, hex);
+    h->self.name = strdup("bellglass-helper");
+    h->self.dir = strdup(image ? h->opts->paths->state : h->sandbox.dir);
+    if (!h->self.name || !h->self.dir)
+        return bg_err_errno(err, -ENOMEM, "helper");
+    (void)snprintf(h->self.id, sizeof h->self.id, "%.24s.%s",
+                   image ? BG_HELPER_IMAGE_ID : h->sandbox.id, hex);
+    h->self.cpus = image ? CPUS : h->sandbox.cpus;
+    h->self.memory_bytes = image ? MEMORY_BYTES : h->sandbox.memory_bytes;
+    return 0;
+}
+
+static int open_log(struct helper *h, struct bg_err *err)
+{
+    BG_AUTOFREE char *path = NULL;
+    struct stat st;
+    if (asprintf(&path, "%s/helper.log", h->self.dir) < 0)
+        return bg_err_errno(err, -ENOMEM, "helper.log");
+    h->log_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (h->log_fd < 0)
+        return bg_err_errno(err, -errno, "%s", path);
+    if (fstat(h->log_fd, &st) == 0 && st.st_size > LOG_SIZE_MAX)
+        (void)!ftruncate(h->log_fd, 0); /* too long a log does no harm */
+    h->log = (struct bg_log){.fd = h->log_fd, .level = BG_LOG_INFO, .tag = "helper"};
+    return 0;
+}
+
+static int prepare(struct helper *h, struct bg_err *err)
+{
+    const struct helper_opts *opts = h->opts;
+    int r = 0;
+    if (opts->sandbox) {
+        r = bg_sandbox_load(opts->paths, opts->sandbox, &h->sandbox, err);
+        if (r == 0)
+            r = bg_sandbox_lock_disk(&h->sandbox, opts->write, &h->lock_fd, err);
+    }
+    if (r == 0)
+        r = make_self(h, err);
+    if (r == 0)
+        r = open_log(h, err);
+    if (r == 0)
+        r = parts_find(opts->paths, opts->sandbox ? h->sandbox.image_digest : opts->image,
+                       &h->parts, err);
+    if (r == 0)
+        r = parts_golden(opts->paths, h->self.cpus, h->self.memory_bytes, opts->report, &h->parts,
+                         err);
+    if (r == 0)
+        r = open_disks(h, err);
+    return r;
+}
+
+/* ---- in the background ---- */
+
+static void reap(struct helper *h)
+{
+    int status;
+    if (h->supervisor_pid == 0 || waitpid(h->supervisor_pid, &status, WNOHANG) <= 0)
+        return;
+    h->supervisor_pid = 0;
+    if (!h->ended && WIFSIGNALED(status))
+        (void)bg_err_set(&h->why, -EIO, "the helper's supervisor was killed by signal %d (%s)",
+                         WTERMSIG(status), strsignal(WTERMSIG(status)));
+    else if (!h->ended)
+        (void)bg_err_set(&h->why, -EIO, "the helper's supervisor ended with status %d",
+                         WEXITSTATUS(status));
+}
+
+static void ask_stop(struct helper *h)
+{
+    uint8_t message[9];
+    struct bg_writer w = bg_writer_init(message, sizeof message);
+    bg_writer_u8(&w, LINK_STOP);
+    bg_writer_u64le(&w, BG_DISK_END_MS);
+    if (bg_send_fd(h->link_fd, message, w.used, -1) < 0 && h->supervisor_pid != 0)
+        (void)kill(h->supervisor_pid, SIGKILL); /* our child, not reaped */
+}
+
+static void supervisor_spoke(struct helper *h)
+{
+    char message[1 + sizeof(struct bg_err)];
+    ssize_t n = recv(h->link_fd, message, sizeof message, MSG_DONTWAIT);
+    if (n == 1 + sizeof(struct vm_timings) && message[0] == LINK_READY) {
+        h->served = true;
+        report_serving(h->opts->report, h->self.id);
+    } else if (n == 1 + sizeof(struct bg_err) && message[0] == LINK_ENDED) {
+        memcpy(&h->why, message + 1, sizeof h->why);
+        h->why.text[sizeof h->why.text - 1] = '\0';
+        h->ended = true;
+    } else if (n == 0) {
+        (void)close(h->link_fd); /* its death is on its way */
+        h->link_fd = -1;
+    }
+}
+
+/* Until the supervisor is gone and has said its last. */
+static void watch(struct helper *h)
+{
+    int owner_fd = h->opts->owner_fd;
+    while (h->supervisor_pid != 0 || (h->link_fd >= 0 && !h->ended)) {
+        struct pollfd fds[] = {{.fd = h->signal_fd, .events = POLLIN},
+                               {.fd = h->link_fd, .events = POLLIN},
+                               {.fd = owner_fd, .events = POLLIN}};
+        if (poll(fds, 3, -1) < 0)
+            continue; /* EINTR; nothing else can be */
+        if (fds[1].revents)
+            supervisor_spoke(h);
+        if (fds[2].revents) {
+            /* The owner holds the other end and writes nothing: any event is its end. */
+            owner_fd = -1;
+            ask_stop(h);
+        }
+        struct signalfd_siginfo info;
+        if (fds[0].revents && read(h->signal_fd, &info, sizeof info) == sizeof info) {
+            if (info.ssi_signo == SIGCHLD)
+                reap(h);
+            else
+                ask_stop(h);
+        }
+    }
+}
+
+static int start_supervisor(struct helper *h, struct bg_err *err)
+{
+    int control_fd = -1, link[2] = {-1, -1};
+    int r = bg_sandbox_listen(h->opts->paths, &h->self, &control_fd, err);
+    BG_AUTOCLOSE int control = control_fd;
+    if (r == 0 && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, link) < 0)
+        r = bg_err_errno(err, -errno, "socketpair");
+    if (r < 0)
+        return r;
+    pid_t pid = fork();
+    if (pid == 0) {
+        sigset_t none;
+        const struct supervisor_opts opts = {.sandbox = &h->self,
+                                             .golden = &h->parts.golden,
+                                             .qemu = &h->parts.qemu,
+                                             .accel = h->parts.accel,
+                                             .ca_pem = h->parts.ca_pem,
+                                             .disk_fd = h->root_fd,
+                                             .second = &h->second,
+                                             .control_fd = control,
+                                             .link_fd = link[1],
+                                             .log_fd = h->log_fd,
+                                             .console_fd = h->log_fd,
+                                             .owner_uid = geteuid()};
+        (void)sigemptyset(&none); /* cannot fail */
+        (void)sigprocmask(SIG_SETMASK, &none, NULL);
+        const int not_its[] = {link[0], h->signal_fd, h->lock_fd, h->opts->owner_fd,
+                               h->opts->report->fd};
+        for (size_t i = 0; i < sizeof not_its / sizeof not_its[0]; i++)
+            if (not_its[i] >= 0)
+                (void)close(not_its[i]); /* a copy */
+        _exit(supervisor_run(&opts));
+    }
+    int fork_errno = errno;
+    (void)close(link[1]);
+    if (pid < 0) {
+        (void)close(link[0]);
+        return bg_err_errno(err, -fork_errno, "fork");
+    }
+    h->supervisor_pid = pid;
+    h->link_fd = link[0];
+    return 0;
+}
+
+static int block_signals(struct helper *h, struct bg_err *err)
+{
+    sigset_t set;
+    static const int caught[] = {SIGCHLD, SIGTERM, SIGINT, SIGHUP};
+    (void)sigemptyset(&set); /* cannot fail, nor sigaddset with these */
+    for (size_t i = 0; i < sizeof caught / sizeof caught[0]; i++)
+        (void)sigaddset(&set, caught[i]);
+    if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+        return bg_err_errno(err, -errno, "signals");
+    (void)signal(SIGPIPE, SIG_IGN); /* cannot fail */
+    h->signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
+    return h->signal_fd < 0 ? bg_err_errno(err, -errno, "signalfd") : 0;
+}
+
+/* Something was wrong at the end of a mount for writing: the sandbox has it for its reason, since
+ * whoever mounted it may be gone. */
+static void note(struct helper *h)
+{
+    enum bg_sandbox_state state;
+    char reason[BG_ERR_TEXT_SIZE], text[BG_ERR_TEXT_SIZE + 64];
+    if (!h->opts->write || !h->served)
+        return;
+    (void)bg_sandbox_noted(&h->sandbox, &state, reason);
+    (void)snprintf(text, sizeof text, "after its disk was written from outside: %s", h->why.text);
+    struct bg_err err;
+    if (bg_sandbox_set_state(&h->sandbox, state == BG_SANDBOX_CRASHED ? state : BG_SANDBOX_STOPPED,
+                             text, &err) < 0)
+        bg_log(&h->log, BG_LOG_ERROR, "%s", err.text);
+}
+
+static void run(struct helper *h)
+{
+    (void)setsid(); /* a fresh child is no group leader */
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int i = 0; null >= 0 && i < 3; i++)
+        (void)dup2(null, i); /* whoever waits for our terminal or pipe must not wait for us */
+    struct bg_err err = {0};
+    int r = block_signals(h, &err);
+    if (r == 0 && chdir("/") < 0) /* no folder is kept busy */
+        r = bg_err_errno(&err, -errno, "/");
+    if (r == 0)
+        r = start_supervisor(h, &err);
+    if (r < 0)
+        h->why = err;
+    else
+        watch(h);
+    bg_sandbox_unlisten(h->opts->paths, &h->self);
+    if (h->why.code < 0) {
+        bg_log(&h->log, BG_LOG_ERROR, "%s", h->why.text);
+        note(h);
+    }
+    if (h->lock_fd >= 0)
+        (void)close(h->lock_fd); /* first: whoever hears of the end finds the sandbox free */
+    if (h->why.code < 0)
+        report_error(h->opts->report, &h->why);
+    else
+        report_ended(h->opts->report);
+}
+
+static void helper_done(struct helper *h)
+{
+    const int fds[] = {h->lock_fd, h->scratch_fd, h->root_fd, h->log_fd};
+    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
+        if (fds[i] >= 0)
+            (void)close(fds[i]); /* the background process has its own */
+    size_t at = h->opts->write ? 0 : 1;
+    if (h->sandbox.name && h->second.count > at)
+        (void)close(h->second.fds[at]); /* the others are scratch_fd's and below's */
+    golden_done(&h->below);
+    parts_done(&h->parts);
+    bg_sandbox_done(&h->sandbox);
+    bg_sandbox_done(&h->self);
+}
+
+int helper_run(const struct helper_opts *opts, struct bg_err *err)
+{
+    struct helper h = {.opts = opts,
+                       .lock_fd = -1,
+                       .scratch_fd = -1,
+                       .root_fd = -1,
+                       .log_fd = -1,
+                       .link_fd = -1,
+                       .signal_fd = -1};
+    int r = prepare(&h, err);
+    pid_t pid = r < 0 ? -1 : fork();
+    if (r == 0 && pid < 0)
+        r = bg_err_errno(err, -errno, "fork");
+    if (pid == 0) {
+        run(&h);
+        _exit(h.why.code < 0);
+    }
+    helper_done(&h);
+    return r;
+}

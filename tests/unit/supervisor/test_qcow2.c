@@ -1,0 +1,64 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include <string.h>
+
+#include "host/supervisor/qcow2.h"
+
+/* A header as `qemu-img create -f qcow2` writes it. */
+static const uint8_t good[QCOW2_HEADER_SIZE] = {
+    'Q', 'F', 'I',  0xfb, 0, 0,    0,         3,         [8] = 0,    0,
+    0,   0,   0,    0,    2, 0x28, [19] = 30, [23] = 16, [24] = 0,   0,
+    0,   2,   0x80, 0,    0, 0,    [39] = 20, [95] = 4,  [103] = 112};
+
+static void takes_our_own(void **state)
+{
+    (void)state;
+    uint8_t bytes[sizeof good];
+    memcpy(bytes, good, sizeof good);
+    assert_int_equal(qcow2_check(bytes, sizeof bytes, NULL), 0);
+    bytes[79] = 1; /* dirty: QEMU was killed */
+    assert_int_equal(qcow2_check(bytes, sizeof bytes, NULL), 0);
+}
+
+static void refuses_others(void **state)
+{
+    (void)state;
+    static const struct {
+        size_t at;
+        uint8_t value;
+        const char *word;
+    } rows[] = {{0, 'q', "not a qcow2"}, {7, 2, "version 2"}, {7, 4, "version 4"},
+                {23, 8, "made"},         {23, 22, "made"},    {35, 1, "encryption"},
+                {35, 2, "encryption"},   {79, 2, "file"},     {79, 4, "another file"},
+                {79, 5, "another file"}, {79, 8, "format"},   {79, 16, "format"},
+                {72, 0x80, "format"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        uint8_t bytes[sizeof good];
+        struct bg_err err;
+        memcpy(bytes, good, sizeof good);
+        bytes[rows[i].at] = rows[i].value;
+        assert_int_equal(qcow2_check(bytes, sizeof bytes, &err), -EMEDIUMTYPE);
+        if (!strstr(err.text, rows[i].word))
+            fail_msg("row %zu: no '%s' in '%s'", i, rows[i].word, err.text);
+    }
+}
+
+static void refuses_every_truncation(void **state)
+{
+    (void)state;
+    for (size_t size = 0; size < 80; size++)
+        assert_int_equal(qcow2_check(good, size, NULL), -EMEDIUMTYPE);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(takes_our_own),
+        cmocka_unit_test(refuses_others),
+        cmocka_unit_test(refuses_every_truncation),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
