@@ -49,18 +49,10 @@ static void BG_PRINTF(2, 3) hint(struct check_result *ret, const char *format, .
     va_end(args);
 }
 
-/* Where a program is on the PATH; "" if nowhere. */
 static bool on_path(const char *program)
 {
-    const char *at = getenv("PATH");
-    while (at && *at != '\0') {
-        size_t size = strcspn(at, ":");
-        BG_AUTOFREE char *path = NULL;
-        if (asprintf(&path, "%.*s/%s", (int)size, at, program) >= 0 && access(path, X_OK) == 0)
-            return true;
-        at += size + (at[size] == ':');
-    }
-    return false;
+    BG_AUTOFREE char *path = process_find(program);
+    return path != NULL;
 }
 
 static void check_folders(struct app *app, bool fix, struct check_result *ret)

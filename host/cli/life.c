@@ -13,6 +13,7 @@
 #include "host/cli/client.h"
 #include "host/cli/mounts.h"
 #include "host/cli/output.h"
+#include "host/cli/ssh_files.h"
 
 #define ANSWER_MS      30000 /* beyond the guest's grace: for the supervisor to end QEMU */
 #define ORPHAN_AGE_MS  60000 /* creating and starting take a few seconds at most */
@@ -241,6 +242,8 @@ int life_remove(struct app *app, struct life *life, struct bg_err *err)
         (void)bg_err_prefix(err, "sandbox '%s'", life->sandbox.name);
     if (r == 0 && !life->damaged)
         bg_sandbox_unlisten(&app->paths, &life->sandbox);
+    if (r == 0)
+        ssh_files_forget(app, &life->sandbox);
     if (r == 0)
         r = bg_sandbox_remove(&life->sandbox, err);
     return r == -ENOENT ? 0 : r;
