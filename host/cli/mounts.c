@@ -2,9 +2,11 @@
 
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
 
+#include "common/checked.h"
 #include "common/io.h"
 #include "common/quote.h"
 #include "host/cli/process.h"
@@ -37,13 +39,18 @@ static char *next_word(char **at)
     return word && *word != '\0' ? word : NULL;
 }
 
-/* "ID PARENT DEV ROOT POINT OPTIONS [TAGS...] - TYPE SOURCE SUPER": *ret_point and *ret_source are
- * cut out of line if it is one of ours. */
-static bool parse_line(char *line, char **ret_point, char **ret_source)
+/* "ID PARENT 0:MINOR ROOT POINT OPTIONS [TAGS...] - TYPE SOURCE SUPER": *ret_point and *ret_source
+ * are cut out of line if it is one of ours. */
+static bool parse_line(char *line, unsigned *ret_device, char **ret_point, char **ret_source)
 {
     char *word = NULL, *point = NULL;
-    for (int i = 0; i < 5; i++)
+    uint64_t minor = 0;
+    for (int i = 0; i < 5; i++) {
         point = next_word(&line);
+        if (i == 2 && (!point || strncmp(point, "0:", 2) != 0 ||
+                       bg_parse_u64(point + 2, 0, UINT32_MAX, &minor) < 0))
+            return false; /* FUSE without a block device has such a number */
+    }
     do {
         word = next_word(&line);
     } while (word && strcmp(word, "-") != 0);
@@ -52,26 +59,30 @@ static bool parse_line(char *line, char **ret_point, char **ret_source)
     if (!point || !source || strcmp(type, "fuse.bellglass") != 0 ||
         strncmp(source, SOURCE_PREFIX, strlen(SOURCE_PREFIX)) != 0)
         return false;
+    *ret_device = (unsigned)minor;
     *ret_point = point;
     *ret_source = source + strlen(SOURCE_PREFIX);
     return true;
 }
 
-/* source: NAME:ID. One without an id is none of a sandbox's (bellglass-mount on its own). */
-static int add(struct mount_list *list, char *point, char *source)
+/* source: NAME:ID. One without an id is none of a sandbox's (bellglass fs mount). */
+static int add(struct mount_list *list, unsigned device, char *point, char *source)
 {
     unescape(point);
     unescape(source);
     char *colon = strrchr(source, ':');
-    if (!colon || colon == source || colon[1] == '\0')
+    if (colon)
+        *colon = '\0';
+    if (source[0] == '\0')
         return 0;
-    *colon = '\0';
     struct mount_entry *grown = reallocarray(list->entries, list->count + 1, sizeof *list->entries);
     if (!grown)
         return -ENOMEM;
     list->entries = grown;
-    struct mount_entry entry = {
-        .sandbox = strdup(source), .id = strdup(colon + 1), .path = strdup(point)};
+    struct mount_entry entry = {.sandbox = strdup(source),
+                                .id = strdup(colon ? colon + 1 : ""),
+                                .path = strdup(point),
+                                .device = device};
     grown[list->count++] = entry;
     return entry.sandbox && entry.id && entry.path ? 0 : -ENOMEM;
 }
@@ -83,9 +94,10 @@ int mounts_parse(const char *text, struct mount_list *ret, struct bg_err *err)
     int r = copy ? 0 : -ENOMEM;
     char *rest = copy;
     for (char *line; r == 0 && (line = strsep(&rest, "\n"));) {
+        unsigned device;
         char *point, *source;
-        if (parse_line(line, &point, &source))
-            r = add(&list, point, source);
+        if (parse_line(line, &device, &point, &source))
+            r = add(&list, device, point, source);
     }
     if (r < 0) {
         mounts_done(&list);
@@ -112,6 +124,14 @@ void mounts_done(struct mount_list *list)
     }
     free(list->entries);
     *list = (struct mount_list){0};
+}
+
+char *mounts_own_folder(const struct bg_paths *paths, const char *sandbox)
+{
+    char *path = NULL;
+    return asprintf(&path, "%s/mounts%s%s", paths->runtime, *sandbox ? "/" : "", sandbox) < 0
+               ? NULL
+               : path;
 }
 
 bool mounts_match(const struct mount_entry *entry, const struct bg_sandbox *sandbox)

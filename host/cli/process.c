@@ -161,6 +161,17 @@ char *process_find(const char *program)
     return NULL;
 }
 
+char *process_self(void)
+{
+    char path[4096];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path);
+    if (n < 0 || (size_t)n == sizeof path) {
+        errno = n < 0 ? errno : ENAMETOOLONG;
+        return NULL;
+    }
+    return strndup(path, (size_t)n);
+}
+
 int process_become(const char *path, char *const *argv, struct bg_err *err)
 {
     default_signals();

@@ -43,5 +43,8 @@ int process_output(char *const *argv, char *out, size_t size, int timeout_ms, in
 /* Where a program is on the PATH: heap, the caller's; NULL: nowhere. */
 char *process_find(const char *program);
 
+/* The path of this program itself: heap, the caller's; NULL with errno. */
+char *process_self(void);
+
 /* Becomes the program; returns only when that fails. */
 int process_become(const char *path, char *const *argv, struct bg_err *err);
