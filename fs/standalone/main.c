@@ -1,9 +1,11 @@
 /* bellglass-fs: the file server and the mount without a VM, over any byte stream.
  *
- *   bellglass-fs serve DIR               the server, on stdin and stdout
- *   bellglass-fs mount DIR -- COMMAND…   runs COMMAND and mounts what it serves on DIR, e.g.
- *                                        bellglass-fs mount /mnt -- ssh host bellglass-fs serve
- * /src */
+ *   bellglass fs serve DIR               the server, on stdin and stdout
+ *   bellglass fs mount DIR -- COMMAND…   runs COMMAND and mounts what it serves on DIR, e.g.
+ *                                        bellglass fs mount /mnt -- ssh host bellglass fs serve
+ * /src
+ *
+ * The command `bellglass fs` becomes this program. */
 #include <errno.h>
 #include <getopt.h>
 #include <libgen.h>
@@ -25,10 +27,21 @@
 
 static void usage(FILE *out)
 {
-    (void)fprintf(out,
-                  "usage: bellglass-fs serve [--read-only] [--threads N] DIR\n"
-                  "       bellglass-fs mount [--read-only] [--exec] [--raw-names] [--foreground]\n"
-                  "                          [--name NAME] [--deadline-ms N] DIR -- COMMAND...\n");
+    (void)fprintf(
+        out, "usage: bellglass fs serve [--read-only] [--threads N] DIR\n"
+             "       bellglass fs mount [--read-only] [--exec] [--raw-names] [--foreground]\n"
+             "                          [--name NAME] [--deadline-ms N] DIR -- COMMAND...\n"
+             "\n"
+             "serve   serves DIR on standard input and output\n"
+             "mount   runs COMMAND and mounts on DIR what it serves on its own\n"
+             "\n"
+             "  --read-only       no changes\n"
+             "  --threads N       requests at once [4]\n"
+             "  --exec            let programs in it be run here\n"
+             "  --raw-names       show names with control characters as they are\n"
+             "  --foreground      stay until the mount ends\n"
+             "  --name NAME       what the mount is called in the list of mounts [files]\n"
+             "  --deadline-ms N   a request without an answer fails after this time [15000]\n");
 }
 
 static int serve(int argc, char **argv)
@@ -176,6 +189,10 @@ static int mount_here(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    if (argc == 3 && strcmp(argv[2], "--help") == 0) {
+        usage(stdout);
+        return 0;
+    }
     if (argc >= 2 && strcmp(argv[1], "serve") == 0)
         return serve(argc - 1, argv + 1);
     if (argc >= 2 && strcmp(argv[1], "mount") == 0)

@@ -10,7 +10,6 @@
 
 #include "common/io.h"
 #include "common/quote.h"
-#include "common/state/image.h"
 #include "host/cli/life.h"
 #include "host/cli/process.h"
 #include "host/cli/sandbox_options.h"
@@ -20,7 +19,6 @@
 #include "host/cli/ssh_stream.h"
 
 #define USER_CONFIG_MAX (1024 * 1024) /* the user's ~/.ssh/config; a larger one is left alone */
-#define DEFAULT_USER    "app"         /* as our configuration has it */
 
 enum { OPTION_PROXY = OPTION_OWN, OPTION_WRITE, OPTION_REMOVE, OPTION_FILE };
 
@@ -73,20 +71,6 @@ static int carry(struct app *app, const struct args *args)
     return r < 0 ? app_fail(&err) : 0;
 }
 
-/* Who commands run as there, where it is not whom our configuration names. Heap; NULL: it is, or
- * that cannot be told. */
-static char *image_user(struct app *app, const struct bg_sandbox *sandbox)
-{
-    struct bg_image image;
-    char *user = NULL;
-    if (bg_image_find(&app->paths, sandbox->image_digest, &image, NULL) < 0)
-        return NULL;
-    if (image.user && strcmp(image.user, DEFAULT_USER) != 0)
-        user = strdup(image.user);
-    bg_image_done(&image);
-    return user;
-}
-
 static int become_ssh(const char *config, const char *host, const struct args *args,
                       struct bg_err *err)
 {
@@ -127,7 +111,7 @@ static int run_ssh(struct app *app, const struct args *args)
     if (r < 0)
         return app_fail(&err);
     if (!user)
-        user = image_user(app, &life.sandbox);
+        user = ssh_files_user(app, &life.sandbox);
     r = asprintf(&host, "%s%s%s" SSH_DOMAIN, user ? user : "", user ? "@" : "", life.sandbox.name) <
                 0
             ? bg_err_errno(&err, -ENOMEM, "ssh")

@@ -15,7 +15,7 @@
  * agent, X11, a password prompt, other keys, new host keys. The one key that is offered is for
  * sandboxes only. The host key is checked against the one that the sandbox told us over its own
  * stream just before (docs/threat-model.md), which is why there is never a question. */
-static const char settings[] = "    User app\n"
+static const char settings[] = "    User " SSH_DEFAULT_USER "\n"
                                "    IdentitiesOnly yes\n"
                                "    IdentityAgent none\n"
                                "    PreferredAuthentications publickey\n"

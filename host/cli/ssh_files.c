@@ -9,9 +9,9 @@
 
 #include "common/io.h"
 #include "common/quote.h"
+#include "common/state/image.h"
 #include "host/cli/process.h"
 #include "host/cli/ssh_config.h"
-#include "host/cli/ssh_names.h"
 
 #define FOLDER            "ssh"
 #define KEY_FILE          "id_ed25519"
@@ -143,16 +143,9 @@ static void environment_free(char **env)
     free(env);
 }
 
-static char *own_program(void)
-{
-    char path[4096];
-    ssize_t n = readlink("/proc/self/exe", path, sizeof path);
-    return n > 0 && (size_t)n < sizeof path ? strndup(path, (size_t)n) : NULL;
-}
-
 static int config_text(struct app *app, char **ret, struct bg_err *err)
 {
-    BG_AUTOFREE char *program = own_program();
+    BG_AUTOFREE char *program = process_self();
     BG_AUTOFREE char *key = NULL;
     BG_AUTOFREE char *hosts = NULL;
     char **env = environment();
@@ -201,6 +194,18 @@ int ssh_files_config(struct app *app, char **ret_path, char **ret_text, struct b
     if (ret_text)
         *ret_text = BG_TAKE(text);
     return 0;
+}
+
+char *ssh_files_user(struct app *app, const struct bg_sandbox *sandbox)
+{
+    struct bg_image image;
+    char *user = NULL;
+    if (bg_image_find(&app->paths, sandbox->image_digest, &image, NULL) < 0)
+        return NULL;
+    if (image.user && strcmp(image.user, SSH_DEFAULT_USER) != 0)
+        user = strdup(image.user);
+    bg_image_done(&image);
+    return user;
 }
 
 static int open_hosts(struct app *app, int *ret_fd, struct bg_err *err)

@@ -10,6 +10,9 @@
 /* The hosts of our ssh configuration are NAME and this. */
 #define SSH_DOMAIN ".bellglass"
 
+/* Who logs in where nobody is named. */
+#define SSH_DEFAULT_USER "app"
+
 /* The sandbox that a host means: "web" for "web.bellglass", in either case. Errors: -EINVAL: none
  * of ours. */
 int ssh_names_sandbox(const char *host, char out[BG_SANDBOX_NAME_MAX + 1],
