@@ -192,6 +192,17 @@ static void check_fuse(struct app *app, bool fix, struct check_result *ret)
     }
 }
 
+static void check_ssh(struct app *app, bool fix, struct check_result *ret)
+{
+    (void)app;
+    (void)fix;
+    bool all = on_path("ssh") && on_path("ssh-keygen");
+    check_found(ret, all ? CHECK_OK : CHECK_WARN, "%s",
+                all ? "ssh and ssh-keygen" : "no ssh: bellglass ssh and code will not work");
+    if (!all)
+        check_hint(ret, "apt-get install openssh-client");
+}
+
 static void check_builder(struct app *app, bool fix, struct check_result *ret)
 {
     static const char *const programs[] = {"mmdebstrap", "supermin", "qemu-img"};
@@ -320,6 +331,7 @@ const struct check checks[] = {
     {"guest memory", check_ptrace},
     {"confinement", check_confinement},
     {"mount", check_fuse},
+    {"ssh", check_ssh},
     {"image build", check_builder},
     {"images", check_images},
     {"disk space", check_space},

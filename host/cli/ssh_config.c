@@ -12,13 +12,20 @@
 /* --- our own file --- */
 
 /* Behind the ProxyCommand. What the guest could ask of the client, or learn from it, is off: the
- * agent, X11, a password prompt, other keys, new host keys. The one key that is offered is for
- * sandboxes only. The host key is checked against the one that the sandbox told us over its own
- * stream just before (docs/threat-model.md), which is why there is never a question. */
+ * agent, X11, a password prompt, other keys, new host keys. Our key, which is offered first, is for
+ * sandboxes only; keywords that add up (IdentityFile, RemoteForward, SendEnv) still come from the
+ * user's `Host *` as well, which cannot be undone here. The host key is checked against the one
+ * that the sandbox told us over its own stream just before (docs/threat-model.md), which is why
+ * there is never a question. */
 static const char settings[] = "    User " SSH_DEFAULT_USER "\n"
+                               "    HostName %h\n" /* whatever the user's `Host *` makes of it */
+                               "    ProxyUseFdpass no\n"
+                               "    ConnectTimeout 120\n" /* a guest that never greets */
+                               "    BatchMode yes\n" /* no guest can make it ask for a passphrase */
                                "    IdentitiesOnly yes\n"
                                "    IdentityAgent none\n"
                                "    PreferredAuthentications publickey\n"
+                               "    PubkeyAcceptedKeyTypes ssh-ed25519\n" /* the name before 8.5 */
                                "    PasswordAuthentication no\n"
                                "    KbdInteractiveAuthentication no\n"
                                "    AddKeysToAgent no\n"

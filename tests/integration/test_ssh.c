@@ -196,7 +196,9 @@ static void a_guest_gets_nothing_of_the_client(void **state)
     const char *name = vm_shared(vm);
     const char *file = vm_path(vm, "user_config");
     /* Even where the user's own lines would give it everywhere. */
-    vm_write(file, "Host *\n    ForwardAgent yes\n    ForwardX11 yes\n", 47);
+    static const char own[] = "Host *\n    ForwardAgent yes\n    ForwardX11 yes\n    HostName "
+                              "%h.example.org\n    ProxyJump nobody@example.org\n    User nobody\n";
+    vm_write(file, own, sizeof own - 1);
     (void)vm_ok(vm, "ssh-config", "--write", "--file", file, NULL);
     (void)vm_ok(vm, "ssh-config", "--write", "--file", file, NULL);
     const char *said =
@@ -210,8 +212,7 @@ static void a_guest_gets_nothing_of_the_client(void **state)
     assert_null(strstr(vm_host(vm, "ssh -G -F %s example.org", file), "proxycommand"));
     (void)vm_ok(vm, "ssh-config", "--remove", "--file", file, NULL);
     size_t size;
-    assert_string_equal(vm_read(vm, file, &size),
-                        "Host *\n    ForwardAgent yes\n    ForwardX11 yes\n");
+    assert_string_equal(vm_read(vm, file, &size), own);
 }
 
 /* A name that would end the quotes in the ProxyCommand is not taken for one of ours. */

@@ -24,6 +24,8 @@ static void the_text_gives_a_guest_nothing(void **state)
         "\n    ProxyCommand /usr/bin/bellglass ssh --proxy -- '%h'\n",
         "\n    IdentityFile \"/data/ssh/id_ed25519\"\n",
         "\n    UserKnownHostsFile \"/state/ssh/known_hosts/%h\"\n",
+        "\n    BatchMode yes\n",
+        "\n    HostName %h\n",
         "\n    IdentitiesOnly yes\n",
         "\n    IdentityAgent none\n",
         "\n    ForwardAgent no\n",
