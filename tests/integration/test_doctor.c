@@ -43,7 +43,7 @@ static bool is_mounted(struct vm *vm, const char *folder)
 static void find_processes(struct vm *vm, const char *folder, int pids[2])
 {
     const char *text =
-        vm_host(vm, "for p in $(pgrep -f -- '--mountpoint %s '); do echo $p; done", folder);
+        vm_host(vm, "for p in $(pgrep -f -- '--mountpoint %s( |$)'); do echo $p; done", folder);
     assert_int_equal(sscanf(text, "%d %d", &pids[0], &pids[1]), 2);
     int parent = 0;
     const char *line = vm_host(vm, "ps -o ppid= -p %d", pids[1]);
@@ -132,6 +132,31 @@ static void everything_killed_is_named_and_cleaned_up(void **state)
     assert_string_equal(vm_state(vm, name), "crashed");
 }
 
+/* Without root: by fusermount3, and only what is one's own. */
+static void a_user_removes_what_is_his(void **state)
+{
+    struct vm *vm = *state;
+    const char *name = vm_sandbox(vm), *roots = mount_it(vm, name),
+               *folder = vm_path(vm, "user-mnt");
+    (void)vm_host(vm, "mkdir %s/user-home %s; chown nobody %s/user-home %s", vm->folder, folder,
+                  vm->folder, folder);
+    const char *as_user = vm_text(
+        vm,
+        "setpriv --reuid=nobody --regid=nogroup --clear-groups env BELLGLASS_HOME=%s/user-home %s",
+        vm->folder, vm->bellglass);
+    (void)vm_host(vm, "%s fs mount %s -- %s fs serve /etc >/dev/null 2>&1", as_user, folder,
+                  vm->bellglass);
+    kill_both(vm, folder);
+    kill_both(vm, roots);
+    const char *said = vm_host(vm, "%s doctor --fix || true", as_user);
+    expect_in(said, "removed 1 dead");
+    assert_null(strstr(said, roots));
+    assert_false(is_mounted(vm, folder));
+    assert_true(is_mounted(vm, roots));
+    expect_in(check(vm, true, "mounts", "ok"), "removed 1 dead");
+    assert_false(is_mounted(vm, roots));
+}
+
 /* The worst of them: a relay that is there and does not serve. Who asks it anything hangs. */
 static void accesses_that_hang_are_freed(void **state)
 {
@@ -165,4 +190,5 @@ static void accesses_that_hang_are_freed(void **state)
 VM_MAIN(VM_NEEDS_VM | VM_NEEDS_FUSE | VM_NEEDS_ROOT,
         cmocka_unit_test_setup(a_mount_without_its_processes_is_removed, enter_own_mounts),
         cmocka_unit_test_setup(everything_killed_is_named_and_cleaned_up, enter_own_mounts),
+        cmocka_unit_test_setup(a_user_removes_what_is_his, enter_own_mounts),
         cmocka_unit_test_setup(accesses_that_hang_are_freed, enter_own_mounts))
