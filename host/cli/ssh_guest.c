@@ -80,9 +80,9 @@ int ssh_guest_explain(int exit_status, const char *text, struct bg_err *err)
 {
     if (exit_status == NO_SSHD)
         return bg_err_set(err, -ENOENT,
-                          "there is no sshd in it: add the package openssh-server to its image's "
-                          "recipe, build that and make the sandbox anew; `bellglass shell`, `cp` "
-                          "and `mount` work without");
+                          "there is no sshd in it: build its image anew (bellglass image build; a "
+                          "recipe of your own needs the package openssh-server) and make the "
+                          "sandbox anew; `bellglass shell`, `cp` and `mount` work without");
     if (exit_status == NO_KEYGEN)
         return bg_err_set(err, -ENOENT,
                           "there is no ssh-keygen in it: add the package openssh-client to its "

@@ -188,6 +188,12 @@ static void another_host_key_than_announced_is_refused(void **state)
     const char *said = with_ssh(vm, name, "ssh $1 $2 true 2>&1 || echo $?");
     assert_non_null(strstr(said, "verification failed"));
     assert_non_null(strstr(said, "\n255\n"));
+    (void)vm_guest(vm, name,
+                   "cd /run/bellglass/ssh/sbx_*; "
+                   "printf 'ssh-ed25519 \\033[2J%%s\\n' AAAA | sudo tee host_key.pub");
+    said = with_ssh(vm, name, "ssh $1 $2 true 2>&1 || echo $?");
+    assert_non_null(strstr(said, "greeting makes no sense"));
+    assert_null(strchr(said, '\033'));
 }
 
 static void a_guest_gets_nothing_of_the_client(void **state)
