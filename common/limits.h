@@ -131,13 +131,24 @@
 #define BG_FS_WINDOW          64                    /* requests in flight; /dev/fuse is not read */
 #define BG_FS_WINDOW_BYTES    (16 * 1024 * 1024)    /* unsent to the server; likewise */
 #define BG_FS_SLOW_MAX        256                   /* SETLKW and FSYNC in flight; ENOLCK, EIO */
-#define BG_FS_LATE_MAX        1024          /* given up, unanswered; the stream is dropped */
-#define BG_FS_NODES_MAX       (1024 * 1024) /* known to the relay; ENFILE */
-#define BG_FS_HANDLES_MAX     65536         /* open through one mount; ENFILE */
-#define BG_FS_DEPTH_MAX       128           /* folders in folders; ENAMETOOLONG */
-#define BG_FS_DIR_ENTRIES_MAX 1000000       /* from one opendir; EIO */
-#define BG_FS_DIR_WAIT_MAX_MS 60000         /* for all answers to one opendir; EIO */
-#define BG_FS_ODD_REPLIES_MAX 8             /* replies nobody asked for; stream is dropped */
-#define BG_FS_SERVER_FDS      4096          /* inode fds that the server keeps; reopened */
-#define BG_FS_LOCK_WAITS_MAX  64            /* threads that wait for locks; ENOLCK */
-#define BG_FS_LOCK_OWNERS_MAX 1024          /* fds that hold POSIX locks; ENOLCK */
+#define BG_FS_LATE_MAX        1024               /* given up, unanswered; the stream is dropped */
+#define BG_FS_GATHER_FILE_MAX (4 * 1024 * 1024)  /* acknowledged, not done; writers wait */
+#define BG_FS_GATHER_MAX      (32 * 1024 * 1024) /* the same of all files; likewise */
+#define BG_FS_NODES_MAX       (1024 * 1024)      /* known to the relay; ENFILE */
+#define BG_FS_HANDLES_MAX     65536              /* open through one mount; ENFILE */
+#define BG_FS_DEPTH_MAX       128                /* folders in folders; ENAMETOOLONG */
+#define BG_FS_DIR_ENTRIES_MAX 1000000            /* from one opendir; EIO */
+#define BG_FS_DIR_WAIT_MAX_MS 60000              /* for all answers to one opendir; EIO */
+#define BG_FS_WALKS_MAX       64                 /* readers of links at once; moves upwards wait */
+#define BG_FS_MOVES_MAX       1024               /* folders that change their depth; renames wait */
+#define BG_FS_HELD_MAX        256                /* requests that wait for either; EBUSY */
+#define BG_FS_ODD_REPLIES_MAX 8                  /* replies nobody asked for; stream is dropped */
+#define BG_FS_REBIND_MAX      65536              /* found again on a new server; others: ESTALE */
+#define BG_FS_SERVER_FDS      4096               /* inode fds that the server keeps; reopened */
+#define BG_FS_LOCK_WAITS_MAX  64                 /* threads that wait for locks; ENOLCK */
+#define BG_FS_LOCK_OWNERS_MAX 1024               /* fds that hold POSIX locks; ENOLCK */
+
+/* Files: changes that others make. */
+#define BG_FS_CHANGES_SIZE (64 * 1024) /* one message about changes; the rest comes next */
+#define BG_FS_CHANGES_RATE 50000       /* records a second that are looked at; caches are short */
+#define BG_FS_NOTICES_MAX  1024        /* to the kernel, not taken yet; caches are short */

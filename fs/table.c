@@ -124,3 +124,13 @@ struct fs_link *fs_table_pop(struct fs_table *table, size_t *cursor)
     }
     return NULL;
 }
+
+struct fs_link *fs_table_walk(const struct fs_table *table, const struct fs_link *at)
+{
+    if (at && at->next)
+        return at->next;
+    for (size_t i = at ? (at->hash & (table->size - 1)) + 1 : 0; i < table->size; i++)
+        if (table->buckets[i])
+            return table->buckets[i];
+    return NULL;
+}

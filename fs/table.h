@@ -42,5 +42,9 @@ struct fs_link *fs_table_next(const struct fs_link *link);
  * which starts at 0. */
 struct fs_link *fs_table_pop(struct fs_table *table, size_t *cursor);
 
+/* All links, in no order: NULL to begin with, the last one after that; NULL at the end. The table
+ * must not change meanwhile. */
+struct fs_link *fs_table_walk(const struct fs_table *table, const struct fs_link *at);
+
 /* The struct that a link is in. */
 #define FS_LINK_OWNER(link, type, member) ((type *)(void *)((char *)(link)-offsetof(type, member)))

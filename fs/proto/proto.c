@@ -652,18 +652,17 @@ int fs_hello_parse(const uint8_t *bytes, size_t size, bool from_server, struct f
     hello.flags = bg_reader_u32le(&in);
     hello.uid = bg_reader_u32le(&in);
     hello.gid = bg_reader_u32le(&in);
-    uint32_t reserved[3];
-    for (int i = 0; i < 3; i++)
-        reserved[i] = bg_reader_u32le(&in);
-    uint32_t known =
-        from_server ? FS_HELLO_READ_ONLY | FS_HELLO_ALL_USERS | FS_HELLO_WHOLE : FS_HELLO_READ_ONLY;
+    hello.boot = bg_reader_u64le(&in);
+    uint32_t reserved = bg_reader_u32le(&in);
+    uint32_t known = FS_HELLO_READ_ONLY | FS_HELLO_FEED;
+    known |= from_server ? FS_HELLO_ALL_USERS | FS_HELLO_WHOLE : FS_HELLO_CLEAN_LINKS;
     if (!bg_reader_end(&in))
         return bg_err_set(err, -EPROTO, "hello of %zu bytes: want %u", size, FS_HELLO_SIZE);
     if (magic != (from_server ? HELLO_SERVER : HELLO_CLIENT))
         return bg_err_set(err, -EPROTO, "hello: magic 0x%08x: no file server there", magic);
     if (version != FS_HELLO_VERSION)
         return bg_err_set(err, -EPROTO, "hello: version %u: want %u", version, FS_HELLO_VERSION);
-    if (zero != 0 || (hello.flags & ~known) || reserved[0] || reserved[1] || reserved[2])
+    if (zero != 0 || (hello.flags & ~known) || reserved != 0 || (!from_server && hello.boot != 0))
         return bg_err_set(err, -EPROTO, "hello: flags 0x%x", hello.flags);
     *ret = hello;
     return 0;
@@ -677,7 +676,7 @@ void fs_hello_emit(const struct fs_hello *hello, uint8_t out[FS_HELLO_SIZE])
     bg_writer_u32le(&w, hello->flags);
     bg_writer_u32le(&w, hello->uid);
     bg_writer_u32le(&w, hello->gid);
-    for (int i = 0; i < 3; i++)
-        bg_writer_u32le(&w, 0);
+    bg_writer_u64le(&w, hello->boot);
+    bg_writer_u32le(&w, 0);
     assert(bg_writer_ok(&w));
 }

@@ -54,6 +54,10 @@ enum fs_reply_kind {
     FS_REPLY_OTHER, /* INIT, IOCTL, POLL, BMAP: never on our streams */
 };
 
+/* WRITE, flags2: nobody will look at the count, so an error counts even if some was written. Beyond
+ * the kernel's protocol. */
+#define FS_WRITE_WHOLE (1u << 31)
+
 /* How long a person may have to wait for an answer. */
 enum fs_class { FS_CLASS_META, FS_CLASS_DATA, FS_CLASS_SYNC, FS_CLASS_WAIT /* no deadline */ };
 
@@ -211,13 +215,16 @@ void fs_init_reply_emit(uint64_t unique, const struct fs_init *init, struct bg_w
 #define FS_HELLO_VERSION   1u
 #define FS_HELLO_READ_ONLY 1u /* server: refuses changes; client: will make none */
 #define FS_HELLO_ALL_USERS                                                                         \
-    2u                    /* server: requests have all rights, so every file counts as the user's */
-#define FS_HELLO_WHOLE 4u /* server: the folder is the root of its machine */
+    2u /* server: requests have all rights, so every file counts as the user's */
+#define FS_HELLO_WHOLE       4u /* server: the folder is the root of its machine */
+#define FS_HELLO_FEED        8u /* server: can tell of changes (change.h); client: wants to be told */
+#define FS_HELLO_CLEAN_LINKS 16u /* client: links' texts shall have ".." at their start only */
 
 struct fs_hello {
     bool server;       /* which side speaks */
     uint32_t flags;    /* FS_HELLO_* */
     uint32_t uid, gid; /* server: whose rights the requests have */
+    uint64_t boot;     /* server: another value after each start of its machine; 0: unknown */
 };
 
 /* Parses exactly FS_HELLO_SIZE untrusted bytes. Errors: -EPROTO. */

@@ -82,11 +82,25 @@ static void count_parents(const char *path, size_t size, size_t *ret_leading, bo
     *ret_leading = leading;
 }
 
+unsigned fs_check_link_ups(const char *text, size_t size)
+{
+    size_t leading;
+    bool later;
+    count_parents(text, size, &leading, &later);
+    return (unsigned)leading;
+}
+
+int fs_check_link_text(const uint8_t *text, size_t size)
+{
+    return size == 0 || size >= BG_PATH_MAX || memchr(text, 0, size) ? -EIO : 0;
+}
+
 int fs_check_link(const uint8_t *text, size_t size, unsigned depth, bool whole,
                   char out[BG_PATH_MAX], size_t *ret_size)
 {
-    if (size == 0 || size >= BG_PATH_MAX || memchr(text, 0, size))
-        return -EIO;
+    int r = fs_check_link_text(text, size);
+    if (r < 0)
+        return r;
     const char *path = (const char *)text;
     bool absolute = path[0] == '/';
     size_t leading;

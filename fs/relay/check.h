@@ -37,6 +37,12 @@ bool fs_check_name_shown(const char *name, size_t size, bool raw);
 int fs_check_link(const uint8_t *text, size_t size, unsigned depth, bool whole,
                   char out[BG_PATH_MAX], size_t *ret_size) BG_MUST_CHECK;
 
+/* How often a checked text goes up from where it starts. */
+unsigned fs_check_link_ups(const char *text, size_t size);
+
+/* The text of a link that nobody will follow, or anybody may. Errors: -EIO not a link's text. */
+int fs_check_link_text(const uint8_t *text, size_t size) BG_MUST_CHECK;
+
 /* True when bytes are names of user.* attributes, each with its NUL. */
 bool fs_check_xattr_list(const uint8_t *bytes, size_t size);
 

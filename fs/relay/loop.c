@@ -6,21 +6,29 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
 #include "common/io.h"
 #include "fs/proto/proto.h"
+#include "fs/relay/notifier.h"
 
 #define INPUT_SIZE       (2u * BG_FS_MESSAGE_MAX) /* one whole message and the start of the next */
 #define REQUESTS_AT_ONCE 64                       /* then the replies have their turn */
+#define GREET_TIMEOUT_MS 30000u                   /* for the hello of a stream that came later */
+
+#define NOTICES_END_MS      1000 /* then the keeper aborts the mount */
+#define NOTICES_END_TICK_MS 5
 
 struct fs_loop {
     struct fs_loop_opts opts;
     struct fs_relay *relay;
+    struct fs_notifier *notifier;
     int fuse_fd;
-    bool ready, broken; /* broken: the stream is of no use any more */
+    bool ready, broken;     /* broken: the stream is of no use any more */
+    uint64_t greeted_by_ms; /* until then a new stream's hello is awaited; 0: none is */
     struct bg_err why;
 
     uint8_t *request; /* BG_FS_MESSAGE_MAX */
@@ -48,6 +56,12 @@ static int to_kernel(void *owner, const struct iovec *parts, int count)
         n = writev(loop->fuse_fd, parts, count);
     } while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : 0;
+}
+
+static bool notify(void *owner, const struct fs_notice *notice)
+{
+    struct fs_loop *loop = owner;
+    return fs_notifier_push(loop->notifier, notice);
 }
 
 /* ---- to the server ---- */
@@ -147,6 +161,16 @@ static int take_replies(struct fs_loop *loop, uint64_t now_ms, struct bg_err *er
     }
 }
 
+/* The hello of a stream that came later. */
+static int take_hello(struct fs_loop *loop, uint64_t now_ms, struct bg_err *err)
+{
+    if (loop->input_size < FS_HELLO_SIZE)
+        return 0;
+    loop->greeted_by_ms = 0;
+    loop->input_at = FS_HELLO_SIZE;
+    return fs_relay_returned(loop->relay, loop->input, FS_HELLO_SIZE, now_ms, err);
+}
+
 static void read_input(struct fs_loop *loop, uint64_t now_ms)
 {
     if (INPUT_SIZE - loop->input_size < BG_FS_MESSAGE_MAX || loop->input_at == loop->input_size) {
@@ -164,7 +188,10 @@ static void read_input(struct fs_loop *loop, uint64_t now_ms)
     }
     loop->input_size += (size_t)n;
     struct bg_err err;
-    if (take_replies(loop, now_ms, &err) < 0 && !loop->broken) {
+    int r = loop->greeted_by_ms > 0 ? take_hello(loop, now_ms, &err) : 0;
+    if (r == 0 && loop->greeted_by_ms == 0)
+        r = take_replies(loop, now_ms, &err);
+    if (r < 0 && !loop->broken) {
         loop->broken = true;
         loop->why = err;
     }
@@ -211,12 +238,16 @@ int fs_loop_new(const struct fs_loop_opts *opts, struct fs_loop **ret, struct bg
     loop->fuse_fd = -1;
     loop->opts.relay.to_kernel = to_kernel;
     loop->opts.relay.to_server = to_server;
+    loop->opts.relay.notify = notify;
     loop->opts.relay.owner = loop;
+    loop->opts.relay.returns = opts->return_fd >= 0;
     loop->request = malloc(BG_FS_MESSAGE_MAX);
     loop->input = malloc(INPUT_SIZE);
     int r = loop->request && loop->input ? 0 : -ENOMEM;
     if (r == 0)
         r = fs_relay_new(&loop->opts.relay, &loop->relay);
+    if (r == 0)
+        r = fs_notifier_new(&loop->notifier);
     if (r == 0)
         r = set_nonblocking(opts->in_fd);
     if (r == 0)
@@ -234,6 +265,7 @@ void fs_loop_free(struct fs_loop *loop)
     if (!loop)
         return;
     fs_relay_free(loop->relay);
+    fs_notifier_free(loop->notifier);
     free(loop->request);
     free(loop->input);
     free(loop->output);
@@ -272,14 +304,34 @@ int fs_loop_greet(struct fs_loop *loop, uint64_t timeout_ms, struct bg_err *err)
     return r;
 }
 
-/* After the stream: nothing is read or sent any more, requests get EIO. */
-static int drop_stream(struct fs_loop *loop, struct bg_err *err)
+static void never_again(struct fs_loop *loop)
 {
-    if (fs_relay_state(loop->relay) != FS_RELAY_GONE) {
-        bg_log(loop->opts.relay.log, BG_LOG_WARN, "%s: every access fails until the unmount",
-               loop->why.text);
-        fs_relay_gone(loop->relay);
-        loop->output_at = loop->output_size = 0;
+    if (fs_relay_state(loop->relay) == FS_RELAY_GONE)
+        return;
+    bg_log(loop->opts.relay.log, BG_LOG_WARN, "%s: every access fails until the unmount",
+           loop->why.text);
+    fs_relay_gone(loop->relay);
+}
+
+/* After the stream: nothing is read or sent any more; another one may come. */
+static int drop_stream(struct fs_loop *loop, uint64_t now_ms, struct bg_err *err)
+{
+    if (loop->opts.in_fd >= 0) {
+        if (loop->opts.out_fd != loop->opts.in_fd)
+            (void)close(loop->opts.out_fd);
+        (void)close(loop->opts.in_fd); /* the server shall see it, if there is one */
+        loop->opts.in_fd = loop->opts.out_fd = -1;
+        loop->output_at = loop->output_size = loop->input_at = loop->input_size = 0;
+        loop->greeted_by_ms = 0;
+        bool again = fs_relay_state(loop->relay) == FS_RELAY_LOST; /* it has been said */
+        if (loop->ready && loop->opts.return_fd >= 0 && fs_relay_lost(loop->relay, now_ms) == 0) {
+            if (!again)
+                bg_log(loop->opts.relay.log, BG_LOG_WARN, "%s: trying to get it back",
+                       loop->why.text);
+            loop->opts.on_lost(loop->opts.owner);
+        } else {
+            never_again(loop);
+        }
     }
     if (!loop->ready) {
         if (err)
@@ -289,53 +341,149 @@ static int drop_stream(struct fs_loop *loop, struct bg_err *err)
     return 0;
 }
 
+/* A word of whoever looks for another stream. */
+static void take_return(struct fs_loop *loop, uint64_t now_ms)
+{
+    char word = 0;
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec part = {.iov_base = &word, .iov_len = 1};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
+    ssize_t n = recvmsg(loop->opts.return_fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    int fd = -1;
+    const struct cmsghdr *header = n > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
+        memcpy(&fd, CMSG_DATA(header), sizeof fd);
+    bool wanted = loop->broken && fs_relay_state(loop->relay) == FS_RELAY_LOST;
+    if (n > 0 && word == FS_LOOP_STREAM && fd >= 0 && wanted) {
+        loop->opts.in_fd = loop->opts.out_fd = fd;
+        loop->broken = false;
+        loop->greeted_by_ms = now_ms + GREET_TIMEOUT_MS;
+        uint8_t hello[FS_HELLO_SIZE];
+        fs_relay_hello(loop->relay, hello);
+        part = (struct iovec){.iov_base = hello, .iov_len = sizeof hello};
+        to_server(loop, &part, 1);
+        return;
+    }
+    if (fd >= 0)
+        (void)close(fd);
+    if (n > 0 && word == FS_LOOP_NOT_SOON && wanted) {
+        fs_relay_not_soon(loop->relay);
+    } else if (n <= 0 || word == FS_LOOP_NEVER) {
+        loop->opts.return_fd = -1; /* borrowed */
+        if (wanted)
+            never_again(loop);
+    }
+}
+
+int fs_loop_start(struct fs_loop *loop, int fuse_fd, struct bg_err *err)
+{
+    int r = fs_notifier_start(loop->notifier, fuse_fd);
+    return r < 0 ? bg_err_errno(err, r, "mount: starting a thread") : 0;
+}
+
+/* The second thread may be in the kernel, waiting for somebody who waits for an answer: every
+ * request gets one until it has come out. */
+static void end_notices(struct fs_loop *loop)
+{
+    uint64_t until_ms = bg_now_ms() + NOTICES_END_MS;
+    fs_relay_gone(loop->relay);
+    while (!fs_notifier_stop(loop->notifier) && bg_now_ms() < until_ms) {
+        struct pollfd fuse = {.fd = loop->fuse_fd, .events = POLLIN};
+        if (poll(&fuse, 1, NOTICES_END_TICK_MS) > 0 && read_requests(loop, bg_now_ms()) != 0)
+            return; /* unmounted: the kernel has let go of it */
+    }
+}
+
+/* The mount is no more: what was acknowledged is still brought to the server, if it answers. */
+static void finish(struct fs_loop *loop)
+{
+    uint64_t now_ms = bg_now_ms(), until_ms = now_ms + FS_LOOP_FINISH_MS, next_ms;
+    struct bg_err why;
+    while (!loop->broken && now_ms < until_ms && !fs_relay_finish(loop->relay, now_ms)) {
+        struct pollfd fds[2] = {
+            {.fd = loop->opts.in_fd, .events = POLLIN},
+            {.fd = output_left(loop) > 0 ? loop->opts.out_fd : -1, .events = POLLOUT}};
+        if (fs_relay_tick(loop->relay, now_ms, &next_ms, &why) < 0)
+            return;
+        int n = poll(fds, 2, next_ms < until_ms - now_ms ? (int)next_ms : (int)(until_ms - now_ms));
+        if (n < 0 && errno != EINTR)
+            return;
+        now_ms = bg_now_ms();
+        if (n > 0 && fds[1].revents)
+            write_output(loop);
+        if (n > 0 && fds[0].revents)
+            read_input(loop, now_ms);
+    }
+}
+
 int fs_loop_run(struct fs_loop *loop, int fuse_fd, int signal_fd, struct bg_err *err)
 {
     loop->fuse_fd = fuse_fd;
     for (;;) {
-        uint64_t now_ms = bg_now_ms(), next_ms;
+        uint64_t now_ms = bg_now_ms(), next_ms = UINT64_MAX;
         struct bg_err why;
-        if (fs_relay_tick(loop->relay, now_ms, &next_ms, &why) < 0 && !loop->broken) {
-            loop->broken = true;
-            loop->why = why;
-        }
-        if (!loop->broken && output_left(loop) < BG_FS_WINDOW_BYTES)
-            fs_relay_flush_forgets(loop->relay);
+        if (loop->greeted_by_ms > 0 && now_ms >= loop->greeted_by_ms)
+            stream_failed(loop, -ETIMEDOUT, "the file server that came back");
         if (loop->broken) {
-            int r = drop_stream(loop, err);
+            int r = drop_stream(loop, now_ms, err);
             if (r < 0)
                 return r;
         }
+        if (fs_relay_tick(loop->relay, now_ms, &next_ms, &why) < 0 && !loop->broken) {
+            loop->broken = true;
+            loop->why = why;
+            continue;
+        }
+        if (loop->greeted_by_ms > 0 && loop->greeted_by_ms - now_ms < next_ms)
+            next_ms = loop->greeted_by_ms - now_ms;
+        if (!loop->broken && output_left(loop) < BG_FS_WINDOW_BYTES)
+            fs_relay_flush_forgets(loop->relay);
+        if (loop->broken && loop->opts.in_fd >= 0)
+            continue; /* the stream broke as the last was sent */
         if (!loop->ready && fs_relay_state(loop->relay) == FS_RELAY_LIVE) {
             loop->ready = true;
             loop->opts.on_ready(loop->opts.owner);
         }
         bool room = fs_relay_has_room(loop->relay) && output_left(loop) < BG_FS_WINDOW_BYTES;
-        struct pollfd fds[4] = {
+        struct pollfd fds[5] = {
             {.fd = fuse_fd, .events = room ? POLLIN : 0},
             {.fd = signal_fd, .events = POLLIN},
             {.fd = loop->broken ? -1 : loop->opts.in_fd, .events = POLLIN},
-            {.fd = output_left(loop) > 0 ? loop->opts.out_fd : -1, .events = POLLOUT}};
-        int n = poll(fds, 4, next_ms == UINT64_MAX ? -1 : (int)next_ms);
+            {.fd = output_left(loop) > 0 ? loop->opts.out_fd : -1, .events = POLLOUT},
+            {.fd = loop->opts.return_fd, .events = POLLIN}};
+        int n = poll(fds, 5, next_ms == UINT64_MAX ? -1 : (int)next_ms);
         if (n < 0 && errno != EINTR)
             return bg_err_errno(err, -errno, "mount: poll");
         if (n <= 0)
             continue;
         now_ms = bg_now_ms();
         if (fds[1].revents) {
-            fs_relay_gone(loop->relay);
+            finish(loop);
+            end_notices(loop);
             return 0;
         }
-        if (fds[3].revents)
+        if (fds[4].revents)
+            take_return(loop, now_ms);
+        if (fds[3].revents && !loop->broken)
             write_output(loop);
-        if (fds[2].revents)
+        if (fds[2].revents && !loop->broken)
             read_input(loop, now_ms);
         if (fds[0].revents) {
             int r = read_requests(loop, now_ms);
             if (r < 0)
                 return bg_err_errno(err, r, "/dev/fuse");
-            if (r > 0)
+            if (r > 0) {
+                finish(loop);
                 return 0;
+            }
         }
     }
 }

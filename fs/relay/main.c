@@ -11,11 +11,13 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <jansson.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -25,21 +27,26 @@
 #include "common/quote.h"
 #include "fs/relay/loop.h"
 #include "fs/relay/mountpoint.h"
+#include "fs/relay/reopen.h"
 #include "fs/relay/sandbox.h"
 
 #define GREET_TIMEOUT_MS    30000u /* an emulated guest that is busy takes its time */
 #define DEADLINE_DEFAULT_MS 15000u
-#define END_TIMEOUT_MS      2000u /* for the relay to end when asked to; then it is killed */
+/* For the relay to end when asked to; then it is killed. */
+#define END_TIMEOUT_MS (FS_LOOP_FINISH_MS + 2000u)
 
 struct args {
     int stream_fd, ready_fd, log_fd;
     const char *mountpoint, *name;
     bool read_only, exec, foreground, raw_names;
+    enum fs_links links;
     uint64_t deadline_ms;
+    enum fs_reopen_kind reopen_kind;
+    char **reopen; /* the command that gets another stream; NULL: none does */
 };
 
 /* What the relay tells the keeper, in one write. */
-enum report_kind { REPORT_MOUNTED = 1, REPORT_READY = 2, REPORT_FAILED = 3 };
+enum report_kind { REPORT_MOUNTED = 1, REPORT_READY = 2, REPORT_FAILED = 3, REPORT_LOST = 4 };
 
 struct report {
     int kind; /* enum report_kind */
@@ -68,15 +75,23 @@ static void relay_ready(void *owner)
     send_report(*(const int *)owner, REPORT_READY, NULL);
 }
 
+static void relay_lost(void *owner)
+{
+    send_report(*(const int *)owner, REPORT_LOST, NULL);
+}
+
 static int serve(const struct args *args, const char *path, const struct bg_log *log, int report_fd,
-                 struct bg_err *err)
+                 int return_fd, struct bg_err *err)
 {
     struct fs_loop_opts opts = {.in_fd = args->stream_fd,
                                 .out_fd = args->stream_fd,
+                                .return_fd = return_fd,
+                                .on_lost = relay_lost,
                                 .relay = {.uid = getuid(),
                                           .gid = getgid(),
                                           .read_only = args->read_only,
                                           .raw_names = args->raw_names,
+                                          .links = args->links,
                                           .deadline_ms = args->deadline_ms,
                                           .log = log},
                                 .on_ready = relay_ready,
@@ -94,8 +109,11 @@ static int serve(const struct args *args, const char *path, const struct bg_log 
     r = fs_loop_greet(loop, GREET_TIMEOUT_MS, err);
     int fuse_fd = -1;
     if (r == 0) {
-        struct fs_mount_opts mount_opts = {
-            .path = path, .name = args->name, .read_only = args->read_only, .exec = args->exec};
+        struct fs_mount_opts mount_opts = {.path = path,
+                                           .name = args->name,
+                                           .read_only = args->read_only,
+                                           .exec = args->exec,
+                                           .nosymfollow = args->links == FS_LINKS_NONE};
         r = fs_mount_make(&mount_opts, &fuse_fd, err);
     }
     if (r == 0) {
@@ -105,9 +123,12 @@ static int serve(const struct args *args, const char *path, const struct bg_log 
     if (r == 0)
         r = fs_sandbox_enter(err);
     if (r == 0)
+        r = fs_loop_start(loop, fuse_fd, err);
+    if (r == 0)
+        r = fs_sandbox_filter(err);
+    if (r == 0)
         r = fs_loop_run(loop, fuse_fd, signal_fd, err);
-    fs_loop_free(loop);
-    return r; /* the fds end with the process */
+    return r; /* all ends with the process, even a thread that waits for something */
 }
 
 /* Lets go of every fd that is not needed: the caller may wait for the end of its pipes, and what
@@ -144,18 +165,18 @@ static void drop_stdio(int log_fd)
 
 /* Does not return. */
 static void run_relay(const struct args *args, const char *path, const struct bg_log *log,
-                      int report_fd)
+                      int report_fd, int return_fd)
 {
     struct bg_err err = {0};
     (void)signal(SIGINT, SIG_IGN); /* the keeper's affair */
     (void)signal(SIGHUP, SIG_IGN);
     (void)signal(SIGPIPE, SIG_IGN);
     drop_stdio(log->fd);
-    int keep[] = {0, 1, 2, args->stream_fd, log->fd, report_fd};
+    int keep[] = {0, 1, 2, args->stream_fd, log->fd, report_fd, return_fd};
     qsort(keep, sizeof keep / sizeof *keep, sizeof *keep, by_number);
     close_others(keep, sizeof keep / sizeof *keep);
     tzset(); /* the log's clock reads a file; later there are none */
-    int r = serve(args, path, log, report_fd, &err);
+    int r = serve(args, path, log, report_fd, return_fd, &err);
     if (r < 0) {
         bg_log(log, BG_LOG_ERROR, "%s", err.text);
         send_report(report_fd, REPORT_FAILED, &err);
@@ -174,6 +195,7 @@ struct keeper {
     pid_t relay;
     bool mounted, relay_ended;
     struct fs_mount mount;
+    struct fs_reopen reopen;
 };
 
 /* One line of JSON for the caller. text is printable already. */
@@ -287,6 +309,35 @@ static void detach(struct keeper *keeper)
     keeper->started_fd = -1;
 }
 
+/* Until a signal asks for the end, or the relay has ended. Its end closes its report pipe at once;
+ * not so quickly does it end itself if a thread of it waits in the kernel, perhaps for somebody who
+ * waits for the relay. */
+static void watch_relay(struct keeper *keeper, const sigset_t *signals)
+{
+    bool closed = false;
+    BG_AUTOCLOSE int signal_fd = signalfd(-1, signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    while (signal_fd >= 0 && !closed && !relay_ended(keeper)) {
+        struct pollfd fds[3] = {{.fd = signal_fd, .events = POLLIN},
+                                {.fd = keeper->report_fd, .events = POLLIN},
+                                fs_reopen_poll(&keeper->reopen)};
+        if (poll(fds, 3, fs_reopen_timeout(&keeper->reopen, bg_now_ms())) < 0)
+            continue; /* EINTR: nothing else is possible */
+        struct signalfd_siginfo info;
+        if (fds[0].revents && read(signal_fd, &info, sizeof info) == (ssize_t)sizeof info &&
+            info.ssi_signo != SIGCHLD)
+            break;
+        struct report report;
+        if (fds[1].revents) /* in one piece, as it was written */
+            closed = read(keeper->report_fd, &report, sizeof report) != (ssize_t)sizeof report;
+        if (fds[1].revents && !closed && report.kind == REPORT_LOST)
+            fs_reopen_want(&keeper->reopen, bg_now_ms());
+        fs_reopen_turn(&keeper->reopen, fds[2].revents != 0, bg_now_ms());
+    }
+    fs_reopen_end(&keeper->reopen);
+    if (closed && !relay_ended(keeper))
+        fs_mount_abort(keeper->path, &keeper->mount);
+}
+
 static int run_keeper(const struct args *args, const char *path, const struct bg_log *log,
                       int started_fd)
 {
@@ -301,9 +352,10 @@ static int run_keeper(const struct args *args, const char *path, const struct bg
     (void)sigprocmask(SIG_BLOCK, &signals, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
 
-    int reports[2];
+    int reports[2], returns[2] = {-1, -1};
     struct bg_err err;
-    if (pipe2(reports, O_CLOEXEC) < 0) {
+    if (pipe2(reports, O_CLOEXEC) < 0 ||
+        (args->reopen && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, returns) < 0)) {
         (void)bg_err_errno(&err, -errno, "pipe");
         tell_error(&keeper, &err);
         return 1;
@@ -316,9 +368,16 @@ static int run_keeper(const struct args *args, const char *path, const struct bg
         return 1;
     }
     if (keeper.relay == 0) {
-        run_relay(args, path, log, reports[1]);
+        run_relay(args, path, log, reports[1], returns[1]);
     }
     (void)close(reports[1]);
+    if (returns[1] >= 0)
+        (void)close(returns[1]);
+    keeper.reopen = (struct fs_reopen){.kind = args->reopen_kind,
+                                       .argv = args->reopen,
+                                       .relay_fd = returns[0],
+                                       .log = log,
+                                       .fd = -1};
     (void)close(args->stream_fd); /* its end must be the relay's end */
 
     int r = await_ready(&keeper);
@@ -327,10 +386,7 @@ static int run_keeper(const struct args *args, const char *path, const struct bg
             (void)close(args->ready_fd);
         if (started_fd >= 0)
             detach(&keeper);
-        int number;
-        do {
-            number = sigwaitinfo(&signals, NULL);
-        } while (number < 0 || (number == SIGCHLD && !relay_ended(&keeper)));
+        watch_relay(&keeper, &signals);
     }
     take_down(&keeper, &signals);
     return r < 0 ? 1 : 0;
@@ -360,8 +416,9 @@ static void usage(FILE *out)
 {
     (void)fprintf(out,
                   "usage: bellglass-mount --stream-fd N --mountpoint DIR --name NAME\n"
-                  "  [--read-only] [--exec] [--raw-names] [--deadline-ms N]\n"
-                  "  [--ready-fd N] [--log-fd N] [--foreground]\n"
+                  "  [--read-only] [--exec] [--raw-names] [--symlinks inside|none|raw]\n"
+                  "  [--deadline-ms N] [--ready-fd N] [--log-fd N] [--foreground]\n"
+                  "  [--reopen serves|passes -- COMMAND...]\n"
                   "Mounts the files that a bellglass file server offers on the open stream N.\n");
 }
 
@@ -373,6 +430,18 @@ static int parse_fd(const char *text, int *ret)
     *ret = (int)fd;
     /* Only this process and its fork shall have it, not fusermount3. */
     return fcntl(*ret, F_SETFD, FD_CLOEXEC) < 0 ? -errno : 0;
+}
+
+static int parse_links(const char *text, enum fs_links *ret)
+{
+    static const char *const modes[] = {
+        [FS_LINKS_INSIDE] = "inside", [FS_LINKS_NONE] = "none", [FS_LINKS_RAW] = "raw"};
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++)
+        if (strcmp(text, modes[i]) == 0) {
+            *ret = (enum fs_links)i;
+            return 0;
+        }
+    return -EINVAL;
 }
 
 /* Returns -1 when the command line is good, else the exit status. */
@@ -388,12 +457,15 @@ static int parse_args(int argc, char **argv, struct args *ret)
                                             {"ready-fd", required_argument, NULL, 'y'},
                                             {"log-fd", required_argument, NULL, 'l'},
                                             {"foreground", no_argument, NULL, 'f'},
+                                            {"reopen", required_argument, NULL, 'o'},
+                                            {"symlinks", required_argument, NULL, 'k'},
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
     *ret = (struct args){
         .stream_fd = -1, .ready_fd = -1, .log_fd = -1, .deadline_ms = DEADLINE_DEFAULT_MS};
+    bool reopens = false;
     int c, r = 0;
-    while (r == 0 && (c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+    while (r == 0 && (c = getopt_long(argc, argv, "+", options, NULL)) != -1) {
         switch (c) {
         case 's':
             r = parse_fd(optarg, &ret->stream_fd);
@@ -406,6 +478,9 @@ static int parse_args(int argc, char **argv, struct args *ret)
             break;
         case 'd':
             r = bg_parse_u64(optarg, 100, 600000, &ret->deadline_ms);
+            break;
+        case 'k':
+            r = parse_links(optarg, &ret->links);
             break;
         case 'm':
             ret->mountpoint = optarg;
@@ -425,6 +500,15 @@ static int parse_args(int argc, char **argv, struct args *ret)
         case 'f':
             ret->foreground = true;
             break;
+        case 'o':
+            reopens = true;
+            if (strcmp(optarg, "serves") == 0)
+                ret->reopen_kind = FS_REOPEN_SERVES;
+            else if (strcmp(optarg, "passes") == 0)
+                ret->reopen_kind = FS_REOPEN_PASSES;
+            else
+                r = -EINVAL;
+            break;
         case 'h':
             usage(stdout);
             return 0;
@@ -434,7 +518,10 @@ static int parse_args(int argc, char **argv, struct args *ret)
         if (r < 0)
             (void)fprintf(stderr, "bellglass-mount: %s: %s\n", optarg, strerror(-r));
     }
-    if (r < 0 || optind != argc || ret->stream_fd < 0 || !ret->mountpoint || !ret->name) {
+    if (reopens && optind < argc)
+        ret->reopen = argv + optind;
+    if (r < 0 || reopens != (optind < argc) || ret->stream_fd < 0 || !ret->mountpoint ||
+        !ret->name) {
         usage(stderr);
         return 2;
     }

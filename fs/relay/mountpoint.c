@@ -21,7 +21,10 @@ extern char **environ;
 
 #define MOUNTINFO_MAX (16u * 1024 * 1024)
 #define HELPER        "fusermount3"
-#define COMM_FD       3 /* where fusermount3 finds its socket */
+#ifndef MS_NOSYMFOLLOW
+#define MS_NOSYMFOLLOW 256 /* Linux 5.10; older ones ignore it */
+#endif
+#define COMM_FD 3 /* where fusermount3 finds its socket */
 
 /* ---- mountinfo ---- */
 
@@ -42,17 +45,32 @@ static bool same_path(const char *escaped, const char *path)
     return *escaped == *path;
 }
 
+/* options: separated by commas. */
+static bool has_option(const char *options, const char *wanted)
+{
+    size_t size = strlen(wanted);
+    while (*options) {
+        size_t part = strcspn(options, ",");
+        if (part == size && memcmp(options, wanted, size) == 0)
+            return true;
+        options += part;
+        options += *options == ',';
+    }
+    return false;
+}
+
 /* ID PARENT MAJOR:MINOR ROOT PATH OPTIONS [TAG...] - TYPE SOURCE SUPER_OPTIONS */
 static bool parse_line(char *line, const char *path, struct fs_mount *ret)
 {
-    char *fields[5], *save = NULL;
-    for (size_t i = 0; i < 5; i++) {
+    char *fields[6], *save = NULL;
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         fields[i] = strtok_r(i == 0 ? line : NULL, " ", &save);
         if (!fields[i])
             return false;
     }
     if (!same_path(fields[4], path))
         return false;
+    bool nosymfollow = has_option(fields[5], "nosymfollow");
     const char *field;
     do {
         field = strtok_r(NULL, " ", &save);
@@ -62,6 +80,7 @@ static bool parse_line(char *line, const char *path, struct fs_mount *ret)
         return false;
     (void)snprintf(ret->device, sizeof ret->device, "%s", fields[2]);
     (void)snprintf(ret->type, sizeof ret->type, "%s", type);
+    ret->nosymfollow = nosymfollow;
     return true;
 }
 
@@ -220,6 +239,7 @@ static int mount_by_call(const struct fs_mount_opts *opts, const char *name, int
     unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOATIME;
     flags |= opts->exec ? 0 : MS_NOEXEC;
     flags |= opts->read_only ? MS_RDONLY : 0;
+    flags |= opts->nosymfollow ? MS_NOSYMFOLLOW : 0;
     char source[BG_NAME_MAX + 16], data[128];
     (void)snprintf(source, sizeof source, "bellglass:%s", name);
     (void)snprintf(data, sizeof data,
@@ -237,14 +257,42 @@ int fs_mount_make(const struct fs_mount_opts *opts, int *ret_fd, struct bg_err *
     option_name(opts->name, name);
     BG_AUTOCLOSE int fd = -1;
     int r = geteuid() == 0 ? mount_by_call(opts, name, &fd, err) : -EPERM;
+    if (r == -EPERM && opts->nosymfollow)
+        return bg_err_set(err, r,
+                          "%s: a mount whose links nobody can follow (--symlinks=none) needs root, "
+                          "or a namespace of your own (unshare -rm): " HELPER
+                          " does not know this kind; --symlinks=inside works for every user",
+                          opts->path);
     if (r == -EPERM) /* not root, or root of a container without the right to mount */
         r = mount_by_helper(opts, name, &fd, err);
     if (r < 0)
         return r;
+    struct fs_mount made;
+    if (opts->nosymfollow && (fs_mount_find(opts->path, &made, err) < 0 || !made.nosymfollow)) {
+        (void)umount2(opts->path, UMOUNT_NOFOLLOW | MNT_DETACH); /* ours, nobody has used it */
+        return bg_err_set(err, -EOPNOTSUPP,
+                          "%s: this kernel cannot keep links from being followed "
+                          "(--symlinks=none needs Linux 5.10)",
+                          opts->path);
+    }
     if (fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0)
         return bg_err_errno(err, -errno, "/dev/fuse");
     *ret_fd = bg_take_fd(&fd);
     return 0;
+}
+
+void fs_mount_abort(const char *path, const struct fs_mount *expected)
+{
+    struct fs_mount there;
+    if (fs_mount_find(path, &there, NULL) < 0 || strcmp(there.device, expected->device) != 0)
+        return;
+    char control[128];
+    const char *minor = strchr(expected->device, ':'); /* the connection's number */
+    (void)snprintf(control, sizeof control, "/sys/fs/fuse/connections/%s/abort",
+                   minor ? minor + 1 : "");
+    BG_AUTOCLOSE int fd = open(control, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, "1", 1) != 1)
+        (void)umount2(path, UMOUNT_NOFOLLOW | MNT_FORCE); /* aborts even if it is busy then */
 }
 
 int fs_mount_end(const char *path, const struct fs_mount *expected, bool lazily, struct bg_err *err)

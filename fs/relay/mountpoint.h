@@ -12,6 +12,7 @@
 struct fs_mount {
     char device[32]; /* "MAJOR:MINOR", which no other live mount has */
     char type[64];
+    bool nosymfollow; /* no symbolic link in it is followed */
 };
 
 /* The topmost mount at path (absolute, without symbolic links). Errors: -ENOENT nothing is mounted
@@ -27,12 +28,19 @@ struct fs_mount_opts {
     const char *path; /* from fs_mount_check */
     const char *name; /* shown as the file system's source: bellglass:NAME */
     bool read_only, exec;
+    bool nosymfollow; /* only by mount(2): fusermount3 does not know it */
 };
 
 /* Mounts. *ret_fd: /dev/fuse, non-blocking, O_CLOEXEC; it must never be in a second process, since
  * the kernel frees those who wait for the file system when the last one closes it.
- * Errors: -ENOENT no fusermount3; -EPERM; what mount(2) or fusermount3 say. */
+ * Errors: -ENOENT no fusermount3; -EPERM; -EOPNOTSUPP the kernel has no nosymfollow; what mount(2)
+ * or fusermount3 say. */
 int fs_mount_make(const struct fs_mount_opts *opts, int *ret_fd, struct bg_err *err) BG_MUST_CHECK;
+
+/* Makes the kernel fail every access to the mount, pending ones too, if `expected` is still what is
+ * mounted at path: for a relay that cannot let go of /dev/fuse. By the file system fusectl, where
+ * it is mounted, or as root. */
+void fs_mount_abort(const char *path, const struct fs_mount *expected);
 
 /* Unmounts if `expected` is still what is mounted at path; 0 too when it is not. lazily: also while
  * it is in use. Errors: -EBUSY; what umount2(2) or fusermount3 say. */

@@ -1,10 +1,13 @@
-#include "fs/relay/state.h"
+#include "fs/relay/changes.h"
+#include "fs/relay/gather.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define TICK_MS            50u
+#define WALK_TICK_MS       10u
+#define HELD_TICK_MS       10u
 #define PROBE_INTERVAL_MS  1000u
 #define INTERRUPT_GRACE_MS 100u /* for the server to give up a lock by itself */
 #define TIMEOUTS_TO_STALE  3u
@@ -96,58 +99,86 @@ struct fs_pending *fs_pending_find_kernel(const struct fs_relay *relay, uint64_t
 /* Which counter a pending request stands in. */
 static size_t *counter_of(struct fs_relay *relay, const struct fs_pending *pending)
 {
-    if (pending->kernel_unique == 0)
-        return &relay->own;
     if (pending->late)
         return &relay->late;
+    if (pending->kernel_unique == 0)
+        return &relay->own;
     bool slow = pending->class == FS_CLASS_WAIT || pending->class == FS_CLASS_SYNC;
     return slow ? &relay->slow : &relay->in_window;
 }
 
-static void pending_add(struct fs_relay *relay, struct fs_pending *pending)
+void fs_pending_list(struct fs_relay *relay, struct fs_pending *pending, uint32_t opcode,
+                     uint64_t now_ms)
 {
+    pending->opcode = opcode;
+    pending->class = fs_op_find(opcode)->class;
+    pending->sent_ms = now_ms;
+    pending->listed = true;
     pending->previous = relay->last;
     *(relay->last ? &relay->last->next : &relay->first) = pending;
     relay->last = pending;
-    fs_table_insert(&relay->by_unique, &pending->by_unique,
-                    fs_table_hash(&relay->by_unique, pending->unique));
     if (pending->kernel_unique != 0)
         fs_table_insert(&relay->by_kernel, &pending->by_kernel,
                         fs_table_hash(&relay->by_kernel, pending->kernel_unique));
     (*counter_of(relay, pending))++;
 }
 
+void fs_pending_disown(struct fs_relay *relay, struct fs_pending *pending)
+{
+    if (pending->listed) {
+        (*counter_of(relay, pending))--;
+        fs_table_remove(&relay->by_kernel, &pending->by_kernel);
+    }
+    pending->kernel_unique = 0;
+    if (pending->listed)
+        (*counter_of(relay, pending))++;
+}
+
 void fs_pending_free(struct fs_relay *relay, struct fs_pending *pending)
 {
-    if (pending->unique != 0) {
+    fs_gather_lost(relay, pending, -EIO);
+    if (pending->listed) {
         (*counter_of(relay, pending))--;
         *(pending->previous ? &pending->previous->next : &relay->first) = pending->next;
         *(pending->next ? &pending->next->previous : &relay->last) = pending->previous;
-        fs_table_remove(&relay->by_unique, &pending->by_unique);
+        if (pending->unique != 0)
+            fs_table_remove(&relay->by_unique, &pending->by_unique);
         if (pending->kernel_unique != 0 && !pending->late)
             fs_table_remove(&relay->by_kernel, &pending->by_kernel);
     }
+    fs_changes_write_ended(relay, pending);
     fs_tree_unref(&relay->tree, pending->node);
     fs_tree_unref(&relay->tree, pending->node2);
     free(pending->name);
     free(pending->name2);
+    free(pending->again);
+    free(pending->data);
     free(pending);
 }
 
-/* Answers the kernel in place of the server; the request is late from now on. */
+/* Answers the kernel in place of the server; the request is late from now on, or gone if the server
+ * has never seen it. */
 static void give_up(struct fs_relay *relay, struct fs_pending *pending, int error)
 {
-    if (!fs_relay_answer_from_memory(relay, pending->kernel_unique, pending->opcode, pending->node))
-        fs_relay_fail(relay, pending->kernel_unique, error);
+    fs_gather_lost(relay, pending, error);
+    if (pending->kernel_unique != 0) {
+        if (!fs_relay_answer_from_memory(relay, pending->kernel_unique, pending->opcode,
+                                         pending->node))
+            fs_relay_fail(relay, pending->kernel_unique, error);
+    }
     (*counter_of(relay, pending))--;
-    fs_table_remove(&relay->by_kernel, &pending->by_kernel);
+    if (pending->kernel_unique != 0)
+        fs_table_remove(&relay->by_kernel, &pending->by_kernel);
     pending->late = true;
     (*counter_of(relay, pending))++;
+    if (pending->unique == 0)
+        fs_pending_free(relay, pending);
 }
 
+/* Somebody waits for it, or has been told that it is done. */
 static bool is_waiting(const struct fs_pending *pending)
 {
-    return !pending->late && pending->kernel_unique != 0;
+    return !pending->late && (pending->kernel_unique != 0 || pending->gathered);
 }
 
 /* ---- requests to the server ---- */
@@ -160,11 +191,15 @@ void fs_relay_send(struct fs_relay *relay, struct fs_request *request, struct fs
         0; /* not the server's affair */
     request->lock_pid = 0;
     if (pending) {
+        if (!pending->listed)
+            fs_pending_list(relay, pending, request->opcode, now_ms);
         pending->unique = request->unique;
-        pending->opcode = request->opcode;
-        pending->class = fs_op_find(request->opcode)->class;
-        pending->sent_ms = now_ms;
-        pending_add(relay, pending);
+        if (request->opcode == FUSE_FSYNC)
+            pending->writes = pending->node->writes; /* those before it are done */
+        pending->change_number = relay->changes.number;
+        fs_changes_write_begins(pending);
+        fs_table_insert(&relay->by_unique, &pending->by_unique,
+                        fs_table_hash(&relay->by_unique, pending->unique));
     }
     uint8_t head[FS_HEAD_SIZE];
     struct bg_writer w = bg_writer_init(head, sizeof head);
@@ -179,7 +214,7 @@ void fs_relay_send(struct fs_relay *relay, struct fs_request *request, struct fs
 void fs_relay_send_own(struct fs_relay *relay, struct fs_request *request, uint64_t now_ms)
 {
     struct fs_pending *pending = calloc(1, sizeof *pending);
-    if (pending && relay->state != FS_RELAY_GONE)
+    if (pending && fs_relay_has_server(relay))
         fs_relay_send(relay, request, pending, now_ms);
     else
         free(pending);
@@ -196,7 +231,7 @@ void fs_relay_send_release(struct fs_relay *relay, uint64_t server_node, uint64_
 void fs_relay_forget(void *owner, uint64_t server_id, uint64_t count)
 {
     struct fs_relay *relay = owner;
-    if (relay->state == FS_RELAY_GONE)
+    if (!fs_relay_has_server(relay))
         return;
     if (relay->forget_count == relay->forget_room) {
         size_t room = relay->forget_room ? relay->forget_room * 2 : FORGETS_ROOM;
@@ -214,7 +249,7 @@ void fs_relay_forget(void *owner, uint64_t server_id, uint64_t count)
 
 void fs_relay_flush_forgets(struct fs_relay *relay)
 {
-    if (relay->state == FS_RELAY_GONE)
+    if (!fs_relay_has_server(relay))
         relay->forget_count = 0;
     for (size_t sent = 0; sent < relay->forget_count;) {
         size_t count = relay->forget_count - sent;
@@ -244,7 +279,7 @@ struct fs_rhandle *fs_handle_find(const struct fs_relay *relay, uint64_t id)
 }
 
 struct fs_rhandle *fs_handle_new(struct fs_relay *relay, struct fs_rnode *node, uint64_t server_fh,
-                                 bool writes)
+                                 uint64_t flags, bool quiet)
 {
     if (relay->handles.count >= BG_FS_HANDLES_MAX)
         return NULL;
@@ -253,7 +288,10 @@ struct fs_rhandle *fs_handle_new(struct fs_relay *relay, struct fs_rnode *node, 
         return NULL;
     handle->id = relay->next_handle++;
     handle->server_fh = server_fh;
-    handle->writes = writes;
+    handle->flags = flags;
+    handle->bound = true;
+    handle->quiet = quiet;
+    handle->errors_seen = node->gather ? node->gather->errors : 0;
     handle->node = node;
     fs_tree_ref(node);
     fs_table_insert(&relay->handles, &handle->link, fs_table_hash(&relay->handles, handle->id));
@@ -265,6 +303,26 @@ void fs_handle_free(struct fs_relay *relay, struct fs_rhandle *handle)
     fs_table_remove(&relay->handles, &handle->link);
     fs_tree_unref(&relay->tree, handle->node);
     free(handle);
+}
+
+void fs_relay_release(struct fs_relay *relay, struct fs_rhandle *handle, bool folder,
+                      uint64_t now_ms)
+{
+    struct fs_rnode *node = handle->node;
+    struct fs_pending *pending = fs_gather_is_busy(node) ? calloc(1, sizeof *pending) : NULL;
+    if (!handle->bound) {
+        free(pending); /* no server has it */
+    } else if (pending) {
+        struct fs_request request = {.opcode = folder ? FUSE_RELEASEDIR : FUSE_RELEASE,
+                                     .node = node->peer->id,
+                                     .fh = handle->server_fh};
+        pending->node = node;
+        fs_tree_ref(node);
+        fs_gather_forward(relay, &request, pending, now_ms);
+    } else {
+        fs_relay_send_release(relay, node->peer->id, handle->server_fh, folder, now_ms);
+    }
+    fs_handle_free(relay, handle);
 }
 
 /* ---- deadlines ---- */
@@ -297,9 +355,12 @@ static bool is_overdue(const struct fs_relay *relay, const struct fs_pending *pe
 
 static void give_up_all(struct fs_relay *relay)
 {
-    for (struct fs_pending *p = relay->first; p; p = p->next)
+    for (struct fs_pending *p = relay->first, *next; p; p = next) {
+        next = p->next;
         if (is_waiting(p))
             give_up(relay, p, -EIO);
+    }
+    fs_walks_fail(relay, -EIO);
 }
 
 static void become_stale(struct fs_relay *relay, uint64_t now_ms)
@@ -315,9 +376,10 @@ static void become_stale(struct fs_relay *relay, uint64_t now_ms)
 static bool expire(struct fs_relay *relay, uint64_t now_ms)
 {
     bool timed = false;
-    for (struct fs_pending *p = relay->first; p; p = p->next) {
-        if (!is_waiting(p))
-            continue;
+    for (struct fs_pending *p = relay->first, *next; p; p = next) {
+        next = p->next;
+        if (!is_waiting(p) || (p->kernel_unique == 0 && p->unique == 0))
+            continue; /* the last: a write that waits behind one that has a deadline */
         timed = timed || p->interrupted || p->class != FS_CLASS_WAIT;
         if (p->interrupted && now_ms - p->interrupted_ms >= INTERRUPT_GRACE_MS) {
             /* The first INTERRUPT may have come before the server began to wait. */
@@ -327,8 +389,8 @@ static bool expire(struct fs_relay *relay, uint64_t now_ms)
         } else if (is_overdue(relay, p, now_ms)) {
             bg_log(relay->opts.log, BG_LOG_WARN, "%s: no answer for %llu ms",
                    fs_op_find(p->opcode)->name, (unsigned long long)(now_ms - p->sent_ms));
+            relay->timeouts += p->unique != 0; /* not by one that only waits behind another */
             give_up(relay, p, -EIO);
-            relay->timeouts++;
         }
     }
     if (relay->timeouts >= TIMEOUTS_TO_STALE && relay->state == FS_RELAY_LIVE)
@@ -357,19 +419,31 @@ int fs_relay_tick(struct fs_relay *relay, uint64_t now_ms, uint64_t *ret_next_ms
     *ret_next_ms = UINT64_MAX;
     if (relay->state == FS_RELAY_GONE)
         return 0;
-    bool timed = expire(relay, now_ms);
+    int waits = fs_rebind_tick(relay, now_ms, err);
+    if (waits < 0)
+        return waits;
+    bool timed = expire(relay, now_ms) || waits > 0;
+    bool held = fs_walks_tick(relay, now_ms);
     if (relay->state == FS_RELAY_STALE)
         probe(relay, now_ms);
     if (relay->late > BG_FS_LATE_MAX)
         return bg_err_set(err, -EPROTO, "%zu requests without an answer", relay->late);
-    if (timed || relay->state == FS_RELAY_STALE)
+    *ret_next_ms = fs_gather_tick(relay, now_ms);
+    if ((timed || relay->state == FS_RELAY_STALE) && *ret_next_ms > TICK_MS)
         *ret_next_ms = TICK_MS;
+    if (held && *ret_next_ms > HELD_TICK_MS)
+        *ret_next_ms = HELD_TICK_MS;
+    if (fs_changes_walk(relay, now_ms))
+        *ret_next_ms = WALK_TICK_MS;
     return 0;
 }
 
-bool fs_relay_has_room(const struct fs_relay *relay)
+bool fs_relay_finish(struct fs_relay *relay, uint64_t now_ms)
 {
-    return relay->in_window < BG_FS_WINDOW;
+    relay->finishing = true;
+    if (relay->state != FS_RELAY_GONE)
+        (void)fs_gather_tick(relay, now_ms);
+    return relay->gathers == NULL;
 }
 
 /* ---- life ---- */
@@ -384,6 +458,7 @@ void fs_relay_gone(struct fs_relay *relay)
     if (relay->state == FS_RELAY_GONE)
         return;
     give_up_all(relay);
+    fs_rebind_free(relay);
     relay->state = FS_RELAY_GONE;
     while (relay->first)
         fs_pending_free(relay, relay->first); /* nothing will come for them */
@@ -392,6 +467,11 @@ void fs_relay_gone(struct fs_relay *relay)
 void fs_relay_hello(const struct fs_relay *relay, uint8_t *out)
 {
     struct fs_hello hello = {.flags = relay->opts.read_only ? FS_HELLO_READ_ONLY : 0};
+    /* The kernel cannot be told later that there is one after all. */
+    if (relay->opts.notify && (!relay->hello.server || relay->changes.agreed))
+        hello.flags |= FS_HELLO_FEED;
+    if (relay->opts.links == FS_LINKS_INSIDE)
+        hello.flags |= FS_HELLO_CLEAN_LINKS;
     fs_hello_emit(&hello, out);
 }
 
@@ -401,11 +481,14 @@ int fs_relay_greeted(struct fs_relay *relay, const uint8_t *bytes, size_t size, 
     int r = fs_hello_parse(bytes, size, /* from_server= */ true, &hello, err);
     if (r < 0)
         return r;
+    relay->hello = hello;
     relay->owners.server_uid = hello.uid;
     relay->owners.server_gid = hello.gid;
     relay->owners.all = hello.flags & FS_HELLO_ALL_USERS;
     relay->read_only = relay->opts.read_only || (hello.flags & FS_HELLO_READ_ONLY);
     relay->whole = hello.flags & FS_HELLO_WHOLE;
+    relay->changes.agreed = relay->changes.told =
+        relay->opts.notify && (hello.flags & FS_HELLO_FEED);
     return 0;
 }
 
@@ -445,10 +528,12 @@ void fs_relay_free(struct fs_relay *relay)
     relay->state = FS_RELAY_GONE; /* nothing is given back any more */
     while (relay->first)
         fs_pending_free(relay, relay->first);
+    fs_rebind_free(relay);
     size_t cursor = 0;
     if (relay->handles.buckets)
         for (struct fs_link *link; (link = fs_table_pop(&relay->handles, &cursor));)
             free(FS_LINK_OWNER(link, struct fs_rhandle, link));
+    fs_walks_done(relay);
     fs_table_done(&relay->handles);
     fs_table_done(&relay->by_unique);
     fs_table_done(&relay->by_kernel);

@@ -12,6 +12,14 @@
  * the server answers others, up to four deadlines are waited. STALE  after three such in a row:
  * everything gets EIO at once. A probe is sent each second; any answer makes it LIVE again. GONE
  * the stream has ended, or the server broke the protocol: EIO for good.
+ *   LOST   the stream has ended, and the owner tries to get another one to a server of the same
+ * folder (the agent was restarted, the sandbox was stopped and started, ...). Requests wait for one
+ * deadline, then they get EIO. REBINDING  it is there: folders and open files are found again by
+ * their names, and are the same if their inode numbers are. What is not is ESTALE, and the kernel
+ * looks names up anew. Open files that were deleted, or that somebody has held a lock on, cannot be
+ * had again (EIO).
+ *
+ * Writes are acknowledged before the server has done them: gather.h.
  *
  * STATFS and the root's attributes are answered from memory when the server does not, so that df, a
  * shell's prompt and umount work on a dead mount. */
@@ -27,11 +35,29 @@
 
 struct fs_relay;
 
+/* What the kernel shall forget: a name in a folder, a node's attributes, or all names. */
+struct fs_notice {
+    uint64_t node;    /* the kernel's id */
+    const char *name; /* not NUL-terminated; NULL: the node's attributes */
+    size_t name_size;
+    bool contents;  /* with the attributes: pages of a file, names read from a folder */
+    bool all_names; /* alone; kernels before 7.44 do not know it */
+};
+
+/* What the kernel is told about symbolic links. */
+enum fs_links {
+    FS_LINKS_INSIDE, /* only texts that stay inside the mount */
+    FS_LINKS_NONE,   /* true texts; the mount itself lets nobody follow them */
+    FS_LINKS_RAW,    /* true texts, and the host follows them anywhere */
+};
+
 struct fs_relay_opts {
     uid_t uid; /* whose mount it is */
     gid_t gid;
     bool read_only;
-    bool raw_names;           /* show names with control characters */
+    bool raw_names; /* show names with control characters */
+    bool returns;   /* after the loss of the stream another may come */
+    enum fs_links links;
     uint64_t deadline_ms;     /* for metadata; data has twice, fsync eight times that. > 0 */
     const struct bg_log *log; /* borrowed */
     /* Gives one whole message to the kernel. Returns 0 or negative errno: -ENOENT the kernel no
@@ -39,6 +65,9 @@ struct fs_relay_opts {
     int (*to_kernel)(void *owner, const struct iovec *parts, int count);
     /* Takes one whole message for the server; copies what it cannot send at once. */
     void (*to_server)(void *owner, const struct iovec *parts, int count);
+    /* Tells the kernel, later and from elsewhere: it may wait for answers. Copies. False: no room
+     * now. NULL: changes of others are not asked for. */
+    bool (*notify)(void *owner, const struct fs_notice *notice);
     void *owner;
 };
 
@@ -63,6 +92,16 @@ int fs_relay_reply(struct fs_relay *relay, const uint8_t *bytes, size_t size, ui
 /* The stream is no more. */
 void fs_relay_gone(struct fs_relay *relay);
 
+/* The stream is no more, and another may come: -EPROTO it never began. Once it has come, the hellos
+ * are exchanged again (fs_relay_hello) and fs_relay_returned is called instead of fs_relay_greeted.
+ */
+int fs_relay_lost(struct fs_relay *relay, uint64_t now_ms) BG_MUST_CHECK;
+/* It will not come soon: nobody waits for it any longer. */
+void fs_relay_not_soon(struct fs_relay *relay);
+/* Errors: -EPROTO no hello, or one of another folder: close the stream; the relay is still LOST. */
+int fs_relay_returned(struct fs_relay *relay, const uint8_t *bytes, size_t size, uint64_t now_ms,
+                      struct bg_err *err) BG_MUST_CHECK;
+
 /* Looks at the deadlines. Returns in how many ms to come again; UINT64_MAX: when something happens.
  * Errors come as by fs_relay_reply. */
 int fs_relay_tick(struct fs_relay *relay, uint64_t now_ms, uint64_t *ret_next_ms,
@@ -71,6 +110,10 @@ int fs_relay_tick(struct fs_relay *relay, uint64_t now_ms, uint64_t *ret_next_ms
 /* Whether the window has room: else the kernel's requests wait in the kernel. */
 bool fs_relay_has_room(const struct fs_relay *relay);
 
+/* No more requests will come: sends what was acknowledged and not sent. True when there is nothing
+ * left that the server has to answer. */
+bool fs_relay_finish(struct fs_relay *relay, uint64_t now_ms);
+
 /* Sends the references that were given up since the last time. Not while the stream is clogged. */
 void fs_relay_flush_forgets(struct fs_relay *relay);
 
@@ -78,6 +121,8 @@ enum fs_relay_state {
     FS_RELAY_NEW, /* before INIT and the root's first attributes */
     FS_RELAY_LIVE,
     FS_RELAY_STALE,
+    FS_RELAY_LOST,
+    FS_RELAY_REBINDING,
     FS_RELAY_GONE,
 };
 

@@ -1,7 +1,8 @@
 /* From the server to the kernel. Nothing that the server says is passed on before it was checked
  * against what was asked; what it hands out (references, handles, locks) is either kept or given
  * back. */
-#include "fs/relay/state.h"
+#include "fs/relay/changes.h"
+#include "fs/relay/gather.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -10,9 +11,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define VALID_SECONDS                                                                              \
-    1u /* how long the kernel believes names and attributes: no change feed yet                    \
-        */
 #define OFFSET_MAX (1ull << 53)
 
 static void give_back_reference(struct fs_relay *relay, uint64_t server_id)
@@ -23,9 +21,8 @@ static void give_back_reference(struct fs_relay *relay, uint64_t server_id)
 
 /* ---- attributes and entries ---- */
 
-/* Checks an attribute block and says what it describes. */
-static int look_at(const struct fs_relay *relay, uint64_t server_id, struct fs_attr *attr,
-                   struct fs_tree_entry *ret)
+int fs_relay_look_at(const struct fs_relay *relay, uint64_t server_id, struct fs_attr *attr,
+                     struct fs_tree_entry *ret)
 {
     bool special;
     int r = fs_check_attr(&relay->owners, attr, &special);
@@ -47,6 +44,7 @@ static bool type_fits(uint32_t opcode, const struct fs_tree_entry *entry)
         return entry->type == S_IFLNK;
     case FUSE_MKNOD:
     case FUSE_CREATE:
+    case FUSE_TMPFILE:
         return entry->type == S_IFREG && !entry->special;
     case FUSE_LINK:
         return entry->type != S_IFDIR;
@@ -57,13 +55,14 @@ static bool type_fits(uint32_t opcode, const struct fs_tree_entry *entry)
 
 /* Takes an entry for name in parent into the tree and makes reply the kernel's. In every case the
  * server's reference is kept or given back. */
-static int enter(struct fs_relay *relay, uint32_t opcode, struct fs_rnode *parent, const char *name,
-                 struct fs_reply *reply, struct fs_rnode **ret)
+static int enter(struct fs_relay *relay, const struct fs_pending *pending, uint32_t opcode,
+                 const char *name, struct fs_reply *reply, struct fs_rnode **ret)
 {
+    struct fs_rnode *parent = pending->node;
     struct fs_tree_entry entry;
     if (reply->node == 0)
         return opcode == FUSE_LOOKUP ? -ENOENT : -EIO;
-    int r = look_at(relay, reply->node, &reply->attr, &entry);
+    int r = fs_relay_look_at(relay, reply->node, &reply->attr, &entry);
     if (r == 0 && !type_fits(opcode, &entry))
         r = -EIO;
     if (r < 0) {
@@ -75,8 +74,7 @@ static int enter(struct fs_relay *relay, uint32_t opcode, struct fs_rnode *paren
         return r;
     reply->node = (*ret)->id;
     reply->generation = 0;
-    reply->entry_valid = reply->attr_valid = VALID_SECONDS;
-    reply->entry_valid_ns = reply->attr_valid_ns = 0;
+    fs_changes_date(relay, pending, *ret, parent, reply);
     return 0;
 }
 
@@ -84,15 +82,26 @@ static int answer_entry(struct fs_relay *relay, const struct fs_pending *pending
                         struct fs_reply *reply)
 {
     struct fs_rnode *node;
-    int r = enter(relay, pending->opcode, pending->node, pending->name, reply, &node);
+    int r = enter(relay, pending, pending->opcode, pending->name, reply, &node);
     if (r < 0)
         return r;
+    fs_gather_amend(node, pending->unique, reply);
     if (pending->opcode == FUSE_LINK && node->peer != pending->node2->peer) {
         fs_tree_forget(&relay->tree, node, 1);
         return -EIO; /* a new name is another file: not what was asked for */
     }
     if (fs_relay_answer(relay, pending->kernel_unique, pending->opcode, reply) < 0)
         fs_tree_forget(&relay->tree, node, 1);
+    return 0;
+}
+
+/* The name is not there, which the kernel may remember for a while. */
+static int answer_absent(struct fs_relay *relay, const struct fs_pending *pending)
+{
+    struct fs_reply reply = {.entry_valid = fs_changes_date_absence(relay, pending)};
+    if (reply.entry_valid == 0)
+        return -ENOENT;
+    (void)fs_relay_answer(relay, pending->kernel_unique, FUSE_LOOKUP, &reply);
     return 0;
 }
 
@@ -108,36 +117,30 @@ static int answer_attr(struct fs_relay *relay, const struct fs_pending *pending,
                        struct fs_reply *reply)
 {
     struct fs_tree_entry seen;
-    int r = look_at(relay, pending->node->peer->id, &reply->attr, &seen);
+    int r = fs_relay_look_at(relay, pending->node->peer->id, &reply->attr, &seen);
     if (r < 0)
         return r;
     if (pending->node == relay->tree.root && seen.type == S_IFDIR && !seen.special)
         remember_root(relay, &reply->attr);
     if (!fs_tree_same(&relay->tree, pending->node, &seen))
         return -ESTALE;
-    reply->attr_valid = VALID_SECONDS;
-    reply->attr_valid_ns = 0;
+    fs_changes_date(relay, pending, pending->node, NULL, reply);
     (void)fs_relay_answer(relay, pending->kernel_unique, pending->opcode, reply);
     return 0;
 }
 
 /* ---- handles ---- */
 
-static bool opens_for_writing(const struct fs_pending *pending)
-{
-    return (pending->flags & O_ACCMODE) != O_RDONLY;
-}
-
 static int answer_open(struct fs_relay *relay, const struct fs_pending *pending,
                        struct fs_reply *reply, uint64_t now_ms)
 {
     bool folder = pending->opcode == FUSE_OPENDIR;
     uint64_t server_fh = reply->fh;
-    struct fs_rhandle *handle =
-        fs_handle_new(relay, pending->node, server_fh, opens_for_writing(pending));
+    struct fs_rhandle *handle = fs_handle_new(relay, pending->node, server_fh, pending->flags,
+                                              reply->open_flags & FOPEN_NOFLUSH);
     if (handle) {
         reply->fh = handle->id;
-        reply->open_flags = 0; /* the relay's to decide; without a change feed none applies */
+        reply->open_flags = fs_changes_open_flags(relay, pending, pending->node);
         if (fs_relay_answer(relay, pending->kernel_unique, pending->opcode, reply) == 0)
             return 0;
         fs_handle_free(relay, handle);
@@ -151,10 +154,16 @@ static int answer_create(struct fs_relay *relay, const struct fs_pending *pendin
 {
     uint64_t server_node = reply->node, server_fh = reply->fh;
     struct fs_rnode *node;
-    int r = enter(relay, pending->opcode, pending->node, pending->name, reply, &node);
-    struct fs_rhandle *handle =
-        r == 0 ? fs_handle_new(relay, node, server_fh, opens_for_writing(pending)) : NULL;
+    int r = enter(relay, pending, pending->opcode, pending->name, reply, &node);
+    if (r == 0 && pending->opcode == FUSE_TMPFILE && node->nlookup > 1) {
+        fs_tree_forget(&relay->tree, node, 1);
+        r = -EIO; /* a new file is none that the kernel knows already */
+    }
+    struct fs_rhandle *handle = r == 0 ? fs_handle_new(relay, node, server_fh, pending->flags,
+                                                       reply->open_flags & FOPEN_NOFLUSH)
+                                       : NULL;
     if (handle) {
+        fs_gather_amend(node, pending->unique, reply);
         reply->fh = handle->id;
         reply->open_flags = 0;
         if (fs_relay_answer(relay, pending->kernel_unique, pending->opcode, reply) == 0)
@@ -216,9 +225,10 @@ static void emit_entry(struct fs_relay *relay, const struct fs_pending *pending,
         memcpy(name, entry->name, entry->name_size);
         name[entry->name_size] = '\0';
         struct fs_rnode *node;
-        if (enter(relay, FUSE_LOOKUP, pending->node, name, &entry->entry, &node) == 0) {
+        if (enter(relay, pending, FUSE_LOOKUP, name, &entry->entry, &node) == 0) {
             entry->ino = entry->entry.attr.ino;
             entry->type = (uint32_t)(entry->entry.attr.mode >> 12) & 15;
+            fs_gather_amend(node, pending->unique, &entry->entry);
         } else {
             entry->entry = (struct fs_reply){0}; /* who looks it up will be told why */
         }
@@ -343,21 +353,34 @@ static int answer_entries(struct fs_relay *relay, struct fs_pending *pending,
     reply->data_size = out.used;
     if (fs_relay_answer(relay, pending->kernel_unique, pending->opcode, reply) < 0 && plus)
         forget_entries(relay, out.start, out.used);
+    fs_changes_filled(relay, pending);
     return 0;
 }
 
 /* ---- the rest ---- */
 
 static int answer_link(struct fs_relay *relay, const struct fs_pending *pending,
-                       struct fs_reply *reply)
+                       struct fs_reply *reply, uint64_t now_ms)
 {
     char text[BG_PATH_MAX];
-    const struct fs_rnode *folder = pending->node->parent; /* links always have one */
-    int r = fs_check_link(reply->data, reply->data_size, fs_tree_depth(folder), relay->whole, text,
-                          &reply->data_size);
+    const struct fs_rnode *node = pending->node; /* links always have a parent */
+    int r;
+    if (node->stale)
+        return -ESTALE; /* it was moved meanwhile */
+    if (relay->opts.links == FS_LINKS_INSIDE)
+        r = fs_check_link(reply->data, reply->data_size, fs_tree_depth(node->parent), relay->whole,
+                          text, &reply->data_size);
+    else
+        r = fs_check_link_text(reply->data, reply->data_size);
     if (r < 0)
         return r;
-    reply->data = (const uint8_t *)text;
+    if (relay->opts.links == FS_LINKS_INSIDE) {
+        reply->data = (const uint8_t *)text;
+        r = fs_walks_link(relay, pending->kernel_unique, node, pending->thread,
+                          fs_check_link_ups(text, reply->data_size), pending->since_ms, now_ms);
+        if (r != 0)
+            return r < 0 ? r : 0; /* it is asked again */
+    }
     (void)fs_relay_answer(relay, pending->kernel_unique, pending->opcode, reply);
     return 0;
 }
@@ -395,9 +418,12 @@ static int check_count(const struct fs_pending *pending, const struct fs_reply *
 }
 
 /* What changed for the kernel with this answer. */
-static void follow_change(struct fs_relay *relay, const struct fs_pending *pending)
+static void follow_change(struct fs_relay *relay, const struct fs_pending *pending, uint64_t now_ms)
 {
     switch (pending->opcode) {
+    case FUSE_FSYNC:
+        pending->node->synced = pending->writes;
+        break;
     case FUSE_UNLINK:
     case FUSE_RMDIR:
         fs_tree_removed(&relay->tree, pending->node, pending->name);
@@ -406,6 +432,8 @@ static void follow_change(struct fs_relay *relay, const struct fs_pending *pendi
     case FUSE_RENAME2:
         fs_tree_moved(&relay->tree, pending->node, pending->name, pending->node2, pending->name2,
                       pending->flags & RENAME_EXCHANGE);
+        fs_rebind_renamed(relay, pending);
+        fs_walks_renamed(relay, pending->kernel_unique, now_ms);
         break;
     default:
         break;
@@ -427,18 +455,19 @@ static int pass_on(struct fs_relay *relay, struct fs_pending *pending, struct fs
     case FS_REPLY_ENTRY_OPEN:
         return answer_create(relay, pending, reply, now_ms);
     case FS_REPLY_TEXT:
-        return answer_link(relay, pending, reply);
+        return answer_link(relay, pending, reply, now_ms);
     case FS_REPLY_DIRENTS:
     case FS_REPLY_DIRENTS_PLUS:
         return answer_entries(relay, pending, reply, now_ms);
     case FS_REPLY_EMPTY:
-        follow_change(relay, pending);
+        follow_change(relay, pending, now_ms);
         break;
     case FS_REPLY_DATA:
         r = reply->data_size <= pending->size ? 0 : -EIO;
         break;
     case FS_REPLY_COUNT:
         r = check_count(pending, reply);
+        (pending->node2 ? pending->node2 : pending->node)->writes++;
         break;
     case FS_REPLY_STATFS:
         fs_check_statfs(&reply->statfs);
@@ -460,6 +489,10 @@ static int pass_on(struct fs_relay *relay, struct fs_pending *pending, struct fs
     }
     if (r == 0)
         (void)fs_relay_answer(relay, pending->kernel_unique, pending->opcode, reply);
+    if (r == 0 && pending->opcode == FUSE_READ)
+        fs_changes_filled(relay, pending);
+    if (r == 0 && pending->opcode == FUSE_WRITE)
+        fs_changes_wrote(relay, pending);
     return r;
 }
 
@@ -467,7 +500,7 @@ static int pass_on(struct fs_relay *relay, struct fs_pending *pending, struct fs
 
 static void unlock(struct fs_relay *relay, const struct fs_pending *pending, uint64_t now_ms)
 {
-    struct fs_request request = pending->lock;
+    struct fs_request request = pending->request;
     request.opcode = FUSE_SETLK;
     request.lock_type = F_UNLCK;
     fs_relay_send_own(relay, &request, now_ms);
@@ -501,7 +534,7 @@ static void give_back(struct fs_relay *relay, const struct fs_pending *pending,
     }
     case FS_REPLY_EMPTY:
         if ((pending->opcode == FUSE_SETLK || pending->opcode == FUSE_SETLKW) &&
-            pending->lock.lock_type != F_UNLCK)
+            pending->request.lock_type != F_UNLCK)
             unlock(relay, pending, now_ms);
         break;
     case FS_REPLY_NONE:
@@ -524,8 +557,9 @@ static void take_probe(struct fs_relay *relay, struct fs_reply *reply)
 {
     struct fs_tree_entry seen;
     relay->probing = false;
-    if (reply->error == 0 && look_at(relay, FS_TREE_ROOT, &reply->attr, &seen) == 0 &&
+    if (reply->error == 0 && fs_relay_look_at(relay, FS_TREE_ROOT, &reply->attr, &seen) == 0 &&
         seen.type == S_IFDIR && !seen.special) {
+        relay->tree.root->covered = reply->attr_valid != 0;
         remember_root(relay, &reply->attr);
         if (relay->state == FS_RELAY_NEW)
             relay->state = FS_RELAY_LIVE;
@@ -557,11 +591,15 @@ int fs_relay_reply(struct fs_relay *relay, const uint8_t *bytes, size_t size, ui
 {
     if (size < FS_REPLY_HEADER_SIZE)
         return bg_err_set(err, -EPROTO, "reply of %zu bytes", size);
+    struct bg_err why;
+    if (fs_reply_unique(bytes) == 0) /* no request has this number */
+        return fs_changes_take(relay, bytes, size, now_ms, &why) < 0
+                   ? odd_reply(relay, why.text, err)
+                   : 0;
     struct fs_pending *pending = fs_pending_find(relay, fs_reply_unique(bytes));
     if (!pending)
         return odd_reply(relay, "an answer to nothing", err);
     struct fs_reply reply;
-    struct bg_err why;
     int r = fs_reply_parse(pending->opcode, bytes, size, &reply, &why), odd = 0;
     if (r < 0) {
         odd = odd_reply(relay, why.text, err);
@@ -573,14 +611,20 @@ int fs_relay_reply(struct fs_relay *relay, const uint8_t *bytes, size_t size, ui
     if (reply.error < 0 && !fs_error_allowed(pending->opcode, reply.error))
         reply.error = -EIO;
 
-    if (pending->kernel_unique == 0 && pending->opcode == FUSE_GETATTR) {
+    if (pending->rebinds) {
+        fs_rebind_reply(relay, pending, &reply, now_ms);
+    } else if (pending->kernel_unique == 0 && pending->opcode == FUSE_GETATTR) {
         take_probe(relay, &reply);
+    } else if (pending->gathered && !pending->late) {
+        fs_gather_settled(relay, pending, reply.error, reply.size, now_ms);
     } else if (pending->late || pending->kernel_unique == 0) {
         if (reply.error == 0)
             give_back(relay, pending, &reply, now_ms);
     } else {
         uint64_t kernel_unique = pending->kernel_unique;
-        r = reply.error < 0 ? reply.error : pass_on(relay, pending, &reply, now_ms);
+        r = reply.error == -ENOENT && pending->opcode == FUSE_LOOKUP ? answer_absent(relay, pending)
+            : reply.error < 0                                        ? reply.error
+                              : pass_on(relay, pending, &reply, now_ms);
         if (r == -EIO && reply.error == 0)
             fs_relay_complain(relay, pending->opcode, "not what was asked for");
         if (r < 0)

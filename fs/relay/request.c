@@ -1,6 +1,7 @@
 /* From the kernel to the server: what is answered here, what is refused, and how the rest is
  * translated. The kernel is trusted to mean well, but a request is parsed as strictly as any. */
-#include "fs/relay/state.h"
+#include "fs/relay/changes.h"
+#include "fs/relay/gather.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -9,18 +10,18 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
-#define PROTOCOL_MINOR     38u /* what the table speaks */
-#define PROTOCOL_MINOR_MIN 31u /* older kernels lay structs out differently */
-#define BACKGROUND_MAX     64u
-#define CONGESTION         48u
+#define PROTOCOL_MINOR       38u /* what the table speaks */
+#define PROTOCOL_MINOR_EPOCH 44u /* since then FUSE_NOTIFY_INC_EPOCH */
+#define PROTOCOL_MINOR_MIN   31u /* older kernels lay structs out differently */
+#define BACKGROUND_MAX       64u
+#define CONGESTION           48u
 
 /* WRITEBACK_CACHE is not here: with it the kernel keeps its own idea of a file's size and times,
  * and what the guest writes stays unseen. CACHE_SYMLINKS is not: links are checked at each walk. */
-static const uint64_t wanted_flags = FUSE_ASYNC_READ | FUSE_POSIX_LOCKS | FUSE_ATOMIC_O_TRUNC |
-                                     FUSE_BIG_WRITES | FUSE_FLOCK_LOCKS | FUSE_AUTO_INVAL_DATA |
-                                     FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO |
-                                     FUSE_PARALLEL_DIROPS | FUSE_ABORT_ERROR | FUSE_MAX_PAGES |
-                                     FUSE_HANDLE_KILLPRIV_V2 | FUSE_INIT_EXT;
+static const uint64_t wanted_flags =
+    FUSE_ASYNC_READ | FUSE_POSIX_LOCKS | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_FLOCK_LOCKS |
+    FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS |
+    FUSE_ABORT_ERROR | FUSE_MAX_PAGES | FUSE_HANDLE_KILLPRIV_V2 | FUSE_INIT_EXT;
 
 static void answer_init(struct fs_relay *relay, const struct fs_request *request, uint64_t now_ms)
 {
@@ -33,11 +34,16 @@ static void answer_init(struct fs_relay *relay, const struct fs_request *request
         fs_relay_fail(relay, request->unique, -EPROTO);
         return;
     }
+    /* Pages are dropped when the server says that they have changed, else when the kernel sees it
+     * by a file's time. */
+    uint64_t flags =
+        wanted_flags | (relay->changes.agreed ? FUSE_EXPLICIT_INVAL_DATA : FUSE_AUTO_INVAL_DATA);
+    relay->changes.epochs = init.minor >= PROTOCOL_MINOR_EPOCH;
     struct fs_init ours = {.major = FUSE_KERNEL_VERSION,
                            .minor = init.minor < PROTOCOL_MINOR ? init.minor : PROTOCOL_MINOR,
                            .max_readahead = init.max_readahead < BG_FS_IO_MAX ? init.max_readahead
                                                                               : BG_FS_IO_MAX,
-                           .flags = init.flags & wanted_flags,
+                           .flags = init.flags & flags,
                            .max_background = BACKGROUND_MAX,
                            .congestion_threshold = CONGESTION,
                            .max_write = BG_FS_IO_MAX,
@@ -66,9 +72,16 @@ static void interrupt(struct fs_relay *relay, const struct fs_request *request, 
     /* Only a wait for a lock may end early. Anything else may have been done already, and a program
      * that is told EINTR after its rename worked, just because a timer of its own went off, fails
      * for no reason; those end at their deadline. */
+    fs_rebind_interrupt(relay, request->interrupted);
     struct fs_pending *pending = fs_pending_find_kernel(relay, request->interrupted);
     if (!pending || pending->class != FS_CLASS_WAIT || pending->interrupted)
         return;
+    if (pending->unique == 0) { /* the server has not heard of it */
+        uint64_t kernel_unique = pending->kernel_unique;
+        fs_pending_free(relay, pending);
+        fs_relay_fail(relay, kernel_unique, -EINTR);
+        return;
+    }
     pending->interrupted = true;
     pending->interrupted_ms = now_ms;
     struct fs_request pass = {.opcode = FUSE_INTERRUPT, .interrupted = pending->unique};
@@ -167,6 +180,7 @@ static int check_request(const struct fs_relay *relay, struct fs_request *reques
         request->mode &= 0777;
         return 0;
     case FUSE_CREATE:
+    case FUSE_TMPFILE:
         request->mode &= S_IFREG | 0777;
         request->flags &= O_ACCMODE | O_APPEND | O_TRUNC | O_SYNC | O_DSYNC | O_EXCL;
         request->flags2 = 0;
@@ -221,6 +235,8 @@ static int translate_handle(const struct fs_relay *relay, uint64_t *fh, const st
     const struct fs_rhandle *handle = fs_handle_find(relay, *fh);
     if (!handle || handle->node != node)
         return -EBADF;
+    if (!handle->bound)
+        return -EIO; /* what it was opened on is gone with its server */
     *fh = handle->server_fh;
     return 0;
 }
@@ -251,6 +267,7 @@ static struct fs_pending *pending_new(const struct fs_request *request, struct f
     pending->size = request->size;
     pending->offset = request->offset;
     pending->flags = request->flags;
+    pending->thread = request->caller_pid;
     if (request->name && is_in_folder(request->opcode))
         pending->name = strdup(request->name);
     if (request->name2)
@@ -276,11 +293,8 @@ static void release(struct fs_relay *relay, const struct fs_request *request, ui
 {
     struct fs_rhandle *handle = fs_handle_find(relay, request->fh);
     struct fs_reply reply = {0};
-    if (handle) {
-        fs_relay_send_release(relay, handle->node->peer->id, handle->server_fh,
-                              request->opcode == FUSE_RELEASEDIR, now_ms);
-        fs_handle_free(relay, handle);
-    }
+    if (handle)
+        fs_relay_release(relay, handle, request->opcode == FUSE_RELEASEDIR, now_ms);
     (void)fs_relay_answer(relay, request->unique, request->opcode, &reply); /* nobody waits */
 }
 
@@ -297,24 +311,31 @@ static bool flush_is_idle(const struct fs_relay *relay, const struct fs_request 
                           const struct fs_rnode *node)
 {
     const struct fs_rhandle *handle = fs_handle_find(relay, request->fh);
-    return request->opcode == FUSE_FLUSH && handle && handle->node == node && !handle->writes &&
-           !node->locked;
+    return request->opcode == FUSE_FLUSH && handle && handle->node == node &&
+           (handle->flags & O_ACCMODE) == O_RDONLY && !node->locked;
 }
 
-static int forward(struct fs_relay *relay, struct fs_request *request, uint64_t now_ms)
+static int forward(struct fs_relay *relay, struct fs_request *request, const uint8_t *bytes,
+                   size_t size, uint64_t now_ms)
 {
     struct fs_rnode *node = fs_tree_find(&relay->tree, request->node);
     if (!node)
-        return -ESTALE;
-    if (relay->state == FS_RELAY_STALE || relay->state == FS_RELAY_GONE)
-        return fs_relay_answer_from_memory(relay, request->unique, request->opcode, node) ? 0
-                                                                                          : -EIO;
-    if (node->stale)
         return -ESTALE;
     if (flush_is_idle(relay, request, node)) {
         (void)fs_relay_answer(relay, request->unique, FUSE_FLUSH, &(struct fs_reply){0});
         return 0;
     }
+    if (relay->state == FS_RELAY_LOST || relay->state == FS_RELAY_REBINDING)
+        return fs_relay_answer_from_memory(relay, request->unique, request->opcode, node)
+                   ? 0
+                   : fs_rebind_wait(relay, request->unique, bytes, size);
+    if (relay->state == FS_RELAY_STALE || relay->state == FS_RELAY_GONE)
+        return fs_relay_answer_from_memory(relay, request->unique, request->opcode, node) ? 0
+                                                                                          : -EIO;
+    if (node->stale)
+        return -ESTALE;
+    if (fs_rebind_tells_loss(relay, request))
+        return -EIO;
     struct fs_rnode *node2;
     int r = check_request(relay, request, node);
     if (r == 0)
@@ -323,9 +344,16 @@ static int forward(struct fs_relay *relay, struct fs_request *request, uint64_t 
         r = request->opcode == FUSE_SETLKW ? -ENOLCK : -EIO;
     if (r < 0)
         return r;
+    if (request->opcode == FUSE_RENAME || request->opcode == FUSE_RENAME2) {
+        r = fs_walks_rename(relay, request, node, node2, now_ms);
+        if (r != 0)
+            return r < 0 ? r : 0;
+    }
     struct fs_pending *pending = pending_new(request, node, node2);
     if (!pending)
         return -ENOMEM;
+    fs_rebind_keep(relay, pending, request, bytes, size);
+    pending->since_ms = relay->walks.retried_since_ms;
     r = translate_handles(relay, request, node, node2);
     if (r < 0) {
         fs_pending_free(relay, pending);
@@ -335,10 +363,10 @@ static int forward(struct fs_relay *relay, struct fs_request *request, uint64_t 
     if (node2)
         request->node2 = node2->peer->id;
     if (request->opcode == FUSE_SETLK || request->opcode == FUSE_SETLKW) {
-        pending->lock = *request;
+        pending->request = *request;
         node->locked = true;
     }
-    fs_relay_send(relay, request, pending, now_ms);
+    fs_gather_forward(relay, request, pending, now_ms);
     return 0;
 }
 
@@ -360,6 +388,7 @@ void fs_relay_request(struct fs_relay *relay, const uint8_t *bytes, size_t size,
         fs_relay_fail(relay, request.unique, r);
         return;
     }
+    fs_walks_see(relay, &request, now_ms);
     switch (request.opcode) {
     case FUSE_INIT:
         answer_init(relay, &request, now_ms);
@@ -390,11 +419,10 @@ void fs_relay_request(struct fs_relay *relay, const uint8_t *bytes, size_t size,
     case FUSE_POLL:
     case FUSE_BMAP:
     case FUSE_SYNCFS:
-    case FUSE_TMPFILE:
         r = -ENOSYS; /* the kernel asks no more, and does without */
         break;
     default:
-        r = relay->initialised ? forward(relay, &request, now_ms) : -EIO;
+        r = relay->initialised ? forward(relay, &request, bytes, size, now_ms) : -EIO;
     }
     if (r < 0)
         fs_relay_fail(relay, request.unique, r);

@@ -41,8 +41,6 @@ static int set_limits(void)
         r = limit(RLIMIT_NOFILE, FDS_MAX);
 #if !BG_SANITIZED /* a sanitizer maps terabytes of shadow and has helper threads */
     if (r == 0)
-        r = limit(RLIMIT_NPROC, 0);
-    if (r == 0)
         r = limit(RLIMIT_AS, MEMORY_MAX);
 #endif
     return r;
@@ -78,6 +76,7 @@ static int filter_calls(void)
         SCMP_SYS(poll),
         SCMP_SYS(ppoll),
         SCMP_SYS(close),
+        SCMP_SYS(recvmsg), /* another stream from the keeper */
         SCMP_SYS(restart_syscall),
         SCMP_SYS(clock_gettime),
         SCMP_SYS(gettimeofday), /* where there is no vdso */
@@ -97,7 +96,7 @@ static int filter_calls(void)
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
     if (!filter)
         return -ENOMEM;
-    int r = 0;
+    int r = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1); /* the notifier's thread too */
     for (size_t i = 0; i < sizeof allowed / sizeof *allowed && r == 0; i++)
         r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
     if (r == 0) /* memory, but none that can be run */
@@ -117,7 +116,14 @@ int fs_sandbox_enter(struct bg_err *err)
     int r = set_limits();
     if (r == 0)
         r = forbid_files();
-#if !BG_SANITIZED /* whose run time makes other calls */
+    return r < 0 ? bg_err_errno(err, r, "mount: confining itself") : 0;
+}
+
+int fs_sandbox_filter(struct bg_err *err)
+{
+    int r = 0;
+#if !BG_SANITIZED /* whose run time starts threads and makes other calls */
+    r = limit(RLIMIT_NPROC, 0);
     if (r == 0)
         r = filter_calls();
 #endif

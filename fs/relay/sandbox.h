@@ -9,6 +9,11 @@
  */
 int fs_sandbox_leave(struct bg_err *err) BG_MUST_CHECK;
 
-/* No new privileges, no dumps, limits; no file can be opened (Landlock, where the kernel has it),
- * and only the system calls of the loop can be made. Errors: errno of prctl, setrlimit, seccomp. */
+/* No new privileges, no dumps, limits; no file can be opened (Landlock, where the kernel has it).
+ * Threads that are started from here on are confined by it too. Errors: errno of prctl, setrlimit.
+ */
 int fs_sandbox_enter(struct bg_err *err) BG_MUST_CHECK;
+
+/* No more threads or processes, and all threads may make the system calls of the loop and of the
+ * notifier only. Errors: errno of setrlimit, seccomp. */
+int fs_sandbox_filter(struct bg_err *err) BG_MUST_CHECK;

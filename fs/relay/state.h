@@ -1,11 +1,12 @@
 /* The relay's insides, for its own files: relay.c (life, deadlines), request.c (from the kernel),
- * reply.c (from the server). */
+ * reply.c (from the server), rebind.c (when the stream is lost and comes back). */
 #pragma once
 
 #include "fs/proto/proto.h"
 #include "fs/relay/check.h"
 #include "fs/relay/relay.h"
 #include "fs/relay/tree.h"
+#include "fs/relay/walks.h"
 
 #define FS_HEAD_SIZE (BG_PATH_MAX + 1024u) /* header, fixed part, names or a link's text */
 
@@ -15,7 +16,11 @@ struct fs_rhandle {
     uint64_t id;           /* the kernel's: a counter */
     uint64_t server_fh;    /* the server's, any number */
     struct fs_rnode *node; /* referenced */
-    bool writes;           /* opened for writing */
+    uint64_t flags;        /* as it was opened */
+    bool bound;            /* the present server has it; else every request on it fails */
+    bool lost_writes;      /* the next FSYNC or FLUSH says that some may be lost */
+    bool quiet;            /* closing it can bring no error, says the server */
+    unsigned errors_seen;  /* of gather->errors */
     uint64_t entries;      /* read since the start of the folder */
     uint64_t waited_ms;    /* for answers to READDIR */
 };
@@ -24,18 +29,49 @@ struct fs_rhandle {
 struct fs_pending {
     struct fs_link by_unique, by_kernel;
     struct fs_pending *next, *previous; /* oldest first */
-    uint64_t unique;                    /* ours */
+    bool listed;                        /* in that list */
+    uint64_t unique;                    /* ours; 0: not sent yet */
     uint64_t kernel_unique;             /* 0: our own request, nobody waits */
     uint32_t opcode;
     enum fs_class class;
     bool late;        /* the kernel has its answer; what comes is given back */
     bool interrupted; /* SETLKW: the caller wants out */
+    bool rebinds;     /* our own LOOKUP of node, or OPEN for the handle fh */
+    uint32_t writes;  /* FSYNC: the node's when it was sent */
+    uint8_t *again;   /* the kernel's request, if it can be made twice; again_size bytes */
+    size_t again_size;
     uint64_t sent_ms, interrupted_ms;
     struct fs_rnode *node, *node2; /* referenced; may be NULL */
     char *name, *name2;
     uint64_t fh, fh2;             /* the kernel's */
     uint64_t size, offset, flags; /* as asked */
-    struct fs_request lock;       /* SETLK, SETLKW: to undo it */
+    uint64_t thread, since_ms;    /* READLINK: see walks.h */
+    struct fs_request request;    /* what waits to be sent; SETLK, SETLKW: to undo it */
+
+    /* gather.h */
+    bool gathered;           /* a write that is or may be acknowledged before it is done */
+    bool second;             /* it waits, or has waited, for node2's writes */
+    struct fs_gather *queue; /* that it waits in, or NULL */
+    struct fs_pending *queue_next, *queue_previous;
+    uint8_t *data; /* request's, when it waits; owned */
+    size_t data_room, charged;
+    uint64_t change_number;   /* of the last change when it was sent */
+    struct fs_rnode *written; /* node or node2, if the request changes its contents */
+};
+
+enum fs_walk_state { FS_WALK_NONE, FS_WALK_WAITS, FS_WALK_RUNS };
+
+/* See changes.h. */
+struct fs_changes {
+    bool agreed, told; /* in the hellos; and the server still tells */
+    bool epochs;       /* the kernel can forget all names at once */
+    uint64_t number;   /* of the last change */
+    uint64_t all;      /* of the last one that may have been to anything */
+    uint64_t unknown;  /* of the last one to a node that was not known here */
+    enum fs_walk_state walk;
+    size_t walk_at, walk_size; /* in tree.by_id */
+    uint64_t walked_ms;
+    uint64_t second_ms, in_second; /* records taken */
 };
 
 struct fs_relay {
@@ -55,12 +91,19 @@ struct fs_relay {
     struct fs_pending *first, *last;
     uint64_t next_unique;
     size_t in_window, slow, late, own; /* pending of each kind */
+    struct fs_gather *gathers;         /* files with writes that are not done */
+    size_t gathered;                   /* bytes of acknowledged writes that are not done */
+    bool finishing;                    /* nothing waits for more */
     unsigned timeouts;                 /* in a row */
     unsigned odd_replies;
     uint64_t heard_ms;   /* last good reply */
     unsigned complaints; /* lines about the server, see fs_relay_complain */
     uint64_t probed_ms;  /* last probe */
     bool probing;
+    struct fs_hello hello;    /* the server's */
+    struct fs_rebind *rebind; /* LOST and REBINDING only */
+
+    struct fs_changes changes;
 
     uint8_t *forgets; /* BATCH_FORGET entries not sent yet */
     size_t forget_count, forget_room;
@@ -68,6 +111,8 @@ struct fs_relay {
     bool root_known, statfs_known;
     struct fs_attr root_attr;
     struct fs_statfs statfs;
+
+    struct fs_walks walks;
 
     uint8_t *scratch; /* BG_FS_MESSAGE_MAX: folders are encoded anew here */
 };
@@ -83,9 +128,19 @@ void fs_relay_fail(struct fs_relay *relay, uint64_t kernel_unique, int error);
  * requests without a reply. */
 void fs_relay_send(struct fs_relay *relay, struct fs_request *request, struct fs_pending *pending,
                    uint64_t now_ms);
+/* Adds a request to those whose deadlines count, sent or not. */
+void fs_pending_list(struct fs_relay *relay, struct fs_pending *pending, uint32_t opcode,
+                     uint64_t now_ms);
+/* The kernel has its answer, or will have it before anything else happens: the request is our own
+ * from now on. */
+void fs_pending_disown(struct fs_relay *relay, struct fs_pending *pending);
 struct fs_pending *fs_pending_find(const struct fs_relay *relay, uint64_t unique);
 struct fs_pending *fs_pending_find_kernel(const struct fs_relay *relay, uint64_t kernel_unique);
 void fs_pending_free(struct fs_relay *relay, struct fs_pending *pending);
+
+/* The kernel has closed a handle: the server hears of it when its writes are done. Frees handle. */
+void fs_relay_release(struct fs_relay *relay, struct fs_rhandle *handle, bool folder,
+                      uint64_t now_ms);
 
 /* Our own requests: their answers interest nobody. Without memory they are not made. */
 void fs_relay_send_release(struct fs_relay *relay, uint64_t server_node, uint64_t server_fh,
@@ -104,9 +159,47 @@ void fs_relay_forget(void *relay, uint64_t server_id, uint64_t count);
 struct fs_rhandle *fs_handle_find(const struct fs_relay *relay, uint64_t id);
 /* NULL: too many, or no memory. */
 struct fs_rhandle *fs_handle_new(struct fs_relay *relay, struct fs_rnode *node, uint64_t server_fh,
-                                 bool writes);
+                                 uint64_t flags, bool quiet);
 void fs_handle_free(struct fs_relay *relay, struct fs_rhandle *handle);
 
 /* The answer to a request that the server does not answer, where memory has one. */
 bool fs_relay_answer_from_memory(struct fs_relay *relay, uint64_t kernel_unique, uint32_t opcode,
                                  const struct fs_rnode *node);
+
+/* Checks an attribute block and says what it describes. Errors: -EIO. */
+int fs_relay_look_at(const struct fs_relay *relay, uint64_t server_id, struct fs_attr *attr,
+                     struct fs_tree_entry *ret);
+
+/* ---- rebind.c ---- */
+
+/* Whether there is a server to send to. */
+bool fs_relay_has_server(const struct fs_relay *relay);
+
+/* Keeps the request with its pending, if doing it twice is as doing it once: should the server go,
+ * it waits for the next one. */
+void fs_rebind_keep(const struct fs_relay *relay, struct fs_pending *pending,
+                    const struct fs_request *request, const uint8_t *bytes, size_t size);
+
+/* True, once, when writes through the handle that FSYNC or FLUSH asks for may be lost. */
+bool fs_rebind_tells_loss(const struct fs_relay *relay, const struct fs_request *request);
+
+/* What becomes of a request that cannot be sent now. Returns 0: it waits, and is made again when
+ * the server is back; else the error for the kernel. */
+int fs_rebind_wait(struct fs_relay *relay, uint64_t kernel_unique, const uint8_t *bytes,
+                   size_t size);
+/* The kernel no longer wants this one: it is answered if it waits. */
+void fs_rebind_interrupt(struct fs_relay *relay, uint64_t kernel_unique);
+
+/* The answer to a request of rebinding. */
+void fs_rebind_reply(struct fs_relay *relay, struct fs_pending *pending, struct fs_reply *reply,
+                     uint64_t now_ms);
+
+/* The host has renamed a file that may be open. */
+void fs_rebind_renamed(struct fs_relay *relay, const struct fs_pending *pending);
+
+/* Time goes by. Returns whether there is something that time can end. Errors: -ETIMEDOUT the new
+ * server is too slow. */
+int fs_rebind_tick(struct fs_relay *relay, uint64_t now_ms, struct bg_err *err);
+
+/* Answers all that wait with EIO. */
+void fs_rebind_free(struct fs_relay *relay);

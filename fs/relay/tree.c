@@ -24,8 +24,8 @@ struct fs_rnode *fs_tree_find(const struct fs_tree *tree, uint64_t id)
     return NULL;
 }
 
-static struct fs_rnode *find_place(const struct fs_tree *tree, const struct fs_rnode *parent,
-                                   const char *name)
+struct fs_rnode *fs_tree_find_place(const struct fs_tree *tree, const struct fs_rnode *parent,
+                                    const char *name)
 {
     struct fs_link *link = fs_table_first(&tree->by_place, place_hash(tree, parent, name));
     for (; link; link = fs_table_next(link)) {
@@ -47,6 +47,12 @@ static struct fs_peer *find_peer(const struct fs_tree *tree, uint64_t id)
     return NULL;
 }
 
+struct fs_rnode *fs_tree_find_server(const struct fs_tree *tree, uint64_t server_id)
+{
+    const struct fs_peer *peer = server_id == 0 ? NULL : find_peer(tree, server_id);
+    return peer ? peer->single : NULL;
+}
+
 /* ---- places ---- */
 
 static void unplace(struct fs_tree *tree, struct fs_rnode *node)
@@ -63,7 +69,7 @@ static void place(struct fs_tree *tree, struct fs_rnode *node)
     node->placed = true;
 }
 
-static void make_stale(struct fs_tree *tree, struct fs_rnode *node)
+void fs_tree_stale(struct fs_tree *tree, struct fs_rnode *node)
 {
     node->stale = true;
     unplace(tree, node);
@@ -93,9 +99,11 @@ static void peer_drop(struct fs_tree *tree, struct fs_peer *peer)
 {
     if (peer->nodes > 0)
         return;
-    fs_table_remove(&tree->peers, &peer->link);
-    if (peer->nlookup > 0)
-        tree->on_forget(tree->owner, peer->id, peer->nlookup);
+    if (!peer->lost) {
+        fs_table_remove(&tree->peers, &peer->link);
+        if (peer->nlookup > 0)
+            tree->on_forget(tree->owner, peer->id, peer->nlookup);
+    }
     free(peer);
 }
 
@@ -110,6 +118,7 @@ static void drop_unused(struct fs_tree *tree, struct fs_rnode *node)
             node->peer->single = NULL;
         node->peer->nodes--;
         peer_drop(tree, node->peer);
+        free(node->gather);
         free(node->name);
         free(node);
         if (parent)
@@ -148,7 +157,7 @@ static struct fs_peer *peer_new(struct fs_tree *tree, uint64_t id)
     return peer;
 }
 
-/* parent and name: NULL for regular files and the root. */
+/* parent and name: NULL for the root. */
 static struct fs_rnode *node_new(struct fs_tree *tree, struct fs_peer *peer,
                                  struct fs_rnode *parent, const char *name,
                                  const struct fs_tree_entry *entry)
@@ -164,7 +173,8 @@ static struct fs_rnode *node_new(struct fs_tree *tree, struct fs_peer *peer,
         }
         node->parent = parent;
         parent->refs++;
-        place(tree, node);
+        if (entry->type != S_IFREG)
+            place(tree, node);
     }
     node->id = tree->next_id++;
     node->ino = entry->ino;
@@ -178,6 +188,22 @@ static struct fs_rnode *node_new(struct fs_tree *tree, struct fs_peer *peer,
     return node;
 }
 
+void fs_tree_seen_at(struct fs_tree *tree, struct fs_rnode *file, struct fs_rnode *parent,
+                     const char *name)
+{
+    if (file->placed || (file->parent == parent && strcmp(file->name, name) == 0))
+        return;
+    char *copy = strdup(name);
+    if (!copy)
+        return; /* the older place stands: it may be found there, or is another file */
+    struct fs_rnode *before = file->parent;
+    free(file->name);
+    file->name = copy;
+    file->parent = parent;
+    parent->refs++;
+    fs_tree_unref(tree, before);
+}
+
 static bool matches(const struct fs_rnode *node, const struct fs_tree_entry *entry)
 {
     return !node->stale && node->type == entry->type && node->special == entry->special &&
@@ -189,7 +215,7 @@ bool fs_tree_same(struct fs_tree *tree, struct fs_rnode *node, const struct fs_t
     if (matches(node, seen))
         return true;
     if (node != tree->root)
-        make_stale(tree, node);
+        fs_tree_stale(tree, node);
     return false;
 }
 
@@ -228,23 +254,25 @@ int fs_tree_enter(struct fs_tree *tree, struct fs_rnode *parent, const char *nam
     peer->nlookup++;
 
     bool by_place = entry->type != S_IFREG;
-    struct fs_rnode *there = find_place(tree, parent, name);
+    struct fs_rnode *there = fs_tree_find_place(tree, parent, name);
     struct fs_rnode *node = by_place ? there : peer->single;
     if (node && (node->peer != peer || !matches(node, entry)))
         node = NULL;
     if (!node) {
         /* Something else is here now, or this folder is not where it was. */
         if (there)
-            make_stale(tree, there);
+            fs_tree_stale(tree, there);
         if (entry->type != S_IFLNK && peer->single)
-            make_stale(tree, peer->single);
+            fs_tree_stale(tree, peer->single);
         if (tree->by_id.count >= tree->count_max)
             r = -ENFILE;
         else
-            node = node_new(tree, peer, by_place ? parent : NULL, name, entry);
+            node = node_new(tree, peer, parent, name, entry);
     } else if (there && there != node) {
-        make_stale(tree, there); /* a file took the place of a folder or link */
+        fs_tree_stale(tree, there); /* a file took the place of a folder or link */
     }
+    if (node && !by_place)
+        fs_tree_seen_at(tree, node, parent, name);
     if (!node) {
         peer_drop(tree, peer);
         return r < 0 ? r : -ENOMEM;
@@ -254,9 +282,56 @@ int fs_tree_enter(struct fs_tree *tree, struct fs_rnode *parent, const char *nam
     return 0;
 }
 
+/* ---- another server ---- */
+
+void fs_tree_unbind(struct fs_tree *tree)
+{
+    size_t cursor = 0;
+    struct fs_peer *root = tree->root->peer;
+    for (struct fs_link *link; (link = fs_table_pop(&tree->peers, &cursor));) {
+        struct fs_peer *peer = FS_LINK_OWNER(link, struct fs_peer, link);
+        peer->nlookup = 0;
+        peer->lost = peer != root;
+    }
+    fs_table_insert(&tree->peers, &root->link, fs_table_hash(&tree->peers, root->id));
+}
+
+bool fs_tree_is_bound(const struct fs_rnode *node)
+{
+    return !node->peer->lost;
+}
+
+int fs_tree_bind(struct fs_tree *tree, struct fs_rnode *node, const struct fs_tree_entry *entry)
+{
+    assert(!fs_tree_is_bound(node) && fs_tree_is_bound(node->parent));
+    struct fs_peer *peer = entry->server_id == 0 ? NULL : find_peer(tree, entry->server_id);
+    bool fits = !node->stale && matches(node, entry) && check_entry(node->parent, entry) == 0 &&
+                (!peer || !peer->single);
+    int r = fits ? 0 : -ESTALE;
+    if (fits && !peer) {
+        peer = peer_new(tree, entry->server_id);
+        r = peer ? 0 : -ENOMEM;
+    }
+    if (peer)
+        peer->nlookup++;
+    else if (entry->server_id != 0)
+        tree->on_forget(tree->owner, entry->server_id, 1);
+    if (r < 0) {
+        fs_tree_stale(tree, node);
+        return r;
+    }
+    node->peer->nodes--;
+    peer_drop(tree, node->peer);
+    node->peer = peer;
+    peer->nodes++;
+    if (node->type != S_IFLNK)
+        peer->single = node;
+    return 0;
+}
+
 void fs_tree_removed(struct fs_tree *tree, struct fs_rnode *parent, const char *name)
 {
-    struct fs_rnode *node = find_place(tree, parent, name);
+    struct fs_rnode *node = fs_tree_find_place(tree, parent, name);
     if (node)
         unplace(tree, node); /* processes may still be in it */
 }
@@ -266,10 +341,12 @@ static void move_to(struct fs_tree *tree, struct fs_rnode *node, struct fs_rnode
 {
     char *copy = strdup(name);
     /* The kernel does not move a folder into itself; if the server made it look so, or there is no
-     * memory for the name, the node must be found anew. */
-    if (!copy || fs_tree_is_below(parent, node)) {
+     * memory for the name, the node must be found anew. So must a link that has got deeper: who
+     * found it at its old place and reads it now would be given what is right at the new one. */
+    bool link_deeper = node->type == S_IFLNK && fs_tree_depth(parent) > fs_tree_depth(node->parent);
+    if (!copy || link_deeper || fs_tree_is_below(parent, node)) {
         free(copy);
-        make_stale(tree, node);
+        fs_tree_stale(tree, node);
         return;
     }
     unplace(tree, node);
@@ -285,8 +362,8 @@ static void move_to(struct fs_tree *tree, struct fs_rnode *node, struct fs_rnode
 void fs_tree_moved(struct fs_tree *tree, struct fs_rnode *from, const char *from_name,
                    struct fs_rnode *to, const char *to_name, bool exchange)
 {
-    struct fs_rnode *moved = find_place(tree, from, from_name);
-    struct fs_rnode *other = find_place(tree, to, to_name);
+    struct fs_rnode *moved = fs_tree_find_place(tree, from, from_name);
+    struct fs_rnode *other = fs_tree_find_place(tree, to, to_name);
     if (moved == other)
         return;
     if (other)
@@ -323,6 +400,9 @@ void fs_tree_done(struct fs_tree *tree)
     if (tree->by_id.buckets)
         for (struct fs_link *link; (link = fs_table_pop(&tree->by_id, &cursor));) {
             struct fs_rnode *node = FS_LINK_OWNER(link, struct fs_rnode, by_id);
+            if (node->peer->lost && --node->peer->nodes == 0)
+                free(node->peer); /* not in the table */
+            free(node->gather);
             free(node->name);
             free(node);
         }

@@ -5,7 +5,11 @@
  * another place, that is a new node, and the old one of a folder is stale. So the kernel moves a
  * folder only when the host renames it, no folder is ever at two places or inside itself, and where
  * a link stands is known. A regular file is one node for each server id, since its names share the
- * page cache. Whatever changes its type or inode number under one id is stale. Single-threaded. */
+ * page cache. Whatever changes its type or inode number under one id is stale.
+ *
+ * When the server has gone, its ids mean nothing any more: all nodes but the root are unbound,
+ * until another server of the same folder has shown the same file at the same place.
+ * Single-threaded. */
 #pragma once
 
 #include <stdbool.h>
@@ -24,6 +28,7 @@ struct fs_peer {
     uint64_t nlookup;
     unsigned nodes;
     struct fs_rnode *single; /* the live regular file or folder that it is; NULL for links */
+    bool lost;               /* of a server that has gone: not in the table */
 };
 
 struct fs_rnode {
@@ -35,10 +40,20 @@ struct fs_rnode {
     bool stale;       /* every request on it fails */
     bool locked;      /* somebody on the host has had a POSIX lock on it */
     bool placed;      /* in by_place: folders and links where they were last seen */
-    uint64_t nlookup; /* the kernel's references */
-    unsigned refs;    /* ours: children, handles, requests in flight */
+    bool covered;     /* changes that others make to it are told */
+    bool opened;      /* filled has a value */
+    bool seen, wrote; /* the three seen_* have values; the kernel's own writes have changed them */
+    uint32_t writes, synced;   /* done so far; how many of them by the last good FSYNC */
+    uint64_t nlookup;          /* the kernel's references */
+    unsigned refs;             /* ours: children, handles, requests in flight */
+    unsigned writing;          /* requests in flight that change its contents */
+    uint64_t wrote_before;     /* requests from this number on were sent after the last of those */
+    uint64_t changed, touched; /* numbers of the last changes: contents or names; anything */
+    uint64_t filled;           /* the kernel's cache of its contents is no older than this */
+    uint64_t seen_size, seen_mtime, seen_mtime_ns;
+    struct fs_gather *gather; /* gather.h; NULL until it is written to; freed with the node */
     struct fs_peer *peer;
-    struct fs_rnode *parent; /* folders and links; referenced */
+    struct fs_rnode *parent; /* where it was last seen; referenced. NULL: the root */
     char *name;
 };
 
@@ -58,6 +73,11 @@ void fs_tree_done(struct fs_tree *tree); /* gives nothing back: the stream is go
 
 /* NULL: no such node. */
 struct fs_rnode *fs_tree_find(const struct fs_tree *tree, uint64_t id);
+/* The regular file or folder with this id of the server's; NULL: none, also for links. */
+struct fs_rnode *fs_tree_find_server(const struct fs_tree *tree, uint64_t server_id);
+/* The folder or link that was last seen there; NULL: none. */
+struct fs_rnode *fs_tree_find_place(const struct fs_tree *tree, const struct fs_rnode *parent,
+                                    const char *name);
 
 /* What the server said that it is. */
 struct fs_tree_entry {
@@ -78,6 +98,23 @@ bool fs_tree_same(struct fs_tree *tree, struct fs_rnode *node, const struct fs_t
 
 /* Takes back count of the kernel's references. */
 void fs_tree_forget(struct fs_tree *tree, struct fs_rnode *node, uint64_t count);
+
+/* The server has gone: nothing is given back to it, every node but the root is unbound. */
+void fs_tree_unbind(struct fs_tree *tree);
+bool fs_tree_is_bound(const struct fs_rnode *node);
+
+/* The new server has answered with an entry for the unbound node's name in its parent, which is
+ * bound. Binds the node, or marks it stale when that is another file. The server's reference is
+ * kept or given back. Errors: -ESTALE; -ENOMEM. */
+int fs_tree_bind(struct fs_tree *tree, struct fs_rnode *node,
+                 const struct fs_tree_entry *entry) BG_MUST_CHECK;
+
+/* Nothing is known of the node any more. Not the root. */
+void fs_tree_stale(struct fs_tree *tree, struct fs_rnode *node);
+
+/* Notes where a file was moved to. Folders and links are moved by fs_tree_moved. */
+void fs_tree_seen_at(struct fs_tree *tree, struct fs_rnode *file, struct fs_rnode *parent,
+                     const char *name);
 
 /* Our own references. */
 void fs_tree_ref(struct fs_rnode *node);

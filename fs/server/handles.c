@@ -129,16 +129,3 @@ void fs_handles_end(struct fs_handles *handles, struct fs_handle *handle)
     }
     (void)pthread_mutex_unlock(&handles->lock);
 }
-
-bool fs_handles_has(struct fs_handles *handles, uint64_t node)
-{
-    bool found = false;
-    (void)pthread_mutex_lock(&handles->lock);
-    for (size_t i = 0; i < handles->table.size && !found; i++)
-        for (struct fs_link *l = handles->table.buckets[i]; l && !found; l = l->next) {
-            const struct fs_handle *h = &FS_LINK_OWNER(l, struct slot, link)->handle;
-            found = !h->closed && h->node.id == node;
-        }
-    (void)pthread_mutex_unlock(&handles->lock);
-    return found;
-}

@@ -45,6 +45,3 @@ void fs_handles_put(struct fs_handles *handles, struct fs_handle *handle);
 
 /* Ends the handle: no more gets. The caller still has to put what it got. */
 void fs_handles_end(struct fs_handles *handles, struct fs_handle *handle);
-
-/* True when the node has an open handle. Walks over all. */
-bool fs_handles_has(struct fs_handles *handles, uint64_t node);

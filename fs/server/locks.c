@@ -15,6 +15,7 @@
 struct owner {
     struct owner *next;
     uint64_t node, owner;
+    uint64_t handle; /* through which it locked first */
     int fd;
     unsigned refs; /* waiters, and 1 while in the list */
 };
@@ -92,6 +93,7 @@ static int owner_find(struct fs_locks *locks, const struct fs_request *request,
     }
     owner->node = request->node;
     owner->owner = request->owner;
+    owner->handle = handle->id;
     owner->refs = 1;
     owner->next = locks->owners;
     locks->owners = owner;
@@ -237,12 +239,13 @@ int fs_locks_apply(struct fs_locks *locks, const struct fs_request *request,
     return r;
 }
 
-static void owners_remove(struct fs_locks *locks, uint64_t node, const uint64_t *owner)
+/* Drops the owners on the node that are `owner` or, by_handle, locked through that handle. */
+static void owners_remove(struct fs_locks *locks, uint64_t node, bool by_handle, uint64_t which)
 {
     (void)pthread_mutex_lock(&locks->lock);
     for (struct owner **at = &locks->owners; *at;) {
         struct owner *o = *at;
-        if (o->node == node && (!owner || o->owner == *owner)) {
+        if (o->node == node && (by_handle ? o->handle : o->owner) == which) {
             *at = o->next;
             locks->owner_count--;
             owner_unref(o);
@@ -255,22 +258,12 @@ static void owners_remove(struct fs_locks *locks, uint64_t node, const uint64_t 
 
 void fs_locks_flush(struct fs_locks *locks, uint64_t node, uint64_t owner)
 {
-    owners_remove(locks, node, &owner);
+    owners_remove(locks, node, /* by_handle= */ false, owner);
 }
 
-bool fs_locks_has(struct fs_locks *locks, uint64_t node)
+void fs_locks_released(struct fs_locks *locks, uint64_t node, uint64_t handle)
 {
-    bool found = false;
-    (void)pthread_mutex_lock(&locks->lock);
-    for (const struct owner *o = locks->owners; o && !found; o = o->next)
-        found = o->node == node;
-    (void)pthread_mutex_unlock(&locks->lock);
-    return found;
-}
-
-void fs_locks_drop_node(struct fs_locks *locks, uint64_t node)
-{
-    owners_remove(locks, node, NULL);
+    owners_remove(locks, node, /* by_handle= */ true, handle);
 }
 
 /* Signals the waiters that are cancelled until they are gone. Called with the lock held. */

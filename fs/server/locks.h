@@ -36,10 +36,9 @@ int fs_locks_apply(struct fs_locks *locks, const struct fs_request *request,
 
 /* owner has closed the file: its POSIX locks end. */
 void fs_locks_flush(struct fs_locks *locks, uint64_t node, uint64_t owner);
-/* True when an owner may have POSIX locks on the node. */
-bool fs_locks_has(struct fs_locks *locks, uint64_t node);
-/* Nobody has the file open any more. */
-void fs_locks_drop_node(struct fs_locks *locks, uint64_t node);
+/* The handle is closed for good. An open file description that locked (F_OFD_SETLK) is an owner
+ * whose end only this tells; a process has been heard of by fs_locks_flush before. */
+void fs_locks_released(struct fs_locks *locks, uint64_t node, uint64_t handle);
 
 /* The request, if it waits here, is answered with -EINTR unless it got its lock just now. */
 void fs_locks_interrupt(struct fs_locks *locks, uint64_t unique);

@@ -21,7 +21,6 @@
 #define DEVICE_SHIFT    48    /* above what file systems use */
 #define REOPEN_DEPTH    4096u /* folders above a node that is opened by name */
 #define HANDLE_SIZE_MAX 128   /* MAX_HANDLE_SZ: what the kernel may give */
-#define ROOT_ID         1u
 
 struct fs_handle_bytes {
     unsigned size; /* 0: no handle, the node is opened by name */
@@ -33,6 +32,7 @@ struct fs_handle_bytes {
 struct mount {
     uint64_t id;
     int fd; /* -1: no handles here */
+    bool watched;
 };
 
 struct node_key {
@@ -43,11 +43,11 @@ struct node_key {
 };
 
 struct fs_node {
-    struct fs_link by_id, by_key;
+    struct fs_link by_id, by_key, by_handle; /* the last one if it has a handle */
     uint64_t id;
     struct node_key key;
     uint64_t device_bits; /* of the inode number that is shown */
-    bool hollow;
+    bool hollow, watched;
     uint64_t nlookup;
     unsigned pins;                  /* users of fd */
     unsigned children;              /* nodes whose parent this is */
@@ -60,7 +60,7 @@ struct fs_node {
 
 struct fs_nodes {
     pthread_mutex_t lock; /* guards everything below */
-    struct fs_table by_id, by_key;
+    struct fs_table by_id, by_key, by_handle;
     uint64_t next_id;
     struct fs_node *root;
     struct fs_node *newest, *oldest;
@@ -70,7 +70,9 @@ struct fs_nodes {
     uint64_t devices[DEVICES_MAX]; /* seen so far; the root's is the first */
     size_t device_count;
     const struct fs_identity *identity;
-    bool handles;       /* we may open by handle at all */
+    bool handles; /* we may open by handle at all */
+    bool (*watch)(void *watch_owner, int fd);
+    void *watch_owner;
     dev_t device_files; /* file system of /dev, when it has one of its own */
 };
 
@@ -221,6 +223,8 @@ static void drop_unused(struct fs_nodes *nodes, struct fs_node *node)
             idle_remove(nodes, node);
         fs_table_remove(&nodes->by_id, &node->by_id);
         fs_table_remove(&nodes->by_key, &node->by_key);
+        if (node->handle)
+            fs_table_remove(&nodes->by_handle, &node->by_handle);
         node_free(node);
         if (parent)
             parent->children--;
@@ -331,9 +335,30 @@ static int mount_fd(struct fs_nodes *nodes, uint64_t id, int fd, mode_t type)
             opened = -1;
         }
     }
+    bool watched = opened >= 0 && nodes->watch && nodes->watch(nodes->watch_owner, opened);
     fs_identity_lower(nodes->identity);
-    nodes->mounts[nodes->mount_count++] = (struct mount){.id = id, .fd = opened};
+    nodes->mounts[nodes->mount_count++] =
+        (struct mount){.id = id, .fd = opened, .watched = watched};
     return opened;
+}
+
+static uint64_t handle_hash(const struct fs_nodes *nodes, uint64_t device, const void *bytes,
+                            size_t size)
+{
+    return fs_table_hash_bytes(&nodes->by_handle, device, bytes, size);
+}
+
+/* A new node gets its handle, taken; NULL: none. */
+static void set_handle(struct fs_nodes *nodes, struct fs_node *node, struct fs_handle_bytes *handle)
+{
+    node->handle = handle;
+    if (!handle)
+        return;
+    fs_table_insert(&nodes->by_handle, &node->by_handle,
+                    handle_hash(nodes, node->key.device, handle->bytes, handle->size));
+    for (size_t i = 0; i < nodes->mount_count; i++)
+        if (nodes->mounts[i].id == node->key.mount)
+            node->watched = nodes->mounts[i].watched;
 }
 
 /* The file's handle, or NULL when it must be opened by name. */
@@ -471,6 +496,14 @@ struct fs_pin fs_nodes_pin_again(struct fs_nodes *nodes, const struct fs_pin *pi
     return *pin;
 }
 
+int fs_nodes_folder(struct fs_nodes *nodes, const struct fs_pin *pin, struct fs_pin *ret)
+{
+    (void)pthread_mutex_lock(&nodes->lock);
+    uint64_t id = pin->node->parent ? pin->node->parent->id : 0; /* 0 is no node */
+    (void)pthread_mutex_unlock(&nodes->lock);
+    return fs_nodes_get(nodes, id, ret);
+}
+
 void fs_nodes_put(struct fs_nodes *nodes, struct fs_pin *pin)
 {
     if (!pin->node)
@@ -502,27 +535,30 @@ uint64_t fs_nodes_ino(const struct fs_pin *pin, uint64_t ino)
     return ino ^ pin->node->device_bits;
 }
 
+static void show_watched(const struct fs_node *node, struct statx *st)
+{
+    st->stx_attributes &= ~(uint64_t)FS_NODES_WATCHED;
+    if (node->watched)
+        st->stx_attributes |= FS_NODES_WATCHED;
+}
+
 int fs_nodes_stat(const struct fs_pin *pin, int fd, struct statx *ret)
 {
     int r = stat_fd(fd, ret);
     if (r < 0)
         return r;
     ret->stx_ino = fs_nodes_ino(pin, ret->stx_ino);
+    show_watched(pin->node, ret);
     if (pin->hollow)
         hollow_out(ret);
     return 0;
 }
 
-int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const char *name,
-                    bool keep_fd, uint64_t *ret_id, struct statx *ret_stat)
+/* Counts one look-up on what opened (O_PATH) is. name: in folder; NULL: it has none. */
+static int enter(struct fs_nodes *nodes, const struct fs_pin *folder, const char *name, int opened,
+                 bool keep_fd, uint64_t *ret_id, struct statx *ret_stat)
 {
-    if (folder->hollow)
-        return -ENOENT;
-    if (folder->type != S_IFDIR)
-        return -ENOTDIR;
-    BG_AUTOCLOSE int fd = open_step(folder->fd, name);
-    if (fd < 0)
-        return fd;
+    BG_AUTOCLOSE int fd = opened;
     int r = stat_fd(fd, ret_stat);
     if (r < 0)
         return r;
@@ -539,13 +575,14 @@ int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const c
     if (!node) {
         node = node_new(nodes, &key);
         if (node) {
-            node->handle = BG_TAKE(handle);
             node->hollow = hollow;
+            set_handle(nodes, node, BG_TAKE(handle));
         }
     }
     if (node) {
         node->nlookup++;
-        if (!node->handle)
+        if (name &&
+            (!node->handle || key.type == S_IFLNK)) /* where a link is decides where it leads */
             set_place(nodes, node, folder->node, name);
         bool reopens = node->handle || node->parent;
         if (node->fd < 0 && (keep_fd || !reopens)) {
@@ -555,6 +592,7 @@ int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const c
         }
         *ret_id = node->id;
         ret_stat->stx_ino ^= node->device_bits;
+        show_watched(node, ret_stat);
     }
     (void)pthread_mutex_unlock(&nodes->lock);
     if (surplus >= 0)
@@ -564,6 +602,27 @@ int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const c
     if (hollow)
         hollow_out(ret_stat);
     return 0;
+}
+
+int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const char *name,
+                    bool keep_fd, uint64_t *ret_id, struct statx *ret_stat)
+{
+    if (folder->hollow)
+        return -ENOENT;
+    if (folder->type != S_IFDIR)
+        return -ENOTDIR;
+    int fd = open_step(folder->fd, name);
+    return fd < 0 ? fd : enter(nodes, folder, name, fd, keep_fd, ret_id, ret_stat);
+}
+
+int fs_nodes_adopt(struct fs_nodes *nodes, const struct fs_pin *folder, int fd, uint64_t *ret_id,
+                   struct statx *ret_stat)
+{
+    char path[32];
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int opened = open(path, O_PATH | O_CLOEXEC);
+    return opened < 0 ? -errno
+                      : enter(nodes, folder, NULL, opened, /* keep_fd= */ true, ret_id, ret_stat);
 }
 
 void fs_nodes_forget(struct fs_nodes *nodes, uint64_t id, uint64_t count)
@@ -585,13 +644,48 @@ void fs_nodes_moved(struct fs_nodes *nodes, const struct fs_pin *folder, const c
         return; /* moved on already */
     struct node_key key = key_of(&st);
     BG_AUTOFREE struct fs_handle_bytes *handle = handle_of(nodes, fd, &key);
-    if (handle)
+    if (handle && key.type != S_IFLNK)
         return; /* opened by handle: its place does not matter */
     (void)pthread_mutex_lock(&nodes->lock);
-    struct fs_node *node = find_key(nodes, &key, NULL);
+    struct fs_node *node = find_key(nodes, &key, handle);
     if (node)
         set_place(nodes, node, folder->node, name);
     (void)pthread_mutex_unlock(&nodes->lock);
+}
+
+uint64_t fs_nodes_find_handle(struct fs_nodes *nodes, uint64_t device, int handle_type,
+                              const uint8_t *handle, size_t handle_size)
+{
+    uint64_t found = 0;
+    (void)pthread_mutex_lock(&nodes->lock);
+    struct fs_link *link =
+        fs_table_first(&nodes->by_handle, handle_hash(nodes, device, handle, handle_size));
+    for (; link && found == 0; link = fs_table_next(link)) {
+        const struct fs_node *node = FS_LINK_OWNER(link, struct fs_node, by_handle);
+        if (node->key.device == device && node->handle->size == handle_size &&
+            node->handle->type == handle_type &&
+            memcmp(node->handle->bytes, handle, handle_size) == 0)
+            found = node->id;
+    }
+    (void)pthread_mutex_unlock(&nodes->lock);
+    return found;
+}
+
+int fs_nodes_device(int fd, uint64_t *ret)
+{
+    struct statx st;
+    int r = stat_fd(fd, &st);
+    if (r == 0)
+        *ret = device_of(&st);
+    return r;
+}
+
+void fs_nodes_unwatch(struct fs_nodes *nodes)
+{
+    nodes->watch = NULL;
+    nodes->root->watched = false;
+    for (size_t i = 0; i < nodes->mount_count; i++)
+        nodes->mounts[i].watched = false;
 }
 
 int fs_nodes_open(const struct fs_nodes_opts *opts, struct fs_nodes **ret, struct bg_err *err)
@@ -605,7 +699,9 @@ int fs_nodes_open(const struct fs_nodes_opts *opts, struct fs_nodes **ret, struc
     static const struct fs_identity as_is = {0};
     nodes->identity = &as_is; /* the caller's thread keeps its own rights */
     nodes->handles = opts->handles;
-    nodes->next_id = ROOT_ID;
+    nodes->watch = opts->watch;
+    nodes->watch_owner = opts->watch_owner;
+    nodes->next_id = FS_NODES_ROOT;
     struct stat top, dev;
     if (stat("/", &top) == 0 && stat("/dev", &dev) == 0 && top.st_dev != dev.st_dev)
         nodes->device_files = dev.st_dev;
@@ -613,6 +709,8 @@ int fs_nodes_open(const struct fs_nodes_opts *opts, struct fs_nodes **ret, struc
     int r = fs_table_init(&nodes->by_id);
     if (r == 0)
         r = fs_table_init(&nodes->by_key);
+    if (r == 0)
+        r = fs_table_init(&nodes->by_handle);
     BG_AUTOCLOSE int fd = r < 0 ? -1 : open(opts->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (r == 0 && fd < 0)
         r = -errno;
@@ -630,8 +728,8 @@ int fs_nodes_open(const struct fs_nodes_opts *opts, struct fs_nodes **ret, struc
             r = -ENOMEM;
         else
             nodes->root->fd = bg_take_fd(&fd); /* for good: everything starts here */
-        if (r == 0 && nodes->handles)
-            (void)mount_fd(nodes, key.mount, nodes->root->fd, S_IFDIR); /* -1 is an answer too */
+        if (r == 0)                            /* none is an answer too */
+            set_handle(nodes, nodes->root, handle_of(nodes, nodes->root->fd, &key));
     }
     nodes->identity = opts->identity;
     if (r < 0) {
@@ -652,6 +750,7 @@ void fs_nodes_close(struct fs_nodes *nodes)
             node_free(FS_LINK_OWNER(link, struct fs_node, by_id));
     fs_table_done(&nodes->by_id);
     fs_table_done(&nodes->by_key);
+    fs_table_done(&nodes->by_handle);
     for (size_t i = 0; i < nodes->mount_count; i++)
         if (nodes->mounts[i].fd >= 0)
             (void)close(nodes->mounts[i].fd);

@@ -22,6 +22,8 @@
 #include "common/err.h"
 #include "fs/server/identity.h"
 
+#define FS_NODES_ROOT 1u /* id of the folder that is served */
+
 struct fs_nodes;
 struct fs_node;
 
@@ -38,6 +40,9 @@ struct fs_nodes_opts {
     const char *root;
     size_t fds_max; /* not in use; > 2 */
     bool handles;   /* we have the right to open by file handle (CAP_DAC_READ_SEARCH) */
+    /* Begins to watch the file system that fd is on; false: it cannot be. NULL: none are. */
+    bool (*watch)(void *watch_owner, int fd);
+    void *watch_owner;
     const struct fs_identity *identity; /* borrowed until close */
 };
 
@@ -46,8 +51,24 @@ int fs_nodes_open(const struct fs_nodes_opts *opts, struct fs_nodes **ret,
                   struct bg_err *err) BG_MUST_CHECK;
 void fs_nodes_close(struct fs_nodes *nodes);
 
+/* Watching is not wanted after all. Before the first request. */
+void fs_nodes_unwatch(struct fs_nodes *nodes);
+
+/* Among the attributes of a file (stx_attributes, no bit of the kernel's): whoever changes it, the
+ * change is told, to the file's node and to its folder's. */
+#define FS_NODES_WATCHED (1ull << 63)
+
+/* The node that the client has of the file with this handle, on that device (fs_nodes_device); 0:
+ * none. */
+uint64_t fs_nodes_find_handle(struct fs_nodes *nodes, uint64_t device, int handle_type,
+                              const uint8_t *handle, size_t handle_size);
+int fs_nodes_device(int fd, uint64_t *ret) BG_MUST_CHECK;
+
 /* Pins a node. Errors: -ESTALE unknown, or the file is no longer there; errno of opening. */
 int fs_nodes_get(struct fs_nodes *nodes, uint64_t id, struct fs_pin *ret) BG_MUST_CHECK;
+/* Pins the folder where the node, a symbolic link, was last seen. Errors: as fs_nodes_get. */
+int fs_nodes_folder(struct fs_nodes *nodes, const struct fs_pin *pin,
+                    struct fs_pin *ret) BG_MUST_CHECK;
 /* One more pin on a pinned node. */
 struct fs_pin fs_nodes_pin_again(struct fs_nodes *nodes, const struct fs_pin *pin);
 void fs_nodes_put(struct fs_nodes *nodes, struct fs_pin *pin);
@@ -56,6 +77,11 @@ void fs_nodes_put(struct fs_nodes *nodes, struct fs_pin *pin);
  * will be used soon. *ret_stat is as fs_nodes_stat gives. Errors: errno of openat2, statx. */
 int fs_nodes_lookup(struct fs_nodes *nodes, const struct fs_pin *folder, const char *name,
                     bool keep_fd, uint64_t *ret_id, struct statx *ret_stat) BG_MUST_CHECK;
+
+/* As fs_nodes_lookup for a file without a name, made in folder and open as fd. Where files have no
+ * handles the node lives while it is pinned, or until its fd is closed as an idle one. */
+int fs_nodes_adopt(struct fs_nodes *nodes, const struct fs_pin *folder, int fd, uint64_t *ret_id,
+                   struct statx *ret_stat) BG_MUST_CHECK;
 
 /* Attributes as the client shall see them. fd: of pin, or of an open file of it. */
 int fs_nodes_stat(const struct fs_pin *pin, int fd, struct statx *ret) BG_MUST_CHECK;

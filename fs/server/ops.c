@@ -7,15 +7,18 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "fs/server/links.h"
 
 #define PERMISSIONS 0777u /* set-id and sticky bits are never set from here */
 #define PROC_PATH   32u
@@ -26,22 +29,24 @@ static const char *proc_path(int fd, char out[PROC_PATH])
     return out;
 }
 
-static void attr_from(const struct statx *st, struct fs_attr *ret)
+/* reply's attributes; its validity says only whether changes to the file will be told. */
+static void attr_from(const struct statx *st, struct fs_reply *reply)
 {
-    *ret = (struct fs_attr){.ino = st->stx_ino,
-                            .size = st->stx_size,
-                            .blocks = st->stx_blocks,
-                            .atime = (uint64_t)st->stx_atime.tv_sec,
-                            .mtime = (uint64_t)st->stx_mtime.tv_sec,
-                            .ctime = (uint64_t)st->stx_ctime.tv_sec,
-                            .atime_ns = st->stx_atime.tv_nsec,
-                            .mtime_ns = st->stx_mtime.tv_nsec,
-                            .ctime_ns = st->stx_ctime.tv_nsec,
-                            .mode = st->stx_mode,
-                            .nlink = st->stx_nlink,
-                            .uid = st->stx_uid,
-                            .gid = st->stx_gid,
-                            .blksize = st->stx_blksize};
+    reply->attr_valid = (st->stx_attributes & FS_NODES_WATCHED) != 0;
+    reply->attr = (struct fs_attr){.ino = st->stx_ino,
+                                   .size = st->stx_size,
+                                   .blocks = st->stx_blocks,
+                                   .atime = (uint64_t)st->stx_atime.tv_sec,
+                                   .mtime = (uint64_t)st->stx_mtime.tv_sec,
+                                   .ctime = (uint64_t)st->stx_ctime.tv_sec,
+                                   .atime_ns = st->stx_atime.tv_nsec,
+                                   .mtime_ns = st->stx_mtime.tv_nsec,
+                                   .ctime_ns = st->stx_ctime.tv_nsec,
+                                   .mode = st->stx_mode,
+                                   .nlink = st->stx_nlink,
+                                   .uid = st->stx_uid,
+                                   .gid = st->stx_gid,
+                                   .blksize = st->stx_blksize};
 }
 
 /* ---- names ---- */
@@ -52,7 +57,7 @@ static int entry_for(struct fs_ops *ops, const struct fs_pin *folder, const char
     struct statx st;
     int r = fs_nodes_lookup(ops->nodes, folder, name, keep_fd, &reply->node, &st);
     if (r == 0)
-        attr_from(&st, &reply->attr);
+        attr_from(&st, reply);
     return r;
 }
 
@@ -146,15 +151,39 @@ static int rename_name(struct fs_ops *ops, const struct fs_request *request,
     return r;
 }
 
-static int read_link(const struct fs_pin *pin, uint8_t *out, struct fs_reply *reply)
+/* The text that leads to the same place without ".." after a name. False: there is none, as the
+ * link leads nowhere; the client gets the text as it is and decides. */
+static bool clean_link(struct fs_ops *ops, const struct fs_pin *pin, const char *text, uint8_t *out,
+                       size_t *ret_size)
 {
-    ssize_t n = readlinkat(pin->fd, "", (char *)out, BG_PATH_MAX);
+    struct fs_pin root, folder;
+    if (fs_nodes_get(ops->nodes, FS_NODES_ROOT, &root) < 0)
+        return false;
+    bool done = false;
+    if (fs_nodes_folder(ops->nodes, pin, &folder) == 0) {
+        done = fs_link_clean(root.fd, folder.fd, text, (char *)out, ret_size) == 0;
+        fs_nodes_put(ops->nodes, &folder);
+    }
+    fs_nodes_put(ops->nodes, &root);
+    return done;
+}
+
+static int read_link(struct fs_ops *ops, const struct fs_pin *pin, uint8_t *out,
+                     struct fs_reply *reply)
+{
+    char text[BG_PATH_MAX + 1];
+    ssize_t n = readlinkat(pin->fd, "", text, BG_PATH_MAX);
     if (n < 0)
         return -errno;
     if (n == BG_PATH_MAX)
         return -ENAMETOOLONG;
+    text[n] = '\0';
     reply->data = out;
-    reply->data_size = (size_t)n;
+    if (!ops->clean_links || !fs_link_needs_cleaning(text) ||
+        !clean_link(ops, pin, text, out, &reply->data_size)) {
+        memcpy(out, text, (size_t)n);
+        reply->data_size = (size_t)n;
+    }
     return 0;
 }
 
@@ -174,7 +203,7 @@ static int get_attr(struct fs_ops *ops, const struct fs_request *request, const 
     struct statx st;
     int r = fs_nodes_stat(pin, handle ? handle->fd : pin->fd, &st);
     if (r == 0)
-        attr_from(&st, &reply->attr);
+        attr_from(&st, reply);
     fs_handles_put(ops->handles, handle);
     return r;
 }
@@ -241,7 +270,7 @@ static int set_attr(struct fs_ops *ops, const struct fs_request *request, const 
     if (r == 0)
         r = fs_nodes_stat(pin, handle ? handle->fd : pin->fd, &st);
     if (r == 0)
-        attr_from(&st, &reply->attr);
+        attr_from(&st, reply);
     fs_handles_put(ops->handles, handle);
     return r;
 }
@@ -372,6 +401,30 @@ static int open_pin(const struct fs_pin *pin, uint64_t wanted)
     return fd < 0 ? -errno : fd;
 }
 
+/* True when close(2) can have no error to report: writes have said all. Network file systems may
+ * find out only then. */
+static bool closes_quietly(int fd)
+{
+    static const uint32_t magics[] = {BTRFS_SUPER_MAGIC,     EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC,
+                                      OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC,      XFS_SUPER_MAGIC};
+    struct statfs fs;
+    if (fstatfs(fd, &fs) < 0)
+        return false;
+    for (size_t i = 0; i < sizeof magics / sizeof *magics; i++)
+        if ((uint32_t)fs.f_type == magics[i])
+            return true;
+    return false;
+}
+
+/* Hands out an open file. Takes fd on success. */
+static int add_handle(struct fs_ops *ops, const struct fs_request *request,
+                      const struct fs_pin *pin, int fd, struct fs_reply *reply)
+{
+    if ((request->flags & O_ACCMODE) != O_RDONLY && closes_quietly(fd))
+        reply->open_flags = FOPEN_NOFLUSH;
+    return fs_handles_add(ops->handles, pin, fd, &reply->fh);
+}
+
 static int open_file(struct fs_ops *ops, const struct fs_request *request, const struct fs_pin *pin,
                      struct fs_reply *reply)
 {
@@ -380,7 +433,7 @@ static int open_file(struct fs_ops *ops, const struct fs_request *request, const
     BG_AUTOCLOSE int fd = open_pin(pin, request->flags);
     if (fd < 0)
         return fd;
-    int r = fs_handles_add(ops->handles, pin, fd, &reply->fh);
+    int r = add_handle(ops, request, pin, fd, reply);
     if (r == 0)
         (void)bg_take_fd(&fd);
     return r;
@@ -431,9 +484,40 @@ static int create_file(struct fs_ops *ops, const struct fs_request *request,
         if (r == 0 && mine.stx_ino != reply->attr.ino)
             r = -ESTALE; /* replaced under our hands */
         if (r == 0) {
-            attr_from(&mine, &reply->attr);
-            r = fs_handles_add(ops->handles, &pin, fd, &reply->fh);
+            attr_from(&mine, reply);
+            r = add_handle(ops, request, &pin, fd, reply);
         }
+        if (r == 0)
+            (void)bg_take_fd(&fd);
+        fs_nodes_put(ops->nodes, &pin);
+    }
+    if (r < 0)
+        fs_nodes_forget(ops->nodes, reply->node, 1); /* the client will not hear of it */
+    return r;
+}
+
+/* A file that has no name yet, and goes with its last handle unless it is linked. */
+static int create_nameless(struct fs_ops *ops, const struct fs_request *request,
+                           const struct fs_pin *folder, struct fs_reply *reply)
+{
+    int r = check_folder(folder);
+    if (r < 0)
+        return r;
+    int flags = open_flags(request->flags) & ~(O_NOFOLLOW | O_TRUNC);
+    BG_AUTOCLOSE int fd =
+        openat(folder->fd, ".", flags | O_TMPFILE | ((int)request->flags & O_EXCL),
+               request->mode & PERMISSIONS);
+    struct statx st;
+    if (fd < 0)
+        return -errno;
+    r = fs_nodes_adopt(ops->nodes, folder, fd, &reply->node, &st);
+    if (r < 0)
+        return r;
+    attr_from(&st, reply);
+    struct fs_pin pin;
+    r = fs_nodes_get(ops->nodes, reply->node, &pin);
+    if (r == 0) {
+        r = add_handle(ops, request, &pin, fd, reply);
         if (r == 0)
             (void)bg_take_fd(&fd);
         fs_nodes_put(ops->nodes, &pin);
@@ -465,6 +549,8 @@ static int read_file(const struct fs_request *request, const struct fs_handle *h
     return 0;
 }
 
+/* What was written before an error counts, and the next WRITE meets the error again: unless there
+ * will be none. */
 static int write_file(const struct fs_request *request, const struct fs_handle *handle,
                       struct fs_reply *reply)
 {
@@ -476,10 +562,10 @@ static int write_file(const struct fs_request *request, const struct fs_handle *
                            (off_t)(request->offset + used));
         if (n < 0 && errno == EINTR)
             continue;
-        if (n < 0 && used == 0)
+        if (n < 0 && (used == 0 || (request->flags2 & FS_WRITE_WHOLE)))
             return -errno;
         if (n <= 0)
-            break; /* what was written counts; the next WRITE meets the error again */
+            break;
         used += (size_t)n;
     }
     reply->size = used;
@@ -688,8 +774,7 @@ static int run_on_handle(struct fs_ops *ops, const struct fs_request *request, b
     case FUSE_RELEASE:
     case FUSE_RELEASEDIR:
         fs_handles_end(ops->handles, handle);
-        if (fs_locks_has(ops->locks, request->node) && !fs_handles_has(ops->handles, request->node))
-            fs_locks_drop_node(ops->locks, request->node);
+        fs_locks_released(ops->locks, request->node, request->fh);
         break;
     default:
         r = -EINVAL;
@@ -716,7 +801,7 @@ static int run_on_node(struct fs_ops *ops, const struct fs_request *request, uin
         r = set_attr(ops, request, &pin, ret);
         break;
     case FUSE_READLINK:
-        r = read_link(&pin, out, ret);
+        r = read_link(ops, &pin, out, ret);
         break;
     case FUSE_SYMLINK:
     case FUSE_MKNOD:
@@ -740,6 +825,9 @@ static int run_on_node(struct fs_ops *ops, const struct fs_request *request, uin
     case FUSE_CREATE:
         r = create_file(ops, request, &pin, ret);
         break;
+    case FUSE_TMPFILE:
+        r = create_nameless(ops, request, &pin, ret);
+        break;
     case FUSE_OPENDIR:
         r = open_folder(ops, &pin, ret);
         break;
@@ -756,7 +844,7 @@ static int run_on_node(struct fs_ops *ops, const struct fs_request *request, uin
         r = do_xattr(request, &pin, out, ret);
         break;
     default:
-        r = -EINVAL; /* INIT, IOCTL, POLL, BMAP, SYNCFS, TMPFILE: not spoken on streams */
+        r = -EINVAL; /* INIT, IOCTL, POLL, BMAP, SYNCFS: not spoken on streams */
     }
     fs_nodes_put(ops->nodes, &pin);
     return r;

@@ -11,6 +11,7 @@ struct fs_ops {
     struct fs_handles *handles;
     struct fs_locks *locks;
     bool read_only;
+    bool clean_links; /* the client wants links without ".." after a name */
 };
 
 #define FS_OPS_OUT_SIZE BG_FS_IO_MAX /* what a reply's data may need */

@@ -4,6 +4,7 @@
 #include "fs/server/server.h"
 
 #include <assert.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #include "common/io.h"
+#include "fs/server/feed.h"
 #include "fs/server/ops.h"
 
 #define INPUT_SIZE      (64u * 1024) /* read ahead: small requests come many at a time */
@@ -23,6 +25,7 @@ struct server {
     int in_fd, out_fd;
     struct fs_identity identity;
     struct fs_ops ops;
+    struct fs_feed *feed; /* NULL: changes are not told */
 
     pthread_mutex_t in_lock; /* guards the next four */
     uint8_t *input;
@@ -83,7 +86,8 @@ static bool next_message(struct server *server, uint8_t *out, size_t *ret_size)
     (void)pthread_mutex_lock(&server->in_lock);
     if (!server->ended) {
         int r = take(server, out, 4);
-        bool between = r == -ENODATA;
+        /* A client that goes while something is on its way to it resets the connection. */
+        bool between = r == -ENODATA || r == -ECONNRESET;
         if (r == 0)
             r = fs_message_size(out, FS_REQUEST_HEADER_SIZE, ret_size, &err);
         if (r == 0 && (r = take(server, out + 4, *ret_size - 4)) < 0)
@@ -133,6 +137,16 @@ static void send_reply(struct server *server, uint32_t opcode, const struct fs_r
             (void)bg_err_errno(&err, r, "file server: answering");
         fail_stream(server, err.code < 0 ? &err : NULL);
     }
+}
+
+static void changes_seen(void *owner, const uint8_t *bytes, size_t size)
+{
+    struct server *server = owner;
+    (void)pthread_mutex_lock(&server->out_lock);
+    int r = bg_write_full(server->out_fd, bytes, size);
+    (void)pthread_mutex_unlock(&server->out_lock);
+    if (r < 0)
+        fail_stream(server, NULL); /* a worker that answers will say why */
 }
 
 static void lock_granted(void *owner, uint64_t unique, int error)
@@ -213,10 +227,30 @@ static void share_fds(size_t *ret_nodes, size_t *ret_handles, size_t *ret_locks)
         *ret_handles = BG_FS_HANDLES_MAX;
 }
 
-static int exchange_hellos(const struct server *server, const struct fs_server_opts *opts,
+/* The first 8 bytes of the kernel's boot id, which is a UUID as text. 0 where there is none. */
+static uint64_t boot_number(void)
+{
+    char text[64];
+    uint64_t boot = 0;
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text);
+    if (fd >= 0)
+        (void)close(fd); /* only read */
+    unsigned digits = 0;
+    for (ssize_t i = 0; i < n && digits < 16; i++) {
+        const char *hex = "0123456789abcdef", *at = memchr(hex, text[i], 16);
+        if (!at)
+            continue;
+        boot = boot << 4 | (uint64_t)(at - hex);
+        digits++;
+    }
+    return boot;
+}
+
+static int exchange_hellos(struct server *server, const struct fs_server_opts *opts,
                            struct bg_err *err)
 {
-    struct fs_hello hello = {.server = true};
+    struct fs_hello hello = {.server = true, .boot = boot_number()};
     hello.uid = server->identity.switched ? opts->uid : geteuid();
     hello.gid = server->identity.switched ? opts->gid : getegid();
     if (opts->read_only)
@@ -225,6 +259,8 @@ static int exchange_hellos(const struct server *server, const struct fs_server_o
         hello.flags |= FS_HELLO_ALL_USERS;
     if (strcmp(opts->root, "/") == 0)
         hello.flags |= FS_HELLO_WHOLE;
+    if (server->feed)
+        hello.flags |= FS_HELLO_FEED;
     uint8_t bytes[FS_HELLO_SIZE];
     fs_hello_emit(&hello, bytes);
     int r = bg_write_full(server->out_fd, bytes, sizeof bytes);
@@ -233,7 +269,24 @@ static int exchange_hellos(const struct server *server, const struct fs_server_o
     if (r < 0)
         return bg_err_errno(err, r, "file server: hello");
     struct fs_hello theirs;
-    return fs_hello_parse(bytes, sizeof bytes, /* from_server= */ false, &theirs, err);
+    r = fs_hello_parse(bytes, sizeof bytes, /* from_server= */ false, &theirs, err);
+    server->ops.clean_links = r == 0 && (theirs.flags & FS_HELLO_CLEAN_LINKS);
+    if (r == 0 && server->feed && !(theirs.flags & FS_HELLO_FEED)) {
+        fs_nodes_unwatch(server->ops.nodes);
+        fs_feed_close(server->feed);
+        server->feed = NULL;
+    }
+    return r;
+}
+
+static int start_feed(struct server *server, struct bg_err *err)
+{
+    if (!server->feed)
+        return 0;
+    const struct fs_feed_opts opts = {
+        .nodes = server->ops.nodes, .emit = changes_seen, .owner = server};
+    int r = fs_feed_start(server->feed, &opts);
+    return r < 0 ? bg_err_errno(err, r, "file server: starting a thread") : 0;
 }
 
 static int run_threads(struct server *server, unsigned count, struct bg_err *err)
@@ -276,10 +329,14 @@ int fs_server_run(int in_fd, int out_fd, const struct fs_server_opts *opts, stru
 
     server.input = malloc(INPUT_SIZE);
     int r = server.input ? 0 : bg_err_set(err, -ENOMEM, "file server: out of memory");
+    if (r == 0 && geteuid() == 0 && fs_feed_open(&server.feed) < 0)
+        server.feed = NULL; /* a plain user's server, or an older kernel: it does without */
     if (r == 0) {
         struct fs_nodes_opts nodes_opts = {.root = opts->root,
                                            .fds_max = node_fds,
                                            .handles = geteuid() == 0,
+                                           .watch = server.feed ? fs_feed_watch : NULL,
+                                           .watch_owner = server.feed,
                                            .identity = &server.identity};
         r = fs_nodes_open(&nodes_opts, &server.ops.nodes, err);
     }
@@ -297,6 +354,8 @@ int fs_server_run(int in_fd, int out_fd, const struct fs_server_opts *opts, stru
     if (r == 0)
         r = exchange_hellos(&server, opts, err);
     if (r == 0)
+        r = start_feed(&server, err);
+    if (r == 0)
         r = run_threads(&server, opts->threads, err);
     if (r == 0 && server.end.code < 0) {
         if (err)
@@ -304,6 +363,7 @@ int fs_server_run(int in_fd, int out_fd, const struct fs_server_opts *opts, stru
         r = server.end.code;
     }
 
+    fs_feed_close(server.feed);
     fs_locks_close(server.ops.locks);
     fs_handles_close(server.ops.handles);
     fs_nodes_close(server.ops.nodes);

@@ -23,13 +23,14 @@
 #include "fs/server/server.h"
 
 #define THREADS_DEFAULT 4u
-#define MOUNT_ARGS_MAX  16
+#define MOUNT_ARGS_MAX  20
 
 static void usage(FILE *out)
 {
     (void)fprintf(
         out, "usage: bellglass fs serve [--read-only] [--threads N] DIR\n"
              "       bellglass fs mount [--read-only] [--exec] [--raw-names] [--foreground]\n"
+             "                          [--symlinks inside|none|raw] [--reconnect]\n"
              "                          [--name NAME] [--deadline-ms N] DIR -- COMMAND...\n"
              "\n"
              "serve   serves DIR on standard input and output\n"
@@ -40,8 +41,15 @@ static void usage(FILE *out)
              "  --exec            let programs in it be run here\n"
              "  --raw-names       show names with control characters as they are\n"
              "  --foreground      stay until the mount ends\n"
+             "  --reconnect       run COMMAND again when it ends, and go on with that\n"
              "  --name NAME       what the mount is called in the list of mounts [files]\n"
-             "  --deadline-ms N   a request without an answer fails after this time [15000]\n");
+             "  --deadline-ms N   a request without an answer fails after this time [15000]\n"
+             "  --symlinks MODE   what becomes of symbolic links, which this machine follows:\n"
+             "    inside  those that stay in DIR work, others cannot be read (the default)\n"
+             "    none    all are shown as they are and none is followed; needs root\n"
+             "    raw     DANGER: all are followed, also to this machine's own files. Whoever\n"
+             "            serves DIR decides what your programs read and write. Only for files\n"
+             "            that you trust like your own.\n");
 }
 
 static int serve(int argc, char **argv)
@@ -117,14 +125,18 @@ static int mount_here(int argc, char **argv)
                                             {"exec", no_argument, NULL, 'x'},
                                             {"raw-names", no_argument, NULL, 'w'},
                                             {"foreground", no_argument, NULL, 'f'},
+                                            {"symlinks", required_argument, NULL, 'k'},
                                             {"name", required_argument, NULL, 'n'},
                                             {"deadline-ms", required_argument, NULL, 'd'},
+                                            {"reconnect", no_argument, NULL, 'c'},
                                             {0}};
     static char read_only[] = "--read-only", exec[] = "--exec", raw_names[] = "--raw-names",
-                foreground[] = "--foreground", name[] = "--name", deadline[] = "--deadline-ms",
-                stream[] = "--stream-fd", mountpoint[] = "--mountpoint", standalone[] = "files";
+                foreground[] = "--foreground", symlinks[] = "--symlinks", name[] = "--name",
+                deadline[] = "--deadline-ms", stream[] = "--stream-fd", reopen[] = "--reopen",
+                serves[] = "serves", dashes[] = "--", mountpoint[] = "--mountpoint",
+                standalone[] = "files";
     char *out[MOUNT_ARGS_MAX] = {name};
-    char *name_value = standalone, *deadline_value = NULL;
+    char *name_value = standalone, *deadline_value = NULL, *symlinks_value = NULL;
     size_t used = 1;
     bool flags[128] = {false};
     int c;
@@ -137,6 +149,8 @@ static int mount_here(int argc, char **argv)
             name_value = optarg;
         else if (c == 'd')
             deadline_value = optarg;
+        else if (c == 'k')
+            symlinks_value = optarg;
         else
             flags[c & 127] = true;
     }
@@ -176,13 +190,27 @@ static int mount_here(int argc, char **argv)
         out[used++] = raw_names;
     if (flags['f'])
         out[used++] = foreground;
+    if (symlinks_value) {
+        out[used++] = symlinks;
+        out[used++] = symlinks_value;
+    }
     if (deadline_value) {
         out[used++] = deadline;
         out[used++] = deadline_value;
     }
-    char *full[MOUNT_ARGS_MAX + 1] = {program};
-    memcpy(full + 1, out, used * sizeof *out);
-    (void)execv(program, full);
+    if (flags['c']) {
+        out[used++] = reopen;
+        out[used++] = serves;
+        out[used++] = dashes;
+    }
+    size_t command_count = flags['c'] ? (size_t)(argc - optind - 2) : 0;
+    char **full = calloc(1 + used + command_count + 1, sizeof *full);
+    if (full) {
+        full[0] = program;
+        memcpy(full + 1, out, used * sizeof *out);
+        memcpy(full + 1 + used, argv + optind + 2, command_count * sizeof *full);
+        (void)execv(program, full);
+    }
     (void)fprintf(stderr, "bellglass-fs: %s: %s\n", program, strerror(errno));
     return 1;
 }

@@ -26,13 +26,15 @@
 #define LOG_FILE         "mount.log"
 #define LOG_TAIL_MAX     65536
 
-enum { OPTION_READ_ONLY = OPTION_OWN, OPTION_EXEC, OPTION_AS_ROOT };
+enum { OPTION_READ_ONLY = OPTION_OWN, OPTION_EXEC, OPTION_AS_ROOT, OPTION_SYMLINKS };
 
 static const struct option_spec mount_options[] = {
     {OPTION_READ_ONLY, 'r', false, "read-only", NULL, "no changes from here"},
     {OPTION_EXEC, 0, false, "exec", NULL,
      "let programs in it be run here: they are the sandbox's, and would run as you"},
     {OPTION_AS_ROOT, 0, false, "as-root", NULL, "act as the guest's root, not as its user"},
+    {OPTION_SYMLINKS, 0, false, "symlinks", "MODE",
+     "inside (default), none, or raw: which symbolic links lead on; raw is DANGEROUS, see below"},
     {0},
 };
 
@@ -77,12 +79,16 @@ static int check_target(const char *dir, char **ret_dir, struct bg_err *err)
     return r;
 }
 
+static uint32_t fuse_flags(const struct args *args)
+{
+    return (args_flag(args, OPTION_READ_ONLY) ? BG_FUSE_READ_ONLY : 0) |
+           (args_flag(args, OPTION_AS_ROOT) ? BG_FUSE_AS_ROOT : 0);
+}
+
 static int open_stream(struct app *app, const struct bg_sandbox *sandbox, const char *path,
                        const struct args *args, int *ret_fd, struct bg_err *err)
 {
-    struct bg_fuse_request q = {.flags =
-                                    (args_flag(args, OPTION_READ_ONLY) ? BG_FUSE_READ_ONLY : 0) |
-                                    (args_flag(args, OPTION_AS_ROOT) ? BG_FUSE_AS_ROOT : 0)};
+    struct bg_fuse_request q = {.flags = fuse_flags(args)};
     uint8_t body[BG_PATH_MAX + 64];
     char quoted[512];
     struct bg_writer w = bg_writer_init(body, sizeof body);
@@ -145,13 +151,40 @@ static int wait_ready(int ready_fd, pid_t pid, int log_fd, off_t log_offset, str
                       text[0] ? text : "no reason given", status);
 }
 
-static int start_helper(const struct bg_sandbox *sandbox, const struct args *args, char *dir,
-                        int stream_fd, struct bg_err *err)
+/* The command by which the mount gets another stream when it loses this one. */
+struct reopen {
+    char *program, *name, *id, *path, flags[16];
+};
+
+static int reopen_init(struct reopen *reopen, const struct bg_sandbox *sandbox, const char *path,
+                       uint32_t flags, struct bg_err *err)
+{
+    *reopen = (struct reopen){
+        .name = strdup(sandbox->name), .id = strdup(sandbox->id), .path = strdup(path)};
+    (void)snprintf(reopen->flags, sizeof reopen->flags, "%u", flags);
+    if (!reopen->name || !reopen->id || !reopen->path)
+        return bg_err_errno(err, -ENOMEM, "mount");
+    return bg_helper_path("bellglass-stream", &reopen->program, err);
+}
+
+static void reopen_done(struct reopen *reopen)
+{
+    free(reopen->program);
+    free(reopen->name);
+    free(reopen->id);
+    free(reopen->path);
+}
+
+static int start_helper(const struct bg_sandbox *sandbox, const struct args *args,
+                        struct reopen *reopen, char *dir, int stream_fd, struct bg_err *err)
 {
     BG_AUTOFREE char *path = NULL;
     BG_AUTOFREE char *log_path = NULL;
     BG_AUTOFREE char *name = NULL;
     int ready[2];
+    const char *links = args_text(args, OPTION_SYMLINKS, "inside");
+    if (strcmp(links, "inside") != 0 && strcmp(links, "none") != 0 && strcmp(links, "raw") != 0)
+        return bg_err_set(err, -EINVAL, "--symlinks %s: want inside, none or raw", links);
     int r = bg_helper_path("bellglass-mount", &path, err);
     if (r < 0)
         return r;
@@ -168,13 +201,21 @@ static int start_helper(const struct bg_sandbox *sandbox, const struct args *arg
         log_offset = 0; /* a log of many mounts: only the last ones matter */
     char program[] = "bellglass-mount", a[] = "--stream-fd", a_value[] = "3", b[] = "--mountpoint",
          c[] = "--name", d[] = "--ready-fd", d_value[] = "4", e[] = "--log-fd", e_value[] = "2",
-         read_only[] = "--read-only", exec[] = "--exec";
-    char *argv[16] = {program, a, a_value, b, dir, c, name, d, d_value, e, e_value};
-    size_t argc = 11;
+         read_only[] = "--read-only", exec[] = "--exec", symlinks[] = "--symlinks",
+         f[] = "--reopen", f_value[] = "passes", dashes[] = "--";
+    BG_AUTOFREE char *symlinks_value = strdup(links);
+    if (!symlinks_value)
+        return bg_err_errno(err, -ENOMEM, "mount");
+    char *argv[26] = {program, a, a_value, b,        dir,           c, name, d,
+                      d_value, e, e_value, symlinks, symlinks_value};
+    size_t argc = 13;
     if (args_flag(args, OPTION_READ_ONLY))
         argv[argc++] = read_only;
     if (args_flag(args, OPTION_EXEC))
         argv[argc++] = exec;
+    char *const command[] = {f,          f_value,      dashes,       reopen->program, reopen->name,
+                             reopen->id, reopen->path, reopen->flags};
+    memcpy(argv + argc, command, sizeof command);
     /* It outlives us: nothing of our terminal and pipes goes with it. */
     struct process_opts opts = {.path = path,
                                 .argv = argv,
@@ -201,16 +242,22 @@ static int mount_one(struct app *app, const struct args *args, struct bg_err *er
         name = strdup(args->operands[0]);
     if (!name)
         return bg_err_errno(err, -ENOMEM, "mount");
+    if (path[0] == '\0')
+        path = "/";
     int r = life_open_running(app, name, &life, err);
     if (r < 0)
         return r;
+    struct reopen reopen = {0};
     int fd = -1;
     r = check_target(args->operands[1], &dir, err);
     if (r == 0)
-        r = open_stream(app, &life.sandbox, path[0] != '\0' ? path : "/", args, &fd, err);
+        r = open_stream(app, &life.sandbox, path, args, &fd, err);
     BG_AUTOCLOSE int stream = fd;
     if (r == 0)
-        r = start_helper(&life.sandbox, args, dir, stream, err);
+        r = reopen_init(&reopen, &life.sandbox, path, fuse_flags(args), err);
+    if (r == 0)
+        r = start_helper(&life.sandbox, args, &reopen, dir, stream, err);
+    reopen_done(&reopen);
     life_done(&life);
     return r;
 }
@@ -285,8 +332,15 @@ const struct command cmd_mount = {
     .forms = mount_forms,
     .options = mount_options,
     .details = "The whole of its files, or what is below PATH. The mount ends with `bellglass "
-               "umount` or with the sandbox. Files in it belong to you; set-id bits and devices "
-               "have no effect, and programs in it do not run here unless --exec is given.",
+               "umount` or when the sandbox is stopped; after a crash it waits for its next start. "
+               "Files in it belong to you; set-id bits and devices have no effect, and programs in "
+               "it do not run here unless --exec is given.\n\n"
+               "Symbolic links are followed by this machine, not by the sandbox. With "
+               "--symlinks=inside those that stay in DIR work and others cannot be read; with "
+               "=none all show their text and none is followed, which needs root. With =raw all "
+               "are followed, ALSO TO YOUR OWN FILES: a program in the sandbox can then make your "
+               "editor, shell or backup read and write any file that you can. Only for a sandbox "
+               "that you trust as you trust yourself.",
     .examples = mount_examples,
     .operands_min = 2,
     .operands_max = 2,

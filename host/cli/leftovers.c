@@ -44,11 +44,10 @@ static void add_name(struct tally *tally, const struct mount_entry *entry, const
                    what);
 }
 
-static void judge_one(struct app *app, const struct mount_entry *entry, bool fix,
+static void judge_one(struct app *app, const struct mount_entry *entry, int answer, bool fix,
                       struct tally *tally)
 {
     struct bg_err err;
-    int answer = mount_probe(entry);
     switch (mount_judge(answer, sandbox_of(app, entry))) {
     case MOUNT_LIVES:
         return;
@@ -60,7 +59,7 @@ static void judge_one(struct app *app, const struct mount_entry *entry, bool fix
         add_name(tally, entry, "its process is gone");
         break;
     case MOUNT_STALE:
-        add_name(tally, entry, "the sandbox has ended");
+        add_name(tally, entry, "it hangs, and the sandbox has ended");
         break;
     }
     tally->dead++;
@@ -73,36 +72,45 @@ static void judge_one(struct app *app, const struct mount_entry *entry, bool fix
     }
 }
 
+static void report_mounts(const struct tally *tally, size_t count, bool fix,
+                          struct check_result *ret)
+{
+    bool removed = fix && tally->kept == 0;
+    if (tally->dead + tally->silent == 0) {
+        check_found(ret, CHECK_OK, "%zu, none of them dead", count);
+        return;
+    }
+    check_found(ret, removed && tally->silent == 0 ? CHECK_OK : CHECK_WARN, "%s%zu dead%s: %s",
+                removed && tally->dead > 0 ? "removed " : "", tally->dead,
+                tally->silent > 0 ? ", others without an answer" : "", tally->names);
+    if (tally->kept > 0)
+        check_hint(ret, "%s", tally->why.text);
+    else if (tally->dead > 0 && !fix)
+        check_hint(ret, "bellglass doctor --fix");
+    else if (tally->silent > 0)
+        check_hint(ret, "if they stay so: bellglass umount DIR");
+}
+
 void leftovers_mounts(struct app *app, bool fix, struct check_result *ret)
 {
     struct bg_err err;
-    struct mount_list mounts;
+    struct mount_list mounts = {0};
     struct tally tally = {0};
     int r = app_paths(app, &err);
     if (r == 0)
         r = mounts_read(&mounts, &err);
+    BG_AUTOFREE int *answers = calloc(mounts.count + 1, sizeof *answers);
+    if (r == 0 && !answers)
+        r = bg_err_errno(&err, -ENOMEM, "mounts");
     if (r < 0) {
         check_found(ret, CHECK_FAIL, "%s", err.text);
-        return;
+    } else {
+        mount_probe(&mounts, answers);
+        for (size_t i = mounts.count; i > 0; i--)
+            judge_one(app, &mounts.entries[i - 1], answers[i - 1], fix, &tally);
+        report_mounts(&tally, mounts.count, fix, ret);
     }
-    for (size_t i = mounts.count; i > 0; i--)
-        judge_one(app, &mounts.entries[i - 1], fix, &tally);
-    size_t count = mounts.count;
     mounts_done(&mounts);
-    if (tally.dead + tally.silent == 0) {
-        check_found(ret, CHECK_OK, "%zu, none of them dead", count);
-        return;
-    }
-    bool all_gone = fix && tally.kept == 0;
-    check_found(ret, all_gone && tally.silent == 0 ? CHECK_OK : CHECK_WARN, "%s%zu dead%s: %s",
-                all_gone && tally.dead > 0 ? "removed " : "", tally.dead,
-                tally.silent > 0 ? ", others silent" : "", tally.names);
-    if (tally.kept > 0)
-        check_hint(ret, "%s", tally.why.text);
-    else if (tally.dead > 0 && !fix)
-        check_hint(ret, "bellglass doctor --fix");
-    else if (tally.silent > 0)
-        check_hint(ret, "if they stay so: bellglass umount DIR");
 }
 
 /* --- sandboxes and sockets --- */

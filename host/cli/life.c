@@ -45,7 +45,6 @@ static void note_crash(struct app *app, const struct bg_sandbox *sandbox)
     BG_AUTOCLOSE int lock = -1;
     enum bg_sandbox_state noted;
     char reason[BG_ERR_TEXT_SIZE];
-    (void)(mounts_unmount_sandbox(sandbox, NULL) < 0);
     if (bg_sandbox_lock(sandbox, &lock, NULL) < 0)
         return; /* somebody starts or removes it this moment */
     bg_sandbox_unlisten(&app->paths, sandbox);

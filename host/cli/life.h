@@ -12,8 +12,9 @@ struct life {
     bool damaged;     /* life_open_any: only name and dir of sandbox are known */
 };
 
-/* Loads a sandbox and its state; of one that crashed the mounts and the dead socket are removed,
- * and the crash is noted. Errors: -ENOENT unknown (with the nearest name); -EUCLEAN damaged. */
+/* Loads a sandbox and its state; of one that crashed the dead socket is removed and the crash is
+ * noted; its mounts wait for its next start. Errors: -ENOENT unknown (with the nearest name);
+ * -EUCLEAN damaged. */
 int life_open(struct app *app, const char *name, struct life *ret,
               struct bg_err *err) BG_MUST_CHECK;
 /* The same, but a damaged one too: for rm. */

@@ -1,9 +1,7 @@
 #include "host/cli/mount_probe.h"
 
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdio.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -13,34 +11,48 @@
 #include "host/cli/process.h"
 
 #define PROBE_TIMEOUT_MS                                                                           \
-    5000 /* a mount that works answers in milliseconds, or a busy guest's in one                   \
-            or two seconds */
-#define ABORT_TIMEOUT_MS 5000
-#define CONNECTIONS      "/sys/fs/fuse/connections"
+    20000 /* the relay answers within its deadline, 15 s, whatever the guest does */
 
-/* Runs step in a child. Returns what it did, or -ETIME: it is left behind then, in the middle of a
- * system call that even SIGKILL does not end. */
-static int in_child(int (*step)(const struct mount_entry *entry), const struct mount_entry *entry,
-                    int timeout_ms)
+struct question {
+    pid_t pid;
+    int fd; /* the answer comes here; -1: it could not be asked, and result says why */
+    int result;
+};
+
+/* Starts step in a child. */
+static struct question begin(int (*step)(const struct mount_entry *entry),
+                             const struct mount_entry *entry)
 {
-    int ends[2], result;
+    int ends[2];
     if (pipe2(ends, O_CLOEXEC) < 0)
-        return -errno;
-    BG_AUTOCLOSE int from_child = ends[0];
+        return (struct question){.fd = -1, .result = -errno};
     pid_t pid = fork();
     if (pid == 0) {
         int r = step(entry);
         _exit(bg_write_full(ends[1], &r, sizeof r) < 0);
     }
-    int fork_errno = errno;
+    struct question q = {.pid = pid, .fd = ends[0], .result = -errno};
     (void)close(ends[1]);
-    if (pid < 0)
-        return -fork_errno;
-    if (!process_wait_for(pid, timeout_ms)) {
-        (void)kill(pid, SIGKILL); /* ours, and not waited for */
+    if (pid < 0) {
+        (void)close(q.fd);
+        q.fd = -1;
+    }
+    return q;
+}
+
+/* What step returned, or -ETIME: the child is left behind then, in the middle of a system call that
+ * even SIGKILL may not end. */
+static int end(struct question *q, int timeout_ms)
+{
+    int result;
+    if (q->fd < 0)
+        return q->result;
+    BG_AUTOCLOSE int fd = q->fd;
+    if (!process_wait_for(q->pid, timeout_ms)) {
+        (void)kill(q->pid, SIGKILL); /* ours, and not waited for */
         return -ETIME;
     }
-    return bg_read_full(from_child, &result, sizeof result) < 0 ? -EIO : result;
+    return bg_read_full(fd, &result, sizeof result) < 0 ? -EIO : result;
 }
 
 static int ask(const struct mount_entry *entry)
@@ -53,9 +65,20 @@ static int ask(const struct mount_entry *entry)
                : 0;
 }
 
-int mount_probe(const struct mount_entry *entry)
+void mount_probe(const struct mount_list *list, int *answers)
 {
-    return in_child(ask, entry, PROBE_TIMEOUT_MS);
+    BG_AUTOFREE struct question *questions = calloc(list->count, sizeof *questions);
+    uint64_t deadline_ms = bg_now_ms() + PROBE_TIMEOUT_MS;
+    for (size_t i = 0; i < list->count; i++) {
+        if (questions)
+            questions[i] = begin(ask, &list->entries[i]);
+        else
+            answers[i] = -ENOMEM;
+    }
+    for (size_t i = 0; questions && i < list->count; i++) {
+        uint64_t now_ms = bg_now_ms();
+        answers[i] = end(&questions[i], now_ms < deadline_ms ? (int)(deadline_ms - now_ms) : 0);
+    }
 }
 
 enum mount_condition mount_judge(int answer, enum mount_sandbox sandbox)
@@ -65,28 +88,15 @@ enum mount_condition mount_judge(int answer, enum mount_sandbox sandbox)
         return MOUNT_LIVES;
     if (answer == -ENOTCONN || answer == -ECONNABORTED)
         return MOUNT_ORPHAN;
-    return sandbox == MOUNT_SANDBOX_ENDED ? MOUNT_STALE : MOUNT_SILENT;
-}
-
-/* In a child with mounts of its own: nobody else sees that fusectl is mounted. */
-static int abort_connection(const struct mount_entry *entry)
-{
-    char path[sizeof CONNECTIONS + 32];
-    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
-        mount("fusectl", CONNECTIONS, "fusectl", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
-        return -errno;
-    (void)snprintf(path, sizeof path, CONNECTIONS "/%u/abort", entry->device);
-    BG_AUTOCLOSE int fd = open(path, O_WRONLY | O_CLOEXEC);
-    return fd < 0 ? -errno : bg_write_full(fd, "1", 1);
+    return answer == -ETIME && sandbox == MOUNT_SANDBOX_ENDED ? MOUNT_STALE : MOUNT_SILENT;
 }
 
 int mount_clear(const struct mount_entry *entry, int answer, struct bg_err *err)
 {
-    /* Without root the kernel frees those who wait only when the server's process ends. */
-    if (answer == -ETIME && geteuid() == 0) {
-        int r = in_child(abort_connection, entry, ABORT_TIMEOUT_MS);
-        if (r < 0)
-            return bg_err_errno(err, r, "cannot abort what is mounted on %s", entry->path);
-    }
+    /* Aborts the connection, whether or not it can then be unmounted; nobody waits any more.
+     * Without root they do until the server's process ends. */
+    if (answer == -ETIME && geteuid() == 0 &&
+        umount2(entry->path, UMOUNT_NOFOLLOW | MNT_FORCE) == 0)
+        return 0;
     return mounts_unmount(entry->path, NULL, err);
 }

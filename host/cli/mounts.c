@@ -6,7 +6,6 @@
 #include <string.h>
 #include <sys/mount.h>
 
-#include "common/checked.h"
 #include "common/io.h"
 #include "common/quote.h"
 #include "host/cli/process.h"
@@ -39,18 +38,13 @@ static char *next_word(char **at)
     return word && *word != '\0' ? word : NULL;
 }
 
-/* "ID PARENT 0:MINOR ROOT POINT OPTIONS [TAGS...] - TYPE SOURCE SUPER": *ret_point and *ret_source
- * are cut out of line if it is one of ours. */
-static bool parse_line(char *line, unsigned *ret_device, char **ret_point, char **ret_source)
+/* "ID PARENT DEV ROOT POINT OPTIONS [TAGS...] - TYPE SOURCE SUPER": *ret_point and *ret_source are
+ * cut out of line if it is one of ours. */
+static bool parse_line(char *line, char **ret_point, char **ret_source)
 {
     char *word = NULL, *point = NULL;
-    uint64_t minor = 0;
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 5; i++)
         point = next_word(&line);
-        if (i == 2 && (!point || strncmp(point, "0:", 2) != 0 ||
-                       bg_parse_u64(point + 2, 0, UINT32_MAX, &minor) < 0))
-            return false; /* FUSE without a block device has such a number */
-    }
     do {
         word = next_word(&line);
     } while (word && strcmp(word, "-") != 0);
@@ -59,14 +53,13 @@ static bool parse_line(char *line, unsigned *ret_device, char **ret_point, char 
     if (!point || !source || strcmp(type, "fuse.bellglass") != 0 ||
         strncmp(source, SOURCE_PREFIX, strlen(SOURCE_PREFIX)) != 0)
         return false;
-    *ret_device = (unsigned)minor;
     *ret_point = point;
     *ret_source = source + strlen(SOURCE_PREFIX);
     return true;
 }
 
 /* source: NAME:ID. One without an id is none of a sandbox's (bellglass fs mount). */
-static int add(struct mount_list *list, unsigned device, char *point, char *source)
+static int add(struct mount_list *list, char *point, char *source)
 {
     unescape(point);
     unescape(source);
@@ -79,10 +72,8 @@ static int add(struct mount_list *list, unsigned device, char *point, char *sour
     if (!grown)
         return -ENOMEM;
     list->entries = grown;
-    struct mount_entry entry = {.sandbox = strdup(source),
-                                .id = strdup(colon ? colon + 1 : ""),
-                                .path = strdup(point),
-                                .device = device};
+    struct mount_entry entry = {
+        .sandbox = strdup(source), .id = strdup(colon ? colon + 1 : ""), .path = strdup(point)};
     grown[list->count++] = entry;
     return entry.sandbox && entry.id && entry.path ? 0 : -ENOMEM;
 }
@@ -94,10 +85,9 @@ int mounts_parse(const char *text, struct mount_list *ret, struct bg_err *err)
     int r = copy ? 0 : -ENOMEM;
     char *rest = copy;
     for (char *line; r == 0 && (line = strsep(&rest, "\n"));) {
-        unsigned device;
         char *point, *source;
-        if (parse_line(line, &device, &point, &source))
-            r = add(&list, device, point, source);
+        if (parse_line(line, &point, &source))
+            r = add(&list, point, source);
     }
     if (r < 0) {
         mounts_done(&list);

@@ -9,10 +9,9 @@
 #include "common/state/sandbox.h"
 
 struct mount_entry {
-    char *sandbox;   /* NAME */
-    char *id;        /* ID; "": no sandbox is behind it (bellglass fs mount) */
-    char *path;      /* mount point, as the kernel names it */
-    unsigned device; /* the minor number, by which fusectl knows it; the major one is 0 */
+    char *sandbox; /* NAME */
+    char *id;      /* ID; "": no sandbox is behind it (bellglass fs mount) */
+    char *path;    /* mount point, as the kernel names it */
 };
 
 struct mount_list {

@@ -83,17 +83,17 @@ static void run_posix_case(void **state)
     assert_int_equal(chdir("/"), 0);
 }
 
-/* The table as a test group of its own, in this folder. Returns how many failed. */
-static int run_posix_table(const char *folder, bool is_mount)
+/* A table as a test group of its own, in this folder. Returns how many failed. */
+static int run_posix_table(const struct posix_table *table, const char *folder, bool is_mount)
 {
-    struct CMUnitTest *tests = calloc(posix_table_size, sizeof *tests);
-    struct posix_run *runs = calloc(posix_table_size, sizeof *runs);
+    struct CMUnitTest *tests = calloc(table->count, sizeof *tests);
+    struct posix_run *runs = calloc(table->count, sizeof *runs);
     size_t count = 0;
-    for (size_t i = 0; tests && runs && i < posix_table_size; i++) {
-        if (posix_table[i].mount_only && !is_mount)
+    for (size_t i = 0; tests && runs && i < table->count; i++) {
+        if (table->cases[i].differs && !is_mount)
             continue;
-        runs[count] = (struct posix_run){.folder = folder, .which = &posix_table[i]};
-        tests[count] = (struct CMUnitTest){.name = posix_table[i].name,
+        runs[count] = (struct posix_run){.folder = folder, .which = &table->cases[i]};
+        tests[count] = (struct CMUnitTest){.name = table->cases[i].name,
                                            .test_func = run_posix_case,
                                            .initial_state = &runs[count]};
         count++;
@@ -104,24 +104,35 @@ static int run_posix_table(const char *folder, bool is_mount)
     return failed;
 }
 
+static int run_posix_tables(const char *folder, bool is_mount)
+{
+    static const struct posix_table *const tables[] = {&posix_basics, &posix_names,   &posix_data,
+                                                       &posix_times,  &posix_folders, &posix_locks};
+    int failed = 0;
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+        failed += run_posix_table(tables[i], folder, is_mount);
+    return failed;
+}
+
 static void posix_calls_do_what_they_should(void **state)
 {
     (void)state;
     static const uid_t users[] = {0, PLAIN_USER};
     for (size_t i = 0; i < 2; i++) {
-        if (users[i] == 0 || geteuid() == 0) {
-            struct mounted_opts opts = mounted_usual();
-            opts.user = users[i];
-            struct mounted *m = mounted_new(&opts);
-            mounted_run_self_as(users[i], "--posix-mount", m->mount);
-            mounted_free(m);
-        }
+        if (users[i] != 0 && geteuid() != 0)
+            continue;
+        struct mounted_opts opts = mounted_usual();
+        opts.user = users[i];
+        struct mounted *m = mounted_new(&opts);
+        mounted_run_self_as(users[i], "--posix-mount", m->mount);
+        mounted_free(m);
+        /* And so do they on a local file system: the tables are right. */
+        char local[] = "/var/tmp/bg-fs-XXXXXX";
+        assert_non_null(mkdtemp(local));
+        assert_int_equal(chown(local, users[i] ? users[i] : geteuid(), (gid_t)-1), 0);
+        mounted_run_self_as(users[i], "--posix-local", local);
+        mounted_remove_all(local);
     }
-    /* And so do they on a local file system: the table is right. */
-    char local[] = "/var/tmp/bg-fs-XXXXXX";
-    assert_non_null(mkdtemp(local));
-    mounted_run_self_as(0, "--posix-local", local);
-    mounted_remove_all(local);
 }
 
 /* ---- size and number ---- */
@@ -838,9 +849,9 @@ int main(int argc, char **argv)
     if (argc == 3) {
         const char *mode = argv[1], *folder = argv[2];
         if (strcmp(mode, "--posix-mount") == 0)
-            return run_posix_table(folder, true);
+            return run_posix_tables(folder, true);
         if (strcmp(mode, "--posix-local") == 0)
-            return run_posix_table(folder, false);
+            return run_posix_tables(folder, false);
         if (strcmp(mode, "--read-many") == 0)
             return read_many_files(folder);
         if (strcmp(mode, "--unmount") == 0)

@@ -136,8 +136,60 @@ static void a_dead_guest_is_an_io_error(void **state)
     assert_true(errno == EIO || errno == ENOTCONN);
     assert_int_equal(open(vm_text(vm, "%s/other", m), O_RDONLY | O_CLOEXEC), -1);
     (void)close(held);
-    (void)vm_call(vm, "umount", m, NULL); /* it may have gone by itself */
-    assert_false(is_mounted(vm, m));
+    unmount_it(vm, m);
+}
+
+/* Looks for a file that is not there until the guest says so: the mount tries to find its sandbox
+ * again every few seconds. */
+static void wait_until_back(const char *missing)
+{
+    uint64_t until_ms = bg_now_ms() + 60000;
+    int last = 0;
+    while (bg_now_ms() < until_ms) {
+        if (access(missing, F_OK) < 0 && errno == ENOENT)
+            return;
+        last = errno;
+    }
+    fail_msg("%s: %s", missing, strerror(last));
+}
+
+static void a_crashed_guest_comes_back_under_its_mount(void **state)
+{
+    struct vm *vm = *state;
+    const char *s = vm_sandbox(vm);
+    (void)vm_guest(vm, s, "mkdir project; echo kept >project/file; sync");
+    const char *m = mount_it(vm, vm_text(vm, "%s:/home/app", s));
+    int held = open(vm_text(vm, "%s/project/file", m), O_RDWR | O_CLOEXEC);
+    int folder = open(vm_text(vm, "%s/project", m), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_true(held >= 0 && folder >= 0);
+    assert_int_equal(kill(vm_pid(vm, s, "qemu_pid"), SIGKILL), 0);
+    vm_wait_state(vm, s, "crashed");
+    (void)vm_ok(vm, "start", s, NULL);
+    wait_until_back(vm_text(vm, "%s/project/missing", m));
+    assert_string_equal(vm_read(vm, vm_text(vm, "%s/project/file", m), NULL), "kept\n");
+    char text[8] = {0};
+    assert_int_equal(pread(held, text, sizeof text - 1, 0), 5);
+    assert_string_equal(text, "kept\n");
+    assert_int_equal(pwrite(held, "more\n", 5, 5), 5);
+    assert_int_equal(close(held), 0);
+    int inside = openat(folder, "new", O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    assert_true(inside >= 0);
+    assert_int_equal(close(inside), 0);
+    (void)close(folder);
+    assert_string_equal(vm_guest(vm, s, "cat project/file; ls project"), "kept\nmore\nfile\nnew\n");
+    unmount_it(vm, m);
+}
+
+static void a_killed_file_server_is_replaced(void **state)
+{
+    struct vm *vm = *state;
+    const char *s = vm_sandbox(vm);
+    const char *m = mount_it(vm, vm_text(vm, "%s:/home/app", s));
+    vm_write(vm_text(vm, "%s/file", m), "before\n", 7);
+    (void)vm_guest(vm, s, "sudo pkill -KILL -x bellglass-fuse");
+    assert_string_equal(vm_read(vm, vm_text(vm, "%s/file", m), NULL), "before\n");
+    wait_until_back(vm_text(vm, "%s/missing", m));
+    unmount_it(vm, m);
 }
 
 static void a_stopped_guest_leaves_no_mount(void **state)
@@ -184,5 +236,7 @@ VM_MAIN(VM_NEEDS_VM | VM_NEEDS_FUSE, cmocka_unit_test(edits_are_seen_on_both_sid
         cmocka_unit_test(many_and_large_files_survive),
         cmocka_unit_test(the_mount_gives_no_rights_away),
         cmocka_unit_test(a_dead_guest_is_an_io_error),
+        cmocka_unit_test(a_crashed_guest_comes_back_under_its_mount),
+        cmocka_unit_test(a_killed_file_server_is_replaced),
         cmocka_unit_test(a_stopped_guest_leaves_no_mount),
         cmocka_unit_test(a_used_mount_can_be_unmounted), cmocka_unit_test(wrong_places_are_refused))

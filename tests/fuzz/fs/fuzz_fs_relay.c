@@ -1,4 +1,5 @@
-/* The relay against a hostile server: the input is what the server sends, its hello first. A
+/* The relay against a hostile server: the input is what the server sends, its hello first. Where it
+ * breaks the protocol, the stream is lost and what follows is another one, with a hello again. A
  * pretended kernel asks for everything that it can on whatever nodes and handles it is given, and
  * looks at each answer: it must be one that the host's kernel may see. */
 #include <fcntl.h>
@@ -23,6 +24,7 @@ struct kernel {
     size_t count;
     uint64_t folder, file, link, folder_fh, file_fh; /* the newest of each */
     bool more;                                       /* something new came: ask again */
+    unsigned notices;
 };
 
 static void require(bool good)
@@ -40,6 +42,12 @@ static void check_attr(const struct fs_attr *attr)
     require(attr->atime_ns < 1000000000 && attr->mtime_ns < 1000000000 &&
             attr->ctime_ns < 1000000000);
     require((attr->uid == 1000 || attr->uid == 65534) && (attr->gid == 1001 || attr->gid == 65534));
+}
+
+static void check_valid(const struct fs_reply *reply)
+{
+    require(reply->entry_valid <= 60 && reply->attr_valid <= 60);
+    require(reply->entry_valid_ns == 0 && reply->attr_valid_ns == 0);
 }
 
 static void take_node(struct kernel *k, const struct fs_reply *reply)
@@ -64,6 +72,7 @@ static void check_entries(struct kernel *k, const struct fs_reply *reply, bool p
         require(dots || fs_name_ok(entry.name, entry.name_size));
         require(entry.offset > 0 && entry.offset <= INT64_MAX);
         require(!dots || entry.entry.node == 0);
+        check_valid(&entry.entry);
         take_node(k, &entry.entry);
     }
     require(bg_reader_end(&in));
@@ -99,17 +108,20 @@ static int to_kernel(void *owner, const struct iovec *parts, int count)
     switch (fs_op_find(opcode)->reply) {
     case FS_REPLY_ENTRY_OPEN:
         k->file_fh = reply.fh;
+        check_valid(&reply);
         require(reply.open_flags == 0);
         take_node(k, &reply);
         break;
     case FS_REPLY_ENTRY:
+        check_valid(&reply);
         take_node(k, &reply);
         break;
     case FS_REPLY_ATTR:
+        check_valid(&reply);
         check_attr(&reply.attr);
         break;
     case FS_REPLY_OPEN:
-        require(reply.open_flags == 0);
+        require((reply.open_flags & ~(uint64_t)(FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR)) == 0);
         *(opcode == FUSE_OPENDIR ? &k->folder_fh : &k->file_fh) = reply.fh;
         k->more = true;
         break;
@@ -142,6 +154,20 @@ static int to_kernel(void *owner, const struct iovec *parts, int count)
     return 0;
 }
 
+static bool notify(void *owner, const struct fs_notice *notice)
+{
+    struct kernel *k = owner;
+    if (notice->all_names) {
+        require(notice->node == 0 && !notice->name && !notice->contents);
+    } else if (notice->name) {
+        require(notice->node != 0 && !notice->contents);
+        require(fs_name_ok(notice->name, notice->name_size));
+    } else {
+        require(notice->node != 0);
+    }
+    return k->notices++ % 64 != 63; /* now and then there is no room */
+}
+
 static void to_server(void *owner, const struct iovec *parts, int count)
 {
     (void)owner;
@@ -171,9 +197,11 @@ static void ask(struct kernel *k, struct fs_request request)
 static void ask_for_all(struct kernel *k)
 {
     static const uint32_t in_folder[] = {FUSE_LOOKUP, FUSE_MKDIR, FUSE_UNLINK, FUSE_CREATE};
-    static const uint32_t on_file[] = {FUSE_READ,   FUSE_FLUSH,           FUSE_FSYNC,
-                                       FUSE_SETLKW, FUSE_GETLK,           FUSE_FALLOCATE,
-                                       FUSE_LSEEK,  FUSE_COPY_FILE_RANGE, FUSE_SETLK};
+    static const uint8_t data[4096];
+    static const uint32_t on_file[] = {
+        FUSE_READ,  FUSE_FLUSH, FUSE_FSYNC,     FUSE_SETLKW, FUSE_GETLK,           FUSE_WRITE,
+        FUSE_WRITE, FUSE_READ,  FUSE_FALLOCATE, FUSE_LSEEK,  FUSE_COPY_FILE_RANGE, FUSE_FLUSH,
+        FUSE_SETLK, FUSE_FSYNC};
     k->more = false;
     for (size_t i = 0; i < sizeof in_folder / sizeof *in_folder; i++)
         ask(k,
@@ -208,7 +236,10 @@ static void ask_for_all(struct kernel *k)
                                    .fh = k->file_fh,
                                    .node2 = k->file,
                                    .fh2 = k->file_fh,
-                                   .size = 4096,
+                                   .offset = on_file[i] == FUSE_WRITE ? i * 4096 : 0,
+                                   .size = sizeof data,
+                                   .data = on_file[i] == FUSE_WRITE ? data : NULL,
+                                   .data_size = on_file[i] == FUSE_WRITE ? sizeof data : 0,
                                    .lock_end = 10,
                                    .lock_type = F_WRLCK,
                                    .whence = SEEK_DATA});
@@ -227,25 +258,40 @@ static void initialise(struct kernel *k)
     fs_relay_request(k->relay, bytes, sizeof bytes, 1000);
 }
 
-/* Gives the relay the server's messages. Returns when they end or it has had enough. */
-static void feed(struct kernel *k, const uint8_t *bytes, size_t size)
+/* Gives the relay the server's messages of one stream. Returns how many bytes they were: to their
+ * end, or to where it has had enough. */
+static size_t feed(struct kernel *k, const uint8_t *bytes, size_t size, uint64_t now_ms)
 {
     struct bg_err err;
-    uint64_t now_ms = 1000, next_ms;
-    while (size >= 4) {
+    uint64_t next_ms;
+    size_t at = 0;
+    while (size - at >= 4) {
         size_t message;
-        if (fs_message_size(bytes, FS_REPLY_HEADER_SIZE, &message, NULL) < 0 || message > size ||
-            fs_relay_reply(k->relay, bytes, message, now_ms, &err) < 0)
-            return;
-        bytes += message;
-        size -= message;
+        if (fs_message_size(bytes + at, FS_REPLY_HEADER_SIZE, &message, NULL) < 0 ||
+            message > size - at)
+            return at;
+        at += message;
+        if (fs_relay_reply(k->relay, bytes + at - message, message, now_ms, &err) < 0)
+            return at;
         now_ms += 10;
         if (k->more)
             ask_for_all(k);
         if (fs_relay_tick(k->relay, now_ms, &next_ms, &err) < 0)
-            return;
+            return at;
         fs_relay_flush_forgets(k->relay);
     }
+    return at;
+}
+
+/* Another stream begins at bytes. */
+static bool comes_back(struct kernel *k, const uint8_t *bytes, size_t size, uint64_t now_ms)
+{
+    struct bg_err err;
+    if (fs_relay_lost(k->relay, now_ms) < 0)
+        return false;
+    ask_for_all(k); /* these wait */
+    return size >= FS_HELLO_SIZE &&
+           fs_relay_returned(k->relay, bytes, FS_HELLO_SIZE, now_ms, &err) == 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
@@ -253,9 +299,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     struct kernel k = {.folder = 1};
     struct fs_relay_opts opts = {.uid = 1000,
                                  .gid = 1001,
+                                 .returns = true,
                                  .deadline_ms = DEADLINE_MS,
                                  .to_kernel = to_kernel,
                                  .to_server = to_server,
+                                 .notify = notify,
                                  .owner = &k};
     struct bg_err err;
     if (size < FS_HELLO_SIZE)
@@ -264,7 +312,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     if (fs_relay_greeted(k.relay, bytes, FS_HELLO_SIZE, &err) == 0) {
         initialise(&k);
         ask_for_all(&k);
-        feed(&k, bytes + FS_HELLO_SIZE, size - FS_HELLO_SIZE);
+        uint64_t now_ms = 1000;
+        size_t at = 0;
+        do {
+            at += FS_HELLO_SIZE;
+            at += feed(&k, bytes + at, size - at, now_ms);
+            now_ms += DEADLINE_MS / 2;
+        } while (size - at >= FS_HELLO_SIZE && comes_back(&k, bytes + at, size - at, now_ms));
         fs_relay_gone(k.relay);
         for (size_t i = 0; i < k.count; i++)
             require(k.answered[i]); /* nobody is left waiting */

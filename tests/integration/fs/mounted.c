@@ -107,7 +107,7 @@ struct mounted_opts mounted_usual(void)
 /* A child must never come back into cmocka: it would run the rest of the tests as well. Whatever
  * may fail there is done before fork(), or ends in _exit(). */
 
-static pid_t start_server(const struct mounted_opts *opts, const char *source, int *ret_stream)
+int mounted_serve(const struct mounted_opts *opts, const char *source, pid_t *ret_pid)
 {
     int sockets[2];
     char *path = strdup(program("BG_TEST_FS"));
@@ -131,8 +131,8 @@ static pid_t start_server(const struct mounted_opts *opts, const char *source, i
     }
     (void)close(sockets[1]);
     free(path);
-    *ret_stream = sockets[0];
-    return pid;
+    *ret_pid = pid;
+    return sockets[0];
 }
 
 pid_t mounted_start(const struct mounted_opts *opts, int stream, const char *mountpoint,
@@ -191,7 +191,7 @@ struct mounted *mounted_new(const struct mounted_opts *opts)
     assert_int_equal(chown(m->source, opts->user, opts->user), 0);
     int stream = opts->stream;
     if (stream < 0)
-        m->server = start_server(opts, opts->source ? opts->source : m->source, &stream);
+        stream = mounted_serve(opts, opts->source ? opts->source : m->source, &m->server);
     char line[1024];
     m->keeper = mounted_start(opts, stream, m->mount, line, sizeof line);
     if (!strstr(line, "\"ready\":true"))

@@ -32,6 +32,9 @@ struct mounted *mounted_new(const struct mounted_opts *opts);
  * removes the folders. */
 void mounted_free(struct mounted *m);
 
+/* Starts a file server over source; returns our end of its stream. */
+int mounted_serve(const struct mounted_opts *opts, const char *source, pid_t *ret_pid);
+
 /* Starts bellglass-mount and gives what it wrote to the ready fd; the caller frees nothing. */
 pid_t mounted_start(const struct mounted_opts *opts, int stream, const char *mountpoint,
                     char *ret_line, size_t line_size);

@@ -29,9 +29,6 @@ static void finds_ours_among_the_kernels(void **state)
         "46 23 0:55 / /mnt rw fuse.bellglass bellglass:web:sbx_1 rw\n"
         "47 23 0:56 / /mnt rw -\n"
         "48 23 0:57 / /mnt rw - fuse.bellglass\n"
-        "48 23 8:1 / /mnt rw - fuse.bellglass bellglass:web:sbx_1 rw\n"
-        "48 23 0:x / /mnt rw - fuse.bellglass bellglass:web:sbx_1 rw\n"
-        "48 23 057 / /mnt rw - fuse.bellglass bellglass:web:sbx_1 rw\n"
         "\n"
         "49 23 0:58 / /last rw - fuse.bellglass bellglass:z:sbx_3 rw";
     struct mount_list list;
@@ -41,7 +38,6 @@ static void finds_ours_among_the_kernels(void **state)
     assert_string_equal(list.entries[0].sandbox, "web");
     assert_string_equal(list.entries[0].id, "sbx_1");
     assert_string_equal(list.entries[0].path, "/home/u/web");
-    assert_int_equal(list.entries[0].device, 50);
     assert_string_equal(list.entries[1].sandbox, "my.box");
     assert_string_equal(list.entries[1].path, "/home/u/a b\\c\n");
     for (size_t i = 2; i < 4; i++) { /* without an id */

@@ -57,13 +57,41 @@ static void to_server(void *owner, const struct iovec *parts, int count)
     push(&b->to_server, parts, count);
 }
 
+static bool notify(void *owner, const struct fs_notice *notice)
+{
+    struct bench *b = owner;
+    if (b->notice_count == b->notice_room)
+        return false;
+    struct bench_notice *queued = &b->notices[b->notice_count++];
+    *queued = (struct bench_notice){.notice = *notice};
+    if (notice->name) {
+        assert_true(notice->name_size < sizeof queued->name);
+        memcpy(queued->name, notice->name, notice->name_size);
+    }
+    return true;
+}
+
+bool bench_noticed(struct bench *b, uint64_t node, const char *name, bool contents)
+{
+    bool found = false;
+    for (size_t i = 0; i < b->notice_count; i++) {
+        const struct bench_notice *n = &b->notices[i];
+        bool same_name = name ? n->notice.name && strcmp(n->name, name) == 0 : !n->notice.name;
+        found = found || (n->notice.node == node && same_name && n->notice.contents == contents &&
+                          !n->notice.all_names);
+    }
+    b->notice_count = 0;
+    return found;
+}
+
 void bench_ask(struct bench *b, struct fs_request request)
 {
     static uint8_t bytes[BG_FS_MESSAGE_MAX];
     b->kernel_unique += 2;
     request.unique = b->kernel_unique;
     request.caller_uid = 1000;
-    request.caller_pid = 4711;
+    if (request.caller_pid == 0)
+        request.caller_pid = 4711;
     request.name_size = request.name ? strlen(request.name) : 0;
     request.name2_size = request.name2 ? strlen(request.name2) : 0;
     struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
@@ -161,7 +189,8 @@ struct fs_attr bench_attr(uint64_t ino, uint32_t mode)
 
 struct fs_reply bench_entry(uint64_t server_id, uint32_t mode)
 {
-    return (struct fs_reply){.node = server_id, .attr = bench_attr(server_id + 1000, mode)};
+    return (struct fs_reply){
+        .node = server_id, .attr_valid = 1, .attr = bench_attr(server_id + 1000, mode)};
 }
 
 static uint64_t look_up(struct bench *b, uint64_t parent, const char *name, uint64_t server_id,
@@ -205,7 +234,7 @@ static void initialise(struct bench *b)
     assert_int_equal(fs_relay_state(b->relay), FS_RELAY_NEW);
     struct fs_request probe = bench_server_got(b);
     assert_int_equal(probe.opcode, FUSE_GETATTR);
-    struct fs_reply root = {.attr = bench_attr(1, S_IFDIR | 0755)};
+    struct fs_reply root = {.attr_valid = 1, .attr = bench_attr(1, S_IFDIR | 0755)};
     assert_int_equal(bench_reply(b, &probe, root), 0);
     assert_int_equal(fs_relay_state(b->relay), FS_RELAY_LIVE);
 }
@@ -215,13 +244,16 @@ struct bench *bench_new(const struct fs_hello *hello, bool raw_names, bool read_
     struct bench *b = calloc(1, sizeof *b);
     assert_non_null(b);
     b->now_ms = 1000000;
+    b->notice_room = BENCH_NOTICES_MAX;
     struct fs_relay_opts opts = {.uid = 1000,
                                  .gid = 1001,
                                  .raw_names = raw_names,
                                  .read_only = read_only,
+                                 .returns = true,
                                  .deadline_ms = BENCH_DEADLINE_MS,
                                  .to_kernel = to_kernel,
                                  .to_server = to_server,
+                                 .notify = hello->flags & FS_HELLO_FEED ? notify : NULL,
                                  .owner = b};
     assert_int_equal(fs_relay_new(&opts, &b->relay), 0);
     uint8_t bytes[FS_HELLO_SIZE];
@@ -240,6 +272,13 @@ struct bench *bench_new(const struct fs_hello *hello, bool raw_names, bool read_
 struct bench *bench_new_usual(void)
 {
     static const struct fs_hello hello = {.server = true, .uid = 500, .gid = 501};
+    return bench_new(&hello, false, false);
+}
+
+struct bench *bench_new_fed(void)
+{
+    static const struct fs_hello hello = {
+        .server = true, .flags = FS_HELLO_FEED, .uid = 500, .gid = 501};
     return bench_new(&hello, false, false);
 }
 
@@ -279,8 +318,8 @@ bool bench_sample(const struct bench *b, uint32_t opcode, struct fs_request *ret
     struct fs_reply reply = {0};
     const struct fs_op *op = fs_op_find(opcode);
     if (!op || op->reply == FS_REPLY_NONE || op->reply == FS_REPLY_OTHER ||
-        opcode == FUSE_DESTROY || opcode == FUSE_SYNCFS || opcode == FUSE_TMPFILE ||
-        opcode == FUSE_RELEASE || opcode == FUSE_RELEASEDIR)
+        opcode == FUSE_DESTROY || opcode == FUSE_SYNCFS || opcode == FUSE_RELEASE ||
+        opcode == FUSE_RELEASEDIR)
         return false; /* answered without the server */
     if (op->tail != FS_TAIL_NONE && op->tail != FS_TAIL_DATA)
         request.name = "name";
@@ -292,9 +331,12 @@ bool bench_sample(const struct bench *b, uint32_t opcode, struct fs_request *ret
     case FUSE_LOOKUP:
     case FUSE_MKNOD:
     case FUSE_CREATE:
+    case FUSE_TMPFILE:
         request.mode = S_IFREG | 0644;
         reply = bench_entry(30, S_IFREG | 0644);
-        reply.fh = opcode == FUSE_CREATE ? 31 : 0;
+        reply.fh = opcode == FUSE_CREATE || opcode == FUSE_TMPFILE ? 31 : 0;
+        if (opcode == FUSE_TMPFILE)
+            request.name = "/"; /* as the kernel says */
         break;
     case FUSE_MKDIR:
         reply = bench_entry(30, S_IFDIR | 0755);
@@ -337,6 +379,7 @@ bool bench_sample(const struct bench *b, uint32_t opcode, struct fs_request *ret
         reply.data_size = sizeof text;
         break;
     case FUSE_WRITE:
+        request.flags = O_DSYNC; /* others are answered before the server does it */
         request.data = text;
         request.size = request.data_size = sizeof text;
         reply.size = sizeof text;

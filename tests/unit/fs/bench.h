@@ -7,6 +7,7 @@
 
 #define BENCH_MESSAGES_MAX 4096
 #define BENCH_DEADLINE_MS  1000u
+#define BENCH_NOTICES_MAX  256u
 
 /* What every bench has at its start, found by LOOKUP and opened: kernel's ids, server's ids. */
 #define BENCH_DIR_SERVER    20u
@@ -25,19 +26,33 @@ struct bench_queue {
     size_t count;
 };
 
+/* What the relay told the kernel to forget. */
+struct bench_notice {
+    struct fs_notice notice;
+    char name[256];
+};
+
 struct bench {
     struct fs_relay *relay;
     uint64_t now_ms;
     uint64_t kernel_unique; /* of the last request */
     uint64_t dir, file, link, fh, dir_fh;
     struct bench_queue to_kernel, to_server;
-    int kernel_error; /* what /dev/fuse says to the next answers */
+    struct bench_notice notices[BENCH_NOTICES_MAX]; /* oldest first; taken by bench_noticed */
+    size_t notice_count, notice_room;               /* room: what the kernel's thread takes */
+    int kernel_error;                               /* what /dev/fuse says to the next answers */
 };
 
 struct bench *bench_new(const struct fs_hello *hello, bool raw_names, bool read_only);
 /* A server whose user is 500:501, the mount's is 1000:1001. */
 struct bench *bench_new_usual(void);
+/* The same, and the server tells of changes. */
+struct bench *bench_new_fed(void);
 void bench_free(struct bench *b);
+
+/* Takes the notices that there are; true if one of them was this. name: of an entry; NULL: of the
+ * node itself, with its contents or just its attributes. */
+bool bench_noticed(struct bench *b, uint64_t node, const char *name, bool contents);
 
 /* The kernel asks. unique is set. */
 void bench_ask(struct bench *b, struct fs_request request);

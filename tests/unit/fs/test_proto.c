@@ -422,7 +422,11 @@ static void hellos_come_back_and_nothing_else_is_one(void **state)
 {
     (void)state;
     for (int server = 0; server < 2; server++) {
-        struct fs_hello sent = {.server = server, .flags = FS_HELLO_READ_ONLY, .uid = 7, .gid = 8};
+        struct fs_hello sent = {.server = server,
+                                .flags = FS_HELLO_READ_ONLY,
+                                .uid = 7,
+                                .gid = 8,
+                                .boot = server ? 0x0123456789abcdef : 0};
         struct fs_hello got;
         uint8_t bytes[FS_HELLO_SIZE + 1] = {0};
         fs_hello_emit(&sent, bytes);
@@ -431,14 +435,16 @@ static void hellos_come_back_and_nothing_else_is_one(void **state)
         assert_int_equal(got.flags, sent.flags);
         assert_int_equal(got.uid, sent.uid);
         assert_int_equal(got.gid, sent.gid);
+        assert_true(got.boot == sent.boot);
         assert_int_equal(fs_hello_parse(bytes, FS_HELLO_SIZE, !server, &got, NULL), -EPROTO);
         for (size_t n = 0; n <= sizeof bytes; n++)
             if (n != FS_HELLO_SIZE)
                 assert_int_equal(fs_hello_parse(bytes, n, server, &got, NULL), -EPROTO);
         for (size_t at = 0; at < FS_HELLO_SIZE; at++)
-            for (int bit = 3; bit < 8; bit++) { /* the lower flag bits have a meaning */
+            for (int bit = 4; bit < 8; bit++) { /* the lower flag bits have a meaning */
                 bytes[at] ^= (uint8_t)(1 << bit);
-                bool free = at >= 12 && at < 20; /* uid and gid may be any */
+                bool free = at >= 12 && at < (server ? 28 : 20); /* uid, gid and boot may be any */
+                free = free || (!server && at == 8 && 1 << bit == FS_HELLO_CLEAN_LINKS);
                 assert_int_equal(fs_hello_parse(bytes, FS_HELLO_SIZE, server, &got, NULL),
                                  free ? 0 : -EPROTO);
                 bytes[at] ^= (uint8_t)(1 << bit);

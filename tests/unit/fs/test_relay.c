@@ -261,6 +261,7 @@ static void more_written_than_asked_for_is_an_error(void **state)
                                  .node = b->file,
                                  .fh = b->fh,
                                  .size = sizeof data,
+                                 .flags = O_DSYNC,
                                  .data = data,
                                  .data_size = sizeof data};
     static const struct {
@@ -730,6 +731,32 @@ static void links_that_leave_the_mount_are_refused(void **state)
     }
 }
 
+static void a_link_that_is_moved_deeper_is_found_anew(void **state)
+{
+    struct bench *b = *state;
+    struct fs_request asked =
+        bench_pass(b, (struct fs_request){.opcode = FUSE_LOOKUP, .node = 1, .name = "top"});
+    assert_int_equal(bench_reply(b, &asked, bench_entry(90, S_IFLNK | 0777)), 0);
+    uint64_t link = bench_kernel_got(b, FUSE_LOOKUP).node;
+    /* One reads it while another moves it: the text is right for its new place only. */
+    bench_ask(b, (struct fs_request){.opcode = FUSE_READLINK, .node = link});
+    uint64_t reader = b->kernel_unique;
+    struct fs_request reading = bench_server_got(b);
+    asked = bench_pass(
+        b,
+        (struct fs_request){
+            .opcode = FUSE_RENAME, .node = 1, .name = "top", .node2 = b->dir, .name2 = "deeper"});
+    assert_int_equal(bench_reply(b, &asked, (struct fs_reply){0}), 0);
+    assert_int_equal(bench_kernel_got(b, FUSE_RENAME).error, 0);
+    struct fs_reply reply = {.data = (const uint8_t *)"../x", .data_size = 4};
+    b->kernel_unique = reader;
+    assert_int_equal(bench_reply(b, &reading, reply), 0);
+    bench_expect_error(b, -ESTALE);
+    b->kernel_unique += 4;
+    bench_ask(b, (struct fs_request){.opcode = FUSE_READLINK, .node = link});
+    bench_expect_error(b, -ESTALE); /* the kernel looks it up again */
+}
+
 static void links_follow_the_place_that_the_host_moves_them_to(void **state)
 {
     struct bench *b = *state;
@@ -1184,6 +1211,7 @@ int main(void)
         RELAY_TEST(calls_without_meaning_here_are_answered_here),
         RELAY_TEST(holes_lie_after_what_was_asked),
         RELAY_TEST(links_that_leave_the_mount_are_refused),
+        RELAY_TEST(a_link_that_is_moved_deeper_is_found_anew),
         RELAY_TEST(links_follow_the_place_that_the_host_moves_them_to),
         cmocka_unit_test(absolute_links_of_a_whole_machine_are_made_relative),
         RELAY_TEST(owners_are_translated_both_ways),

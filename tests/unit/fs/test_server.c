@@ -453,6 +453,87 @@ static void locks_are_the_owners(void **state)
     assert_int_equal(run(f, bad, &reply), -EINVAL);
 }
 
+static void locks_end_with_the_handle_that_took_them(void **state)
+{
+    struct fixture *f = *state;
+    struct fs_reply reply;
+    put(f, "f", "0123456789");
+    uint64_t node = look_up(f, 1, "f"), one = open_node(f, node, O_RDWR),
+             two = open_node(f, node, O_RDWR);
+    /* Open file descriptions that lock: each is an owner, and nothing but RELEASE tells its end. */
+    assert_int_equal(run(f, lock_request(node, one, 71, F_WRLCK), &reply), 0);
+    assert_int_equal(run(f, lock_request(node, two, 72, F_WRLCK), &reply), -EAGAIN);
+    struct fs_request release = {.opcode = FUSE_RELEASE, .node = node, .fh = one};
+    assert_int_equal(run(f, release, &reply), 0);
+    assert_int_equal(run(f, lock_request(node, two, 72, F_WRLCK), &reply), 0);
+}
+
+static void nameless_files_can_be_given_a_name(void **state)
+{
+    struct fixture *f = *state;
+    struct fs_reply made, reply;
+    struct fs_request request = {
+        .opcode = FUSE_TMPFILE, .node = 1, .name = "/", .flags = O_RDWR, .mode = 07640};
+    assert_int_equal(run(f, request, &made), 0);
+    assert_int_equal(made.attr.mode, S_IFREG | 0640);
+    assert_int_equal(made.attr.nlink, 0);
+    forget_fds(f);
+    struct fs_request write = {.opcode = FUSE_WRITE,
+                               .node = made.node,
+                               .fh = made.fh,
+                               .data = (const uint8_t *)"text",
+                               .data_size = 4};
+    assert_int_equal(run(f, write, &reply), 0);
+    struct fs_request link = {.opcode = FUSE_LINK, .node = 1, .node2 = made.node, .name = "named"};
+    assert_int_equal(run(f, link, &reply), 0);
+    assert_int_equal(reply.node, made.node);
+    assert_int_equal(reply.attr.nlink, 1);
+    assert_int_equal(reply.attr.size, 4);
+    put(f, "plain", "x");
+    request.node = look_up(f, 1, "plain");
+    assert_int_equal(run(f, request, &reply), -ENOTDIR);
+    request = (struct fs_request){
+        .opcode = FUSE_TMPFILE, .node = 1, .name = "/", .flags = O_RDWR | O_EXCL, .mode = 0600};
+    assert_int_equal(run(f, request, &made), 0);
+    link = (struct fs_request){.opcode = FUSE_LINK, .node = 1, .node2 = made.node, .name = "never"};
+    assert_int_equal(run(f, link, &reply), -ENOENT);
+}
+
+static void texts_of_links_are_cleaned_when_asked_for(void **state)
+{
+    struct fixture *f = *state;
+    char path[512];
+    make_folder(f, "a");
+    make_folder(f, "a/b");
+    make_folder(f, "c");
+    path_of(f, "a/link", path);
+    assert_int_equal(symlink("b/../../c/x", path), 0);
+    uint64_t a = look_up(f, 1, "a"), c = look_up(f, 1, "c"), link = look_up(f, a, "link");
+    struct fs_request request = {.opcode = FUSE_READLINK, .node = link};
+    struct fs_reply reply;
+    static const struct {
+        bool clean;
+        const char *want;
+    } table[] = {{false, "b/../../c/x"}, {true, "../c/x"}};
+    for (size_t i = 0; i < 2; i++) {
+        f->ops.clean_links = table[i].clean;
+        forget_fds(f);
+        assert_int_equal(run(f, request, &reply), 0);
+        assert_int_equal(reply.data_size, strlen(table[i].want));
+        assert_memory_equal(reply.data, table[i].want, reply.data_size);
+    }
+    /* Where it was moved to, it leads nowhere: the text is given as it is. */
+    struct fs_request move = {
+        .opcode = FUSE_RENAME, .node = a, .name = "link", .node2 = c, .name2 = "moved"};
+    assert_int_equal(run(f, move, &reply), 0);
+    assert_int_equal(run(f, request, &reply), 0);
+    assert_int_equal(reply.data_size, 11);
+    make_folder(f, "c/b");
+    assert_int_equal(run(f, request, &reply), 0);
+    assert_int_equal(reply.data_size, 6);
+    assert_memory_equal(reply.data, "../c/x", 6);
+}
+
 static struct answer next_answer(const struct fixture *f)
 {
     struct answer a;
@@ -530,6 +611,9 @@ int main(void)
         BOTH_WAYS(modes_stay_below_set_id),
         BOTH_WAYS(folders_are_listed_in_pieces),
         BOTH_WAYS(locks_are_the_owners),
+        BOTH_WAYS(locks_end_with_the_handle_that_took_them),
+        BOTH_WAYS(nameless_files_can_be_given_a_name),
+        BOTH_WAYS(texts_of_links_are_cleaned_when_asked_for),
         BOTH_WAYS(waiting_ends_with_the_lock_or_an_interrupt),
         BOTH_WAYS(views_into_the_kernel_are_hollow),
     };
