@@ -20,7 +20,7 @@
 static const char settings[] = "    User " SSH_DEFAULT_USER "\n"
                                "    HostName %h\n" /* whatever the user's `Host *` makes of it */
                                "    ProxyUseFdpass no\n"
-                               "    ConnectTimeout 120\n" /* a guest that never greets */
+                               "    ConnectTimeout 300\n" /* a guest that never greets */
                                "    BatchMode yes\n" /* no guest can make it ask for a passphrase */
                                "    IdentitiesOnly yes\n"
                                "    IdentityAgent none\n"

@@ -47,6 +47,7 @@ static const char script[] =
     "PrintMotd no\n"
     "PrintLastLog no\n"
     "PidFile none\n"
+    "LoginGraceTime 0\n"
     "LogLevel ERROR\n"
     "AcceptEnv COLORTERM GIT_PROTOCOL\n"
     "Subsystem sftp internal-sftp\n"
