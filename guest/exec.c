@@ -49,7 +49,7 @@ struct exec {
     int slave_fd;          /* kept open while the command runs: a pty without users hangs up */
     unsigned open_handles; /* channels whose memory the loop has */
     size_t outstanding;    /* stdin bytes taken from the host and not given back */
-    bool tty, input_ended;
+    bool tty, detach, input_ended;
     uint64_t early_signals; /* bit n: signal n + 1 came before the command ran */
 };
 
@@ -451,8 +451,9 @@ static void on_gone(void *context)
     struct exec *x = context;
     x->stream = NULL;
     x->state = EXEC_DONE;
-    kill_all(x);
-    close_all(x);
+    if (!x->detach)
+        kill_all(x);
+    close_all(x); /* which tells one that was not killed */
     if (x->reaped)
         remove_cgroup(x);
     free_if_done(x);
@@ -607,6 +608,7 @@ static int exec_open(struct stream *stream, const uint8_t *body, size_t size, st
     x->plan = plan;
     x->slave_fd = -1;
     x->tty = request.flags & BG_EXEC_TTY;
+    x->detach = request.flags & BG_EXEC_DETACH;
     x->reaped = true; /* until there is a process */
     for (int i = 0; i < 2; i++) {
         x->output[i].exec = x;

@@ -1,9 +1,11 @@
 /* bellglass-fs: the file server and the mount without a VM, over any byte stream.
  *
- *   bellglass-fs serve DIR               the server, on stdin and stdout
- *   bellglass-fs mount DIR -- COMMAND…   runs COMMAND and mounts what it serves on DIR, e.g.
- *                                        bellglass-fs mount /mnt -- ssh host bellglass-fs serve
- * /src */
+ *   bellglass fs serve DIR               the server, on stdin and stdout
+ *   bellglass fs mount DIR -- COMMAND…   runs COMMAND and mounts what it serves on DIR, e.g.
+ *                                        bellglass fs mount /mnt -- ssh host bellglass fs serve
+ * /src
+ *
+ * The command `bellglass fs` becomes this program. */
 #include <errno.h>
 #include <getopt.h>
 #include <libgen.h>
@@ -25,19 +27,36 @@
 
 static void usage(FILE *out)
 {
-    (void)fprintf(out,
-                  "usage: bellglass-fs serve [--read-only] [--threads N] DIR\n"
-                  "       bellglass-fs mount [--read-only] [--exec] [--raw-names] [--foreground]\n"
-                  "                          [--symlinks inside|none|raw] [--reconnect]\n"
-                  "                          [--guard pin|owner|off] [--guard-store DIR]\n"
-                  "                          [--watch seen|none] [--name NAME] [--deadline-ms N]\n"
-                  "                          DIR -- COMMAND...\n"
-                  "--symlinks says what becomes of symbolic links, which this machine follows:\n"
-                  "  inside  those that stay in DIR work, others cannot be read (the default)\n"
-                  "  none    all are shown as they are and none is followed; needs root\n"
-                  "  raw     DANGER: all are followed, also to this machine's own files. Whoever\n"
-                  "          serves DIR decides what your programs read and write. Only for files\n"
-                  "          that you trust like your own.\n");
+    (void)fprintf(
+        out,
+        "usage: bellglass fs serve [--read-only] [--threads N] DIR\n"
+        "       bellglass fs mount [--read-only] [--exec] [--raw-names] [--foreground]\n"
+        "                          [--symlinks inside|none|raw] [--reconnect]\n"
+        "                          [--guard pin|owner|off] [--guard-store DIR]\n"
+        "                          [--watch seen|none]\n"
+        "                          [--name NAME] [--deadline-ms N] DIR -- COMMAND...\n"
+        "\n"
+        "serve   serves DIR on standard input and output\n"
+        "mount   runs COMMAND and mounts on DIR what it serves on its own\n"
+        "\n"
+        "  --read-only       no changes\n"
+        "  --threads N       requests at once [4]\n"
+        "  --exec            let programs in it be run here\n"
+        "  --raw-names       show names with control characters as they are\n"
+        "  --foreground      stay until the mount ends\n"
+        "  --reconnect       run COMMAND again when it ends, and go on with that\n"
+        "  --name NAME       what the mount is called in the list of mounts [files]\n"
+        "  --deadline-ms N   a request without an answer fails after this time [15000]\n"
+        "  --symlinks MODE   what becomes of symbolic links, which this machine follows:\n"
+        "    inside  those that stay in DIR work, others cannot be read (the default)\n"
+        "    none    all are shown as they are and none is followed; needs root\n"
+        "    raw     DANGER: all are followed, also to this machine's own files. Whoever\n"
+        "            serves DIR decides what your programs read and write. Only for files\n"
+        "            that you trust like your own.\n"
+        "  --guard MODE      files that programs here run or believe: pin, owner or off [pin]\n"
+        "  --guard-store DIR where approvals of such files are kept\n"
+        "  --watch MODE      seen: what others change there makes file events here, in folders\n"
+        "                    that were seen here; or none [seen]\n");
 }
 
 static int serve(int argc, char **argv)
@@ -223,6 +242,10 @@ static int mount_here(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    if (argc == 3 && strcmp(argv[2], "--help") == 0) {
+        usage(stdout);
+        return 0;
+    }
     if (argc >= 2 && strcmp(argv[1], "serve") == 0)
         return serve(argc - 1, argv + 1);
     if (argc >= 2 && strcmp(argv[1], "mount") == 0)

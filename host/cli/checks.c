@@ -1,6 +1,5 @@
 #include "host/cli/checks.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -22,9 +21,7 @@
 #include "common/io.h"
 #include "common/quote.h"
 #include "common/state/image.h"
-#include "host/cli/life.h"
-#include "host/cli/mounts.h"
-#include "host/cli/offline.h"
+#include "host/cli/leftovers.h"
 #include "host/cli/output.h"
 #include "host/cli/process.h"
 
@@ -32,8 +29,7 @@
 #define SPACE_WARN_BYTES   (5ull << 30) /* an image, its snapshot, and some sandboxes */
 #define SPACE_FAIL_BYTES   (512ull << 20)
 
-static void BG_PRINTF(3, 4)
-    found(struct check_result *ret, enum check_level level, const char *format, ...)
+void check_found(struct check_result *ret, enum check_level level, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -42,7 +38,7 @@ static void BG_PRINTF(3, 4)
     ret->level = level;
 }
 
-static void BG_PRINTF(2, 3) hint(struct check_result *ret, const char *format, ...)
+void check_hint(struct check_result *ret, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -50,18 +46,10 @@ static void BG_PRINTF(2, 3) hint(struct check_result *ret, const char *format, .
     va_end(args);
 }
 
-/* Where a program is on the PATH; "" if nowhere. */
 static bool on_path(const char *program)
 {
-    const char *at = getenv("PATH");
-    while (at && *at != '\0') {
-        size_t size = strcspn(at, ":");
-        BG_AUTOFREE char *path = NULL;
-        if (asprintf(&path, "%.*s/%s", (int)size, at, program) >= 0 && access(path, X_OK) == 0)
-            return true;
-        at += size + (at[size] == ':');
-    }
-    return false;
+    BG_AUTOFREE char *path = process_find(program);
+    return path != NULL;
 }
 
 static void check_folders(struct app *app, bool fix, struct check_result *ret)
@@ -69,31 +57,31 @@ static void check_folders(struct app *app, bool fix, struct check_result *ret)
     struct bg_err err;
     (void)fix;
     if (app_paths(app, &err) < 0) {
-        found(ret, CHECK_FAIL, "%s", err.text);
-        hint(ret, "set BELLGLASS_HOME to a folder that you can write");
+        check_found(ret, CHECK_FAIL, "%s", err.text);
+        check_hint(ret, "set BELLGLASS_HOME to a folder that you can write");
     } else {
-        found(ret, CHECK_OK, "data %s, state %s, sockets %s", app->paths.data, app->paths.state,
-              app->paths.runtime);
+        check_found(ret, CHECK_OK, "data %s, state %s, sockets %s", app->paths.data,
+                    app->paths.state, app->paths.runtime);
     }
 }
 
 static void check_programs(struct app *app, bool fix, struct check_result *ret)
 {
     static const char *const programs[] = {
-        "bellglass-supervisor", "bellglass-proxy", "bellglass-mount",
-        "bellglass-agent",      "bellglass-image", "bellglass-secret",
-        "bellglass-policy",     "bellglass-copy",  "bellglass-ca"};
+        "bellglass-supervisor", "bellglass-proxy",  "bellglass-mount",  "bellglass-agent",
+        "bellglass-image",      "bellglass-secret", "bellglass-policy", "bellglass-copy",
+        "bellglass-ca",         "bellglass-fs"};
     (void)app;
     (void)fix;
     for (size_t i = 0; i < sizeof programs / sizeof *programs; i++) {
         BG_AUTOFREE char *path = NULL;
         struct bg_err err;
         if (bg_helper_path(programs[i], &path, &err) < 0) {
-            found(ret, CHECK_FAIL, "%s", err.text);
+            check_found(ret, CHECK_FAIL, "%s", err.text);
             return;
         }
     }
-    found(ret, CHECK_OK, "all helper programs are there");
+    check_found(ret, CHECK_OK, "all helper programs are there");
 }
 
 /* What the supervisor says it would use: it alone knows how to judge. The caller's; NULL with *ret
@@ -110,10 +98,10 @@ static json_t *probe(struct check_result *ret)
         r = process_output(argv, output, sizeof output, PROGRAM_TIMEOUT_MS, &status, &err);
     json_t *json = r == 0 ? json_loads(output, JSON_REJECT_DUPLICATES, NULL) : NULL;
     if (r < 0)
-        found(ret, CHECK_FAIL, "%s", err.text);
+        check_found(ret, CHECK_FAIL, "%s", err.text);
     else if (!json)
-        found(ret, CHECK_FAIL, "bellglass-supervisor probe makes no sense (exit status %d)",
-              status);
+        check_found(ret, CHECK_FAIL, "bellglass-supervisor probe makes no sense (exit status %d)",
+                    status);
     return json;
 }
 
@@ -135,11 +123,11 @@ static void check_qemu(struct app *app, bool fix, struct check_result *ret)
     if (!json)
         return;
     if (text_of(json, "qemu", "error", text)[0] != '\0') {
-        found(ret, CHECK_FAIL, "%s", text);
+        check_found(ret, CHECK_FAIL, "%s", text);
         return;
     }
-    found(ret, CHECK_OK, "%s, version %s", text_of(json, "qemu", "path", text),
-          text_of(json, "qemu", "version", version));
+    check_found(ret, CHECK_OK, "%s, version %s", text_of(json, "qemu", "path", text),
+                text_of(json, "qemu", "version", version));
 }
 
 static void check_accel(struct app *app, bool fix, struct check_result *ret)
@@ -151,16 +139,16 @@ static void check_accel(struct app *app, bool fix, struct check_result *ret)
     if (!json)
         return;
     if (text_of(json, "accel", "error", why)[0] != '\0') {
-        found(ret, CHECK_FAIL, "%s", why);
+        check_found(ret, CHECK_FAIL, "%s", why);
         return;
     }
     bool kvm = strcmp(text_of(json, "accel", "name", name), "kvm") == 0;
     (void)text_of(json, "accel", "why", why);
-    found(ret, kvm ? CHECK_OK : CHECK_WARN, "%s%s%s", kvm ? "KVM" : "no KVM, guests are emulated",
-          why[0] ? ": " : "", why);
+    check_found(ret, kvm ? CHECK_OK : CHECK_WARN, "%s%s%s",
+                kvm ? "KVM" : "no KVM, guests are emulated", why[0] ? ": " : "", why);
     if (!kvm)
-        hint(ret,
-             "all works, several times slower; KVM needs /dev/kvm and a user that may open it");
+        check_hint(
+            ret, "all works, several times slower; KVM needs /dev/kvm and a user that may open it");
 }
 
 static void check_device(struct app *app, bool fix, struct check_result *ret)
@@ -175,15 +163,16 @@ static void check_device(struct app *app, bool fix, struct check_result *ret)
     (void)app;
     (void)fix;
     if (!output)
-        found(ret, CHECK_FAIL, "out of memory");
+        check_found(ret, CHECK_FAIL, "out of memory");
     else if (process_output(argv, output, size, PROGRAM_TIMEOUT_MS, &status, &err) < 0)
-        found(ret, CHECK_FAIL, "%s", err.text);
+        check_found(ret, CHECK_FAIL, "%s", err.text);
     else if (!strstr(output, "\"vhost-user-vsock-pci\""))
-        found(ret, CHECK_FAIL, "QEMU has no vhost-user-vsock-pci");
+        check_found(ret, CHECK_FAIL, "QEMU has no vhost-user-vsock-pci");
     else
-        found(ret, CHECK_OK, "vhost-user-vsock-pci");
+        check_found(ret, CHECK_OK, "vhost-user-vsock-pci");
     if (ret->level == CHECK_FAIL)
-        hint(ret, "install Debian's package qemu-system-x86 (7.2 or later), or set BELLGLASS_QEMU");
+        check_hint(
+            ret, "install Debian's package qemu-system-x86 (7.2 or later), or set BELLGLASS_QEMU");
 }
 
 static void check_fuse(struct app *app, bool fix, struct check_result *ret)
@@ -192,14 +181,26 @@ static void check_fuse(struct app *app, bool fix, struct check_result *ret)
     (void)fix;
     BG_AUTOCLOSE int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
     if (fd < 0) {
-        found(ret, CHECK_WARN, "/dev/fuse: %s; bellglass mount will not work", strerror(errno));
-        hint(ret, "modprobe fuse; in a container, pass the device in");
+        check_found(ret, CHECK_WARN, "/dev/fuse: %s; bellglass mount will not work",
+                    strerror(errno));
+        check_hint(ret, "modprobe fuse; in a container, pass the device in");
     } else if (geteuid() != 0 && !on_path("fusermount3")) {
-        found(ret, CHECK_WARN, "no fusermount3; bellglass mount will not work");
-        hint(ret, "apt-get install fuse3");
+        check_found(ret, CHECK_WARN, "no fusermount3; bellglass mount will not work");
+        check_hint(ret, "apt-get install fuse3");
     } else {
-        found(ret, CHECK_OK, "/dev/fuse%s", geteuid() != 0 ? " and fusermount3" : "");
+        check_found(ret, CHECK_OK, "/dev/fuse%s", geteuid() != 0 ? " and fusermount3" : "");
     }
+}
+
+static void check_ssh(struct app *app, bool fix, struct check_result *ret)
+{
+    (void)app;
+    (void)fix;
+    bool all = on_path("ssh") && on_path("ssh-keygen");
+    check_found(ret, all ? CHECK_OK : CHECK_WARN, "%s",
+                all ? "ssh and ssh-keygen" : "no ssh: bellglass ssh and code will not work");
+    if (!all)
+        check_hint(ret, "apt-get install openssh-client");
 }
 
 static void check_builder(struct app *app, bool fix, struct check_result *ret)
@@ -209,11 +210,11 @@ static void check_builder(struct app *app, bool fix, struct check_result *ret)
     (void)fix;
     for (size_t i = 0; i < sizeof programs / sizeof *programs; i++)
         if (!on_path(programs[i])) {
-            found(ret, CHECK_WARN, "no %s: bellglass image build will not work", programs[i]);
-            hint(ret, "apt-get install mmdebstrap libguestfs-dev supermin qemu-utils");
+            check_found(ret, CHECK_WARN, "no %s: bellglass image build will not work", programs[i]);
+            check_hint(ret, "apt-get install mmdebstrap libguestfs-dev supermin qemu-utils");
             return;
         }
-    found(ret, CHECK_OK, "mmdebstrap, supermin and qemu-img");
+    check_found(ret, CHECK_OK, "mmdebstrap, supermin and qemu-img");
 }
 
 static void check_images(struct app *app, bool fix, struct check_result *ret)
@@ -223,14 +224,14 @@ static void check_images(struct app *app, bool fix, struct check_result *ret)
     struct bg_err err;
     (void)fix;
     if (app_paths(app, &err) < 0 || bg_image_list(&app->paths, &images, &count, &damaged, &err) < 0)
-        found(ret, CHECK_FAIL, "%s", err.text);
+        check_found(ret, CHECK_FAIL, "%s", err.text);
     else
-        found(ret, damaged > 0 || count == 0 ? CHECK_WARN : CHECK_OK, "%zu images%s", count,
-              damaged > 0 ? ", and damaged ones" : "");
+        check_found(ret, damaged > 0 || count == 0 ? CHECK_WARN : CHECK_OK, "%zu images%s", count,
+                    damaged > 0 ? ", and damaged ones" : "");
     if (ret->level == CHECK_WARN && damaged > 0)
-        hint(ret, "%zu damaged: see bellglass image ls", damaged);
+        check_hint(ret, "%zu damaged: see bellglass image ls", damaged);
     else if (ret->level == CHECK_WARN)
-        hint(ret, "bellglass image build");
+        check_hint(ret, "bellglass image build");
     bg_image_list_free(images, count);
 }
 
@@ -240,23 +241,23 @@ static void check_space(struct app *app, bool fix, struct check_result *ret)
     struct statvfs vfs;
     (void)fix;
     if (app_paths(app, &err) < 0) {
-        found(ret, CHECK_FAIL, "%s", err.text);
+        check_found(ret, CHECK_FAIL, "%s", err.text);
         return;
     }
     if (statvfs(app->paths.data, &vfs) < 0) {
-        found(ret, CHECK_FAIL, "%s: %s", app->paths.data, strerror(errno));
+        check_found(ret, CHECK_FAIL, "%s: %s", app->paths.data, strerror(errno));
         return;
     }
     uint64_t bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
     char text[OUTPUT_SIZE_SIZE];
     output_size(bytes, text);
-    found(ret,
-          bytes < SPACE_FAIL_BYTES   ? CHECK_FAIL
-          : bytes < SPACE_WARN_BYTES ? CHECK_WARN
-                                     : CHECK_OK,
-          "%s free in %s", text, app->paths.data);
+    check_found(ret,
+                bytes < SPACE_FAIL_BYTES   ? CHECK_FAIL
+                : bytes < SPACE_WARN_BYTES ? CHECK_WARN
+                                           : CHECK_OK,
+                "%s free in %s", text, app->paths.data);
     if (ret->level != CHECK_OK)
-        hint(ret, "bellglass image rm, bellglass rm, or BELLGLASS_HOME on a larger disk");
+        check_hint(ret, "bellglass image rm, bellglass rm, or BELLGLASS_HOME on a larger disk");
 }
 
 static void check_reflinks(struct app *app, bool fix, struct check_result *ret)
@@ -264,16 +265,16 @@ static void check_reflinks(struct app *app, bool fix, struct check_result *ret)
     struct bg_err err;
     (void)fix;
     if (app_paths(app, &err) < 0) {
-        found(ret, CHECK_FAIL, "%s", err.text);
+        check_found(ret, CHECK_FAIL, "%s", err.text);
         return;
     }
     BG_AUTOCLOSE int from = open(app->paths.data, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     BG_AUTOCLOSE int to = open(app->paths.data, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     bool works =
         from >= 0 && to >= 0 && bg_write_full(from, "x", 1) == 0 && ioctl(to, FICLONE, from) == 0;
-    found(ret, CHECK_OK,
-          works ? "the file system shares blocks between copies"
-                : "none (btrfs and XFS have them): copies take their full space");
+    check_found(ret, CHECK_OK,
+                works ? "the file system shares blocks between copies"
+                      : "none (btrfs and XFS have them): copies take their full space");
 }
 
 /* True if a child of ours may make a user namespace. */
@@ -292,14 +293,15 @@ static void check_confinement(struct app *app, bool fix, struct check_result *re
     long landlock = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
     bool namespaces = user_namespaces();
     if (landlock > 0 && namespaces) {
-        found(ret, CHECK_OK, "Landlock version %ld, user namespaces", landlock);
+        check_found(ret, CHECK_OK, "Landlock version %ld, user namespaces", landlock);
         return;
     }
-    found(ret, CHECK_WARN, "%s%s%s", landlock > 0 ? "" : "no Landlock",
-          landlock > 0 || namespaces ? "" : ", ", namespaces ? "" : "no user namespaces");
-    hint(ret, "sandboxes work; bellglass's own processes are confined less. Landlock: Linux 5.13 "
-              "with lsm=landlock,...; namespaces: sysctl user.max_user_namespaces, "
-              "kernel.unprivileged_userns_clone");
+    check_found(ret, CHECK_WARN, "%s%s%s", landlock > 0 ? "" : "no Landlock",
+                landlock > 0 || namespaces ? "" : ", ", namespaces ? "" : "no user namespaces");
+    check_hint(ret,
+               "sandboxes work; bellglass's own processes are confined less. Landlock: Linux 5.13 "
+               "with lsm=landlock,...; namespaces: sysctl user.max_user_namespaces, "
+               "kernel.unprivileged_userns_clone");
 }
 
 static void check_ptrace(struct app *app, bool fix, struct check_result *ret)
@@ -315,145 +317,9 @@ static void check_ptrace(struct app *app, bool fix, struct check_result *ret)
     }
     /* The device reads and writes guest memory by process_vm_readv; QEMU is its child. */
     bool ok = scope <= 1 || (scope == 2 && geteuid() == 0);
-    found(ret, ok ? CHECK_OK : CHECK_FAIL, "kernel.yama.ptrace_scope is %d", (int)scope);
+    check_found(ret, ok ? CHECK_OK : CHECK_FAIL, "kernel.yama.ptrace_scope is %d", (int)scope);
     if (!ok)
-        hint(ret, "sysctl kernel.yama.ptrace_scope=1");
-}
-
-/* --- what was left behind --- */
-
-/* Damaged sandboxes: only the user can say whether there is something in them to keep. Those that
- * should have vanished with their command are removed by looking at them (life_open). */
-static size_t damaged_sandboxes(struct app *app)
-{
-    char **names;
-    size_t count = 0;
-    if (bg_sandbox_names(&app->paths, &names, NULL) < 0)
-        return 0;
-    for (size_t i = 0; names[i]; i++) {
-        struct life life;
-        if (life_open_any(app, names[i], &life, NULL) < 0)
-            continue;
-        count += life.damaged;
-        life_done(&life);
-    }
-    bg_sandbox_names_free(names);
-    return count;
-}
-
-/* True if nothing is behind a mount any more. Those of sandboxes that we do not know are somebody
- * else's, and only looked at for that. */
-static bool mount_is_stale(struct app *app, const struct mount_entry *entry)
-{
-    struct life life;
-    struct stat st;
-    enum bg_sandbox_use use;
-    bool stale = false;
-    if (life_open(app, entry->sandbox, &life, NULL) == 0) {
-        stale = mounts_match(entry, &life.sandbox) &&
-                bg_sandbox_use(&life.sandbox, &use, NULL) == 0 && use == BG_SANDBOX_UNUSED &&
-                (life.state == BG_SANDBOX_STOPPED || life.state == BG_SANDBOX_CRASHED);
-        life_done(&life);
-    }
-    return stale || (stat(entry->path, &st) < 0 && errno == ENOTCONN);
-}
-
-static size_t stale_mounts(struct app *app, bool fix, size_t *ret_kept)
-{
-    struct mount_list mounts;
-    size_t count = 0;
-    *ret_kept = 0;
-    if (mounts_read(&mounts, NULL) < 0)
-        return 0;
-    for (size_t i = mounts.count; i > 0; i--) {
-        if (!mount_is_stale(app, &mounts.entries[i - 1]))
-            continue;
-        count++;
-        *ret_kept += !fix || mounts_unmount(mounts.entries[i - 1].path, NULL, NULL) < 0;
-    }
-    mounts_done(&mounts);
-    return count;
-}
-
-/* True if a sandbox of that id runs. */
-static bool runs_with_id(struct app *app, char *const *names, const char *id, size_t id_size)
-{
-    bool runs = false;
-    for (size_t i = 0; names[i] && !runs; i++) {
-        struct life life;
-        if (life_open(app, names[i], &life, NULL) < 0)
-            continue;
-        runs = strlen(life.sandbox.id) == id_size && strncmp(life.sandbox.id, id, id_size) == 0 &&
-               life.state != BG_SANDBOX_STOPPED && life.state != BG_SANDBOX_CRASHED;
-        life_done(&life);
-    }
-    return runs;
-}
-
-/* True if nobody listens on the socket of a helper. */
-static bool helper_is_dead(struct app *app, const char *id)
-{
-    char name[] = "helper";
-    struct bg_sandbox helper = {.name = name};
-    BG_AUTOCLOSE int fd = -1;
-    (void)snprintf(helper.id, sizeof helper.id, "%s", id);
-    return bg_sandbox_connect(&app->paths, &helper, &fd, NULL) == -ENOTCONN;
-}
-
-/* Control sockets of sandboxes that do not run, and of helpers. */
-static size_t stale_sockets(struct app *app, bool fix, size_t *ret_kept)
-{
-    char **names;
-    size_t count = 0;
-    *ret_kept = 0;
-    DIR *dir = opendir(app->paths.runtime);
-    if (!dir)
-        return 0;
-    const struct dirent *entry;
-    while ((entry = readdir(dir)) && bg_sandbox_names(&app->paths, &names, NULL) == 0) {
-        size_t size = strlen(entry->d_name);
-        bool socket = strncmp(entry->d_name, "sbx_", 4) == 0 && size > 5 &&
-                      strcmp(entry->d_name + size - 5, ".sock") == 0;
-        char id[32];
-        bool dead = offline_socket_id(entry->d_name, id)
-                        ? helper_is_dead(app, id)
-                        : socket && !runs_with_id(app, names, entry->d_name, size - 5);
-        if (dead) {
-            count++;
-            *ret_kept += !fix || unlinkat(dirfd(dir), entry->d_name, 0) < 0;
-        }
-        bg_sandbox_names_free(names);
-    }
-    (void)closedir(dir); /* read only */
-    return count;
-}
-
-static void check_leftovers(struct app *app, bool fix, struct check_result *ret)
-{
-    struct bg_err err;
-    size_t mounts_kept, sockets_kept, swept = 0;
-    int r = app_paths(app, &err);
-    if (r == 0 && fix)
-        r = bg_sandbox_sweep(&app->paths, &swept, &err);
-    if (r < 0) {
-        found(ret, CHECK_FAIL, "%s", err.text);
-        return;
-    }
-    size_t mounts = stale_mounts(app, fix, &mounts_kept);
-    size_t damaged = damaged_sandboxes(app);
-    size_t sockets = stale_sockets(app, fix, &sockets_kept);
-    bool kept = mounts_kept + sockets_kept > 0;
-    if (damaged + mounts + sockets + swept == 0) {
-        found(ret, CHECK_OK, "nothing was left behind");
-        return;
-    }
-    found(ret, kept || damaged > 0 ? CHECK_WARN : CHECK_OK,
-          "%s%zu dead mounts, %zu dead sockets; %zu damaged sandboxes",
-          fix && !kept ? "removed " : "", mounts, sockets, damaged);
-    if (kept)
-        hint(ret, fix ? "they could not be removed" : "bellglass doctor --fix");
-    else if (damaged > 0)
-        hint(ret, "see bellglass ls; remove with bellglass rm -f NAME");
+        check_hint(ret, "sysctl kernel.yama.ptrace_scope=1");
 }
 
 const struct check checks[] = {
@@ -465,10 +331,12 @@ const struct check checks[] = {
     {"guest memory", check_ptrace},
     {"confinement", check_confinement},
     {"mount", check_fuse},
+    {"ssh", check_ssh},
     {"image build", check_builder},
     {"images", check_images},
     {"disk space", check_space},
     {"reflinks", check_reflinks},
-    {"leftovers", check_leftovers},
+    {"mounts", leftovers_mounts},
+    {"leftovers", leftovers_files},
     {0},
 };

@@ -14,6 +14,11 @@ struct check_result {
     char hint[BG_ERR_TEXT_SIZE]; /* what to do about it; "" if nothing */
 };
 
+/* Fill *ret; cut is fine. */
+void check_found(struct check_result *ret, enum check_level level, const char *format, ...)
+    BG_PRINTF(3, 4);
+void check_hint(struct check_result *ret, const char *format, ...) BG_PRINTF(2, 3);
+
 struct check {
     const char *name;
     /* fix: also remove what is stale. Fills *ret. */

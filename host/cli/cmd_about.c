@@ -31,6 +31,10 @@ static const char *const policy_forms[] = {
     "apply SANDBOX FILE", "learn SANDBOX",     NULL};
 static const char *const ca_forms[] = {"show [--pem|--json]", "rotate [--json]", NULL};
 static const char *const proxy_forms[] = {"--listen ADDRESS:PORT [OPTIONS]", "ca-path", NULL};
+static const char *const fs_forms[] = {"serve [OPTIONS] DIR",
+                                       "mount [OPTIONS] DIR -- COMMAND [ARG...]", NULL};
+static const char *const fs_examples[] = {
+    "fs serve --read-only /srv", "fs mount ~/srv -- ssh host bellglass fs serve /srv", NULL};
 static const char *const secret_forms[] = {"set NAME [--from-env VAR]", "ls", "rm NAME", NULL};
 
 static int run_help(struct app *app, const struct args *args)
@@ -149,4 +153,17 @@ const struct command cmd_secret = {
     .details = "The value is read from standard input, or from the variable that --from-env names. "
                "Its own options: bellglass secret --help",
     .helper = "bellglass-secret",
+};
+
+const struct command cmd_fs = {
+    .name = "fs",
+    .summary = "serve and mount a folder without a sandbox",
+    .forms = fs_forms,
+    .details =
+        "The same file server and the same mount as a sandbox's, over any stream of bytes: `serve` "
+        "speaks on standard input and output, `mount` runs a command and mounts what that serves, "
+        "trusting none of it. The mount ends with `bellglass umount` or with the command. Its own "
+        "options: bellglass fs --help",
+    .examples = fs_examples,
+    .helper = "bellglass-fs",
 };

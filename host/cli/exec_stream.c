@@ -225,6 +225,22 @@ static int refused(struct stream *s, const struct exec_event *event, struct bg_e
     return 0;
 }
 
+/* Lets the owner take what it wants of new output. */
+static int offer_output(struct stream *s, struct bg_err *err)
+{
+    struct exec_event *o = &s->output;
+    if (!s->opts->on_output || o->size == 0)
+        return 0;
+    ssize_t n = s->opts->on_output(s->opts->owner, o->is_stderr, o->bytes, o->size, err);
+    if (n < 0)
+        return (int)n;
+    assert((size_t)n <= o->size);
+    o->bytes += n;
+    o->size -= (size_t)n;
+    /* What is left is a piece of its own: a greeting ends in the middle of one. */
+    return n > 0 ? offer_output(s, err) : 0;
+}
+
 /* Goes through what was read until output has to wait. */
 static int parse_in(struct stream *s, struct bg_err *err)
 {
@@ -249,6 +265,9 @@ static int parse_in(struct stream *s, struct bg_err *err)
             break;
         case EXEC_OUTPUT:
             s->output = event;
+            r = offer_output(s, err);
+            if (r < 0)
+                return r;
             break;
         case EXEC_WINDOW:
             s->window += event.window;

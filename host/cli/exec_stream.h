@@ -3,6 +3,9 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
 
 #include "common/err.h"
 #include "host/cli/terminal.h"
@@ -12,6 +15,12 @@ struct exec_stream_opts {
     int stdin_fd, stdout_fd, stderr_fd; /* borrowed */
     int signal_fd;                      /* signals.h; borrowed; -1: none are looked at */
     struct terminal *terminal;          /* for a command with a tty, else NULL */
+    /* May be NULL. Sees what the command writes before it goes on, in pieces as they come. Returns
+     * how many bytes it has taken off the front, which go nowhere, or a negative errno with err,
+     * which ends the run. */
+    ssize_t (*on_output)(void *owner, bool is_stderr, const uint8_t *bytes, size_t size,
+                         struct bg_err *err);
+    void *owner;
 };
 
 struct exec_stream_result {

@@ -14,6 +14,7 @@
 #include "host/cli/mounts.h"
 #include "host/cli/offline.h"
 #include "host/cli/output.h"
+#include "host/cli/ssh_files.h"
 
 #define ANSWER_MS      30000 /* beyond the guest's grace: for the supervisor to end QEMU */
 #define ORPHAN_AGE_MS  60000 /* creating and starting take a few seconds at most */
@@ -57,14 +58,10 @@ static void note_crash(struct app *app, const struct bg_sandbox *sandbox)
                                     "its supervisor ended without cleaning up", NULL) < 0);
 }
 
-/* A sandbox that should have vanished with its command, but both its command and its supervisor
- * were killed. A young one may be just about to start. */
-static bool is_orphan(const struct life *life)
+bool life_orphaned(const struct bg_sandbox *sandbox, enum bg_sandbox_state state)
 {
-    const struct bg_sandbox *s = &life->sandbox;
-    return s->ephemeral && !life->damaged &&
-           (life->state == BG_SANDBOX_STOPPED || life->state == BG_SANDBOX_CRASHED) &&
-           output_now_ms() > s->created_ms + ORPHAN_AGE_MS;
+    return sandbox->ephemeral && (state == BG_SANDBOX_STOPPED || state == BG_SANDBOX_CRASHED) &&
+           output_now_ms() > sandbox->created_ms + ORPHAN_AGE_MS;
 }
 
 static int open_life(struct app *app, const char *name, bool any, struct life *ret,
@@ -86,7 +83,8 @@ static int open_life(struct app *app, const char *name, bool any, struct life *r
         life_done(&life);
         return r;
     }
-    if (is_orphan(&life) && life_remove(app, &life, NULL) == 0) {
+    if (!life.damaged && life_orphaned(&life.sandbox, life.state) &&
+        life_remove(app, &life, NULL) == 0) {
         life_done(&life);
         return bg_err_set(err, -ENOENT,
                           "no sandbox '%s': it was left by a killed command, and is "
@@ -249,6 +247,12 @@ int life_remove(struct app *app, struct life *life, struct bg_err *err)
         (void)bg_err_prefix(err, "sandbox '%s'", life->sandbox.name);
     if (r == 0 && !life->damaged)
         bg_sandbox_unlisten(&app->paths, &life->sandbox);
+    if (r == 0) {
+        BG_AUTOFREE char *folder = mounts_own_folder(&app->paths, life->sandbox.name);
+        if (folder)
+            (void)rmdir(folder); /* fails if there is none, or somebody has put something there */
+        ssh_files_forget(app, &life->sandbox);
+    }
     if (r == 0)
         r = bg_sandbox_remove(&life->sandbox, err);
     return r == -ENOENT ? 0 : r;

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
 
@@ -59,21 +60,22 @@ static bool parse_line(char *line, char **ret_point, char **ret_source, bool *re
     return true;
 }
 
-/* source: NAME:ID. One without an id is none of a sandbox's (bellglass-mount on its own). */
+/* source: NAME:ID. One without an id is none of a sandbox's (bellglass fs mount). */
 static int add(struct mount_list *list, char *point, char *source, bool read_only)
 {
     unescape(point);
     unescape(source);
     char *colon = strrchr(source, ':');
-    if (!colon || colon == source || colon[1] == '\0')
+    if (colon)
+        *colon = '\0';
+    if (source[0] == '\0')
         return 0;
-    *colon = '\0';
     struct mount_entry *grown = reallocarray(list->entries, list->count + 1, sizeof *list->entries);
     if (!grown)
         return -ENOMEM;
     list->entries = grown;
     struct mount_entry entry = {.sandbox = strdup(source),
-                                .id = strdup(colon + 1),
+                                .id = strdup(colon ? colon + 1 : ""),
                                 .path = strdup(point),
                                 .read_only = read_only};
     grown[list->count++] = entry;
@@ -117,6 +119,14 @@ void mounts_done(struct mount_list *list)
     }
     free(list->entries);
     *list = (struct mount_list){0};
+}
+
+char *mounts_own_folder(const struct bg_paths *paths, const char *sandbox)
+{
+    char *path = NULL;
+    return asprintf(&path, "%s/mounts%s%s", paths->runtime, *sandbox ? "/" : "", sandbox) < 0
+               ? NULL
+               : path;
 }
 
 bool mounts_match(const struct mount_entry *entry, const struct bg_sandbox *sandbox)

@@ -10,7 +10,7 @@
 
 struct mount_entry {
     char *sandbox; /* NAME */
-    char *id;      /* ID */
+    char *id;      /* ID; "": no sandbox is behind it (bellglass fs mount) */
     char *path;    /* mount point, as the kernel names it */
     bool read_only;
 };
@@ -26,6 +26,10 @@ void mounts_done(struct mount_list *list);
 
 /* Reads the text of a mountinfo file. Pure. text: NUL-terminated. Errors: -ENOMEM. */
 int mounts_parse(const char *text, struct mount_list *ret, struct bg_err *err) BG_MUST_CHECK;
+
+/* Where `bellglass code` mounts a sandbox (RUNTIME/mounts/NAME); "": the folder of all of them.
+ * Heap, the caller's; NULL when memory is out. */
+char *mounts_own_folder(const struct bg_paths *paths, const char *sandbox);
 
 /* True if the entry is a mount of this sandbox. */
 bool mounts_match(const struct mount_entry *entry, const struct bg_sandbox *sandbox);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -142,6 +143,33 @@ int process_output(char *const *argv, char *out, size_t size, int timeout_ms, in
         (void)kill(pid, SIGKILL); /* ours, and not yet waited for */
     *ret_status = process_wait(pid);
     return r < 0 ? bg_err_set(err, r, "%s: no end within %d s", argv[0], timeout_ms / 1000) : 0;
+}
+
+char *process_find(const char *program)
+{
+    const char *at = getenv("PATH");
+    while (at && *at != '\0') {
+        size_t size = strcspn(at, ":");
+        char *path = NULL;
+        if (asprintf(&path, "%.*s/%s", (int)size, at, program) < 0)
+            return NULL;
+        if (access(path, X_OK) == 0)
+            return path;
+        free(path);
+        at += size + (at[size] == ':');
+    }
+    return NULL;
+}
+
+char *process_self(void)
+{
+    char path[4096];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path);
+    if (n < 0 || (size_t)n == sizeof path) {
+        errno = n < 0 ? errno : ENAMETOOLONG;
+        return NULL;
+    }
+    return strndup(path, (size_t)n);
 }
 
 int process_become(const char *path, char *const *argv, struct bg_err *err)

@@ -40,5 +40,11 @@ bool process_wait_for(pid_t pid, int timeout_ms);
 int process_output(char *const *argv, char *out, size_t size, int timeout_ms, int *ret_status,
                    struct bg_err *err) BG_MUST_CHECK;
 
+/* Where a program is on the PATH: heap, the caller's; NULL: nowhere. */
+char *process_find(const char *program);
+
+/* The path of this program itself: heap, the caller's; NULL with errno. */
+char *process_self(void);
+
 /* Becomes the program; returns only when that fails. */
 int process_become(const char *path, char *const *argv, struct bg_err *err);

@@ -42,8 +42,7 @@ build_clients_image() {
     "$1" image build tests/integration/clients/image.yaml
 }
 
-# build_image BELLGLASS: makes the default image in BELLGLASS's data folder, unless it is there.
+# build_image BELLGLASS: makes the default image in BELLGLASS's data folder likewise.
 build_image() {
-    "$1" image inspect debian >/dev/null 2>&1 && return
     "$1" image build
 }

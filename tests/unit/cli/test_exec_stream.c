@@ -79,6 +79,9 @@ struct run {
     int stream, signals;
     int in[2], out[2], err[2]; /* pipes: [0] is read from */
     struct terminal terminal;
+    ssize_t (*on_output)(void *owner, bool is_stderr, const uint8_t *bytes, size_t size,
+                         struct bg_err *err);
+    void *owner;
     bool tty;
     struct exec_stream_result result;
     struct bg_err why;
@@ -116,7 +119,9 @@ static int go(struct run *run)
                                           .stdout_fd = run->out[1],
                                           .stderr_fd = run->err[1],
                                           .signal_fd = run->signals,
-                                          .terminal = run->tty ? &run->terminal : NULL};
+                                          .terminal = run->tty ? &run->terminal : NULL,
+                                          .on_output = run->on_output,
+                                          .owner = run->owner};
     return exec_stream_run(&opts, &run->result, &run->why);
 }
 
@@ -176,6 +181,70 @@ static void keeps_outputs_apart_and_passes_the_status(void **state)
     assert_int_equal(run.result.exit_status, 3);
     expect_output(run.out, "to out\n");
     expect_output(run.err, "to err\n");
+    end(&run);
+}
+
+/* Takes the first line of stdout, letter by letter, and all of stderr. */
+static ssize_t take_a_line(void *owner, bool is_stderr, const uint8_t *bytes, size_t size,
+                           struct bg_err *err)
+{
+    char *line = owner;
+    size_t used = strlen(line);
+    if (is_stderr)
+        return (ssize_t)size;
+    if (used > 0 && line[used - 1] == '\n')
+        return 0;
+    if (bytes[0] == '!')
+        return bg_err_set(err, -EPROTO, "not a line");
+    line[used] = (char)bytes[0];
+    return 1;
+}
+
+static void an_owner_takes_output_off_the_front(void **state)
+{
+    (void)state;
+    char line[64] = "";
+    struct run run = begin(says_hello);
+    run.on_output = take_a_line;
+    run.owner = line;
+    assert_int_equal(go(&run), 0);
+    assert_string_equal(line, "to out\n");
+    expect_output(run.out, "");
+    expect_output(run.err, "");
+    end(&run);
+}
+
+static void says_two_lines(int fd)
+{
+    put_reply(fd, 0, NULL);
+    put_frame(fd, BG_FRAME_STDOUT, "fir", 3);
+    put_frame(fd, BG_FRAME_STDOUT, "st\n\nsecond\n", 11);
+    put_exit(fd, 0);
+}
+
+static void says_what_is_no_line(int fd)
+{
+    put_reply(fd, 0, NULL);
+    put_frame(fd, BG_FRAME_STDOUT, "a!\n", 3);
+}
+
+static void an_owner_leaves_the_rest_or_ends_the_run(void **state)
+{
+    (void)state;
+    char line[64] = "";
+    struct run run = begin(says_two_lines);
+    run.on_output = take_a_line;
+    run.owner = line;
+    assert_int_equal(go(&run), 0);
+    assert_string_equal(line, "first\n");
+    expect_output(run.out, "\nsecond\n");
+    end(&run);
+    memset(line, 0, sizeof line);
+    run = begin(says_what_is_no_line);
+    run.on_output = take_a_line;
+    run.owner = line;
+    assert_int_equal(go(&run), -EPROTO);
+    assert_string_equal(run.why.text, "not a line");
     end(&run);
 }
 
@@ -568,6 +637,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(keeps_outputs_apart_and_passes_the_status),
+        cmocka_unit_test(an_owner_takes_output_off_the_front),
+        cmocka_unit_test(an_owner_leaves_the_rest_or_ends_the_run),
         cmocka_unit_test(carries_much_both_ways_within_the_window),
         cmocka_unit_test(ends_though_stdin_stays_open),
         cmocka_unit_test(stops_when_nobody_reads_the_output),

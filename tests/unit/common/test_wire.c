@@ -111,7 +111,7 @@ static void put_exec(struct bg_writer *w, uint32_t flags, uint32_t argc, uint32_
 static size_t make_exec(uint8_t *out)
 {
     struct bg_writer w = bg_writer_init(out, GOOD_SIZE_MAX);
-    put_exec(&w, BG_EXEC_TTY | BG_EXEC_CLEAR_ENV, 3, 1);
+    put_exec(&w, BG_EXEC_TTY | BG_EXEC_CLEAR_ENV | BG_EXEC_DETACH, 3, 1);
     bg_writer_text32le(&w, "printf");
     bg_writer_text32le(&w, ""); /* an empty argument is an argument */
     bg_writer_text32le(&w, "\xff\xfe not UTF-8");
@@ -131,7 +131,7 @@ static void check_exec(const uint8_t *bytes, size_t size)
     static const char *const want[] = {"printf", "", "\xff\xfe not UTF-8", "K=V"};
     struct bg_exec_request out;
     assert_int_equal(bg_exec_request_parse(bytes, size, &out, NULL), 0);
-    assert_int_equal(out.flags, BG_EXEC_TTY | BG_EXEC_CLEAR_ENV);
+    assert_int_equal(out.flags, BG_EXEC_TTY | BG_EXEC_CLEAR_ENV | BG_EXEC_DETACH);
     assert_int_equal(out.rows, 24);
     assert_int_equal(out.columns, 80);
     assert_string_equal(out.user, "app");
@@ -476,7 +476,7 @@ static void refuses_bodies_with_a_wrong_field(void **state)
     (void)state;
     /* exec: flags 0, rows 4, columns 6, "app" 8, "/tmp" 15, argc 23, envc 27, first argument 31 */
     static const struct damage exec[] = {
-        {"unknown flag", 0, 4, 4, -EPROTO},
+        {"unknown flag", 0, 4, 8, -EPROTO},
         {"user longer than the body", 8, 4, UINT32_MAX, -EPROTO},
         {"NUL in user", 13, 1, 0, -EPROTO},
         {"NUL in cwd", 20, 1, 0, -EPROTO},

@@ -303,6 +303,39 @@ static void a_closed_stream_kills_everything(void **state)
     }
 }
 
+static void a_detached_command_only_loses_its_pipes(void **state)
+{
+    struct exec_result r;
+    char path[] = "/tmp/bg-detached-XXXXXX";
+    int made = mkstemp(path);
+    assert_true(made >= 0);
+    /* It outlives its stream, hears of it by the end of its input, and is reaped at its own end. */
+    int fd = client_exec_start(
+        *state,
+        &(struct exec_args){.argv =
+                                ARGV("sh", "-c", "cat; echo $$ >\"$0\"; sleep 1000 & wait", path),
+                            .flags = BG_EXEC_DETACH},
+        &r);
+    (void)close(fd);
+    uint64_t deadline_ms = bg_now_ms() + 30000;
+    pid_t number = 0;
+    while (number == 0) {
+        char text[32] = "";
+        assert_true(bg_now_ms() < deadline_ms);
+        assert_true(pread(made, text, sizeof text - 1, 0) >= 0);
+        number = strchr(text, '\n') ? (pid_t)strtol(text, NULL, 10) : 0;
+        (void)poll(NULL, 0, 1); /* there is no event of another's file to wait for */
+    }
+    assert_true(is_running(number));
+    assert_int_equal(kill(-number, SIGKILL), 0); /* a leader of its own session */
+    while (is_running(number)) {
+        assert_true(bg_now_ms() < deadline_ms);
+        (void)poll(NULL, 0, 1);
+    }
+    (void)close(made);
+    (void)unlink(path);
+}
+
 static void terminals_have_a_size_and_one_stream(void **state)
 {
     struct exec_result r;
@@ -426,6 +459,7 @@ int main(void)
         WITH_AGENT(signals_reach_the_group),
         WITH_AGENT(a_background_process_does_not_hold_the_exit),
         WITH_AGENT(a_closed_stream_kills_everything),
+        WITH_AGENT(a_detached_command_only_loses_its_pipes),
         WITH_AGENT(terminals_have_a_size_and_one_stream),
         WITH_AGENT(terminals_resize_and_interrupt),
         WITH_AGENT(terminal_output_is_whole_at_the_end),
