@@ -84,9 +84,9 @@ static int change_root(const char *folder, int files, int fds, struct bg_err *er
     if (mount("bellglass-share", folder, "tmpfs", flags, "size=64k,mode=0755") < 0)
         return bg_err_errno(err, -errno, "%s: mounting over it", folder);
     BG_AUTOCLOSE int top = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (top < 0 || mkdirat(top, CONFINE_ROOT + 1, 0755) < 0 || mkdirat(top, "proc", 0755) < 0 ||
+    if (top < 0 || mkdirat(top, CONFINE_NAME, 0755) < 0 || mkdirat(top, "proc", 0755) < 0 ||
         mkdirat(top, "proc/self", 0755) < 0 || mkdirat(top, "proc/self/fd", 0755) < 0 ||
-        move_mount(files, "", top, CONFINE_ROOT + 1, MOVE_MOUNT_F_EMPTY_PATH) < 0 ||
+        move_mount(files, "", top, CONFINE_NAME, MOVE_MOUNT_F_EMPTY_PATH) < 0 ||
         move_mount(fds, "", top, "proc/self/fd", MOVE_MOUNT_F_EMPTY_PATH) < 0)
         return bg_err_errno(err, -errno, "a root of its own");
     /* The old root is put on top of the new one and taken away from there. */

@@ -220,6 +220,22 @@ static void shares_come_back_with_the_sandbox(void **state)
     (void)vm_ok(vm, "start", s, NULL);
 }
 
+static void what_ends_with_the_guest_can_write_its_last(void **state)
+{
+    struct vm *vm = *state;
+    const char *p = project(vm, "mkdir d");
+    const char *s = vm_sandbox_with(vm, "--mount", vm_text(vm, "%s:/p", p), NULL);
+    struct vm_process *user = vm_start(
+        vm, (const char *const[]){"exec", s, "--", "sh", "-c",
+                                  "trap 'seq 200000 >/p/last; sync /p/last; mv /p/last /p/d/last; "
+                                  "exit' TERM; echo begun; while :; do read x || :; done",
+                                  NULL});
+    vm_expect(user, "begun");
+    (void)vm_ok(vm, "stop", s, NULL);
+    (void)vm_finish(user);
+    assert_string_equal(vm_host(vm, "tail -1 %s/d/last", p), "200000\n");
+}
+
 static void a_running_sandbox_gets_and_loses_shares(void **state)
 {
     struct vm *vm = *state;
@@ -304,6 +320,7 @@ VM_MAIN(VM_NEEDS_VM | VM_NEEDS_FUSE, cmocka_unit_test(a_folder_is_worked_in_from
         cmocka_unit_test(many_files_as_package_managers_make_them),
         cmocka_unit_test(locks_count_on_both_sides),
         cmocka_unit_test(shares_come_back_with_the_sandbox),
+        cmocka_unit_test(what_ends_with_the_guest_can_write_its_last),
         cmocka_unit_test(a_running_sandbox_gets_and_loses_shares),
         cmocka_unit_test(a_killed_server_is_an_error_and_no_hang),
         cmocka_unit_test(some_folders_are_not_shared))
