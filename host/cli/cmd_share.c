@@ -161,7 +161,10 @@ const struct command cmd_share = {
         "in them; with '/' in front they begin at the folder. --show is the stronger one.\n\n"
         "git's configuration and hooks (.git/config, .git/hooks) can be read there and not "
         "changed, since git here would run what stands in them; so neither `git clone` nor `git "
-        "init` works in the folder. Symbolic links that lead out of it cannot be made. Set-id "
+        "init` works in the folder. Neither can what editors, debuggers and other tools run or "
+        "believe when the folder is opened here (.vscode/tasks.json, .idea, .devcontainer, "
+        ".gdbinit, .claude and the like). --share-unguarded lifts that. Symbolic links that lead "
+        "out of it cannot be made. Set-id "
         "bits, devices and other people's files are not given to it.",
     .examples = share_examples,
     .operands_min = 1,

@@ -98,10 +98,12 @@ static void git_works_and_cannot_be_turned_against_us(void **state)
         vm_guest(vm, s,
                  "cd p; git config core.pager evil 2>&1 | sed 's/.*: //'; "
                  "for c in 'echo x >.git/hooks/post-checkout' 'echo x >>.git/config' 'mv .git x' "
-                 "'mkdir d/.git' 'rm .git/config'; do mkdir -p d; "
+                 "'mkdir d/.git' 'rm .git/config' 'mkdir .vscode; echo x >.vscode/tasks.json'; do "
+                 "mkdir -p d; "
                  "sh -c \"$c\" 2>&1 | sed 's/.*: //'; done"),
         "Read-only file system\nRead-only file system\nRead-only file system\n"
-        "Read-only file system\nRead-only file system\nRead-only file system\n");
+        "Read-only file system\nRead-only file system\nRead-only file system\n"
+        "Read-only file system\n");
     assert_null(strstr(vm_host(vm, "cat %s/.git/config; ls %s/.git/hooks", p, p), "evil"));
     const char *u =
         vm_sandbox_with(vm, "--mount", vm_text(vm, "%s:/home/app/p", p), "--share-unguarded", NULL);
