@@ -268,6 +268,18 @@ static void a_running_sandbox_gets_and_loses_shares(void **state)
     vm_expect(user, "2\n");
     assert_int_equal(vm_finish(user), 0);
     vm_wait_gone(second);
+    /* With force it ends for them too. */
+    (void)vm_ok(vm, "share", s, vm_text(vm, "%s:/q", q), NULL);
+    pid_t third = server_of(vm, s, 1);
+    user = vm_start(
+        vm, (const char *const[]){"exec", s, "--", "sh", "-c",
+                                  "exec 9</q/b; echo open; read x; cat <&9 || echo failed", NULL});
+    vm_expect(user, "open");
+    (void)vm_ok(vm, "unshare", "--force", s, "/q", NULL);
+    vm_wait_gone(third);
+    vm_send(user, "\n", 1);
+    vm_expect(user, "failed");
+    (void)vm_finish(user);
     (void)vm_ok(vm, "stop", s, NULL);
     (void)vm_ok(vm, "start", s, NULL);
     assert_string_equal(vm_guest(vm, s, "ls /p /q"), "/p:\n\n/q:\n");

@@ -39,9 +39,10 @@
 
 struct share {
     char base[64], root[80], outside[80];
-    pid_t pid;          /* 0: ended */
-    bool no_namespaces; /* as on machines that do not let us have any */
-    rlim_t files_max;   /* RLIMIT_NOFILE of the server; 0: as it is */
+    pid_t pid;               /* 0: ended */
+    bool no_namespaces;      /* as on machines that do not let us have any */
+    bool useless_namespaces; /* with it: as on those where they are good for nothing */
+    rlim_t files_max;        /* RLIMIT_NOFILE of the server; 0: as it is */
     int fd;
     uint64_t unique;
     uint8_t in[BG_FS_MESSAGE_MAX], out[BG_FS_MESSAGE_MAX];
@@ -156,13 +157,17 @@ static int finish(void **state)
 
 /* ---- the guest ---- */
 
-/* unshare fails for everything but what a thread does about its umask. */
-static int forbid_namespaces(void)
+/* unshare fails for everything but what a thread does about its umask; or it works, and then
+ * nothing may be mounted. */
+static int forbid_namespaces(bool useless)
 {
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
-    int r = filter ? seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(unshare), 1,
-                                      SCMP_A0(SCMP_CMP_NE, CLONE_FS))
-                   : -ENOMEM;
+    int r = -ENOMEM;
+    if (filter && useless)
+        r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(mount), 0);
+    else if (filter)
+        r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(unshare), 1,
+                             SCMP_A0(SCMP_CMP_NE, CLONE_FS));
     if (r == 0)
         r = seccomp_load(filter);
     seccomp_release(filter);
@@ -182,7 +187,7 @@ static void start_server(struct share *s, const char *option)
     assert_true(s->pid >= 0);
     if (s->pid == 0) {
         int theirs = fcntl(pair[1], F_DUPFD, 10); /* stays open */
-        if (s->no_namespaces && forbid_namespaces() < 0)
+        if (s->no_namespaces && forbid_namespaces(s->useless_namespaces) < 0)
             _exit(127);
         const struct rlimit limit_files = {s->files_max, s->files_max};
         if (s->files_max > 0 && setrlimit(RLIMIT_NOFILE, &limit_files) < 0)
@@ -574,9 +579,8 @@ static void it_has_given_everything_else_away(void **state)
     assert_int_equal(end_server(s), 0);
 }
 
-static void landlock_alone_is_a_wall_too(void **state)
+static void serve_by_landlock_alone(struct share *s)
 {
-    struct share *s = *state;
     char path[128];
     struct stat st;
     struct fs_reply reply;
@@ -608,6 +612,18 @@ static void landlock_alone_is_a_wall_too(void **state)
             &reply),
         -ESTALE);
     assert_int_equal(end_server(s), 0);
+}
+
+static void landlock_alone_is_a_wall_too(void **state)
+{
+    serve_by_landlock_alone(*state);
+}
+
+static void namespaces_of_no_use_are_left_alone(void **state)
+{
+    struct share *s = *state;
+    s->useless_namespaces = true;
+    serve_by_landlock_alone(s);
 }
 
 static void roots_folder_is_served_without_roots_powers(void **state)
@@ -662,6 +678,7 @@ int main(void)
         TEST(too_many_open_files_are_an_error),
         TEST(it_has_given_everything_else_away),
         TEST(landlock_alone_is_a_wall_too),
+        TEST(namespaces_of_no_use_are_left_alone),
         TEST(roots_folder_is_served_without_roots_powers),
         TEST(mounts_in_the_folder_are_empty), /* last: it changes this process */
     };
