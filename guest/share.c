@@ -1,6 +1,10 @@
 #include "guest/share.h"
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -8,6 +12,9 @@
 #include "guest/share_mount.h"
 #include "guest/share_relay.h"
 #include "guest/worker.h"
+
+#define KERNEL_THREAD 0x00200000u  /* PF_KTHREAD, proc(5) */
+#define OURS          "bellglass-" /* how our processes are called */
 
 /* A share's worker: what it needs is copied by the fork; the agent keeps the rest. */
 struct share {
@@ -39,7 +46,39 @@ static int make_mount(const struct share *share, int *ret_fuse_fd, struct bg_err
     return r < 0 ? r : share_mount(&opts, ret_fuse_fd, err);
 }
 
-/* SIGTERM comes when the guest powers off: commands that end then write their last files. */
+/* Whether /proc/NAME is a process of the guest's user: no thread of the kernel, none of ours and
+ * none that has ended. */
+static bool is_users(int proc_fd, const char *name)
+{
+    char path[64], text[512], state;
+    unsigned flags;
+    (void)snprintf(path, sizeof path, "%s/stat", name);
+    BG_AUTOCLOSE int fd = openat(proc_fd, path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (n <= 0)
+        return false;
+    text[n] = '\0';
+    const char *comm = strchr(text, '('), *end = strrchr(text, ')');
+    if (!comm || !end || sscanf(end + 1, " %c %*d %*d %*d %*d %*d %u", &state, &flags) != 2)
+        return false;
+    return !(flags & KERNEL_THREAD) && state != 'Z' && strncmp(comm + 1, OURS, strlen(OURS)) != 0;
+}
+
+/* SIGTERM comes when the guest powers off: commands that end then write their last files, so their
+ * shares end after them. */
+static bool others_live(void)
+{
+    DIR *proc = opendir("/proc");
+    bool found = false;
+    const struct dirent *entry;
+    while (proc && !found && (entry = readdir(proc)))
+        found = entry->d_name[0] >= '1' && entry->d_name[0] <= '9' &&
+                strcmp(entry->d_name, "1") != 0 && is_users(dirfd(proc), entry->d_name);
+    if (proc)
+        (void)closedir(proc); /* read only */
+    return found;
+}
+
 static int open_signals(int *ret_fd, struct bg_err *err)
 {
     sigset_t term;
@@ -57,6 +96,7 @@ static int run(int fd, void *arg)
     if (share->request.flags & BG_SHARE_END)
         return end_mount(fd, share);
     struct share_relay_opts opts = {.stream_fd = fd,
+                                    .needed = others_live,
                                     .read_only = share->request.flags & BG_SHARE_READ_ONLY,
                                     .uid = share->account.uid,
                                     .gid = share->account.gid};

@@ -18,7 +18,7 @@
 #define CONGESTION         48u
 #define OUT_SIZE           (2u * BG_FS_MESSAGE_MAX)
 #define IN_SIZE            (2u * BG_FS_MESSAGE_MAX)
-#define IDLE_MS            300 /* commands that end with us write their last files */
+#define IDLE_MS            50 /* without a request, before it is asked who needs us */
 
 /* WRITEBACK_CACHE is not here: the host's programs change these files too, and with it the kernel
  * would not see how large they are now. */
@@ -196,20 +196,20 @@ static int read_replies(struct relay *relay, struct bg_err *err)
     return take_replies(relay, err);
 }
 
-static int relay_loop(struct relay *relay, int signal_fd, struct bg_err *err)
+static int relay_loop(struct relay *relay, const struct share_relay_opts *opts, struct bg_err *err)
 {
     for (;;) {
         bool unsent = relay->out_at < relay->out_used;
         struct pollfd fds[] = {
             {.fd = relay->fuse_fd, .events = unsent ? 0 : POLLIN},
             {.fd = relay->stream_fd, .events = (short)(POLLIN | (unsent ? POLLOUT : 0))},
-            {.fd = relay->ending ? -1 : signal_fd, .events = POLLIN}};
+            {.fd = relay->ending ? -1 : opts->signal_fd, .events = POLLIN}};
         int n = poll(fds, 3, relay->ending ? IDLE_MS : -1);
         if (n < 0 && errno != EINTR)
             return bg_err_errno(err, -errno, "poll");
-        if (n == 0)
-            return 0; /* told to end, and nobody asks any more */
-        if (n < 0)
+        if (n == 0 && !(opts->needed && opts->needed()))
+            return 0; /* told to end, and nobody is left to ask */
+        if (n <= 0)
             continue;
         int r = 0;
         relay->ending = relay->ending || fds[2].revents;
@@ -239,5 +239,5 @@ int share_relay_run(const struct share_relay_opts *opts, struct bg_err *err)
     int flags = fcntl(relay.stream_fd, F_GETFL);
     if (flags < 0 || fcntl(relay.stream_fd, F_SETFL, flags | O_NONBLOCK) < 0)
         return bg_err_errno(err, -errno, "share's stream");
-    return relay_loop(&relay, opts->signal_fd, err);
+    return relay_loop(&relay, opts, err);
 }

@@ -12,6 +12,9 @@ struct share_relay_opts {
     int fuse_fd;   /* /dev/fuse, mounted and non-blocking; borrowed */
     int stream_fd; /* to the server; made non-blocking; borrowed */
     int signal_fd; /* readable when it shall end; borrowed; -1: none */
+    /* Asked when nobody wants anything after the signal: is there still somebody who may? NULL: no.
+     */
+    bool (*needed)(void);
     bool read_only;
     uid_t uid; /* whom the files of the host's user shall belong to here */
     gid_t gid;
@@ -21,7 +24,6 @@ struct share_relay_opts {
  * no file server there; -ENODATA, errno of read and write. */
 int share_relay_greet(const struct share_relay_opts *opts, struct bg_err *err) BG_MUST_CHECK;
 
-/* Relays until the mount is gone (0) or the stream has ended; from the signal on, until nobody has
- * asked for anything for a while (0). Errors: -ENODATA the server's end; -EPROTO; errno of the fds.
- */
+/* Relays until the mount is gone (0) or the stream has ended; after the signal until nobody needs
+ * it (0). Errors: -ENODATA the server's end; -EPROTO; errno of the fds. */
 int share_relay_run(const struct share_relay_opts *opts, struct bg_err *err) BG_MUST_CHECK;

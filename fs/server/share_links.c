@@ -135,6 +135,10 @@ bool fs_links_lead_out(int dir_fd, const char *name, size_t depth)
 
 /* ---- files with several names ---- */
 
+/* The upper bits of the numbers that clients see tell file systems apart, see nodes.c. Two files
+ * taken for one are both hidden, which does no harm. */
+#define INO_MASK ((UINT64_C(1) << 48) - 1)
+
 struct fs_names {
     struct {
         uint64_t ino;
@@ -161,7 +165,7 @@ static int keep(struct fs_names *names, uint64_t ino, unsigned verdict)
         names->entries = grown;
         names->room = room;
     }
-    names->entries[names->count].ino = ino;
+    names->entries[names->count].ino = ino & INO_MASK;
     names->entries[names->count++].verdict = verdict;
     return 0;
 }
@@ -215,6 +219,7 @@ unsigned fs_names_verdict(const struct fs_names *names, uint64_t ino)
 {
     unsigned verdict = 0;
     size_t low = 0, high = names->count;
+    ino &= INO_MASK;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
         if (names->entries[middle].ino < ino)

@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/io.h"
@@ -51,7 +52,6 @@ static int map_ids(uid_t uid, gid_t gid)
     return r;
 }
 
-/* Errors: what says that they cannot be had here. */
 static int new_namespaces(void)
 {
     const int kinds = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
@@ -85,9 +85,9 @@ static int change_root(const char *folder, int files, int fds, struct bg_err *er
     if (mount("bellglass-share", folder, "tmpfs", flags, "size=64k,mode=0755") < 0)
         return bg_err_errno(err, -errno, "%s: mounting over it", folder);
     BG_AUTOCLOSE int top = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (top < 0 || mkdirat(top, CONFINE_ROOT + 1, 0755) < 0 || mkdirat(top, "proc", 0755) < 0 ||
+    if (top < 0 || mkdirat(top, CONFINE_NAME, 0755) < 0 || mkdirat(top, "proc", 0755) < 0 ||
         mkdirat(top, "proc/self", 0755) < 0 || mkdirat(top, "proc/self/fd", 0755) < 0 ||
-        move_mount(files, "", top, CONFINE_ROOT + 1, MOVE_MOUNT_F_EMPTY_PATH) < 0 ||
+        move_mount(files, "", top, CONFINE_NAME, MOVE_MOUNT_F_EMPTY_PATH) < 0 ||
         move_mount(fds, "", top, "proc/self/fd", MOVE_MOUNT_F_EMPTY_PATH) < 0)
         return bg_err_errno(err, -errno, "a root of its own");
     /* The old root is put on top of the new one and taken away from there. */
@@ -99,13 +99,33 @@ static int change_root(const char *folder, int files, int fds, struct bg_err *er
     return 0;
 }
 
+static int enter_namespaces(void)
+{
+    int r = new_namespaces();
+    return r == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ? -errno : r;
+}
+
+/* Tried by a child: some machines give out a user namespace in which nothing may be done, and there
+ * is no way back from that, not even to our own uid. */
+static bool namespaces_work(void)
+{
+    int status = 1;
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(enter_namespaces() < 0);
+    while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    return status == 0;
+}
+
 static int hide_everything(const char *folder, bool read_only, bool *ret_inside, struct bg_err *err)
 {
     const uint64_t plain = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    if (new_namespaces() < 0)
+    if (!namespaces_work())
         return 0;
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
-        return 0;
+    int r = enter_namespaces();
+    if (r < 0)
+        return bg_err_errno(err, r, "namespaces");
     BG_AUTOCLOSE int files =
         copy_mount(folder, AT_RECURSIVE, plain | (read_only ? MOUNT_ATTR_RDONLY : 0));
     BG_AUTOCLOSE int fds = files < 0 ? -1 : copy_mount("/proc/self/fd", 0, plain);

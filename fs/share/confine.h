@@ -9,7 +9,8 @@
 /* In namespaces of its own with nothing but the folder (as CONFINE_ROOT) in them, read-only if so
  * asked, where the kernel lets us. Then *ret_inside. As root also becomes the folder's owner and
  * gives up every capability. One thread only. Errors: errno of what must not fail. */
-#define CONFINE_ROOT "/share"
+#define CONFINE_NAME "share"
+#define CONFINE_ROOT "/" CONFINE_NAME
 int confine_enter(const char *folder, bool read_only, bool *ret_inside,
                   struct bg_err *err) BG_MUST_CHECK;
 

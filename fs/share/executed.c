@@ -26,7 +26,64 @@ static unsigned judge_part(const char *name)
     return 0;
 }
 
-unsigned executed_judge(const char *const *names, size_t count)
+/* Beside git: a name, in any folder or in one of this name, and whether all below it counts. */
+static const struct rule {
+    const char *folder, *name;
+    bool frozen;
+} rules[] = {
+    {".vscode", "tasks.json", false},
+    {".vscode", "launch.json", false},
+    {".vscode", "settings.json", false},
+    {".vscode", "extensions.json", false},
+    {".vscode", "mcp.json", false},
+    {".cargo", "config", false},
+    {".cargo", "config.toml", false},
+    {NULL, ".devcontainer", true},
+    {NULL, ".devcontainer.json", false},
+    {NULL, ".idea", true},
+    {NULL, ".fleet", true},
+    {NULL, ".zed", true},
+    {NULL, ".vimrc", false},
+    {NULL, ".exrc", false},
+    {NULL, ".nvimrc", false},
+    {NULL, ".nvim.lua", false},
+    {NULL, ".dir-locals.el", false},
+    {NULL, ".gdbinit", false},
+    {NULL, ".lldbinit", false},
+    {NULL, "mise.toml", false},
+    {NULL, ".mise.toml", false},
+    {NULL, ".tool-versions", false},
+    {NULL, ".yarnrc", false},
+    {NULL, ".yarnrc.yml", false},
+    {NULL, ".mcp.json", false},
+    {NULL, ".claude", true},
+    {NULL, ".cursor", true},
+};
+
+static bool has_suffix(const char *name, const char *suffix)
+{
+    size_t size = strlen(name), end = strlen(suffix);
+    return size > end && strcmp(name + size - end, suffix) == 0;
+}
+
+static unsigned judge_tools(const char *const *names, size_t count)
+{
+    const char *last = names[count - 1];
+    unsigned verdict = has_suffix(last, ".code-workspace") ? FS_SHARE_FIXED : 0;
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        const struct rule *rule = &rules[i];
+        if (rule->folder && strcmp(last, rule->folder) == 0)
+            verdict |= FS_SHARE_ANCHORED;
+        for (size_t at = rule->frozen ? 0 : count - 1; at < count; at++) {
+            bool there = !rule->folder || (at > 0 && strcmp(names[at - 1], rule->folder) == 0);
+            if (there && strcmp(names[at], rule->name) == 0)
+                verdict |= FS_SHARE_FIXED | (rule->frozen ? FS_SHARE_FROZEN : 0);
+        }
+    }
+    return verdict;
+}
+
+static unsigned judge_git(const char *const *names, size_t count)
 {
     size_t control = count;
     for (size_t i = 0; i < count; i++)
@@ -44,4 +101,9 @@ unsigned executed_judge(const char *const *names, size_t count)
         verdict |= i + 1 == count ? part : part & FS_SHARE_FROZEN;
     }
     return verdict & FS_SHARE_FROZEN ? verdict | FS_SHARE_FIXED : verdict;
+}
+
+unsigned executed_judge(const char *const *names, size_t count)
+{
+    return judge_git(names, count) | judge_tools(names, count);
 }

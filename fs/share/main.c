@@ -16,6 +16,7 @@
 #include "common/io.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/quote.h"
 #include "fs/server/server.h"
 #include "fs/server/share.h"
 #include "fs/share/confine.h"
@@ -184,10 +185,12 @@ int main(int argc, char **argv)
         r = serve(&args, names, &err);
     if (r < 0) {
         bg_log(&log, BG_LOG_ERROR, "%s: %s", args.root, err.text);
-        tell(args.ready_fd, json_pack("{s:s, s:i}", "error", err.text, "errno", -err.code));
+        char text[BG_ERR_TEXT_SIZE]; /* a path in it need not be UTF-8 */
+        bg_escape(err.text, strlen(err.text), text, sizeof text);
+        tell(args.ready_fd, json_pack("{s:s, s:i}", "error", text, "errno", -err.code));
     }
     share_names_free(names);
     free((void *)(uintptr_t)args.names.hide);
     free((void *)(uintptr_t)args.names.show);
-    return r < 0;
+    _exit(r < 0); /* what a sanitizer does at exit needs files that are given away */
 }

@@ -70,12 +70,23 @@ static int add(struct app *app, const struct args *args, struct life *life, stru
         r = shares_add(app, args, args->operands[1], sandbox, err);
     if (r < 0)
         return r;
-    const struct bg_share *share = &sandbox->shares[sandbox->share_count - 1];
-    if (life->state == BG_SANDBOX_RUNNING)
-        r = shares_start(app, sandbox, share, err);
-    else
+    struct bg_share *share = &sandbox->shares[sandbox->share_count - 1];
+    /* First, so that whatever ends us leaves no share that is in no list. */
+    r = bg_sandbox_save(sandbox, err);
+    if (r < 0)
+        return r;
+    if (life->state != BG_SANDBOX_RUNNING) {
         app_note("%s will be shared when '%s' is started", share->host, sandbox->name);
-    return r < 0 ? r : bg_sandbox_save(sandbox, err);
+        return 0;
+    }
+    r = shares_start(app, sandbox, share, err);
+    if (r < 0) {
+        struct bg_err why;
+        shares_remove(sandbox, share);
+        if (bg_sandbox_save(sandbox, &why) < 0)
+            app_note("%s", why.text);
+    }
+    return r;
 }
 
 static int run_share(struct app *app, const struct args *args)
@@ -150,7 +161,10 @@ const struct command cmd_share = {
         "in them; with '/' in front they begin at the folder. --show is the stronger one.\n\n"
         "git's configuration and hooks (.git/config, .git/hooks) can be read there and not "
         "changed, since git here would run what stands in them; so neither `git clone` nor `git "
-        "init` works in the folder. Symbolic links that lead out of it cannot be made. Set-id "
+        "init` works in the folder. Neither can what editors, debuggers and other tools run or "
+        "believe when the folder is opened here (.vscode/tasks.json, .idea, .devcontainer, "
+        ".gdbinit, .claude and the like). --share-unguarded lifts that. Symbolic links that lead "
+        "out of it cannot be made. Set-id "
         "bits, devices and other people's files are not given to it.",
     .examples = share_examples,
     .operands_min = 1,

@@ -45,7 +45,7 @@ enum {
          false,                                                                                    \
          "share-unguarded",                                                                        \
          NULL,                                                                                     \
-         "let it write git's configuration and hooks, which run programs here"},                   \
+         "let it write what runs programs here: git's configuration and hooks, editors' tasks"},   \
         {OPTION_SHARE_ANY_LINKS, 0,    false,                                                      \
          "share-any-links",      NULL, "let it make symbolic links that lead out of the folder"},  \
     {                                                                                              \

@@ -98,10 +98,12 @@ static void git_works_and_cannot_be_turned_against_us(void **state)
         vm_guest(vm, s,
                  "cd p; git config core.pager evil 2>&1 | sed 's/.*: //'; "
                  "for c in 'echo x >.git/hooks/post-checkout' 'echo x >>.git/config' 'mv .git x' "
-                 "'mkdir d/.git' 'rm .git/config'; do mkdir -p d; "
+                 "'mkdir d/.git' 'rm .git/config' 'mkdir .vscode; echo x >.vscode/tasks.json'; do "
+                 "mkdir -p d; "
                  "sh -c \"$c\" 2>&1 | sed 's/.*: //'; done"),
         "Read-only file system\nRead-only file system\nRead-only file system\n"
-        "Read-only file system\nRead-only file system\nRead-only file system\n");
+        "Read-only file system\nRead-only file system\nRead-only file system\n"
+        "Read-only file system\n");
     assert_null(strstr(vm_host(vm, "cat %s/.git/config; ls %s/.git/hooks", p, p), "evil"));
     const char *u =
         vm_sandbox_with(vm, "--mount", vm_text(vm, "%s:/home/app/p", p), "--share-unguarded", NULL);
@@ -220,6 +222,22 @@ static void shares_come_back_with_the_sandbox(void **state)
     (void)vm_ok(vm, "start", s, NULL);
 }
 
+static void what_ends_with_the_guest_can_write_its_last(void **state)
+{
+    struct vm *vm = *state;
+    const char *p = project(vm, "mkdir d");
+    const char *s = vm_sandbox_with(vm, "--mount", vm_text(vm, "%s:/p", p), NULL);
+    struct vm_process *user =
+        vm_start(vm, (const char *const[]){"exec", s, "--", "sh", "-c",
+                                           "trap 'echo last >/p/last; mv /p/last /p/d/last; "
+                                           "exit' TERM; echo begun; while :; do read x || :; done",
+                                           NULL});
+    vm_expect(user, "begun");
+    (void)vm_ok(vm, "stop", s, NULL);
+    (void)vm_finish(user);
+    assert_string_equal(made_by_us(vm, p, "d/last"), "last\n");
+}
+
 static void a_running_sandbox_gets_and_loses_shares(void **state)
 {
     struct vm *vm = *state;
@@ -250,6 +268,18 @@ static void a_running_sandbox_gets_and_loses_shares(void **state)
     vm_expect(user, "2\n");
     assert_int_equal(vm_finish(user), 0);
     vm_wait_gone(second);
+    /* With force it ends for them too. */
+    (void)vm_ok(vm, "share", s, vm_text(vm, "%s:/q", q), NULL);
+    pid_t third = server_of(vm, s, 1);
+    user = vm_start(
+        vm, (const char *const[]){"exec", s, "--", "sh", "-c",
+                                  "exec 9</q/b; echo open; read x; cat <&9 || echo failed", NULL});
+    vm_expect(user, "open");
+    (void)vm_ok(vm, "unshare", "--force", s, "/q", NULL);
+    vm_wait_gone(third);
+    vm_send(user, "\n", 1);
+    vm_expect(user, "failed");
+    (void)vm_finish(user);
     (void)vm_ok(vm, "stop", s, NULL);
     (void)vm_ok(vm, "start", s, NULL);
     assert_string_equal(vm_guest(vm, s, "ls /p /q"), "/p:\n\n/q:\n");
@@ -304,6 +334,7 @@ VM_MAIN(VM_NEEDS_VM | VM_NEEDS_FUSE, cmocka_unit_test(a_folder_is_worked_in_from
         cmocka_unit_test(many_files_as_package_managers_make_them),
         cmocka_unit_test(locks_count_on_both_sides),
         cmocka_unit_test(shares_come_back_with_the_sandbox),
+        cmocka_unit_test(what_ends_with_the_guest_can_write_its_last),
         cmocka_unit_test(a_running_sandbox_gets_and_loses_shares),
         cmocka_unit_test(a_killed_server_is_an_error_and_no_hang),
         cmocka_unit_test(some_folders_are_not_shared))

@@ -1,5 +1,6 @@
 /* The server against a hostile client: the input is what the client sends after its hello. The
- * operations are done for real, in a folder of their own. */
+ * operations are done for real, in a folder of their own; inputs whose size is 2 more than a
+ * multiple of 4 or 3 more are a guest's in a share, where nothing beside that folder may change. */
 #include <ftw.h>
 #include <signal.h>
 #include <stdint.h>
@@ -10,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fs/server/links.h"
 #include "fs/server/ops.h"
 
 #define MESSAGES_MAX 200
@@ -38,18 +40,61 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
     return remove(path);
 }
 
-static void require(bool good)
-{
-    if (!good)
-        abort();
-}
-
 /* Before the walk into it: what the input made unreadable for a plain user. */
 static int open_up(const char *path, const struct stat *st, int type, struct FTW *walk)
 {
     (void)walk;
     if (type != FTW_SL && S_ISDIR(st->st_mode))
         (void)chmod(path, 0700);
+    return 0;
+}
+
+static void require(bool good)
+{
+    if (!good)
+        abort();
+}
+
+/* Hidden names begin with "s", fixed ones with "f", frozen ones with "z", anchored ones with "a".
+ */
+static unsigned judge(const void *owner, const char *path)
+{
+    unsigned verdict = 0;
+    (void)owner;
+    for (const char *at = path; at; at = strchr(at, '/')) {
+        at += *at == '/';
+        if (*at == 's')
+            return FS_SHARE_HIDDEN;
+        if (*at == 'z')
+            verdict |= FS_SHARE_FIXED | FS_SHARE_FROZEN;
+        if (*at == 'f' && !strchr(at, '/'))
+            verdict |= FS_SHARE_FIXED;
+        if (*at == 'a')
+            verdict |= FS_SHARE_ANCHORED;
+    }
+    return verdict;
+}
+
+static const struct fs_share_rules rules = {
+    .judge = judge, .space_min = 1, .write_max = 64u << 20, .inodes_max = MESSAGES_MAX};
+
+/* No link may lead out, whatever was moved where, and nothing fixed or hidden may have been made.
+ */
+static size_t root_size;
+
+static int check_one(const char *path, const struct stat *st, int type, struct FTW *walk)
+{
+    char text[BG_PATH_MAX];
+    (void)type;
+    if (walk->level == 0)
+        return 0;
+    require((judge(NULL, path + root_size + 1) &
+             (FS_SHARE_HIDDEN | FS_SHARE_FIXED | FS_SHARE_FROZEN)) == 0);
+    require((st->st_mode & 07000) == 0);
+    if (S_ISLNK(st->st_mode)) {
+        ssize_t n = readlink(path, text, sizeof text);
+        require(n > 0 && fs_link_inside(text, (size_t)n, (size_t)walk->level - 1));
+    }
     return 0;
 }
 
@@ -95,9 +140,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 
     static const struct fs_identity as_is = {0};
     struct fs_ops ops = {0};
-    struct fs_nodes_opts nodes_opts = {
-        .root = root, .fds_max = 8, .handles = size % 2 && geteuid() == 0, .identity = &as_is};
+    bool share = size & 2;
+    struct fs_nodes_opts nodes_opts = {.root = root,
+                                       .fds_max = 8,
+                                       .handles = size % 2 && geteuid() == 0 && !share,
+                                       .one_mount = share,
+                                       .nodes_max = share ? 64 : 0,
+                                       .identity = &as_is};
     require(fs_nodes_open(&nodes_opts, &ops.nodes, NULL) == 0);
+    require(!share || fs_share_open(&rules, ops.nodes, &ops.share) == 0);
     require(fs_handles_open(ops.nodes, 16, &ops.handles) == 0);
     struct fs_locks_opts locks_opts = {
         .handles = ops.handles, .identity = &as_is, .owners_max = 8, .answer = answer};
@@ -105,8 +156,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     run(&ops, bytes, size);
     fs_locks_close(ops.locks);
     fs_handles_close(ops.handles);
+    fs_share_close(ops.share);
     fs_nodes_close(ops.nodes);
     (void)nftw(root, open_up, 16, FTW_PHYS);
+    root_size = strlen(root);
+    if (share)
+        require(nftw(root, check_one, 16, FTW_PHYS) == 0);
     require(nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS) == 0);
     return 0;
 }

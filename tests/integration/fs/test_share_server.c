@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <seccomp.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -38,8 +39,10 @@
 
 struct share {
     char base[64], root[80], outside[80];
-    pid_t pid;        /* 0: ended */
-    rlim_t files_max; /* RLIMIT_NOFILE of the server; 0: as it is */
+    pid_t pid;               /* 0: ended */
+    bool no_namespaces;      /* as on machines that do not let us have any */
+    bool useless_namespaces; /* with it: as on those where they are good for nothing */
+    rlim_t files_max;        /* RLIMIT_NOFILE of the server; 0: as it is */
     int fd;
     uint64_t unique;
     uint8_t in[BG_FS_MESSAGE_MAX], out[BG_FS_MESSAGE_MAX];
@@ -154,6 +157,23 @@ static int finish(void **state)
 
 /* ---- the guest ---- */
 
+/* unshare fails for everything but what a thread does about its umask; or it works, and then
+ * nothing may be mounted. */
+static int forbid_namespaces(bool useless)
+{
+    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
+    int r = -ENOMEM;
+    if (filter && useless)
+        r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(mount), 0);
+    else if (filter)
+        r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(unshare), 1,
+                             SCMP_A0(SCMP_CMP_NE, CLONE_FS));
+    if (r == 0)
+        r = seccomp_load(filter);
+    seccomp_release(filter);
+    return r;
+}
+
 static void start_server(struct share *s, const char *option)
 {
     int pair[2];
@@ -167,6 +187,8 @@ static void start_server(struct share *s, const char *option)
     assert_true(s->pid >= 0);
     if (s->pid == 0) {
         int theirs = fcntl(pair[1], F_DUPFD, 10); /* stays open */
+        if (s->no_namespaces && forbid_namespaces(s->useless_namespaces) < 0)
+            _exit(127);
         const struct rlimit limit_files = {s->files_max, s->files_max};
         if (s->files_max > 0 && setrlimit(RLIMIT_NOFILE, &limit_files) < 0)
             _exit(127);
@@ -557,6 +579,53 @@ static void it_has_given_everything_else_away(void **state)
     assert_int_equal(end_server(s), 0);
 }
 
+static void serve_by_landlock_alone(struct share *s)
+{
+    char path[128];
+    struct stat st;
+    struct fs_reply reply;
+    make_folder(s->root, "d");
+    put(s->root, "d/a", "x");
+    s->no_namespaces = true;
+    start_server(s, NULL);
+    (void)snprintf(path, sizeof path, "/proc/%d/root%s", s->pid, s->root);
+    if (geteuid() == 0) /* a plain user may not look there */
+        assert_int_equal(stat(path, &st), 0);
+    uint64_t d = must_find(s, 1, "d"), a = must_find(s, d, "a");
+    assert_int_equal(open_node(s, a, O_RDWR | O_TRUNC, NULL), 0);
+    const struct fs_request move = {
+        .opcode = FUSE_RENAME, .node = d, .name = "a", .node2 = 1, .name2 = "b"};
+    assert_int_equal(ask(s, move, &reply), 0);
+    assert_int_equal(
+        ask(s, (struct fs_request){.opcode = FUSE_LINK, .node = d, .node2 = a, .name = "c"},
+            &reply),
+        0);
+    assert_int_equal(
+        ask(s, (struct fs_request){.opcode = FUSE_UNLINK, .node = d, .name = "c"}, &reply), 0);
+    /* Out of the share behind its back: the fd of it is good for nothing any more. */
+    char from[128], to[128];
+    (void)snprintf(from, sizeof from, "%s/d", s->root);
+    (void)snprintf(to, sizeof to, "%s/d", s->base);
+    assert_int_equal(rename(from, to), 0);
+    assert_int_equal(
+        ask(s, (struct fs_request){.opcode = FUSE_MKDIR, .node = d, .name = "n", .mode = 0755},
+            &reply),
+        -ESTALE);
+    assert_int_equal(end_server(s), 0);
+}
+
+static void landlock_alone_is_a_wall_too(void **state)
+{
+    serve_by_landlock_alone(*state);
+}
+
+static void namespaces_of_no_use_are_left_alone(void **state)
+{
+    struct share *s = *state;
+    s->useless_namespaces = true;
+    serve_by_landlock_alone(s);
+}
+
 static void roots_folder_is_served_without_roots_powers(void **state)
 {
     struct share *s = *state;
@@ -608,6 +677,8 @@ int main(void)
         TEST(nothing_changes_what_is_read_only),
         TEST(too_many_open_files_are_an_error),
         TEST(it_has_given_everything_else_away),
+        TEST(landlock_alone_is_a_wall_too),
+        TEST(namespaces_of_no_use_are_left_alone),
         TEST(roots_folder_is_served_without_roots_powers),
         TEST(mounts_in_the_folder_are_empty), /* last: it changes this process */
     };

@@ -135,6 +135,34 @@ static void fixes_what_git_executes(void **state)
     EXPECT(&(struct share_names_opts){.unguarded = true}, unguarded);
 }
 
+static void fixes_what_editors_and_debuggers_run(void **state)
+{
+    (void)state;
+    static const struct row rows[] = {
+        {".vscode", ANCHORED},
+        {".vscode/tasks.json", FIXED},
+        {"sub/.VSCode/Settings.JSON", FIXED},
+        {".vscode/notes.md", 0},
+        {"tasks.json", 0},
+        {"tasks.json/x", 0},
+        {".idea", FROZEN},
+        {".idea/runConfigurations/x.xml", FROZEN},
+        {"a.code-workspace", FIXED},
+        {".code-workspace", 0},
+        {".cargo", ANCHORED},
+        {".cargo/config.toml", FIXED},
+        {".cargo/registry/x", 0},
+        {"deep/in/.gdbinit", FIXED},
+        {".claude/settings.json", FROZEN},
+        {".editorconfig", 0},
+        {"Makefile", 0},
+        {"build.rs", 0},
+    };
+    EXPECT(&(struct share_names_opts){0}, rows);
+    static const struct row unguarded[] = {{".vscode/tasks.json", 0}, {".idea", 0}};
+    EXPECT(&(struct share_names_opts){.unguarded = true}, unguarded);
+}
+
 static void takes_patterns_of_the_users(void **state)
 {
     (void)state;
@@ -209,6 +237,7 @@ int main(void)
         cmocka_unit_test(hides_secrets_by_default),
         cmocka_unit_test(folds_names_as_file_systems_do),
         cmocka_unit_test(fixes_what_git_executes),
+        cmocka_unit_test(fixes_what_editors_and_debuggers_run),
         cmocka_unit_test(takes_patterns_of_the_users),
         cmocka_unit_test(refuses_what_is_no_pattern),
         cmocka_unit_test(hides_paths_that_are_too_deep),

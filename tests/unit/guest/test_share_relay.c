@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -28,6 +29,13 @@ struct fixture {
     struct bg_err err;
     bool joined;
 };
+
+static atomic_bool is_needed;
+
+static bool needed(void)
+{
+    return atomic_load(&is_needed);
+}
 
 static void *run(void *arg)
 {
@@ -55,7 +63,9 @@ static int start(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
     assert_non_null(f);
-    f->opts = (struct share_relay_opts){.read_only = true, .uid = 1000, .gid = 1001};
+    f->opts =
+        (struct share_relay_opts){.needed = needed, .read_only = true, .uid = 1000, .gid = 1001};
+    atomic_store(&is_needed, true);
     pair(SOCK_SEQPACKET, &f->kernel, &f->opts.fuse_fd);
     pair(SOCK_STREAM, &f->server, &f->opts.stream_fd);
     assert_int_equal(fcntl(f->opts.fuse_fd, F_SETFL, O_NONBLOCK), 0);
@@ -239,7 +249,7 @@ static void refuses_what_is_no_file_server(void **state)
     assert_int_equal(end(f), -EPROTO);
 }
 
-static void serves_until_nobody_asks_after_the_signal(void **state)
+static void serves_as_long_as_it_is_needed_after_the_signal(void **state)
 {
     struct fixture *f = *state;
     const uint64_t one = 1;
@@ -252,6 +262,7 @@ static void serves_until_nobody_asks_after_the_signal(void **state)
     ask(f, &(struct fs_request){.opcode = FUSE_STATFS, .unique = 3, .node = 1}, NULL);
     asked(f, bytes, &request);
     assert_int_equal(request.unique, 3);
+    atomic_store(&is_needed, false);
     assert_int_equal(end(f), 0);
 }
 
@@ -262,7 +273,7 @@ int main(void)
         TEST(answers_init_by_itself),         TEST(refuses_an_old_kernel),
         TEST(passes_requests_and_replies),    TEST(refuses_what_is_not_spoken_on_streams),
         TEST(ends_with_the_server),           TEST(ends_on_a_reply_that_cannot_be),
-        TEST(refuses_what_is_no_file_server), TEST(serves_until_nobody_asks_after_the_signal),
+        TEST(refuses_what_is_no_file_server), TEST(serves_as_long_as_it_is_needed_after_the_signal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
