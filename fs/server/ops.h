@@ -11,6 +11,7 @@ struct fs_ops {
     struct fs_handles *handles;
     struct fs_locks *locks;
     bool read_only;
+    bool whole;       /* the root is that of this machine */
     bool clean_links; /* the client wants links without ".." after a name */
 };
 

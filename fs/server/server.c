@@ -223,7 +223,7 @@ static int exchange_hellos(struct server *server, const struct fs_server_opts *o
         hello.flags |= FS_HELLO_READ_ONLY;
     if (hello.uid == 0)
         hello.flags |= FS_HELLO_ALL_USERS;
-    if (strcmp(opts->root, "/") == 0)
+    if (server->ops.whole)
         hello.flags |= FS_HELLO_WHOLE;
     uint8_t bytes[FS_HELLO_SIZE];
     fs_hello_emit(&hello, bytes);
@@ -266,6 +266,7 @@ int fs_server_run(int in_fd, int out_fd, const struct fs_server_opts *opts, stru
                                            .groups = opts->groups,
                                            .group_count = opts->group_count};
     server.ops.read_only = opts->read_only;
+    server.ops.whole = strcmp(opts->root, "/") == 0;
     (void)pthread_mutex_init(&server.in_lock, NULL); /* neither can fail with these attributes */
     (void)pthread_mutex_init(&server.out_lock, NULL);
     size_t node_fds, handle_count, lock_owners;
