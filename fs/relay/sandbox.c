@@ -9,7 +9,8 @@
 #include <seccomp.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -31,8 +32,9 @@ static bool root_is_a_user(void)
     if (n <= 0)
         return false;
     text[n] = '\0';
-    unsigned long long inside, outside, count;
-    return sscanf(text, "%llu %llu %llu", &inside, &outside, &count) == 3 && count < UINT32_MAX;
+    text[strcspn(text, "\n")] = '\0';
+    const char *count = strrchr(text, ' ');
+    return count && strtoull(count, NULL, 10) < UINT32_MAX;
 }
 
 /* Who is root only in a namespace of its own may have nobody else in it to become, but can give up

@@ -127,7 +127,8 @@ static int open_folder(int root_fd, bool whole, const char *path)
 int fs_link_clean(const struct fs_link_place *place, const char *text, char out[BG_PATH_MAX],
                   size_t *ret_size)
 {
-    char root[BG_PATH_MAX], folder_path[BG_PATH_MAX], target_path[BG_PATH_MAX], path[BG_PATH_MAX];
+    char root[BG_PATH_MAX] = "", folder_path[BG_PATH_MAX] = "", target_path[BG_PATH_MAX] = "";
+    char path[BG_PATH_MAX];
     int r = path_of(place->root_fd, root);
     if (r == 0)
         r = path_of(place->folder_fd, folder_path);
