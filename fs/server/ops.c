@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
-#include "fs/server/links.h"
+#include "fs/server/link_text.h"
 
 #define PERMISSIONS 0777u /* set-id and sticky bits are never set from here */
 #define PROC_PATH   32u

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "fs/server/links.h"
+#include "fs/server/link_text.h"
 
 #define PART_MAX 6000
 

@@ -1,4 +1,4 @@
-#include "fs/server/links.h"
+#include "fs/server/link_text.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-#include "fs/server/links.h"
+#include "fs/server/link_text.h"
 
 static void parents_after_names_need_cleaning(void **state)
 {
