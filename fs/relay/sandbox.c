@@ -1,19 +1,50 @@
 #include "fs/relay/sandbox.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <linux/landlock.h>
 #include <sched.h>
 #include <seccomp.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "common/cleanup.h"
+
 #define NOBODY     65534
 #define FDS_MAX    32
 #define MEMORY_MAX (1024ull * 1024 * 1024) /* a million nodes are about 300 MiB */
+
+/* Whether root is somebody else outside of our user namespace. */
+static bool root_is_a_user(void)
+{
+    char text[64]; /* FIRST-INSIDE FIRST-OUTSIDE COUNT; all there are in the first namespace */
+    BG_AUTOCLOSE int fd = open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (n <= 0)
+        return false;
+    text[n] = '\0';
+    text[strcspn(text, "\n")] = '\0';
+    const char *count = strrchr(text, ' ');
+    return count && strtoull(count, NULL, 10) < UINT32_MAX;
+}
+
+/* Who is root only in a namespace of its own may have nobody else in it to become, but can give up
+ * what it may do there. */
+static int drop_capabilities(void)
+{
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    const struct __user_cap_data_struct none[2] = {{0}};
+    return syscall(SYS_capset, &head, none) < 0 ? -errno : 0;
+}
 
 int fs_sandbox_leave(struct bg_err *err)
 {
@@ -22,10 +53,13 @@ int fs_sandbox_leave(struct bg_err *err)
         (void)unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS);
     if (geteuid() != 0 || getuid() != 0)
         return 0;
-    if (setgroups(0, NULL) < 0 || setresgid(NOBODY, NOBODY, NOBODY) < 0 ||
-        setresuid(NOBODY, NOBODY, NOBODY) < 0)
-        return bg_err_errno(err, -errno, "mount: becoming nobody");
-    return 0;
+    if (setgroups(0, NULL) == 0 && setresgid(NOBODY, NOBODY, NOBODY) == 0 &&
+        setresuid(NOBODY, NOBODY, NOBODY) == 0)
+        return 0;
+    int r = -errno;
+    if (root_is_a_user())
+        r = drop_capabilities();
+    return r < 0 ? bg_err_errno(err, r, "mount: becoming nobody") : 0;
 }
 
 static int limit(int resource, rlim_t max)

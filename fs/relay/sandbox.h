@@ -5,8 +5,9 @@
 #include "common/err.h"
 
 /* Once mounted: views of its own, without network; root becomes nobody. What the machine does not
- * offer is left out, but root never stays root. Errors: errno of setgroups, setresgid, setresuid.
- */
+ * offer is left out, but root never stays root: who is root only in a namespace of its own, where
+ * there is no nobody, gives up its capabilities. Errors: errno of setgroups, setresgid, setresuid,
+ * capset. */
 int fs_sandbox_leave(struct bg_err *err) BG_MUST_CHECK;
 
 /* No new privileges, no dumps, limits; no file can be opened (Landlock, where the kernel has it).

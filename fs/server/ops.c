@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
-#include "fs/server/links.h"
+#include "fs/server/link_text.h"
 
 #define PERMISSIONS 0777u /* set-id and sticky bits are never set from here */
 #define PROC_PATH   32u
@@ -165,7 +165,9 @@ static bool clean_link(struct fs_ops *ops, const struct fs_pin *pin, const char 
         return false;
     bool done = false;
     if (fs_nodes_folder(ops->nodes, pin, &folder) == 0) {
-        done = fs_link_clean(root.fd, folder.fd, text, (char *)out, ret_size) == 0;
+        const struct fs_link_place place = {
+            .root_fd = root.fd, .whole = ops->whole, .folder_fd = folder.fd};
+        done = fs_link_clean(&place, text, (char *)out, ret_size) == 0;
         fs_nodes_put(ops->nodes, &folder);
     }
     fs_nodes_put(ops->nodes, &root);

@@ -13,6 +13,7 @@ struct fs_ops {
     struct fs_locks *locks;
     struct fs_share *share; /* NULL: client and folder belong together */
     bool read_only;
+    bool whole;       /* the root is that of this machine */
     bool clean_links; /* the client wants links without ".." after a name */
 };
 

@@ -337,7 +337,7 @@ static int exchange_hellos(struct server *server, const struct fs_server_opts *o
         hello.flags |= FS_HELLO_READ_ONLY;
     if (hello.uid == 0 && !opts->share)
         hello.flags |= FS_HELLO_ALL_USERS;
-    if ((opts->whole || strcmp(opts->root, "/") == 0) && !opts->share)
+    if (server->ops.whole)
         hello.flags |= FS_HELLO_WHOLE;
     if (server->feed)
         hello.flags |= FS_HELLO_FEED;
@@ -401,6 +401,7 @@ int fs_server_run(int in_fd, int out_fd, const struct fs_server_opts *opts, stru
                                            .groups = opts->groups,
                                            .group_count = opts->group_count};
     server.ops.read_only = opts->read_only;
+    server.ops.whole = (opts->whole || strcmp(opts->root, "/") == 0) && !opts->share;
     (void)pthread_mutex_init(&server.in_lock, NULL); /* none can fail with these attributes */
     (void)pthread_mutex_init(&server.out_lock, NULL);
     pthread_condattr_t clock;

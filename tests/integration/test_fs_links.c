@@ -96,8 +96,7 @@ static const struct {
     {"to-e/../e/f", "../../d/e/f", "d/e/f"},
     {"c/..", ".", NULL},
     {"c/../new", "new", NULL},
-    /* Above its root the guest stays in its root, and so does the mount. */
-    {"c/../../../../../../etc/passwd", "../../etc/passwd", "No such file or directory"},
+    {"c/../../../../../../etc/passwd", "Operation not permitted", "Operation not permitted"},
     {"to-etc/../etc/passwd", "Operation not permitted", "Operation not permitted"},
     {"none/../f", "Operation not permitted", "Operation not permitted"},
 };
@@ -306,6 +305,42 @@ static void users_are_told_why_nothing_cannot_be_had(void **state)
     mounted_free(other);
 }
 
+/* Runs a script by the plain user, as root of namespaces of its own; returns its status. */
+static int run_in_namespaces(const char *script, const char *folder)
+{
+    char shell[] = "sh", c[] = "-c", unshare_name[] = "unshare", rm[] = "-rm", zero[] = "sh";
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        char *argv[] = {unshare_name, rm, shell, c, strdup(script), zero, strdup(folder), NULL};
+        if (geteuid() == 0 && (setgid(PLAIN_USER) < 0 || setuid(PLAIN_USER) < 0))
+            _exit(126);
+        (void)execvp(argv[0], argv);
+        _exit(127);
+    }
+    return mounted_wait(pid);
+}
+
+static void a_namespace_of_ones_own_can_have_it(void **state)
+{
+    (void)state;
+    if (run_in_namespaces("true", "/") != 0)
+        skip(); /* this machine lets users make none */
+    char folder[] = "/var/tmp/bg-fs-XXXXXX";
+    assert_non_null(mkdtemp(folder));
+    if (geteuid() == 0)
+        assert_int_equal(chown(folder, PLAIN_USER, PLAIN_USER), 0);
+    assert_int_equal(
+        run_in_namespaces("set -e; cd \"$1\"; mkdir source mount; echo f >source/f; ln -s f "
+                          "source/link\n\"$BG_TEST_FS\" mount --symlinks none \"$1\"/mount -- "
+                          "\"$BG_TEST_FS\" serve \"$1\"/source\n"
+                          "test \"$(readlink mount/link)\" = f; test \"$(cat mount/f)\" = f\n"
+                          "if cat mount/link; then exit 9; fi; umount mount",
+                          folder),
+        0);
+    mounted_remove_all(folder);
+}
+
 static void raw_links_lead_anywhere(void **state)
 {
     (void)state;
@@ -329,6 +364,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(no_link_leads_out_while_folders_move),
         cmocka_unit_test(nothing_is_followed_when_nothing_shall_be),
         cmocka_unit_test(users_are_told_why_nothing_cannot_be_had),
+        cmocka_unit_test(a_namespace_of_ones_own_can_have_it),
         cmocka_unit_test(raw_links_lead_anywhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -265,6 +265,11 @@ static void ask_for_all(struct kernel *k)
                                    .lock_end = 10,
                                    .lock_type = F_WRLCK,
                                    .whence = SEEK_DATA});
+    ask(k, (struct fs_request){.opcode = FUSE_TMPFILE,
+                               .node = k->folder,
+                               .name = "/",
+                               .mode = S_IFREG | 0600,
+                               .flags = O_RDWR});
 }
 
 /* The same with names that are guarded. */

@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "fs/server/links.h"
+#include "fs/server/share_links.h"
 #include "fs/server/ops.h"
 
 #define MESSAGES_MAX 200

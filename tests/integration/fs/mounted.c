@@ -36,6 +36,11 @@ static const char *program(const char *variable)
 
 void mounted_need_fuse(void)
 {
+    static char only[256]; /* cmocka keeps the pointer */
+    if (getenv("BG_TEST_ONLY")) {
+        (void)snprintf(only, sizeof only, "*%.250s*", getenv("BG_TEST_ONLY"));
+        cmocka_set_test_filter(only);
+    }
     const char *required = getenv("BG_TEST_REQUIRE");
     const char *why = access("/dev/fuse", R_OK | W_OK) < 0 ? "/dev/fuse cannot be opened"
                       : geteuid() != 0 && access("/usr/bin/fusermount3", X_OK) < 0

@@ -52,7 +52,8 @@ bool mounted_is(const char *path);
 /* The relay: the keeper's only child. */
 pid_t mounted_relay(const struct mounted *m);
 
-/* Skips the whole program (77) if FUSE cannot be had here, unless BG_TEST_REQUIRE names fuse. */
+/* First in main. Takes BG_TEST_ONLY into account: a substring of the tests to run. Skips the whole
+ * program (77) if FUSE cannot be had here, unless BG_TEST_REQUIRE names fuse. */
 void mounted_need_fuse(void);
 
 void mounted_remove_all(const char *path);

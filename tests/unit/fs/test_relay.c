@@ -1085,6 +1085,75 @@ static void late_handles_are_released(void **state)
     }
 }
 
+static void late_answers_of_every_kind_leave_nothing_behind(void **state)
+{
+    (void)state;
+    for (uint32_t opcode = 1; opcode < FS_OPCODE_MAX; opcode++) {
+        struct bench *b = bench_new_usual();
+        struct fs_request request;
+        struct fs_reply reply;
+        if (bench_sample(b, opcode, &request, &reply) && opcode != FUSE_SETLKW &&
+            opcode != FUSE_STATFS) {
+            struct fs_request asked = give_up_on(b, request);
+            enum fs_reply_kind kind = fs_op_find(opcode)->reply;
+            bool entry = kind == FS_REPLY_ENTRY || kind == FS_REPLY_ENTRY_OPEN;
+            assert_int_equal(bench_reply(b, &asked, reply), 0);
+            bench_expect_nothing_for_kernel(b);
+            if (kind == FS_REPLY_OPEN || kind == FS_REPLY_ENTRY_OPEN)
+                assert_true(bench_server_got(b).fh == reply.fh);
+            if (opcode == FUSE_SETLK)
+                assert_int_equal(bench_server_got(b).lock_type, F_UNLCK);
+            if (entry || kind == FS_REPLY_DIRENTS_PLUS)
+                assert_int_equal(forgets_of(b, entry ? reply.node : 40), 1);
+            bench_expect_nothing_for_server(b);
+            /* Once more: nobody has asked any longer. */
+            assert_int_equal(bench_reply(b, &asked, reply), 0);
+            bench_expect_nothing_for_kernel(b);
+            bench_expect_nothing_for_server(b);
+        }
+        bench_free(b);
+    }
+}
+
+static void every_answer_counts_once(void **state)
+{
+    (void)state;
+    for (uint32_t opcode = 1; opcode < FS_OPCODE_MAX; opcode++) {
+        struct bench *b = bench_new_usual();
+        struct fs_request request;
+        struct fs_reply reply;
+        if (bench_sample(b, opcode, &request, &reply)) {
+            struct fs_request asked = bench_pass(b, request), other = asked;
+            other.unique += 1000; /* an answer to something else */
+            assert_int_equal(bench_reply(b, &other, reply), 0);
+            bench_expect_nothing_for_kernel(b);
+            assert_int_equal(bench_reply(b, &asked, reply), 0);
+            assert_int_equal(bench_kernel_got(b, opcode).error, 0);
+            assert_int_equal(bench_reply(b, &asked, reply), 0);
+            bench_expect_nothing_for_kernel(b);
+        }
+        bench_free(b);
+    }
+}
+
+static void a_nameless_file_must_be_new(void **state)
+{
+    struct bench *b = *state;
+    struct fs_request request;
+    struct fs_reply reply;
+    assert_true(bench_sample(b, FUSE_TMPFILE, &request, &reply));
+    struct fs_request asked = bench_pass(b, request);
+    assert_string_equal(asked.name, "/");
+    reply.node = BENCH_FILE_SERVER; /* one that has a name */
+    reply.attr = bench_attr(BENCH_FILE_SERVER + 1000, S_IFREG | 0644);
+    assert_int_equal(bench_reply(b, &asked, reply), 0);
+    bench_expect_error(b, -EIO);
+    struct fs_request release = bench_server_got(b);
+    assert_int_equal(release.opcode, FUSE_RELEASE);
+    assert_int_equal(release.fh, reply.fh);
+    assert_int_equal(bench_pass(b, getattr(b->file)).opcode, FUSE_GETATTR); /* which stays good */
+}
+
 static void late_locks_are_dropped(void **state)
 {
     struct bench *b = *state;
@@ -1229,6 +1298,9 @@ int main(void)
         RELAY_TEST(unanswered_requests_end_the_stream_at_last),
         RELAY_TEST(late_references_are_given_back),
         RELAY_TEST(late_handles_are_released),
+        cmocka_unit_test(late_answers_of_every_kind_leave_nothing_behind),
+        cmocka_unit_test(every_answer_counts_once),
+        RELAY_TEST(a_nameless_file_must_be_new),
         RELAY_TEST(late_locks_are_dropped),
         RELAY_TEST(interrupts_of_other_requests_change_nothing),
         RELAY_TEST(what_the_kernel_no_longer_wants_is_given_back),

@@ -1,8 +1,9 @@
-#include "fs/server/links.h"
+#include "fs/server/link_text.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -10,11 +11,11 @@
 
 #define RETRIES_MAX 100 /* a rename raced with the walk: somebody renames without a pause */
 
-/* Where the last ".." that stands after a name ends; 0: there is none. */
+/* Where the last ".." that stands after a name or the root ends; 0: there is none. */
 static size_t last_inner_parent(const char *text)
 {
     size_t found = 0;
-    bool named = false;
+    bool named = text[0] == '/';
     for (size_t at = 0; text[at];) {
         size_t part = strcspn(text + at, "/");
         bool dot = part == 1 && text[at] == '.';
@@ -107,10 +108,12 @@ static const char *below(const char *root, const char *path)
     return path[size] == '/' ? path + size + 1 : path + size;
 }
 
-static int open_folder_in_root(int root_fd, const char *path)
+/* Above its root a machine stays in it. Above a folder is something else, which is not served. */
+static int open_folder(int root_fd, bool whole, const char *path)
 {
+    uint64_t inside = whole ? RESOLVE_IN_ROOT : RESOLVE_BENEATH;
     struct open_how how = {.flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
-                           .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+                           .resolve = inside | RESOLVE_NO_MAGICLINKS};
     for (int i = 0; i < RETRIES_MAX; i++) {
         long fd = syscall(SYS_openat2, root_fd, path, &how, sizeof how);
         if (fd >= 0)
@@ -121,23 +124,24 @@ static int open_folder_in_root(int root_fd, const char *path)
     return -EAGAIN;
 }
 
-int fs_link_clean(int root_fd, int folder_fd, const char *text, char out[BG_PATH_MAX],
+int fs_link_clean(const struct fs_link_place *place, const char *text, char out[BG_PATH_MAX],
                   size_t *ret_size)
 {
-    char root[BG_PATH_MAX], folder_path[BG_PATH_MAX], target_path[BG_PATH_MAX], path[BG_PATH_MAX];
-    int r = path_of(root_fd, root);
+    char root[BG_PATH_MAX] = "", folder_path[BG_PATH_MAX] = "", target_path[BG_PATH_MAX] = "";
+    char path[BG_PATH_MAX];
+    int r = path_of(place->root_fd, root);
     if (r == 0)
-        r = path_of(folder_fd, folder_path);
+        r = path_of(place->folder_fd, folder_path);
     if (r < 0)
         return r;
     const char *folder = below(root, folder_path);
-    if (!folder)
+    if (!folder || (text[0] == '/' && !place->whole))
         return -EXDEV;
     size_t end = last_inner_parent(text);
-    int n = snprintf(path, sizeof path, "/%s/%.*s", text[0] == '/' ? "" : folder, (int)end, text);
+    int n = snprintf(path, sizeof path, "./%s/%.*s", text[0] == '/' ? "" : folder, (int)end, text);
     if (n < 0 || n >= (int)sizeof path)
         return -ENAMETOOLONG;
-    BG_AUTOCLOSE int fd = open_folder_in_root(root_fd, path);
+    BG_AUTOCLOSE int fd = open_folder(place->root_fd, place->whole, path);
     if (fd < 0)
         return fd;
     r = path_of(fd, target_path);

@@ -9,7 +9,7 @@
 #include "common/cleanup.h"
 #include "common/limits.h"
 
-/* True when a ".." stands after a name. */
+/* True when a ".." stands after a name or after the root's "/". */
 bool fs_link_needs_cleaning(const char *text);
 
 /* The way from one folder to `rest` in another: ".." only at its start. folder, target: paths from
@@ -17,9 +17,14 @@ bool fs_link_needs_cleaning(const char *text);
 int fs_link_between(const char *folder, const char *target, const char *rest, char out[BG_PATH_MAX],
                     size_t *ret_size) BG_MUST_CHECK;
 
+struct fs_link_place {
+    int root_fd;   /* what is served */
+    bool whole;    /* that is the root of this machine */
+    int folder_fd; /* where the link is */
+};
+
 /* Writes the text anew so that it needs no cleaning and leads to the same place: what is before the
- * last ".." is resolved with root_fd as the root, what is after it stays. folder_fd: where the link
- * is. out must not be text. Errors: errno of resolving; -EXDEV the folder is not below the root;
- * -ENAMETOOLONG. */
-int fs_link_clean(int root_fd, int folder_fd, const char *text, char out[BG_PATH_MAX],
+ * last ".." is resolved, what is after it stays. out must not be text. Errors: errno of resolving;
+ * -EXDEV it leads, or the folder is, outside of what is served; -ENAMETOOLONG. */
+int fs_link_clean(const struct fs_link_place *place, const char *text, char out[BG_PATH_MAX],
                   size_t *ret_size) BG_MUST_CHECK;
