@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 
 #include "common/quote.h"
+#include "common/sha256.h"
+#include "fs/guard/gitconfig.h"
 #include "fs/relay/view.h"
 
 #define STEPS_MAX     (2 * BG_FS_DEPTH_MAX + 2) /* the mount's own path, the folders, the name */
@@ -43,6 +45,8 @@ struct fs_gcopy {
     char *name;
     uint8_t *bytes;
     size_t size, room;
+    bool has_twin; /* the guest's file is another one: see fs_pin */
+    uint8_t twin[BG_SHA256_SIZE];
 };
 
 struct fs_guard {
@@ -250,7 +254,7 @@ static void detach(struct fs_guard *guard, struct fs_pin *pin)
         if (guard->handles[i].node->old)
             guard->handles[i].writes = false; /* what it writes is nobody's */
     pin->writers = 0;
-    pin->dirty = false;
+    pin->dirty = pin->has_twin = false;
     pin->ino = guard->pins.next_ino++;
 }
 
@@ -495,6 +499,21 @@ static int show_view(struct fs_relay *relay, const struct fs_errand *errand)
         node_of_view(relay, errand->folder, errand->name, bytes, size, &errand->attr), &reply);
 }
 
+/* Whether the guest's file is what it was made when the host wrote this. */
+static bool is_as_written(const struct fs_pin *pin, const uint8_t *bytes, size_t size)
+{
+    uint8_t digest[BG_SHA256_SIZE];
+    struct bg_sha256 hash;
+    if (pin->size == size && (size == 0 || memcmp(pin->bytes, bytes, size) == 0))
+        return true;
+    if (!pin->has_twin)
+        return false;
+    bg_sha256_init(&hash);
+    bg_sha256_update(&hash, bytes, size);
+    bg_sha256_final(&hash, digest);
+    return memcmp(digest, pin->twin, sizeof digest) == 0;
+}
+
 static void fetched(struct fs_relay *relay, struct fs_errand *errand, int error, uint64_t now_ms)
 {
     (void)now_ms;
@@ -509,11 +528,10 @@ static void fetched(struct fs_relay *relay, struct fs_errand *errand, int error,
         error = -EACCES;
     }
     if (error == 0) {
-        bool same = pin && pin->size == errand->size &&
-                    (pin->size == 0 || memcmp(pin->bytes, errand->bytes, pin->size) == 0);
-        error = same ? answer_node(relay, errand->kernel_unique, FUSE_LOOKUP,
-                                   node_of_pin(relay, pin, errand->folder, errand->name), &reply)
-                     : show_view(relay, errand);
+        error = pin && is_as_written(pin, errand->bytes, errand->size)
+                    ? answer_node(relay, errand->kernel_unique, FUSE_LOOKUP,
+                                  node_of_pin(relay, pin, errand->folder, errand->name), &reply)
+                    : show_view(relay, errand);
     }
     if (error < 0)
         fs_relay_fail(relay, errand->kernel_unique, error);
@@ -1030,6 +1048,134 @@ static int check_rename_to(struct fs_relay *relay, const struct fs_request *requ
     return 0;
 }
 
+/* ---- the host writes git's configuration ---- */
+
+/* The host made its new file from what it was shown. What it was not shown is added before that
+ * takes the place of the guest's, or the guest would lose it: read the guest's, write the sum to
+ * the temporary file, let the rename go on. */
+
+static void rename_on(struct fs_relay *relay, const struct fs_errand *errand, uint64_t now_ms)
+{
+    struct fs_pending *pending = calloc(1, sizeof *pending);
+    bool good = pending && (pending->name = strdup(errand->from_name)) &&
+                (pending->name2 = strdup(errand->name));
+    if (!good) {
+        if (pending)
+            free(pending->name);
+        free(pending);
+        fs_relay_fail(relay, errand->kernel_unique, -ENOMEM);
+        return;
+    }
+    pending->kernel_unique = errand->kernel_unique;
+    pending->flags = errand->flags;
+    pending->node = errand->from;
+    pending->node2 = errand->folder;
+    fs_tree_ref(pending->node);
+    fs_tree_ref(pending->node2);
+    struct fs_request request = {.opcode = errand->kernel_opcode,
+                                 .node = pending->node->peer->id,
+                                 .node2 = pending->node2->peer->id,
+                                 .flags = errand->flags,
+                                 .name = pending->name,
+                                 .name_size = strlen(pending->name),
+                                 .name2 = pending->name2,
+                                 .name2_size = strlen(pending->name2)};
+    fs_relay_send(relay, &request, pending, now_ms);
+}
+
+static void sum_stored(struct fs_relay *relay, struct fs_errand *errand, int error, uint64_t now_ms)
+{
+    struct fs_errand rename = {.kernel_unique = errand->kernel_unique,
+                               .kernel_opcode = errand->kernel_opcode,
+                               .folder = errand->from,
+                               .name = errand->from_name,
+                               .from = errand->folder,
+                               .from_name = errand->name,
+                               .flags = errand->flags};
+    struct fs_gcopy *copy = copy_at(relay->guard, errand->folder, errand->name);
+    if (error == 0 && copy) {
+        struct bg_sha256 hash;
+        bg_sha256_init(&hash);
+        bg_sha256_update(&hash, errand->bytes, errand->size);
+        bg_sha256_final(&hash, copy->twin);
+        copy->has_twin = true;
+    }
+    if (error < 0)
+        fs_relay_fail(relay, errand->kernel_unique, error);
+    else
+        rename_on(relay, &rename, now_ms);
+}
+
+/* The sum of a new configuration and what the old one has hidden. *ret NULL: nothing to add. */
+static int add_hidden(const struct fs_relay *relay, const struct fs_errand *errand,
+                      const struct fs_gcopy *copy, uint8_t **ret, size_t *ret_size)
+{
+    struct guard_config_opts opts = {.depth = fs_tree_depth(errand->folder)};
+    BG_AUTOFREE char *hidden = NULL;
+    size_t size;
+    struct bg_err err;
+    (void)relay;
+    *ret = NULL;
+    int r = guard_config_hidden(errand->bytes, errand->size, copy->bytes, copy->size, &opts,
+                                &hidden, &size, &err);
+    if (r < 0 || size == 0 || copy->size + 1 + size > BG_GUARD_FILE_MAX)
+        return r == -ENOMEM ? r : 0; /* one that git could not read has nothing to lose */
+    uint8_t *sum = malloc(copy->size + 1 + size);
+    if (!sum)
+        return -ENOMEM;
+    if (copy->size > 0)
+        memcpy(sum, copy->bytes, copy->size);
+    sum[copy->size] = '\n';
+    memcpy(sum + copy->size + 1, hidden, size);
+    *ret = sum;
+    *ret_size = copy->size + 1 + size;
+    return 0;
+}
+
+static void old_fetched(struct fs_relay *relay, struct fs_errand *errand, int error,
+                        uint64_t now_ms)
+{
+    const struct fs_gcopy *copy = copy_at(relay->guard, errand->from, errand->from_name);
+    struct fs_errand sum = {.kind = FS_ERRAND_STORE,
+                            .kernel_unique = errand->kernel_unique,
+                            .kernel_opcode = errand->kernel_opcode,
+                            .folder = errand->from,
+                            .from = errand->folder,
+                            .flags = errand->flags,
+                            .mode = 0644,
+                            .on_done = sum_stored};
+    int r = error == 0 && copy ? add_hidden(relay, errand, copy, &sum.bytes, &sum.size) : 0;
+    if (r == 0 && !sum.bytes) { /* also when there is none, or none that is a file */
+        rename_on(relay, errand, now_ms);
+        return;
+    }
+    if (r == 0) {
+        sum.from_name = strdup(errand->name);
+        if (sum.from_name)
+            r = fs_errand_start(relay, &sum, errand->from_name, now_ms);
+        else {
+            free(sum.bytes);
+            r = -ENOMEM;
+        }
+    }
+    if (r < 0)
+        fs_relay_fail(relay, errand->kernel_unique, r);
+}
+
+static int write_config(struct fs_relay *relay, const struct fs_request *request,
+                        struct fs_rnode *from, struct fs_rnode *to, uint64_t now_ms)
+{
+    struct fs_errand errand = {.kind = FS_ERRAND_FETCH,
+                               .kernel_unique = request->unique,
+                               .kernel_opcode = request->opcode,
+                               .folder = to,
+                               .from = from,
+                               .from_name = strdup(request->name),
+                               .flags = request->flags,
+                               .on_done = old_fetched};
+    return errand.from_name ? fs_errand_start(relay, &errand, request->name2, now_ms) : -ENOMEM;
+}
+
 static bool on_rename(struct fs_relay *relay, const struct fs_request *request,
                       struct fs_rnode *from, enum guard_class class, uint64_t now_ms,
                       int *ret_error)
@@ -1056,6 +1202,10 @@ static bool on_rename(struct fs_relay *relay, const struct fs_request *request,
         return true;
     } else
         r = check_rename_to(relay, request, from, to, class2);
+    if (r == 0 && class2 == GUARD_CONFIG) {
+        *ret_error = write_config(relay, request, from, to, now_ms);
+        return true;
+    }
     *ret_error = r;
     return r < 0;
 }
@@ -1278,8 +1428,28 @@ bool fs_guard_is_volatile(const struct fs_relay *relay, const struct fs_rnode *f
     return relay->guard && !is_git(folder) && guard_depends_on_git(name, strlen(name));
 }
 
-enum fs_guard_listing fs_guard_lists(struct fs_relay *relay, const struct fs_rnode *folder,
-                                     const struct fs_dirent *entry)
+/* For the log only: nobody waits for it, and nothing is shown because of it. */
+static void compared(struct fs_relay *relay, struct fs_errand *errand, int error, uint64_t now_ms)
+{
+    const struct fs_pin *pin = pin_at(relay, errand->folder, errand->name);
+    (void)now_ms;
+    if (error < 0 || !pin || pin->dirty || is_as_written(pin, errand->bytes, errand->size))
+        return;
+    say_once(relay, errand->folder, errand->name,
+             "changed in the guest: shown as it was approved, see bellglass guard");
+}
+
+static void look_whether_changed(struct fs_relay *relay, struct fs_rnode *folder, const char *name,
+                                 uint64_t now_ms)
+{
+    struct fs_errand errand = {.kind = FS_ERRAND_FETCH, .folder = folder, .on_done = compared};
+    if (relay->errands < BG_GUARD_ERRANDS_MAX / 2 && /* the rest is for who waits */
+        fs_errand_start(relay, &errand, name, now_ms) < 0)
+        return; /* it is looked at the next time */
+}
+
+enum fs_guard_listing fs_guard_lists(struct fs_relay *relay, struct fs_rnode *folder,
+                                     const struct fs_dirent *entry, uint64_t now_ms)
 {
     const struct fs_guard *guard = relay->guard;
     if (!guard || guard->opts.policy != GUARD_PIN)
@@ -1293,7 +1463,9 @@ enum fs_guard_listing fs_guard_lists(struct fs_relay *relay, const struct fs_rno
     case GUARD_NONE:
         return fs_guard_is_volatile(relay, folder, name) ? FS_GUARD_NAME_ONLY : FS_GUARD_SHOW;
     case GUARD_PINNED:
-        if (!pin_at(relay, folder, name))
+        if (pin_at(relay, folder, name))
+            look_whether_changed(relay, folder, name, now_ms);
+        else
             say_once(relay, folder, name, "not shown: not approved");
         return FS_GUARD_HIDE;
     case GUARD_FORBIDDEN:
@@ -1401,6 +1573,11 @@ static void renamed(struct fs_relay *relay, const struct fs_pending *pending)
         copy->node->unnamed = true;
         if (approve(relay, pending->node2, pending->name2, copy->bytes, copy->size, 0644) < 0)
             say_once(relay, pending->node2, pending->name2, "not kept: no room for guarded files");
+        struct fs_pin *made = pin_at(relay, pending->node2, pending->name2);
+        if (made && copy->has_twin) {
+            made->has_twin = true;
+            memcpy(made->twin, copy->twin, sizeof made->twin);
+        }
         copy_forget(relay, copy);
         return;
     }

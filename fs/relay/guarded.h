@@ -46,8 +46,8 @@ bool fs_guard_is_volatile(const struct fs_relay *relay, const struct fs_rnode *f
                           const char *name);
 
 enum fs_guard_listing { FS_GUARD_SHOW, FS_GUARD_NAME_ONLY, FS_GUARD_HIDE };
-enum fs_guard_listing fs_guard_lists(struct fs_relay *relay, const struct fs_rnode *folder,
-                                     const struct fs_dirent *entry);
+enum fs_guard_listing fs_guard_lists(struct fs_relay *relay, struct fs_rnode *folder,
+                                     const struct fs_dirent *entry, uint64_t now_ms);
 /* The server's part of a folder has ended: ours follows. True if there is one; it was answered. */
 bool fs_guard_continues(struct fs_relay *relay, const struct fs_pending *pending,
                         struct fs_rhandle *handle);
