@@ -261,13 +261,6 @@ bool guard_signs_suffice(unsigned signs)
     return (signs & GUARD_SIGN_HEAD) && (signs & GUARD_SIGN_STORE);
 }
 
-bool guard_depends_on_git(const char *name, size_t size)
-{
-    struct guard_step steps[] = {{.name = "x", .size = 1, .git = true},
-                                 {.name = name, .size = size}};
-    return guard_classify(steps, 2) != guard_classify(steps + 1, 1);
-}
-
 bool guard_rule_at(size_t index, char out[GUARD_RULE_SIZE], enum guard_class *ret_class,
                    const char **ret_why)
 {

@@ -72,8 +72,9 @@ static bool is_git(const struct fs_rnode *folder)
            (folder->name && guard_is_git(folder->name, strlen(folder->name)));
 }
 
-static enum guard_class classify(const struct fs_relay *relay, const struct fs_rnode *folder,
-                                 const char *name, size_t size)
+/* all_git: as if every folder on the way were a git folder. */
+static enum guard_class classify_as(const struct fs_relay *relay, const struct fs_rnode *folder,
+                                    const char *name, size_t size, bool all_git)
 {
     const struct fs_guard *guard = relay->guard;
     struct guard_step steps[STEPS_MAX];
@@ -81,11 +82,17 @@ static enum guard_class classify(const struct fs_relay *relay, const struct fs_r
     steps[--at] = (struct guard_step){.name = name, .size = size};
     for (; folder->parent && at > BG_FS_DEPTH_MAX; folder = folder->parent)
         steps[--at] = (struct guard_step){
-            .name = folder->name, .size = strlen(folder->name), .git = is_git(folder)};
+            .name = folder->name, .size = strlen(folder->name), .git = all_git || is_git(folder)};
     at -= guard->root_count;
     memcpy(steps + at, guard->root_steps, guard->root_count * sizeof *steps);
-    steps[at + guard->root_count - 1].git = is_git(folder); /* the mount's root */
+    steps[at + guard->root_count - 1].git = all_git || is_git(folder); /* the mount's root */
     return guard_classify(steps + at, STEPS_MAX - at);
+}
+
+static enum guard_class classify(const struct fs_relay *relay, const struct fs_rnode *folder,
+                                 const char *name, size_t size)
+{
+    return classify_as(relay, folder, name, size, /* all_git= */ false);
 }
 
 /* Classes of files that are ours to serve. */
@@ -1028,17 +1035,22 @@ static int move_pin(struct fs_relay *relay, const struct fs_request *request, st
 /* Something becomes a guarded name: only a file whose bytes the host wrote. */
 static int check_rename_to(struct fs_relay *relay, const struct fs_request *request,
                            const struct fs_rnode *from, const struct fs_rnode *to,
-                           enum guard_class class)
+                           enum guard_class from_class, enum guard_class class)
 {
     const struct fs_rnode *there = fs_tree_at(&relay->tree, from, request->name);
     if (class == GUARD_FORBIDDEN)
         return refuse_hook(relay, to, request->name2);
     if (class == GUARD_NONE)
         return 0;
-    if (is_folder_class(class) && there && there->type == S_IFDIR)
+    if (is_folder_class(class) && class == from_class && there && there->type == S_IFDIR)
         return 0;
-    if (is_folder_class(class) && class != GUARD_GIT)
+    if (class == GUARD_GIT && there && there->type == S_IFDIR)
+        return 0; /* the kernel asks anew for what is git's in it */
+    if (is_folder_class(class) && class != GUARD_GIT) {
+        /* The kernel may know files in it for a while, as they are in the guest. */
+        say_once(relay, to, request->name2, "not moved here: make it, and write its files");
         return -EPERM;
+    }
     if (there || !copy_at(relay->guard, from, request->name) || request->flags != 0) {
         say_once(relay, to, request->name2,
                  "not moved here: its bytes are not known to be the host's. Write it here, or use "
@@ -1201,7 +1213,7 @@ static bool on_rename(struct fs_relay *relay, const struct fs_request *request,
             move_pin(relay, request, from, to, /* stays_pinned= */ is_file_class(class2), now_ms);
         return true;
     } else
-        r = check_rename_to(relay, request, from, to, class2);
+        r = check_rename_to(relay, request, from, to, class, class2);
     if (r == 0 && class2 == GUARD_CONFIG) {
         *ret_error = write_config(relay, request, from, to, now_ms);
         return true;
@@ -1422,10 +1434,24 @@ void fs_guard_paints(struct fs_relay *relay, const struct fs_rnode *node, struct
         attr->uid = attr->gid = FS_NOBODY;
 }
 
-bool fs_guard_is_volatile(const struct fs_relay *relay, const struct fs_rnode *folder,
-                          const char *name)
+/* Whether something of this type (of a mode) that is not guarded will be when a folder above turns
+ * out to be git's. */
+static bool may_become_gits(const struct fs_relay *relay, const struct fs_rnode *folder,
+                            const char *name, uint64_t type)
 {
-    return relay->guard && !is_git(folder) && guard_depends_on_git(name, strlen(name));
+    size_t size = strlen(name);
+    enum guard_class now = classify(relay, folder, name, size);
+    enum guard_class then = classify_as(relay, folder, name, size, /* all_git= */ true);
+    if (now == then)
+        return false;
+    return then == GUARD_WAY ? type == S_IFLNK : then != GUARD_HOOKS && type != S_IFDIR;
+}
+
+bool fs_guard_is_volatile(const struct fs_relay *relay, const struct fs_rnode *folder,
+                          const char *name, uint64_t mode)
+{
+    return relay->guard && relay->guard->opts.policy == GUARD_PIN &&
+           may_become_gits(relay, folder, name, mode & S_IFMT);
 }
 
 /* For the log only: nobody waits for it, and nothing is shown because of it. */
@@ -1461,7 +1487,9 @@ enum fs_guard_listing fs_guard_lists(struct fs_relay *relay, struct fs_rnode *fo
     bool unknown = entry->type == DT_UNKNOWN;
     switch (class) {
     case GUARD_NONE:
-        return fs_guard_is_volatile(relay, folder, name) ? FS_GUARD_NAME_ONLY : FS_GUARD_SHOW;
+        return fs_guard_is_volatile(relay, folder, name, (uint64_t)entry->type << 12)
+                   ? FS_GUARD_NAME_ONLY
+                   : FS_GUARD_SHOW;
     case GUARD_PINNED:
         if (pin_at(relay, folder, name))
             look_whether_changed(relay, folder, name, now_ms);

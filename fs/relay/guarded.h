@@ -41,9 +41,10 @@ int fs_guard_admits(struct fs_relay *relay, struct fs_rnode *folder, const char 
                     struct fs_attr *attr);
 /* Attributes of a node that stands at a place: the owner may be another one. */
 void fs_guard_paints(struct fs_relay *relay, const struct fs_rnode *node, struct fs_attr *attr);
-/* The kernel must ask again for this name at each use. */
+/* The kernel must ask again for this name at each use: what is there may turn out to be git's.
+ * mode: with the type of what is there. */
 bool fs_guard_is_volatile(const struct fs_relay *relay, const struct fs_rnode *folder,
-                          const char *name);
+                          const char *name, uint64_t mode);
 
 enum fs_guard_listing { FS_GUARD_SHOW, FS_GUARD_NAME_ONLY, FS_GUARD_HIDE };
 enum fs_guard_listing fs_guard_lists(struct fs_relay *relay, struct fs_rnode *folder,

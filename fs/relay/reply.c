@@ -79,7 +79,7 @@ static int enter(struct fs_relay *relay, uint32_t opcode, struct fs_rnode *paren
     reply->generation = 0;
     reply->entry_valid = reply->attr_valid = VALID_SECONDS;
     reply->entry_valid_ns = reply->attr_valid_ns = 0;
-    if (fs_guard_is_volatile(relay, parent, name))
+    if (fs_guard_is_volatile(relay, parent, name, reply->attr.mode))
         reply->entry_valid = 0;
     (*ret)->guarded = reply->attr.uid == FS_NOBODY;
     return 0;

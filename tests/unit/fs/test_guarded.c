@@ -583,6 +583,43 @@ static void a_bare_repository_is_one_as_soon_as_it_looks_so(void **state)
     assert_string_equal(content_of(b, got.node), "");
 }
 
+/* The kernel may keep what it was told only if it stays true when the folder looks like git's. */
+static void what_may_become_gits_is_asked_for_at_each_use(void **state)
+{
+    struct bench *b = *state;
+    uint64_t hooks = folder(b, b->dir, "hooks", 50);
+    static const struct {
+        bool in_hooks;
+        const char *name;
+        uint32_t mode;
+        uint64_t valid;
+    } rows[] = {{false, "config", S_IFREG | 0644, 0},  {false, "config", S_IFDIR | 0755, 1},
+                {false, "objects", S_IFDIR | 0755, 1}, {false, "commondir", S_IFDIR | 0755, 1},
+                {true, "pre-commit", S_IFREG, 0},      {true, "pre-push", S_IFLNK, 0},
+                {true, "x.sample", S_IFREG, 1},        {false, "plain", S_IFREG, 1}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct fs_request asked =
+            bench_pass(b, lookup(rows[i].in_hooks ? hooks : b->dir, rows[i].name));
+        assert_int_equal(bench_reply(b, &asked, bench_entry(60 + i, rows[i].mode)), 0);
+        struct fs_reply got = bench_kernel_got(b, FUSE_LOOKUP);
+        if (got.error != 0 || got.entry_valid != rows[i].valid)
+            fail_msg("%s", rows[i].name);
+    }
+}
+
+static void a_folder_of_the_guests_does_not_become_a_guarded_one(void **state)
+{
+    struct bench *b = *state;
+    static const char *const names[] = {".vscode", ".claude"};
+    (void)folder(b, b->dir, "sub", 50);
+    for (size_t i = 0; i < 2; i++) {
+        bench_ask(b, rename_in(b, "sub", names[i]));
+        bench_expect_error(b, -EPERM);
+    }
+    bench_expect_nothing_for_server(b);
+    (void)bench_pass(b, rename_in(b, "sub", "other"));
+}
+
 static void too_many_errands_are_an_error(void **state)
 {
     struct bench *b = *state;
@@ -653,6 +690,8 @@ int main(void)
         TEST(a_git_folder_cannot_be_a_link),
         TEST(a_git_file_is_read_and_checked),
         TEST(a_bare_repository_is_one_as_soon_as_it_looks_so),
+        TEST(what_may_become_gits_is_asked_for_at_each_use),
+        TEST(a_folder_of_the_guests_does_not_become_a_guarded_one),
         TEST(too_many_errands_are_an_error),
         cmocka_unit_test(owner_shows_them_as_somebody_elses),
         cmocka_unit_test(off_guards_nothing),
