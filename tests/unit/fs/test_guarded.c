@@ -322,6 +322,31 @@ static void pins_come_after_the_servers_names(void **state)
     bench_expect_nothing_for_server(b);
 }
 
+/* Listing a folder looks whether the guest has changed a pinned file: nobody waits for that. */
+static void listing_looks_for_changes_beside_it(void **state)
+{
+    struct bench *b = *state;
+    approve(b, "/dir/.envrc", "host");
+    struct fs_request asked = bench_pass(
+        b,
+        (struct fs_request){.opcode = FUSE_READDIR, .node = b->dir, .fh = b->dir_fh, .size = 4096});
+    uint8_t bytes[128];
+    struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
+    struct fs_dirent entry = {
+        .ino = 100, .offset = 1, .type = DT_REG, .name = ".envrc", .name_size = 6};
+    fs_dirent_emit(&entry, false, &w);
+    entry = (struct fs_dirent){
+        .ino = 101, .offset = 2, .type = DT_REG, .name = "plain", .name_size = 5};
+    fs_dirent_emit(&entry, false, &w);
+    struct fs_reply reply = {.data = bytes, .data_size = w.used};
+    assert_int_equal(bench_reply(b, &asked, reply), 0);
+    assert_int_equal(bench_kernel_got(b, FUSE_READDIR).error, 0);
+    serve_fetch(b, "guest", 90);
+    bench_expect_nothing_for_kernel(b);
+    bench_ask(b, lookup(b->dir, ".envrc"));
+    assert_string_equal(content_of(b, bench_kernel_got(b, FUSE_LOOKUP).node), "host");
+}
+
 static void the_path_has_the_mounts_own(void **state)
 {
     (void)state;
@@ -678,6 +703,7 @@ int main(void)
         cmocka_unit_test(a_server_that_fails_in_the_middle_changes_nothing_here),
         TEST(a_pinned_name_is_never_a_node_of_the_servers),
         TEST(pins_come_after_the_servers_names),
+        TEST(listing_looks_for_changes_beside_it),
         cmocka_unit_test(the_path_has_the_mounts_own),
         TEST(a_rename_brings_the_bytes_that_the_host_wrote),
         TEST(a_rename_that_fails_brings_nothing),
