@@ -23,7 +23,7 @@
 #define PATHS_MAX   256
 
 struct args {
-    bool list, json, yes, forget;
+    bool list, rules, json, yes, forget;
     int stream_fd;
     const char *store, *root;
     char **paths;
@@ -382,6 +382,48 @@ static int forget(const struct args *args, struct fs_store *store, const struct 
     return r < 0 ? fail(err) : 0;
 }
 
+/* ---- rules ---- */
+
+static const char *shown_as(enum guard_class class)
+{
+    switch (class) {
+    case GUARD_NONE:
+        return "as it is";
+    case GUARD_PINNED:
+        return "as approved";
+    case GUARD_FOLDER:
+        return "what is approved in it";
+    case GUARD_GIT:
+    case GUARD_WAY:
+        return "unless it is a link";
+    case GUARD_CONFIG:
+        return "filtered";
+    case GUARD_POINTER:
+    case GUARD_POINTERS:
+        return "if it stays in the mount";
+    case GUARD_HOOKS:
+    case GUARD_FORBIDDEN:
+        return "empty";
+    }
+    return "";
+}
+
+static int print_rules(const struct args *args)
+{
+    char text[GUARD_RULE_SIZE];
+    enum guard_class class;
+    const char *why;
+    json_t *out = args->json ? json_array() : NULL;
+    for (size_t i = 0; guard_rule_at(i, text, &class, &why); i++) {
+        if (!args->json)
+            (void)printf("%-34s %-25s %s\n", text, shown_as(class), why);
+        else if (json_array_append_new(out, json_pack("{s:s, s:s, s:s}", "files", text, "shown",
+                                                      shown_as(class), "why", why)) < 0)
+            break;
+    }
+    return args->json ? print_json(out) : printed(0);
+}
+
 /* ---- start ---- */
 
 static void usage(FILE *out)
@@ -389,6 +431,7 @@ static void usage(FILE *out)
     (void)fprintf(out, "usage: bellglass-guard --stream-fd N --store DIR [--json] list PATH\n"
                        "       bellglass-guard --stream-fd N --store DIR [--json] [--yes] "
                        "[--forget] trust PATH...\n"
+                       "       bellglass-guard [--json] rules\n"
                        "Lists and approves the files that programs here run or believe, as the "
                        "file server on the open stream N has them.\n");
 }
@@ -451,6 +494,9 @@ static int parse_args(int argc, char **argv, struct args *ret)
     }
     ret->list = optind < argc && strcmp(argv[optind], "list") == 0;
     bool trusts = optind < argc && strcmp(argv[optind], "trust") == 0;
+    ret->rules = optind + 1 == argc && strcmp(argv[optind], "rules") == 0;
+    if (ret->rules)
+        return -1;
     ret->paths = argv + optind + 1;
     ret->path_count = optind < argc ? (size_t)(argc - optind - 1) : 0;
     if ((!ret->list && !trusts) || (ret->list && ret->path_count != 1) || ret->path_count == 0 ||
@@ -471,6 +517,8 @@ int main(int argc, char **argv)
     int status = parse_args(argc, argv, &args);
     if (status >= 0)
         return status;
+    if (args.rules)
+        return print_rules(&args);
     if (check_paths(&args, &err) < 0)
         return fail(&err);
     if (!args.list && args.json && !args.yes && !args.forget) {

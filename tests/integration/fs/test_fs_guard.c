@@ -685,6 +685,8 @@ static void guard_lists_what_there_is(void **state)
             fail_msg("%s is not in %s", lines[i], get(s.base, "out"));
     assert_null(strstr(get(s.base, "out"), "plain"));
     assert_null(strstr(get(s.base, "out"), ".sample"));
+    assert_int_equal(run_guard(&s, "rules"), 0);
+    assert_non_null(strstr(get(s.base, "out"), "direnv runs it\n"));
     assert_int_equal(run_guard(&s, "--json list /repo"), 0);
     assert_non_null(strstr(get(s.base, "out"), "\"state\": \"hidden\""));
     assert_null(strstr(get(s.base, "out"), "CLAUDE"));
