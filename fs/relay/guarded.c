@@ -24,7 +24,7 @@ static void note_sign(struct fs_relay *relay, struct fs_rnode *folder, const cha
         if (copy->folder != folder ||
             !fs_guard_is_file(fs_guard_class_at(relay, folder, copy->name, strlen(copy->name))))
             continue;
-        copy->node->unnamed = true;
+        fs_tree_set_aside(copy->node);
         if (fs_guard_approve(relay, folder, copy->name, copy->bytes, copy->size, 0644) < 0)
             fs_guard_say_once(relay, folder, copy->name, "not kept: no room for guarded files");
     }
@@ -284,6 +284,14 @@ static bool is_by_name(const struct fs_request *request)
     }
 }
 
+static bool is_shown(const struct fs_relay *relay, const struct fs_request *request)
+{
+    bool raw = relay->opts.raw_names;
+    bool two = fs_op_find(request->opcode)->tail == FS_TAIL_NAME_NAME;
+    return fs_check_name_shown(request->name, request->name_size, raw) &&
+           (!two || fs_check_name_shown(request->name2, request->name2_size, raw));
+}
+
 static int list(struct fs_relay *relay, uint64_t kernel_unique, uint32_t opcode,
                 const struct fs_rnode *folder, uint64_t after, uint64_t room);
 
@@ -335,8 +343,8 @@ bool fs_guard_takes(struct fs_relay *relay, struct fs_request *request, uint64_t
         break;
     }
     if (!names_something(request) || node->type != S_IFDIR ||
-        (relay->read_only && fs_op_mutates(request->opcode)))
-        return false;
+        (relay->read_only && fs_op_mutates(request->opcode)) || !is_shown(relay, request))
+        return false; /* or refused in its place */
     return on_name(relay, request, node, now_ms, ret_error);
 }
 
@@ -588,7 +596,7 @@ static void renamed(struct fs_relay *relay, const struct fs_pending *pending)
     if (!copy)
         return;
     if (fs_guard_is_file(class) || class == GUARD_GIT) {
-        copy->node->unnamed = true;
+        fs_tree_set_aside(copy->node);
         if (fs_guard_approve(relay, pending->node2, pending->name2, copy->bytes, copy->size, 0644) <
             0)
             fs_guard_say_once(relay, pending->node2, pending->name2,

@@ -254,6 +254,13 @@ int fs_tree_enter(struct fs_tree *tree, struct fs_rnode *parent, const char *nam
     return 0;
 }
 
+void fs_tree_set_aside(struct fs_rnode *file)
+{
+    file->unnamed = true;
+    if (file->peer->single == file)
+        file->peer->single = NULL;
+}
+
 void fs_tree_removed(struct fs_tree *tree, struct fs_rnode *parent, const char *name)
 {
     struct fs_rnode *node = fs_tree_at(tree, parent, name);

@@ -425,6 +425,30 @@ static void a_rename_brings_the_bytes_that_the_host_wrote(void **state)
     struct fs_reply got = bench_kernel_got(b, FUSE_LOOKUP);
     assert_int_equal(got.attr.size, 9);
     assert_string_equal(content_of(b, got.node), "hello"); /* then a NUL */
+    /* Where the guest moves its file to, it is a file like others. */
+    asked = bench_pass(b, lookup(b->dir, "elsewhere"));
+    assert_int_equal(bench_reply(b, &asked, bench_entry(70, S_IFREG | 0644)), 0);
+    got = bench_kernel_got(b, FUSE_LOOKUP);
+    assert_true(got.error == 0 && got.node != file.node);
+    asked = bench_pass(b, (struct fs_request){.opcode = FUSE_OPEN, .node = got.node});
+    assert_int_equal(bench_reply(b, &asked, (struct fs_reply){.fh = 5}), 0);
+    assert_int_equal(bench_kernel_got(b, FUSE_OPEN).error, 0);
+}
+
+static void names_that_are_hidden_are_so_here_too(void **state)
+{
+    struct bench *b = *state;
+    struct fs_request create = {.opcode = FUSE_CREATE,
+                                .node = b->dir,
+                                .name = "a\n.code-workspace",
+                                .mode = S_IFREG | 0644,
+                                .flags = O_WRONLY};
+    bench_ask(b, create);
+    bench_expect_error(b, -EPERM);
+    struct fs_reply file = create_plain(b, "temporary", 70);
+    write_plain(b, &file, 0, "host");
+    bench_ask(b, rename_in(b, "temporary", "a\n.code-workspace"));
+    bench_expect_error(b, -EPERM);
 }
 
 static void a_rename_that_fails_brings_nothing(void **state)
@@ -706,6 +730,7 @@ int main(void)
         TEST(listing_looks_for_changes_beside_it),
         cmocka_unit_test(the_path_has_the_mounts_own),
         TEST(a_rename_brings_the_bytes_that_the_host_wrote),
+        TEST(names_that_are_hidden_are_so_here_too),
         TEST(a_rename_that_fails_brings_nothing),
         TEST(bytes_that_came_otherwise_are_not_known),
         TEST(many_files_are_not_kept_for_ever),
