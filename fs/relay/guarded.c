@@ -148,18 +148,18 @@ static int move_pin(struct fs_relay *relay, const struct fs_request *request, st
 /* Something becomes a guarded name: only a file whose bytes the host wrote. */
 static int check_rename_to(struct fs_relay *relay, const struct fs_request *request,
                            const struct fs_rnode *from, const struct fs_rnode *to,
-                           enum guard_class from_class, enum guard_class class)
+                           enum guard_class was, enum guard_class becomes)
 {
     const struct fs_rnode *there = fs_tree_at(&relay->tree, from, request->name);
-    if (class == GUARD_FORBIDDEN)
+    if (becomes == GUARD_FORBIDDEN)
         return refuse_hook(relay, to, request->name2);
-    if (class == GUARD_NONE)
+    if (becomes == GUARD_NONE)
         return 0;
-    if (fs_guard_is_folder(class) && class == from_class && there && there->type == S_IFDIR)
+    if (fs_guard_is_folder(becomes) && becomes == was && there && there->type == S_IFDIR)
         return 0;
-    if (class == GUARD_GIT && there && there->type == S_IFDIR)
+    if (becomes == GUARD_GIT && there && there->type == S_IFDIR)
         return 0; /* the kernel asks anew for what is git's in it */
-    if (fs_guard_is_folder(class) && class != GUARD_GIT) {
+    if (fs_guard_is_folder(becomes) && becomes != GUARD_GIT) {
         /* The kernel may know files in it for a while, as they are in the guest. */
         fs_guard_say_once(relay, to, request->name2,
                           "not moved here: make it, and write its files");

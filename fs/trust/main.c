@@ -99,20 +99,23 @@ static bool same_bytes(const struct fs_pin *pin, const uint8_t *bytes, size_t si
 static int read_found(struct trust_client *client, const struct trust_found *found, uint8_t **ret,
                       size_t *ret_size, struct bg_err *err)
 {
-    struct trust_node node;
+    struct trust_node node = {0};
+    BG_AUTOFREE uint8_t *bytes = NULL;
+    size_t size = 0;
     int r = trust_client_look_up(client, found->folder, found->name, &node, err);
     if (r < 0)
         return r;
     if ((node.mode & S_IFMT) == S_IFREG)
-        r = trust_client_read(client, node.id, ret, ret_size, err);
+        r = trust_client_read(client, node.id, &bytes, &size, err);
     else
         r = bg_err_set(err, -EINVAL, "it is no regular file");
-    if (r == 0) {
+    if (r == 0)
         r = trust_client_forget(client, node.id, err);
-        if (r < 0)
-            free(*ret);
-    }
-    return r;
+    if (r < 0)
+        return r;
+    *ret = BG_TAKE(bytes);
+    *ret_size = size;
+    return 0;
 }
 
 /* ---- guard ---- */
@@ -142,8 +145,8 @@ static int add_found(struct listing *list, const char *path, const char *state)
 static const char *state_of(const struct listing *list, const struct trust_found *found,
                             const struct fs_pin *pin)
 {
-    uint8_t *bytes;
-    size_t size;
+    uint8_t *bytes = NULL;
+    size_t size = 0;
     struct bg_err err;
     if (found->class == GUARD_FORBIDDEN)
         return "hidden";
@@ -213,7 +216,7 @@ static int find_folder(struct trust_client *client, const char *path, uint64_t *
                        struct bg_err *err)
 {
     struct trust_found found;
-    struct trust_node node;
+    struct trust_node node = {0};
     char quoted[512];
     *ret = FUSE_ROOT_ID;
     if (path[0] == '\0')
