@@ -169,6 +169,7 @@
 #define BG_GUARD_FILES_MAX    1024               /* approved files of a sandbox; ENOSPC */
 #define BG_GUARD_BYTES_MAX    (16 * 1024 * 1024) /* of them together; ENOSPC */
 #define BG_GUARD_SETTINGS_MAX 4096               /* of one git configuration; EACCES */
+#define BG_GUARD_HIDDEN_MAX   512  /* of these, kept when the host writes it; more are lost */
 #define BG_GUARD_COPIES_MAX   256  /* files just written, to be renamed; the oldest goes */
 #define BG_GUARD_NODES_MAX    4096 /* known to the kernel; ENFILE */
 #define BG_GUARD_HANDLES_MAX  1024 /* open at once; ENFILE */

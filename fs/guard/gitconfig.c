@@ -411,9 +411,10 @@ static void write_quoted(FILE *out, const char *text)
 {
     (void)fputc('"', out); /* memory: errors are seen at the end */
     for (const char *p = text; *p != '\0'; p++) {
-        if (*p == '"' || *p == '\\')
+        char ch = (char)(*p == '\n' ? 'n' : *p == '\t' ? 't' : *p == '\b' ? 'b' : *p);
+        if (ch != *p || ch == '"' || ch == '\\')
             (void)fputc('\\', out);
-        (void)fputc(*p, out);
+        (void)fputc(ch, out);
     }
     (void)fputc('"', out);
 }
@@ -459,6 +460,65 @@ static int filter_to(FILE *out, const uint8_t *text, size_t size,
             (*ret_dropped)++;
     }
     return r;
+}
+
+static bool equal(const struct guard_setting *a, const struct guard_setting *b)
+{
+    return strcmp(a->section, b->section) == 0 && strcmp(a->key, b->key) == 0 &&
+           a->has_subsection == b->has_subsection && strcmp(a->subsection, b->subsection) == 0 &&
+           strcmp(a->value, b->value) == 0;
+}
+
+static bool has_setting(const uint8_t *text, size_t size, const struct guard_setting *setting)
+{
+    struct guard_config config;
+    guard_config_init(&config, text, size);
+    while (guard_config_next(&config, NULL) > 0)
+        if (equal(&config.setting, setting))
+            return true;
+    return false;
+}
+
+static int hidden_to(FILE *out, const uint8_t *guest, size_t guest_size, const uint8_t *host,
+                     size_t host_size, const struct guard_config_opts *opts, struct bg_err *err)
+{
+    struct guard_config config;
+    struct guard_setting previous;
+    bool has_previous = false;
+    size_t count = 0;
+    int r;
+    guard_config_init(&config, guest, guest_size);
+    while ((r = guard_config_next(&config, err)) > 0) {
+        if (guard_config_allows(&config.setting, opts) ||
+            has_setting(host, host_size, &config.setting))
+            continue;
+        if (++count > BG_GUARD_HIDDEN_MAX)
+            return bg_err_set(err, -E2BIG, "more than %d settings", BG_GUARD_HIDDEN_MAX);
+        write_setting(out, &config.setting, &previous, &has_previous);
+    }
+    return r;
+}
+
+int guard_config_hidden(const uint8_t *guest, size_t guest_size, const uint8_t *host,
+                        size_t host_size, const struct guard_config_opts *opts, char **ret,
+                        size_t *ret_size, struct bg_err *err)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *out = guest_size > BG_GUARD_FILE_MAX ? NULL : open_memstream(&text, &size);
+    if (!out)
+        return bg_err_errno(err, guest_size > BG_GUARD_FILE_MAX ? -E2BIG : -ENOMEM,
+                            "git configuration");
+    int r = hidden_to(out, guest, guest_size, host, host_size, opts, err);
+    if (fclose(out) != 0 && r == 0)
+        r = bg_err_errno(err, -ENOMEM, "git configuration");
+    if (r < 0) {
+        free(text);
+        return r;
+    }
+    *ret = text;
+    *ret_size = size;
+    return 0;
 }
 
 int guard_config_filter(const uint8_t *text, size_t size, const struct guard_config_opts *opts,

@@ -46,3 +46,10 @@ bool guard_config_allows(const struct guard_setting *setting, const struct guard
 int guard_config_filter(const uint8_t *text, size_t size, const struct guard_config_opts *opts,
                         char **ret, size_t *ret_size, size_t *ret_dropped,
                         struct bg_err *err) BG_MUST_CHECK;
+
+/* Writes the settings of guest that are not allowed, and that host does not have likewise: what
+ * would be lost in the guest if its file became the host's, which was made from the allowed ones.
+ * *ret: heap; "" if there are none. Errors: as guard_config_filter. */
+int guard_config_hidden(const uint8_t *guest, size_t guest_size, const uint8_t *host,
+                        size_t host_size, const struct guard_config_opts *opts, char **ret,
+                        size_t *ret_size, struct bg_err *err) BG_MUST_CHECK;

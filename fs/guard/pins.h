@@ -10,6 +10,7 @@
 #include "common/cleanup.h"
 #include "common/err.h"
 #include "common/limits.h"
+#include "common/sha256.h"
 
 struct fs_pin {
     char *path;     /* absolute, in the sandbox */
@@ -19,6 +20,10 @@ struct fs_pin {
     uint64_t mtime; /* seconds since 1970 */
     uint64_t ino;   /* as shown; never used twice */
     bool dirty;     /* written to and not committed yet */
+    /* git's configuration: the guest's file has more than these bytes since the host wrote it, and
+     * this is its SHA-256. */
+    bool has_twin;
+    uint8_t twin[BG_SHA256_SIZE];
     unsigned writers;
 };
 

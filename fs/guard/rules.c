@@ -166,7 +166,7 @@ static void fold_step(const struct guard_step *step, char out[BG_FS_NAME_MAX + 2
 
 static bool part_matches(const char *part, const struct guard_step *step)
 {
-    char folded[BG_FS_NAME_MAX + 2];
+    char folded[BG_FS_NAME_MAX + 2] = "";
     fold_step(step, folded);
     if (strcmp(part, "@git") == 0)
         return step->git || strcmp(folded, ".git") == 0;
@@ -215,7 +215,7 @@ enum guard_class guard_classify(const struct guard_step *steps, size_t count)
 {
     size_t found = RULES;
     enum guard_class class = GUARD_NONE;
-    char folded[BG_FS_NAME_MAX + 2];
+    char folded[BG_FS_NAME_MAX + 2] = "";
     for (size_t at = 0; at < count; at++) {
         bool last = at + 1 == count;
         fold_step(&steps[at], folded);
@@ -238,7 +238,7 @@ enum guard_class guard_classify(const struct guard_step *steps, size_t count)
 bool guard_is_git(const char *name, size_t size)
 {
     struct guard_step step = {.name = name, .size = size};
-    char folded[BG_FS_NAME_MAX + 2];
+    char folded[BG_FS_NAME_MAX + 2] = "";
     fold_step(&step, folded);
     return strcmp(folded, ".git") == 0;
 }
@@ -259,13 +259,6 @@ enum guard_sign guard_sign(const char *name, size_t size)
 bool guard_signs_suffice(unsigned signs)
 {
     return (signs & GUARD_SIGN_HEAD) && (signs & GUARD_SIGN_STORE);
-}
-
-bool guard_depends_on_git(const char *name, size_t size)
-{
-    struct guard_step steps[] = {{.name = "x", .size = 1, .git = true},
-                                 {.name = name, .size = size}};
-    return guard_classify(steps, 2) != guard_classify(steps + 1, 1);
 }
 
 bool guard_rule_at(size_t index, char out[GUARD_RULE_SIZE], enum guard_class *ret_class,

@@ -45,9 +45,6 @@ enum guard_sign { GUARD_SIGN_NONE = 0, GUARD_SIGN_HEAD = 1, GUARD_SIGN_STORE = 2
 enum guard_sign guard_sign(const char *name, size_t size);
 bool guard_signs_suffice(unsigned signs);
 
-/* True for names whose class depends on whether their folder is a git folder. */
-bool guard_depends_on_git(const char *name, size_t size);
-
 /* Folds a name: lower case (ASCII and the two letters beyond it that fold to ASCII), without the
  * code points that HFS+ ignores, cut at a colon, without trailing dots and spaces; git~1 is .git.
  * out: at least size + 2 bytes; NUL-terminated. */

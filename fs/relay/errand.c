@@ -15,7 +15,9 @@ void fs_errand_free(struct fs_relay *relay, struct fs_errand *errand)
         return;
     relay->errands--;
     fs_tree_unref(&relay->tree, errand->folder);
+    fs_tree_unref(&relay->tree, errand->from);
     free(errand->name);
+    free(errand->from_name);
     free(errand->bytes);
     free(errand);
 }
@@ -72,6 +74,7 @@ int fs_errand_start(struct fs_relay *relay, const struct fs_errand *opts, const 
     if (r < 0) {
         free(errand);
         free(copy);
+        free(opts->from_name);
         free(opts->bytes);
         return r;
     }
@@ -79,6 +82,8 @@ int fs_errand_start(struct fs_relay *relay, const struct fs_errand *opts, const 
     errand->name = copy;
     errand->started_ms = now_ms;
     fs_tree_ref(errand->folder);
+    if (errand->from)
+        fs_tree_ref(errand->from);
     relay->errands++;
     struct fs_request request = look_up(errand);
     r = step(relay, errand, &request, now_ms);

@@ -14,8 +14,12 @@ struct fs_errand {
     struct fs_rnode *folder; /* referenced */
     char *name;
     uint64_t target; /* for on_done: a guarded node's id */
-    mode_t mode;     /* STORE */
-    uint8_t *bytes;  /* FETCH: what came; STORE: what goes */
+    /* For on_done: what is renamed to name when it is read. Referenced, owned; NULL: nothing. */
+    struct fs_rnode *from;
+    char *from_name;
+    uint64_t flags;
+    mode_t mode;    /* STORE */
+    uint8_t *bytes; /* FETCH: what came; STORE: what goes */
     size_t size, done;
     struct fs_attr attr;             /* FETCH: of the file, as the guest says */
     uint64_t server_node, server_fh; /* held while not 0; held while open */
@@ -25,7 +29,8 @@ struct fs_errand {
     void (*on_done)(struct fs_relay *relay, struct fs_errand *errand, int error, uint64_t now_ms);
 };
 
-/* Starts one, as opts says, for name in opts->folder; opts->bytes is taken in every case. Errors,
+/* Starts one, as opts says, for name in opts->folder; opts->bytes and
+ * opts->from_name are taken in every case. Errors,
  * without a call of on_done: -EIO the stream is down, too many; -ENOMEM. */
 int fs_errand_start(struct fs_relay *relay, const struct fs_errand *opts, const char *name,
                     uint64_t now_ms) BG_MUST_CHECK;

@@ -44,13 +44,14 @@ void fs_guard_paints(struct fs_relay *relay, const struct fs_rnode *node, struct
 /* Whether the guard has any rule for this place. */
 bool fs_guard_claims(const struct fs_relay *relay, const struct fs_rnode *folder, const char *name,
                      size_t size);
-/* The kernel must ask again for this name at each use. */
+/* The kernel must ask again for this name at each use: what is there may turn out to be git's.
+ * mode: with the type of what is there. */
 bool fs_guard_is_volatile(const struct fs_relay *relay, const struct fs_rnode *folder,
-                          const char *name);
+                          const char *name, uint64_t mode);
 
 enum fs_guard_listing { FS_GUARD_SHOW, FS_GUARD_NAME_ONLY, FS_GUARD_HIDE };
-enum fs_guard_listing fs_guard_lists(struct fs_relay *relay, const struct fs_rnode *folder,
-                                     const struct fs_dirent *entry);
+enum fs_guard_listing fs_guard_lists(struct fs_relay *relay, struct fs_rnode *folder,
+                                     const struct fs_dirent *entry, uint64_t now_ms);
 /* The server's part of a folder has ended: ours follows. True if there is one; it was answered. */
 bool fs_guard_continues(struct fs_relay *relay, const struct fs_pending *pending,
                         struct fs_rhandle *handle);

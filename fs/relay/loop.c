@@ -18,8 +18,9 @@
 #include "fs/relay/notifier.h"
 
 #define INPUT_SIZE       (2u * BG_FS_MESSAGE_MAX) /* one whole message and the start of the next */
-#define REQUESTS_AT_ONCE 64                       /* then the replies have their turn */
-#define GREET_TIMEOUT_MS 30000u                   /* for the hello of a stream that came later */
+#define NOTES_WAIT_MS    2000   /* for the keeper to take more of them, at the end */
+#define REQUESTS_AT_ONCE 64     /* then the replies have their turn */
+#define GREET_TIMEOUT_MS 30000u /* for the hello of a stream that came later */
 
 #define NOTICES_END_MS      1000 /* then the keeper aborts the mount */
 #define NOTICES_END_TICK_MS 5
@@ -521,7 +522,7 @@ static void finish(struct fs_loop *loop)
     }
 }
 
-int fs_loop_run(struct fs_loop *loop, int fuse_fd, int signal_fd, struct bg_err *err)
+static int run(struct fs_loop *loop, int fuse_fd, int signal_fd, struct bg_err *err)
 {
     loop->fuse_fd = fuse_fd;
     for (;;) {
@@ -590,4 +591,22 @@ int fs_loop_run(struct fs_loop *loop, int fuse_fd, int signal_fd, struct bg_err 
             }
         }
     }
+}
+
+/* Approvals that the keeper has not read yet. */
+static void flush_notes(struct fs_loop *loop)
+{
+    while (fs_notes_waits(&loop->notes)) {
+        struct pollfd out = {.fd = loop->notes.fd, .events = POLLOUT};
+        int n = poll(&out, 1, NOTES_WAIT_MS);
+        if ((n < 0 && errno != EINTR) || n == 0 || fs_notes_flush(&loop->notes) < 0)
+            return;
+    }
+}
+
+int fs_loop_run(struct fs_loop *loop, int fuse_fd, int signal_fd, struct bg_err *err)
+{
+    int r = run(loop, fuse_fd, signal_fd, err);
+    flush_notes(loop);
+    return r;
 }

@@ -38,7 +38,8 @@
 #define GREET_TIMEOUT_MS    30000u /* an emulated guest that is busy takes its time */
 #define DEADLINE_DEFAULT_MS 15000u
 /* For the relay to end when asked to; then it is killed. */
-#define END_TIMEOUT_MS (FS_LOOP_FINISH_MS + 2000u)
+#define END_TIMEOUT_MS   (FS_LOOP_FINISH_MS + 2000u)
+#define NOTES_TIMEOUT_MS 30000u /* for that while it says what is to be kept: disks are slow */
 
 struct args {
     int stream_fd, ready_fd, log_fd;
@@ -267,6 +268,7 @@ struct keeper {
     int signal_fd;
     struct fs_store *store; /* NULL: nothing is kept */
     struct fs_notes notes;  /* to and from the relay; fd -1: no more */
+    uint64_t noted_ms;      /* when the relay last had something to keep */
     bool complained;        /* about the store: once is enough */
 };
 
@@ -329,6 +331,7 @@ static int keep_note(void *owner, const struct fs_pin_note *note)
     struct bg_err err;
     if (fs_store_keep(keeper->store, note, &err) < 0)
         complain(keeper, err.text);
+    keeper->noted_ms = bg_now_ms();
     return 0;
 }
 
@@ -416,12 +419,14 @@ static void watch_relay(struct keeper *keeper)
         fs_mount_abort(keeper->path, &keeper->mount);
 }
 
-static void wait_for_relay(struct keeper *keeper, uint64_t timeout_ms)
+/* Waits for the relay's end: END_TIMEOUT_MS, or that after it last had something to keep. */
+static void wait_for_relay(struct keeper *keeper)
 {
-    uint64_t until_ms = bg_now_ms() + timeout_ms;
+    uint64_t started_ms = bg_now_ms();
     while (!relay_ended(keeper)) {
-        uint64_t now_ms = bg_now_ms();
-        if (now_ms >= until_ms)
+        uint64_t from_ms = keeper->noted_ms > started_ms ? keeper->noted_ms : started_ms;
+        uint64_t now_ms = bg_now_ms(), until_ms = from_ms + END_TIMEOUT_MS;
+        if (now_ms >= until_ms || now_ms - started_ms >= NOTES_TIMEOUT_MS)
             return;
         (void)wait_for_signal(keeper, (int)(until_ms - now_ms));
     }
@@ -437,7 +442,7 @@ static void take_down(struct keeper *keeper)
         bg_log(keeper->log, BG_LOG_ERROR, "%s", err.text);
     if (!relay_ended(keeper)) {
         (void)kill(keeper->relay, SIGTERM); /* fails only if it ended just now */
-        wait_for_relay(keeper, END_TIMEOUT_MS);
+        wait_for_relay(keeper);
     }
     if (!relay_ended(keeper)) {
         (void)kill(keeper->relay, SIGKILL);

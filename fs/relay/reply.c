@@ -80,7 +80,7 @@ static int enter(struct fs_relay *relay, const struct fs_pending *pending, uint3
     reply->node = (*ret)->id;
     reply->generation = 0;
     fs_changes_date(relay, pending, *ret, parent, reply);
-    if (fs_guard_is_volatile(relay, parent, name))
+    if (fs_guard_is_volatile(relay, parent, name, reply->attr.mode))
         reply->entry_valid = 0;
     (*ret)->guarded = reply->attr.uid == FS_NOBODY;
     return 0;
@@ -234,11 +234,12 @@ static uint32_t type_shown(uint32_t type)
 
 /* Writes one entry as the kernel may have it, or nothing when it is not to be shown. */
 static void emit_entry(struct fs_relay *relay, const struct fs_pending *pending, bool plus,
-                       struct fs_dirent *entry, bool shown, struct bg_writer *out)
+                       struct fs_dirent *entry, bool shown, uint64_t now_ms, struct bg_writer *out)
 {
     char name[BG_FS_NAME_MAX + 1];
-    enum fs_guard_listing listing =
-        is_dots(entry) || !shown ? FS_GUARD_SHOW : fs_guard_lists(relay, pending->node, entry);
+    enum fs_guard_listing listing = is_dots(entry) || !shown
+                                        ? FS_GUARD_SHOW
+                                        : fs_guard_lists(relay, pending->node, entry, now_ms);
     shown = shown && listing != FS_GUARD_HIDE;
     if (is_dots(entry) || !shown || listing == FS_GUARD_NAME_ONLY) {
         give_back_reference(relay, entry->entry.node);
@@ -277,8 +278,8 @@ static void forget_entries(struct fs_relay *relay, const uint8_t *bytes, size_t 
 
 /* Encodes a reply's entries anew into scratch. Errors: -EIO malformed. */
 static int recode_entries(struct fs_relay *relay, const struct fs_pending *pending, bool plus,
-                          const struct fs_reply *reply, struct bg_writer *out, size_t *ret_count,
-                          uint64_t *ret_offset)
+                          const struct fs_reply *reply, uint64_t now_ms, struct bg_writer *out,
+                          size_t *ret_count, uint64_t *ret_offset)
 {
     struct seen seen = {.room = 64};
     while (seen.room < reply->data_size / 16) /* twice the smallest record's share */
@@ -305,7 +306,7 @@ static int recode_entries(struct fs_relay *relay, const struct fs_pending *pendi
             fs_relay_complain(relay, pending->opcode, "a name that cannot be one");
         *ret_offset = entry.offset;
         (*ret_count)++;
-        emit_entry(relay, pending, plus, &entry, shown, out);
+        emit_entry(relay, pending, plus, &entry, shown, now_ms, out);
     }
     if (!good || !bg_reader_end(&in)) {
         if (plus)
@@ -356,7 +357,7 @@ static int answer_entries(struct fs_relay *relay, struct fs_pending *pending,
             fs_relay_complain(relay, pending->opcode, "more than was asked for");
         return -EIO;
     }
-    int r = recode_entries(relay, pending, plus, reply, &out, &count, &offset);
+    int r = recode_entries(relay, pending, plus, reply, now_ms, &out, &count, &offset);
     if (r < 0)
         return r;
     if (pending->offset == 0) {

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/inotify.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/io.h"
@@ -15,6 +16,7 @@
 #include "common/sha256.h"
 
 #define NAME_SIZE         (BG_SHA256_SIZE * 2) /* of a file: hex digits */
+#define LEFTOVER_AGE_S    60                   /* writing one takes well under a second */
 #define FILES_SCANNED_MAX (4 * BG_GUARD_FILES_MAX)
 
 /* One approval that is there. */
@@ -159,6 +161,17 @@ static int take_one(struct fs_store *store, const char *name,
     return r < 0 ? r : take(owner, &note);
 }
 
+/* What a keeper that was killed while it wrote has left. */
+static void sweep(const struct fs_store *store, const char *name)
+{
+    size_t size = strlen(name);
+    struct stat st;
+    if (size > NAME_SIZE + 4 && strcmp(name + size - 4, ".tmp") == 0 &&
+        fstatat(store->dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+        time(NULL) - st.st_mtim.tv_sec > LEFTOVER_AGE_S)
+        (void)unlinkat(store->dir_fd, name, 0); /* or the next time */
+}
+
 int fs_store_load(struct fs_store *store, int (*take)(void *owner, const struct fs_pin_note *note),
                   void *owner, size_t *ret_damaged, struct bg_err *err)
 {
@@ -173,8 +186,10 @@ int fs_store_load(struct fs_store *store, int (*take)(void *owner, const struct 
         return r;
     }
     for (struct dirent *entry; r == 0 && scanned++ < FILES_SCANNED_MAX && (entry = readdir(dir));) {
-        if (!is_name(entry->d_name))
+        if (!is_name(entry->d_name)) {
+            sweep(store, entry->d_name);
             continue;
+        }
         r = take_one(store, entry->d_name, take, owner);
         if (r == -EUCLEAN || r == -ENOSPC)
             (*ret_damaged)++;

@@ -329,6 +329,13 @@ int fs_tree_bind(struct fs_tree *tree, struct fs_rnode *node, const struct fs_tr
     return 0;
 }
 
+void fs_tree_set_aside(struct fs_rnode *file)
+{
+    file->unnamed = true;
+    if (file->peer->single == file)
+        file->peer->single = NULL;
+}
+
 void fs_tree_removed(struct fs_tree *tree, struct fs_rnode *parent, const char *name)
 {
     struct fs_rnode *node = fs_tree_find_place(tree, parent, name);

@@ -132,9 +132,9 @@ void fs_tree_removed(struct fs_tree *tree, struct fs_rnode *parent, const char *
 void fs_tree_moved(struct fs_tree *tree, struct fs_rnode *from, const char *from_name,
                    struct fs_rnode *to, const char *to_name, bool exchange);
 
-/* The folder or link that is at a place, as far as known; NULL. */
-struct fs_rnode *fs_tree_at(const struct fs_tree *tree, const struct fs_rnode *parent,
-                            const char *name);
+/* The host has renamed a file to a guarded name: the kernel's node stands for it no more, and when
+ * the server shows the file somewhere else, that is another node. */
+void fs_tree_set_aside(struct fs_rnode *file);
 
 /* How many folders a folder is below the root. */
 unsigned fs_tree_depth(const struct fs_rnode *folder);

@@ -21,6 +21,8 @@ static int write_path(struct bg_writer *out, const uint8_t *text, size_t size, u
     int r = fs_check_link(text, size, depth, whole, path, &path_size);
     if (r < 0)
         return r == -ENAMETOOLONG ? r : -EPERM;
+    if (path[0] == '#')
+        return -EPERM; /* "/#x", made relative, would be a comment */
     bg_writer_bytes(out, path, path_size);
     bg_writer_u8(out, '\n');
     return 0;

@@ -114,7 +114,7 @@ int trust_client_look_up(struct trust_client *client, uint64_t parent, const cha
                          struct trust_node *ret, struct bg_err *err)
 {
     struct fs_request request = {.opcode = FUSE_LOOKUP, .node = parent, .name = name};
-    struct fs_reply reply;
+    struct fs_reply reply = {0};
     int r = ask(client, &request, &reply, err);
     if (r == 0 && reply.node == 0)
         r = bg_err_errno(err, -ENOENT, "the sandbox says");
@@ -134,7 +134,7 @@ static int release(struct trust_client *client, uint64_t node, uint64_t fh, bool
 {
     struct fs_request request = {
         .opcode = folder ? FUSE_RELEASEDIR : FUSE_RELEASE, .node = node, .fh = fh};
-    struct fs_reply reply;
+    struct fs_reply reply = {0};
     return ask(client, &request, &reply, err);
 }
 
@@ -142,7 +142,7 @@ int trust_client_read(struct trust_client *client, uint64_t node, uint8_t **ret,
                       struct bg_err *err)
 {
     struct fs_request request = {.opcode = FUSE_OPEN, .node = node, .flags = O_RDONLY};
-    struct fs_reply reply;
+    struct fs_reply reply = {0};
     int r = ask(client, &request, &reply, err);
     if (r < 0)
         return r;
@@ -204,7 +204,7 @@ int trust_client_list(struct trust_client *client, uint64_t node,
                       struct bg_err *err)
 {
     struct fs_request request = {.opcode = FUSE_OPENDIR, .node = node};
-    struct fs_reply reply;
+    struct fs_reply reply = {0};
     int r = ask(client, &request, &reply, err);
     if (r < 0)
         return r;

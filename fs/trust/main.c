@@ -23,7 +23,7 @@
 #define PATHS_MAX   256
 
 struct args {
-    bool list, json, yes, forget;
+    bool list, rules, json, yes, forget;
     int stream_fd;
     const char *store, *root;
     char **paths;
@@ -99,20 +99,23 @@ static bool same_bytes(const struct fs_pin *pin, const uint8_t *bytes, size_t si
 static int read_found(struct trust_client *client, const struct trust_found *found, uint8_t **ret,
                       size_t *ret_size, struct bg_err *err)
 {
-    struct trust_node node;
+    struct trust_node node = {0};
+    BG_AUTOFREE uint8_t *bytes = NULL;
+    size_t size = 0;
     int r = trust_client_look_up(client, found->folder, found->name, &node, err);
     if (r < 0)
         return r;
     if ((node.mode & S_IFMT) == S_IFREG)
-        r = trust_client_read(client, node.id, ret, ret_size, err);
+        r = trust_client_read(client, node.id, &bytes, &size, err);
     else
         r = bg_err_set(err, -EINVAL, "it is no regular file");
-    if (r == 0) {
+    if (r == 0)
         r = trust_client_forget(client, node.id, err);
-        if (r < 0)
-            free(*ret);
-    }
-    return r;
+    if (r < 0)
+        return r;
+    *ret = BG_TAKE(bytes);
+    *ret_size = size;
+    return 0;
 }
 
 /* ---- guard ---- */
@@ -142,8 +145,8 @@ static int add_found(struct listing *list, const char *path, const char *state)
 static const char *state_of(const struct listing *list, const struct trust_found *found,
                             const struct fs_pin *pin)
 {
-    uint8_t *bytes;
-    size_t size;
+    uint8_t *bytes = NULL;
+    size_t size = 0;
     struct bg_err err;
     if (found->class == GUARD_FORBIDDEN)
         return "hidden";
@@ -213,7 +216,7 @@ static int find_folder(struct trust_client *client, const char *path, uint64_t *
                        struct bg_err *err)
 {
     struct trust_found found;
-    struct trust_node node;
+    struct trust_node node = {0};
     char quoted[512];
     *ret = FUSE_ROOT_ID;
     if (path[0] == '\0')
@@ -382,6 +385,48 @@ static int forget(const struct args *args, struct fs_store *store, const struct 
     return r < 0 ? fail(err) : 0;
 }
 
+/* ---- rules ---- */
+
+static const char *shown_as(enum guard_class class)
+{
+    switch (class) {
+    case GUARD_NONE:
+        return "as it is";
+    case GUARD_PINNED:
+        return "as approved";
+    case GUARD_FOLDER:
+        return "what is approved in it";
+    case GUARD_GIT:
+    case GUARD_WAY:
+        return "unless it is a link";
+    case GUARD_CONFIG:
+        return "filtered";
+    case GUARD_POINTER:
+    case GUARD_POINTERS:
+        return "if it stays in the mount";
+    case GUARD_HOOKS:
+    case GUARD_FORBIDDEN:
+        return "empty";
+    }
+    return "";
+}
+
+static int print_rules(const struct args *args)
+{
+    char text[GUARD_RULE_SIZE];
+    enum guard_class class;
+    const char *why;
+    json_t *out = args->json ? json_array() : NULL;
+    for (size_t i = 0; guard_rule_at(i, text, &class, &why); i++) {
+        if (!args->json)
+            (void)printf("%-34s %-25s %s\n", text, shown_as(class), why);
+        else if (json_array_append_new(out, json_pack("{s:s, s:s, s:s}", "files", text, "shown",
+                                                      shown_as(class), "why", why)) < 0)
+            break;
+    }
+    return args->json ? print_json(out) : printed(0);
+}
+
 /* ---- start ---- */
 
 static void usage(FILE *out)
@@ -389,6 +434,7 @@ static void usage(FILE *out)
     (void)fprintf(out, "usage: bellglass-guard --stream-fd N --store DIR [--json] list PATH\n"
                        "       bellglass-guard --stream-fd N --store DIR [--json] [--yes] "
                        "[--forget] trust PATH...\n"
+                       "       bellglass-guard [--json] rules\n"
                        "Lists and approves the files that programs here run or believe, as the "
                        "file server on the open stream N has them.\n");
 }
@@ -451,6 +497,9 @@ static int parse_args(int argc, char **argv, struct args *ret)
     }
     ret->list = optind < argc && strcmp(argv[optind], "list") == 0;
     bool trusts = optind < argc && strcmp(argv[optind], "trust") == 0;
+    ret->rules = optind + 1 == argc && strcmp(argv[optind], "rules") == 0;
+    if (ret->rules)
+        return -1;
     ret->paths = argv + optind + 1;
     ret->path_count = optind < argc ? (size_t)(argc - optind - 1) : 0;
     if ((!ret->list && !trusts) || (ret->list && ret->path_count != 1) || ret->path_count == 0 ||
@@ -471,6 +520,8 @@ int main(int argc, char **argv)
     int status = parse_args(argc, argv, &args);
     if (status >= 0)
         return status;
+    if (args.rules)
+        return print_rules(&args);
     if (check_paths(&args, &err) < 0)
         return fail(&err);
     if (!args.list && args.json && !args.yes && !args.forget) {

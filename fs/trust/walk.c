@@ -95,7 +95,7 @@ static int visit(struct walk *walk, uint64_t folder, const struct item *item, st
             (void)bg_err_errno(err, r, "files");
     }
     if (r == 0 && is_folder && !(walk->opts->spare_system && is_system(walk->path))) {
-        struct trust_node node;
+        struct trust_node node = {0};
         struct bg_err why;
         r = trust_client_look_up(walk->client, folder, item->name, &node, &why);
         bool gone = r == -ENOENT || r == -EACCES;
@@ -167,7 +167,7 @@ static int look_for_signs(struct trust_client *client, uint64_t folder, bool *re
     static const char *const names[] = {"HEAD", "objects", "commondir"};
     unsigned signs = 0;
     for (size_t i = 0; i < 3; i++) {
-        struct trust_node node;
+        struct trust_node node = {0};
         int r = trust_client_look_up(client, folder, names[i], &node, err);
         if (r == 0)
             r = trust_client_forget(client, node.id, err);
@@ -196,7 +196,7 @@ int trust_find(struct trust_client *client, const char *path, struct trust_found
         if (i + 1 == count)
             break;
         char name[BG_FS_NAME_MAX + 1];
-        struct trust_node node;
+        struct trust_node node = {0};
         if (steps[i].size > BG_FS_NAME_MAX)
             return bg_err_errno(err, -ENAMETOOLONG, "the path");
         memcpy(name, steps[i].name, steps[i].size);

@@ -16,9 +16,10 @@
 
 #define REPLY_TIMEOUT_MS 120000 /* a loaded guest without KVM is slow */
 
-enum { OPTION_YES = OPTION_OWN, OPTION_FORGET };
+enum { OPTION_YES = OPTION_OWN, OPTION_FORGET, OPTION_RULES };
 
 static const struct option_spec guard_options[] = {
+    {OPTION_RULES, 0, false, "rules", NULL, "print which files are guarded, and why, instead"},
     {OPTION_JSON, 0, false, "json", NULL, "print it as JSON"},
     {0},
 };
@@ -30,9 +31,10 @@ static const struct option_spec trust_options[] = {
     {0},
 };
 
-static const char *const guard_forms[] = {"[OPTIONS] NAME[:PATH]", NULL};
+static const char *const guard_forms[] = {"[OPTIONS] NAME[:PATH]", "[--json] --rules", NULL};
 static const char *const trust_forms[] = {"[OPTIONS] NAME PATH...", NULL};
-static const char *const guard_examples[] = {"guard web", "guard --json web:/home/app/src", NULL};
+static const char *const guard_examples[] = {"guard web", "guard --json web:/home/app/src",
+                                             "guard --rules", NULL};
 static const char *const trust_examples[] = {"trust web /home/app/src/.envrc",
                                              "trust --forget web /home/app/src/.envrc", NULL};
 
@@ -99,11 +101,28 @@ static int run_with(struct app *app, const struct args *args, const char *name, 
     return app_fail(&err); /* it is back: it failed */
 }
 
+static int print_rules(const struct args *args)
+{
+    BG_AUTOFREE char *path = NULL;
+    char program[] = "bellglass-guard", json[] = "--json", rules[] = "rules";
+    char *with_json[] = {program, json, rules, NULL}, *plain[] = {program, rules, NULL};
+    struct bg_err err;
+    if (bg_helper_path("bellglass-guard", &path, &err) == 0)
+        (void)process_become(path, args_flag(args, OPTION_JSON) ? with_json : plain, &err);
+    return app_fail(&err); /* it is back: it failed */
+}
+
 static int run_guard(struct app *app, const struct args *args)
 {
     BG_AUTOFREE char *name = NULL;
     const char *path = "/";
     struct bg_err err;
+    if (args_flag(args, OPTION_RULES) != (args->operand_count == 0)) {
+        (void)bg_err_set(&err, -EINVAL, "guard: a sandbox, or --rules: see bellglass guard --help");
+        return app_fail(&err);
+    }
+    if (args_flag(args, OPTION_RULES))
+        return print_rules(args);
     if (!grammar_split_path(args->operands[0], &name, &path))
         name = strdup(args->operands[0]);
     BG_AUTOFREE char *copy = strdup(path[0] != '\0' ? path : "/");
@@ -133,7 +152,7 @@ const struct command cmd_guard = {
         "nothing. not approved: not shown. filtered: a file of git's, shown without what could run "
         "something. hidden: a hook of git's, not shown.",
     .examples = guard_examples,
-    .operands_min = 1,
+    .operands_min = 0,
     .operands_max = 1,
     .run = run_guard,
 };

@@ -262,6 +262,41 @@ static void the_host_clones_configures_and_removes(void **state)
     mounted_free(m);
 }
 
+/* The host writes git's configuration: the guest keeps what the host does not see. */
+static void the_guest_keeps_its_own_settings(void **state)
+{
+    (void)state;
+    struct mounted *m = mount_with(NULL, NULL, NULL);
+    assert_int_equal(run_in(m->source, m->base,
+                            "git init -q repo; cd repo; git config alias.st '!echo \"guest\"'\n"
+                            "git config core.pager \"$(printf 'a\\tb\\\\c')\"; git config "
+                            "user.name guest\n"
+                            "git config --add core.pager second"),
+                     0);
+    assert_int_equal(run_in(m->mount, m->base,
+                            "cd repo; git config user.name host; git config alias.mine status\n"
+                            "git remote add up https://example.com/x; git config --unset "
+                            "core.bare\n"
+                            "test \"$(git config user.name)\" = host; git mine >/dev/null\n"
+                            "! git config alias.st"),
+                     0);
+    assert_int_equal(run_in(m->source, m->base,
+                            "cd repo; test \"$(git st)\" = guest\n"
+                            "test \"$(git config --get-all core.pager)\" = \"$(printf "
+                            "'a\\tb\\\\c\\nsecond')\"\n"
+                            "test \"$(git config user.name)\" = host; git remote | grep -q up\n"
+                            "git config alias.mine; ! git config core.bare\n"
+                            "git config user.email guest@example.com"),
+                     0);
+    /* What the guest changes then is seen, within a second, and what the host alone set is not
+     * shown any more. */
+    assert_int_equal(run_in(m->mount, m->base,
+                            "cd repo; until git config user.email; do :; done\n"
+                            "test \"$(git config user.name)\" = host; ! git config alias.mine"),
+                     0);
+    mounted_free(m);
+}
+
 static void hooks_cannot_be_made_from_the_host(void **state)
 {
     (void)state;
@@ -650,6 +685,8 @@ static void guard_lists_what_there_is(void **state)
             fail_msg("%s is not in %s", lines[i], get(s.base, "out"));
     assert_null(strstr(get(s.base, "out"), "plain"));
     assert_null(strstr(get(s.base, "out"), ".sample"));
+    assert_int_equal(run_guard(&s, "rules"), 0);
+    assert_non_null(strstr(get(s.base, "out"), "direnv runs it\n"));
     assert_int_equal(run_guard(&s, "--json list /repo"), 0);
     assert_non_null(strstr(get(s.base, "out"), "\"state\": \"hidden\""));
     assert_null(strstr(get(s.base, "out"), "CLAUDE"));
@@ -687,6 +724,7 @@ int main(void)
         cmocka_unit_test(a_bare_repository_runs_nothing_either),
         cmocka_unit_test(with_owner_git_refuses),
         cmocka_unit_test(the_host_clones_configures_and_removes),
+        cmocka_unit_test(the_guest_keeps_its_own_settings),
         cmocka_unit_test(hooks_cannot_be_made_from_the_host),
         cmocka_unit_test(what_stands_in_gits_place_is_refused),
         cmocka_unit_test(a_file_that_the_guest_made_is_not_there),

@@ -216,6 +216,39 @@ static void every_truncation_is_refused_or_stable(void **state)
     }
 }
 
+static const char *hidden(const char *guest, const char *host)
+{
+    static char *last;
+    size_t size;
+    free(last);
+    last = NULL;
+    int r = guard_config_hidden((const uint8_t *)guest, strlen(guest), (const uint8_t *)host,
+                                strlen(host), &usual, &last, &size, NULL);
+    return r == -E2BIG ? "!!" : r < 0 ? "!" : last;
+}
+
+static void what_the_host_does_not_see_is_kept(void **state)
+{
+    (void)state;
+    assert_string_equal(hidden("[core]\nbare=true\npager=x\n[alias \"y\"]\nz\n", ""),
+                        "[core]\n\tpager = \"x\"\n[alias \"y\"]\n\tz = \"true\"\n");
+    assert_string_equal(hidden("[core]\npager=x\npager=y\n", "[core]\npager=x\n"),
+                        "[core]\n\tpager = \"y\"\n");
+    assert_string_equal(hidden("[a]\nb = \"x\\n\\t\\b\\\"\\\\y\"\n", ""),
+                        "[a]\n\tb = \"x\\n\\t\\b\\\"\\\\y\"\n");
+    assert_string_equal(hidden("[core]\nbare=true\n", ""), "");
+    assert_string_equal(hidden("[core\n", ""), "!");
+    char *many = calloc(1, 4 + 2 * (BG_GUARD_HIDDEN_MAX + 2));
+    assert_non_null(many);
+    memcpy(many, "[a]\n", 4);
+    for (size_t i = 0; i < BG_GUARD_HIDDEN_MAX; i++)
+        memcpy(many + 4 + 2 * i, "b\n", 2);
+    assert_string_not_equal(hidden(many, ""), "!!");
+    memcpy(many + 4 + 2 * BG_GUARD_HIDDEN_MAX, "b\n", 2);
+    assert_string_equal(hidden(many, ""), "!!");
+    free(many);
+}
+
 static void lengths_and_counts_have_a_maximum(void **state)
 {
     (void)state;
@@ -272,6 +305,7 @@ int main(void)
         cmocka_unit_test(the_grammar_is_gits),
         cmocka_unit_test(a_nul_is_refused),
         cmocka_unit_test(every_truncation_is_refused_or_stable),
+        cmocka_unit_test(what_the_host_does_not_see_is_kept),
         cmocka_unit_test(lengths_and_counts_have_a_maximum),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -81,11 +81,6 @@ static void a_bare_repository_is_known_by_its_signs(void **state)
     assert_true(guard_signs_suffice(guard_sign("HEAD", 4) | guard_sign("objects", 7)));
     assert_true(guard_signs_suffice(guard_sign("HEAD", 4) | guard_sign("commondir", 9)));
     assert_int_equal(guard_sign("HEADS", 5), GUARD_SIGN_NONE);
-    static const char *const depend[] = {"config", "hooks", "commondir", "objects", "gitdir"};
-    for (size_t i = 0; i < sizeof depend / sizeof *depend; i++)
-        assert_true(guard_depends_on_git(depend[i], strlen(depend[i])));
-    assert_false(guard_depends_on_git("HEAD", 4));
-    assert_false(guard_depends_on_git(".git", 4));
 }
 
 static void shells_editors_tools_and_agents(void **state)

@@ -322,6 +322,31 @@ static void pins_come_after_the_servers_names(void **state)
     bench_expect_nothing_for_server(b);
 }
 
+/* Listing a folder looks whether the guest has changed a pinned file: nobody waits for that. */
+static void listing_looks_for_changes_beside_it(void **state)
+{
+    struct bench *b = *state;
+    approve(b, "/dir/.envrc", "host");
+    struct fs_request asked = bench_pass(
+        b,
+        (struct fs_request){.opcode = FUSE_READDIR, .node = b->dir, .fh = b->dir_fh, .size = 4096});
+    uint8_t bytes[128];
+    struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
+    struct fs_dirent entry = {
+        .ino = 100, .offset = 1, .type = DT_REG, .name = ".envrc", .name_size = 6};
+    fs_dirent_emit(&entry, false, &w);
+    entry = (struct fs_dirent){
+        .ino = 101, .offset = 2, .type = DT_REG, .name = "plain", .name_size = 5};
+    fs_dirent_emit(&entry, false, &w);
+    struct fs_reply reply = {.data = bytes, .data_size = w.used};
+    assert_int_equal(bench_reply(b, &asked, reply), 0);
+    assert_int_equal(bench_kernel_got(b, FUSE_READDIR).error, 0);
+    serve_fetch(b, "guest", 90);
+    bench_expect_nothing_for_kernel(b);
+    bench_ask(b, lookup(b->dir, ".envrc"));
+    assert_string_equal(content_of(b, bench_kernel_got(b, FUSE_LOOKUP).node), "host");
+}
+
 static void the_path_has_the_mounts_own(void **state)
 {
     (void)state;
@@ -401,6 +426,30 @@ static void a_rename_brings_the_bytes_that_the_host_wrote(void **state)
     struct fs_reply got = bench_kernel_got(b, FUSE_LOOKUP);
     assert_int_equal(got.attr.size, 9);
     assert_string_equal(content_of(b, got.node), "hello"); /* then a NUL */
+    /* Where the guest moves its file to, it is a file like others. */
+    asked = bench_pass(b, lookup(b->dir, "elsewhere"));
+    assert_int_equal(bench_reply(b, &asked, bench_entry(70, S_IFREG | 0644)), 0);
+    got = bench_kernel_got(b, FUSE_LOOKUP);
+    assert_true(got.error == 0 && got.node != file.node);
+    asked = bench_pass(b, (struct fs_request){.opcode = FUSE_OPEN, .node = got.node});
+    assert_int_equal(bench_reply(b, &asked, (struct fs_reply){.fh = 5}), 0);
+    assert_int_equal(bench_kernel_got(b, FUSE_OPEN).error, 0);
+}
+
+static void names_that_are_hidden_are_so_here_too(void **state)
+{
+    struct bench *b = *state;
+    struct fs_request create = {.opcode = FUSE_CREATE,
+                                .node = b->dir,
+                                .name = "a\n.code-workspace",
+                                .mode = S_IFREG | 0644,
+                                .flags = O_WRONLY};
+    bench_ask(b, create);
+    bench_expect_error(b, -EPERM);
+    struct fs_reply file = create_plain(b, "temporary", 70);
+    write_plain(b, &file, 0, "host");
+    bench_ask(b, rename_in(b, "temporary", "a\n.code-workspace"));
+    bench_expect_error(b, -EPERM);
 }
 
 static void a_rename_that_fails_brings_nothing(void **state)
@@ -584,6 +633,43 @@ static void a_bare_repository_is_one_as_soon_as_it_looks_so(void **state)
     assert_string_equal(content_of(b, got.node), "");
 }
 
+/* The kernel may keep what it was told only if it stays true when the folder looks like git's. */
+static void what_may_become_gits_is_asked_for_at_each_use(void **state)
+{
+    struct bench *b = *state;
+    uint64_t hooks = folder(b, b->dir, "hooks", 50);
+    static const struct {
+        bool in_hooks;
+        const char *name;
+        uint32_t mode;
+        uint64_t valid;
+    } rows[] = {{false, "config", S_IFREG | 0644, 0},  {false, "config", S_IFDIR | 0755, 1},
+                {false, "objects", S_IFDIR | 0755, 1}, {false, "commondir", S_IFDIR | 0755, 1},
+                {true, "pre-commit", S_IFREG, 0},      {true, "pre-push", S_IFLNK, 0},
+                {true, "x.sample", S_IFREG, 1},        {false, "plain", S_IFREG, 1}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct fs_request asked =
+            bench_pass(b, lookup(rows[i].in_hooks ? hooks : b->dir, rows[i].name));
+        assert_int_equal(bench_reply(b, &asked, bench_entry(60 + i, rows[i].mode)), 0);
+        struct fs_reply got = bench_kernel_got(b, FUSE_LOOKUP);
+        if (got.error != 0 || got.entry_valid != rows[i].valid)
+            fail_msg("%s", rows[i].name);
+    }
+}
+
+static void a_folder_of_the_guests_does_not_become_a_guarded_one(void **state)
+{
+    struct bench *b = *state;
+    static const char *const names[] = {".vscode", ".claude"};
+    (void)folder(b, b->dir, "sub", 50);
+    for (size_t i = 0; i < 2; i++) {
+        bench_ask(b, rename_in(b, "sub", names[i]));
+        bench_expect_error(b, -EPERM);
+    }
+    bench_expect_nothing_for_server(b);
+    (void)bench_pass(b, rename_in(b, "sub", "other"));
+}
+
 static void too_many_errands_are_an_error(void **state)
 {
     struct bench *b = *state;
@@ -642,8 +728,10 @@ int main(void)
         cmocka_unit_test(a_server_that_fails_in_the_middle_changes_nothing_here),
         TEST(a_pinned_name_is_never_a_node_of_the_servers),
         TEST(pins_come_after_the_servers_names),
+        TEST(listing_looks_for_changes_beside_it),
         cmocka_unit_test(the_path_has_the_mounts_own),
         TEST(a_rename_brings_the_bytes_that_the_host_wrote),
+        TEST(names_that_are_hidden_are_so_here_too),
         TEST(a_rename_that_fails_brings_nothing),
         TEST(bytes_that_came_otherwise_are_not_known),
         TEST(many_files_are_not_kept_for_ever),
@@ -654,6 +742,8 @@ int main(void)
         TEST(a_git_folder_cannot_be_a_link),
         TEST(a_git_file_is_read_and_checked),
         TEST(a_bare_repository_is_one_as_soon_as_it_looks_so),
+        TEST(what_may_become_gits_is_asked_for_at_each_use),
+        TEST(a_folder_of_the_guests_does_not_become_a_guarded_one),
         TEST(too_many_errands_are_an_error),
         cmocka_unit_test(owner_shows_them_as_somebody_elses),
         cmocka_unit_test(off_guards_nothing),

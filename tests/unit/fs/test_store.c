@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -153,23 +154,58 @@ static void what_is_none_of_ours_is_left_out(void **state)
     remove_folder(dir);
 }
 
+static void leftovers_are_removed(void **state)
+{
+    (void)state;
+    char *dir = new_folder(), old[256], fresh[256];
+    struct fs_store *store = open_in(dir);
+    struct taken taken = {0};
+    size_t damaged;
+    (void)snprintf(old, sizeof old, "%s/%064x.a.tmp", dir, 1);
+    (void)snprintf(fresh, sizeof fresh, "%s/%064x.b.tmp", dir, 1);
+    const char *const paths[] = {old, fresh};
+    for (size_t i = 0; i < 2; i++) {
+        int fd = open(paths[i], O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        assert_true(fd >= 0);
+        (void)close(fd);
+    }
+    struct timespec times[2] = {{.tv_sec = 1000}, {.tv_sec = 1000}};
+    assert_int_equal(utimensat(AT_FDCWD, old, times, 0), 0);
+    assert_int_equal(fs_store_load(store, take, &taken, &damaged, NULL), 0);
+    assert_int_equal(access(old, F_OK), -1);
+    assert_int_equal(unlink(fresh), 0); /* somebody may be writing it */
+    assert_int_equal(damaged, 0);
+    fs_store_close(store);
+    remove_folder(dir);
+}
+
 static void a_store_has_a_maximum(void **state)
 {
     (void)state;
-    char *dir = new_folder();
+    char *dir = new_folder(), path[256], name[BG_SHA256_SIZE * 2 + 1];
     struct fs_store *store = open_in(dir);
-    uint8_t *bytes = calloc(1, BG_GUARD_FILE_MAX);
+    struct taken taken = {0};
+    size_t damaged, most = BG_GUARD_BYTES_MAX / BG_GUARD_FILE_MAX;
+    uint8_t *bytes = calloc(1, FS_PIN_NOTE_MAX);
     assert_non_null(bytes);
-    size_t most = BG_GUARD_BYTES_MAX / BG_GUARD_FILE_MAX;
-    char path[16];
-    for (size_t i = 0; i <= most; i++) {
-        (void)snprintf(path, sizeof path, "/%zu", i);
-        struct fs_pin_note note = note_of(path, "");
-        note.bytes = bytes;
+    for (size_t i = 0; i <= most; i++) { /* by hand: fs_store_keep waits for the disk */
+        struct fs_pin_note note = note_of("/", "");
+        (void)snprintf(note.path, sizeof note.path, "/%zu", i);
         note.size = BG_GUARD_FILE_MAX;
-        assert_int_equal(fs_store_keep(store, &note, NULL), i < most ? 0 : -ENOSPC);
+        size_t size = fs_pin_note_emit(&note, bytes) + note.size;
+        bg_sha256_hex(note.path, strlen(note.path), name);
+        (void)snprintf(path, sizeof path, "%s/%s", dir, name);
+        int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        assert_true(fd >= 0);
+        assert_int_equal(write(fd, bytes, size), (ssize_t)size);
+        (void)close(fd);
     }
-    for (size_t i = 0; i < most; i++) {
+    assert_int_equal(fs_store_load(store, take, &taken, &damaged, NULL), 0);
+    assert_int_equal(taken.count, most);
+    assert_int_equal(damaged, 1); /* one too many: left out */
+    struct fs_pin_note one = note_of("/more", "x");
+    assert_int_equal(fs_store_keep(store, &one, NULL), -ENOSPC);
+    for (size_t i = 0; i <= most; i++) {
         (void)snprintf(path, sizeof path, "/%zu", i);
         keep(store, path, NULL);
     }
@@ -259,6 +295,7 @@ int main(void)
         cmocka_unit_test(what_is_kept_is_there_again),
         cmocka_unit_test(others_hear_of_it_and_not_who_did_it),
         cmocka_unit_test(what_is_none_of_ours_is_left_out),
+        cmocka_unit_test(leftovers_are_removed),
         cmocka_unit_test(a_store_has_a_maximum),
         cmocka_unit_test(notes_come_whole_whatever_the_pieces),
         cmocka_unit_test(what_is_no_note_ends_it),

@@ -55,12 +55,27 @@ static void paths_stay_inside(void **state)
         {GUARD_POINTERS, false, "", ""},
         {GUARD_POINTERS, false, "../a\n# x\n\n../../b\n/c\n\"d\"\ne", "../a\ne\n"},
         {GUARD_POINTERS, true, "/c\n", "../c\n"},
+        {GUARD_POINTERS, false, "./#x\n", "./#x\n"},
         {GUARD_CONFIG, false, "[core]\nbare = true\npager = x\n", "[core]\n\tbare = \"true\"\n"},
         {GUARD_CONFIG, false, "[core\n", "EPROTO"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (strcmp(shown(rows[i].class, rows[i].whole, rows[i].text), rows[i].want) != 0)
             fail_msg("%s: %s", rows[i].text, shown(rows[i].class, rows[i].whole, rows[i].text));
+}
+
+static void a_path_does_not_become_a_comment(void **state)
+{
+    (void)state;
+    struct fs_view_opts opts = {.class = GUARD_POINTERS, .depth = 1, .whole = true};
+    uint8_t *out;
+    size_t size, dropped;
+    assert_int_equal(
+        fs_view_make(&opts, (const uint8_t *)"/#x\n/y\n", 7, &out, &size, &dropped, NULL), 0);
+    assert_int_equal(dropped, 1);
+    assert_int_equal(size, 2);
+    assert_memory_equal(out, "y\n", 2);
+    free(out);
 }
 
 static void many_paths_are_refused(void **state)
@@ -87,6 +102,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(paths_stay_inside),
+        cmocka_unit_test(a_path_does_not_become_a_comment),
         cmocka_unit_test(many_paths_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
