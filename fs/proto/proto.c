@@ -660,7 +660,8 @@ int fs_hello_parse(const uint8_t *bytes, size_t size, bool from_server, struct f
     for (int i = 0; i < 3; i++)
         reserved[i] = bg_reader_u32le(&in);
     uint32_t known =
-        from_server ? FS_HELLO_READ_ONLY | FS_HELLO_ALL_USERS | FS_HELLO_WHOLE : FS_HELLO_READ_ONLY;
+        from_server ? FS_HELLO_READ_ONLY | FS_HELLO_ALL_USERS | FS_HELLO_WHOLE | FS_HELLO_PIECES
+                    : FS_HELLO_READ_ONLY;
     if (!bg_reader_end(&in))
         return bg_err_set(err, -EPROTO, "hello of %zu bytes: want %u", size, FS_HELLO_SIZE);
     if (magic != (from_server ? HELLO_SERVER : HELLO_CLIENT))

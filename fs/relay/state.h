@@ -55,15 +55,19 @@ struct fs_pending {
     struct fs_pending *queue_next, *queue_previous;
     uint8_t *data; /* request's, when it waits; owned */
     size_t data_room, charged;
+    bool pieces;     /* data is pieces, of which this is the last: */
+    size_t piece_at; /* its head, in data */
+    uint64_t piece_offset, piece_size;
 };
 
 struct fs_relay {
     struct fs_relay_opts opts;
     enum fs_relay_state state;
     struct fs_check_owners owners;
-    bool read_only;   /* asked for, or the server says so */
-    bool whole;       /* the root of the mount is the server's root */
-    bool initialised; /* INIT has been answered */
+    bool read_only;    /* asked for, or the server says so */
+    bool whole;        /* the root of the mount is the server's root */
+    bool takes_pieces; /* the server knows FS_WRITE_PIECES */
+    bool initialised;  /* INIT has been answered */
 
     struct fs_tree tree;
     struct fs_table handles;

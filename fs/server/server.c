@@ -299,6 +299,7 @@ static int exchange_hellos(const struct server *server, const struct fs_server_o
     struct fs_hello hello = {.server = true};
     hello.uid = server->identity.switched ? opts->uid : geteuid();
     hello.gid = server->identity.switched ? opts->gid : getegid();
+    hello.flags = FS_HELLO_PIECES;
     if (opts->read_only)
         hello.flags |= FS_HELLO_READ_ONLY;
     if (hello.uid == 0)
