@@ -226,7 +226,7 @@ void fs_init_reply_emit(uint64_t unique, const struct fs_init *init, struct bg_w
 #define FS_HELLO_READ_ONLY 1u /* server: refuses changes; client: will make none */
 #define FS_HELLO_ALL_USERS                                                                         \
     2u /* server: requests have all rights, so every file counts as the user's */
-#define FS_HELLO_WHOLE  4u /* server: the folder is the root of its machine */
+#define FS_HELLO_WHOLE  4u  /* server: the folder is the root of its machine */
 #define FS_HELLO_PIECES 32u /* server: knows FS_WRITE_PIECES */
 
 struct fs_hello {
