@@ -659,7 +659,8 @@ int fs_hello_parse(const uint8_t *bytes, size_t size, bool from_server, struct f
     hello.boot = bg_reader_u64le(&in);
     uint32_t reserved = bg_reader_u32le(&in);
     uint32_t known = FS_HELLO_READ_ONLY | FS_HELLO_FEED;
-    known |= from_server ? FS_HELLO_ALL_USERS | FS_HELLO_WHOLE : FS_HELLO_CLEAN_LINKS;
+    known |=
+        from_server ? FS_HELLO_ALL_USERS | FS_HELLO_WHOLE | FS_HELLO_PIECES : FS_HELLO_CLEAN_LINKS;
     if (!bg_reader_end(&in))
         return bg_err_set(err, -EPROTO, "hello of %zu bytes: want %u", size, FS_HELLO_SIZE);
     if (magic != (from_server ? HELLO_SERVER : HELLO_CLIENT))

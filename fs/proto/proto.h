@@ -58,6 +58,12 @@ enum fs_reply_kind {
  * the kernel's protocol. */
 #define FS_WRITE_WHOLE (1u << 31)
 
+/* WRITE, flags2: data is one or more pieces, to be written in this order: u64 offset, u32 size (at
+ * least 1), u32 0, and so many bytes. The request's own offset means nothing. Only with
+ * FS_WRITE_WHOLE, and to a server that knows it (FS_HELLO_PIECES). */
+#define FS_WRITE_PIECES (1u << 30)
+#define FS_PIECE_SIZE   16u /* without the bytes */
+
 /* OPEN, flags2: if the file is no larger than BG_FS_AHEAD_MAX, what is in it follows the answer's
  * fixed part. Likewise. */
 #define FS_OPEN_READ (1u << 31)
@@ -223,6 +229,7 @@ void fs_init_reply_emit(uint64_t unique, const struct fs_init *init, struct bg_w
 #define FS_HELLO_WHOLE       4u /* server: the folder is the root of its machine */
 #define FS_HELLO_FEED        8u /* server: can tell of changes (change.h); client: wants to be told */
 #define FS_HELLO_CLEAN_LINKS 16u /* client: links' texts shall have ".." at their start only */
+#define FS_HELLO_PIECES      32u /* server: knows FS_WRITE_PIECES */
 
 struct fs_hello {
     bool server;       /* which side speaks */

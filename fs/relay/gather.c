@@ -148,7 +148,7 @@ static void fail_pending(struct fs_relay *relay, struct fs_pending *pending, int
 static void send_write(struct fs_relay *relay, struct fs_gather *gather, struct fs_pending *pending,
                        struct fs_request *request, uint64_t now_ms)
 {
-    request->flags2 |= FS_WRITE_WHOLE;
+    request->flags2 |= pending->pieces ? FS_WRITE_WHOLE | FS_WRITE_PIECES : FS_WRITE_WHOLE;
     gather->sent = pending;
     list(relay, gather);
     pending->sent_ms = now_ms;
@@ -255,7 +255,34 @@ static void wait_behind(struct fs_relay *relay, struct fs_gather *gather,
         enqueue(relay, gather, pending, now_ms);
 }
 
-/* Adds a write to the last one that waits, if it goes on where that ends. */
+/* Makes room for so many bytes in all. */
+static bool grow(struct fs_pending *pending, size_t need)
+{
+    if (need <= pending->data_room)
+        return true;
+    size_t room = pending->data_room * 2 < BG_FS_IO_MAX ? pending->data_room * 2 : BG_FS_IO_MAX;
+    if (room < need)
+        room = need;
+    uint8_t *grown = realloc(pending->data, room);
+    if (!grown)
+        return false;
+    pending->data = grown;
+    pending->data_room = room;
+    return true;
+}
+
+static void put_piece_head(struct fs_pending *pending, uint64_t offset, size_t size)
+{
+    struct bg_writer w = bg_writer_init(pending->data + pending->piece_at, FS_PIECE_SIZE);
+    bg_writer_u64le(&w, offset);
+    bg_writer_u32le(&w, (uint32_t)size);
+    bg_writer_u32le(&w, 0);
+    pending->piece_offset = offset;
+    pending->piece_size = size;
+}
+
+/* Adds a write to the last one that waits: to its end if it goes on there, else as another piece.
+ */
 static bool join(struct fs_relay *relay, struct fs_gather *gather, const struct fs_request *request)
 {
     struct fs_pending *last = gather->last;
@@ -263,23 +290,33 @@ static bool join(struct fs_relay *relay, struct fs_gather *gather, const struct 
         return false;
     struct fs_request *before = &last->request;
     if (before->fh != request->fh || before->flags != request->flags ||
-        before->flags2 != request->flags2 || before->owner != request->owner ||
-        before->offset + before->size != request->offset ||
-        before->size + request->size > BG_FS_IO_MAX)
+        before->flags2 != request->flags2 || before->owner != request->owner)
         return false;
-    size_t need = before->data_size + request->data_size;
-    if (need > last->data_room) {
-        size_t room = last->data_room * 2 < BG_FS_IO_MAX ? last->data_room * 2 : BG_FS_IO_MAX;
-        uint8_t *grown = realloc(last->data, room < need ? need : room);
-        if (!grown)
-            return false;
-        last->data = grown;
-        last->data_room = room < need ? need : room;
+    uint64_t end =
+        last->pieces ? last->piece_offset + last->piece_size : before->offset + before->size;
+    bool goes_on = end == request->offset;
+    size_t heads = goes_on ? 0 : last->pieces ? 1 : 2;
+    size_t more = request->data_size + heads * FS_PIECE_SIZE;
+    if ((!goes_on && !relay->takes_pieces) || before->data_size + more > BG_FS_IO_MAX ||
+        !grow(last, before->data_size + more))
+        return false;
+    if (heads == 2) { /* what there is becomes the first piece */
+        memmove(last->data + FS_PIECE_SIZE, last->data, before->data_size);
+        put_piece_head(last, before->offset, before->data_size);
+        before->data_size += FS_PIECE_SIZE;
+        last->pieces = true;
+    }
+    if (heads > 0) {
+        last->piece_at = before->data_size;
+        put_piece_head(last, request->offset, request->data_size);
+        before->data_size += FS_PIECE_SIZE;
+    } else if (last->pieces) {
+        put_piece_head(last, last->piece_offset, last->piece_size + request->data_size);
     }
     memcpy(last->data + before->data_size, request->data, request->data_size);
-    before->data_size = need;
-    before->size += request->size;
-    charge(relay, gather, last, (size_t)request->size);
+    before->data_size += request->data_size;
+    before->size = before->data_size;
+    charge(relay, gather, last, more);
     return true;
 }
 

@@ -1,5 +1,6 @@
-/* Write-behind: a WRITE is acknowledged at once, and what is written next to it joins it on its way
- * to the server. Pure, like the relay that it is a part of.
+/* Write-behind: a WRITE is acknowledged at once, and what is written after it joins it on its way
+ * to the server: to its end if it goes on there, else as another piece of the same message, where
+ * the server knows those (FS_WRITE_PIECES). Pure, like the relay that it is a part of.
  *
  * A file that is written to has one queue. At most one of its writes is with the server at a time;
  * the others wait behind it, and so does every request that could tell whether they are done

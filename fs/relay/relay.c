@@ -495,6 +495,7 @@ int fs_relay_greeted(struct fs_relay *relay, const uint8_t *bytes, size_t size, 
     relay->owners.all = hello.flags & FS_HELLO_ALL_USERS;
     relay->read_only = relay->opts.read_only || (hello.flags & FS_HELLO_READ_ONLY);
     relay->whole = hello.flags & FS_HELLO_WHOLE;
+    relay->takes_pieces = hello.flags & FS_HELLO_PIECES;
     relay->changes.agreed = relay->changes.told =
         relay->opts.notify && (hello.flags & FS_HELLO_FEED);
     return 0;

@@ -69,6 +69,9 @@ struct fs_pending {
     size_t data_room, charged;
     uint64_t change_number;   /* of the last change when it was sent */
     struct fs_rnode *written; /* node or node2, if the request changes its contents */
+    bool pieces;              /* data is pieces, of which this is the last: */
+    size_t piece_at;          /* its head, in data */
+    uint64_t piece_offset, piece_size;
 };
 
 enum fs_walk_state { FS_WALK_NONE, FS_WALK_WAITS, FS_WALK_RUNS };
@@ -102,9 +105,10 @@ struct fs_relay {
     struct fs_relay_opts opts;
     enum fs_relay_state state;
     struct fs_check_owners owners;
-    bool read_only;   /* asked for, or the server says so */
-    bool whole;       /* the root of the mount is the server's root */
-    bool initialised; /* INIT has been answered */
+    bool read_only;    /* asked for, or the server says so */
+    bool whole;        /* the root of the mount is the server's root */
+    bool takes_pieces; /* the server knows FS_WRITE_PIECES */
+    bool initialised;  /* INIT has been answered */
 
     struct fs_tree tree;
     struct fs_table handles;

@@ -574,27 +574,66 @@ static int read_file(const struct fs_request *request, const struct fs_handle *h
     return 0;
 }
 
-/* What was written before an error counts, and the next WRITE meets the error again: unless there
- * will be none. */
+/* Writes all; *ret_used: how much was. */
+static int write_bytes(int fd, const uint8_t *bytes, size_t size, uint64_t offset, size_t *ret_used)
+{
+    *ret_used = 0;
+    if (offset > INT64_MAX - BG_FS_IO_MAX)
+        return -EFBIG;
+    while (*ret_used < size) {
+        ssize_t n = pwrite(fd, bytes + *ret_used, size - *ret_used, (off_t)(offset + *ret_used));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -EIO;
+        *ret_used += (size_t)n;
+    }
+    return 0;
+}
+
+/* The next of a request's pieces. False at the end, and when what is left is malformed. */
+static bool next_piece(struct bg_reader *in, uint64_t *ret_offset, const uint8_t **ret_bytes,
+                       size_t *ret_size)
+{
+    if (in->left == 0)
+        return false;
+    *ret_offset = bg_reader_u64le(in);
+    *ret_size = bg_reader_u32le(in);
+    if (bg_reader_u32le(in) != 0 || *ret_size == 0)
+        in->failed = true;
+    *ret_bytes = bg_reader_bytes(in, *ret_size);
+    return bg_reader_ok(in);
+}
+
+static int write_pieces(const struct fs_request *request, const struct fs_handle *handle)
+{
+    uint64_t offset;
+    const uint8_t *bytes;
+    size_t size, used;
+    struct bg_reader in = bg_reader_init(request->data, request->data_size);
+    while (next_piece(&in, &offset, &bytes, &size))
+        ; /* nothing is written unless all is well formed */
+    if (!bg_reader_end(&in))
+        return -EINVAL;
+    in = bg_reader_init(request->data, request->data_size);
+    int r = 0;
+    while (r == 0 && next_piece(&in, &offset, &bytes, &size))
+        r = write_bytes(handle->fd, bytes, size, offset, &used);
+    return r;
+}
+
 static int write_file(const struct fs_request *request, const struct fs_handle *handle,
                       struct fs_reply *reply)
 {
-    if (request->offset > INT64_MAX - BG_FS_IO_MAX)
-        return -EFBIG;
     size_t used = 0;
-    while (used < request->data_size) {
-        ssize_t n = pwrite(handle->fd, request->data + used, request->data_size - used,
-                           (off_t)(request->offset + used));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0 && (used == 0 || (request->flags2 & FS_WRITE_WHOLE)))
-            return -errno;
-        if (n <= 0)
-            break;
-        used += (size_t)n;
-    }
-    reply->size = used;
-    return 0;
+    int r =
+        (request->flags2 & FS_WRITE_PIECES)
+            ? write_pieces(request, handle)
+            : write_bytes(handle->fd, request->data, request->data_size, request->offset, &used);
+    reply->size = r == 0 ? request->data_size : used;
+    /* What was written before an error counts, and the next WRITE meets the error again: unless
+     * nobody looks at the count. */
+    return used > 0 && !(request->flags2 & FS_WRITE_WHOLE) ? 0 : r;
 }
 
 static int sync_handle(const struct fs_request *request, const struct fs_handle *handle)

@@ -333,6 +333,7 @@ static int exchange_hellos(struct server *server, const struct fs_server_opts *o
     struct fs_hello hello = {.server = true, .boot = boot_number()};
     hello.uid = server->identity.switched ? opts->uid : geteuid();
     hello.gid = server->identity.switched ? opts->gid : getegid();
+    hello.flags = FS_HELLO_PIECES;
     if (opts->read_only)
         hello.flags |= FS_HELLO_READ_ONLY;
     if (hello.uid == 0 && !opts->share)

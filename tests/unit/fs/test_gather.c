@@ -16,6 +16,9 @@
 
 #define MIB (1u << 20)
 
+static const struct fs_hello takes_pieces = {
+    .server = true, .flags = FS_HELLO_PIECES, .uid = 500, .gid = 501};
+
 static int setup(void **state)
 {
     *state = bench_new_usual();
@@ -118,6 +121,35 @@ static void writes_elsewhere_are_not_joined_and_keep_their_order(void **state)
             assert_int_equal(bench_wait(b, 5), 0);
         done(b, &asked);
     }
+}
+
+static void writes_elsewhere_go_as_pieces_to_who_knows_them(void **state)
+{
+    (void)state;
+    struct bench *b = bench_new(&takes_pieces, false, false);
+    static const struct {
+        uint64_t offset;
+        size_t size;
+    } pieces[] = {{8192, 200}, {0, 100}, {4096, 100}};
+    write_early(b, 8192, 100);
+    write_early(b, 8292, 100);
+    write_early(b, 0, 100);
+    write_early(b, 4096, 50);
+    write_early(b, 4146, 50);
+    assert_int_equal(bench_wait(b, 5), 0);
+    struct fs_request asked = bench_server_got(b);
+    assert_true((asked.flags2 & FS_WRITE_PIECES) && (asked.flags2 & FS_WRITE_WHOLE));
+    struct bg_reader in = bg_reader_init(asked.data, asked.data_size);
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(bg_reader_u64le(&in), pieces[i].offset);
+        assert_int_equal(bg_reader_u32le(&in), pieces[i].size);
+        assert_int_equal(bg_reader_u32le(&in), 0);
+        (void)bg_reader_bytes(&in, pieces[i].size);
+    }
+    assert_true(bg_reader_end(&in));
+    done(b, &asked);
+    bench_expect_nothing_for_server(b);
+    bench_free(b);
 }
 
 static void what_must_be_there_at_once_is_not_acknowledged_early(void **state)
@@ -635,6 +667,23 @@ static void model_lose(struct model *m, const struct fs_request *write)
     queue->count = 0;
 }
 
+static void serve_write(struct model_file *f, const struct fs_request *request)
+{
+    if (!(request->flags2 & FS_WRITE_PIECES)) {
+        content_write(&f->real, request->offset, request->data, request->data_size);
+        return;
+    }
+    struct bg_reader in = bg_reader_init(request->data, request->data_size);
+    while (in.left > 0) {
+        uint64_t offset = bg_reader_u64le(&in);
+        size_t size = bg_reader_u32le(&in);
+        assert_int_equal(bg_reader_u32le(&in), 0);
+        const uint8_t *bytes = bg_reader_bytes(&in, size);
+        assert_true(bg_reader_ok(&in) && size > 0);
+        content_write(&f->real, offset, bytes, size);
+    }
+}
+
 /* The server does one of the requests that it has, any. */
 static void model_serve(struct model *m)
 {
@@ -664,7 +713,7 @@ static void model_serve(struct model *m)
     }
     switch (request.opcode) {
     case FUSE_WRITE:
-        content_write(&f->real, request.offset, request.data, request.data_size);
+        serve_write(f, &request);
         reply.size = request.size;
         break;
     case FUSE_SETATTR:
@@ -726,7 +775,7 @@ static void any_order_of_the_server_gives_a_plain_files_content(void **state)
     for (uint64_t seed = 1; seed <= 20; seed++) {
         struct model *m = calloc(1, sizeof *m);
         assert_non_null(m);
-        m->b = bench_new_usual();
+        m->b = seed % 2 ? bench_new_usual() : bench_new(&takes_pieces, false, false);
         m->random = seed * 0x9e3779b97f4a7c15u;
         model_run(m);
         bench_free(m->b);
@@ -741,7 +790,7 @@ static void every_lost_write_is_heard_of(void **state)
     for (uint64_t seed = 1; seed <= 20; seed++) {
         struct model *m = calloc(1, sizeof *m);
         assert_non_null(m);
-        m->b = bench_new_usual();
+        m->b = seed % 2 ? bench_new_usual() : bench_new(&takes_pieces, false, false);
         m->random = seed * 0x9e3779b97f4a7c15u;
         m->loses = true;
         model_run(m);
@@ -760,6 +809,7 @@ int main(void)
         GATHER_TEST(adjacent_writes_are_acknowledged_and_go_as_one),
         GATHER_TEST(a_joined_write_is_at_most_what_a_message_holds),
         GATHER_TEST(writes_elsewhere_are_not_joined_and_keep_their_order),
+        cmocka_unit_test(writes_elsewhere_go_as_pieces_to_who_knows_them),
         GATHER_TEST(what_must_be_there_at_once_is_not_acknowledged_early),
         GATHER_TEST(writers_wait_when_too_much_is_not_done),
         cmocka_unit_test(what_depends_on_writes_comes_after_them),

@@ -269,6 +269,54 @@ static void open_files_outlive_their_name_and_node(void **state)
     assert_int_equal(run(f, release, &reply), -EBADF);
 }
 
+static void pieces_are_written_in_order_or_not_at_all(void **state)
+{
+    struct fixture *f = *state;
+    put(f, "f", "");
+    uint64_t node = look_up(f, 1, "f"), fh = open_node(f, node, O_RDWR);
+    uint8_t data[3 * FS_PIECE_SIZE + 12];
+    struct bg_writer w = bg_writer_init(data, sizeof data);
+    static const struct {
+        uint64_t offset;
+        const char *text;
+    } pieces[] = {{4, "aaaa"}, {0, "bbbb"}, {2, "cccc"}};
+    for (size_t i = 0; i < 3; i++) {
+        bg_writer_u64le(&w, pieces[i].offset);
+        bg_writer_u32le(&w, 4);
+        bg_writer_u32le(&w, 0);
+        bg_writer_bytes(&w, pieces[i].text, 4);
+    }
+    assert_true(bg_writer_ok(&w) && w.used == sizeof data);
+    struct fs_request request = {.opcode = FUSE_WRITE,
+                                 .node = node,
+                                 .fh = fh,
+                                 .flags2 = FS_WRITE_WHOLE | FS_WRITE_PIECES,
+                                 .data = data};
+    struct fs_reply reply;
+    struct fs_attr attr;
+    for (size_t cut = 1; cut < sizeof data; cut++) {
+        if (cut % (FS_PIECE_SIZE + 4) == 0)
+            continue;
+        request.size = request.data_size = cut;
+        assert_int_equal(run(f, request, &reply), -EINVAL);
+    }
+    request.size = request.data_size = sizeof data;
+    for (size_t i = 8; i < 16; i++) { /* no size, too large a size; what must be 0 */
+        uint8_t before = data[i];
+        data[i] = before == 4 ? 0 : 1;
+        assert_int_equal(run(f, request, &reply), -EINVAL);
+        data[i] = before;
+    }
+    assert_int_equal(get_attr(f, node, &attr), 0);
+    assert_int_equal(attr.size, 0);
+    assert_int_equal(run(f, request, &reply), 0);
+    assert_int_equal(reply.size, sizeof data);
+    struct fs_request read = {.opcode = FUSE_READ, .node = node, .fh = fh, .size = 100};
+    assert_int_equal(run(f, read, &reply), 0);
+    assert_int_equal(reply.data_size, 8);
+    assert_memory_equal(reply.data, "bbccccaa", 8);
+}
+
 static void handles_belong_to_their_node_and_kind(void **state)
 {
     struct fixture *f = *state;
@@ -604,6 +652,7 @@ int main(void)
         BOTH_WAYS(another_file_at_the_place_is_stale),
         BOTH_WAYS(the_clients_own_moves_are_followed),
         BOTH_WAYS(open_files_outlive_their_name_and_node),
+        BOTH_WAYS(pieces_are_written_in_order_or_not_at_all),
         BOTH_WAYS(handles_belong_to_their_node_and_kind),
         BOTH_WAYS(links_are_not_followed),
         BOTH_WAYS(pipes_are_never_opened),
