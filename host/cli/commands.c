@@ -10,9 +10,10 @@
 #define COMMANDS_MAX 64
 
 const struct command *const commands[] = {
-    &cmd_run,    &cmd_create,  &cmd_exec,    &cmd_shell,      &cmd_cp,     &cmd_mount, &cmd_umount,
-    &cmd_share,  &cmd_unshare, &cmd_ls,      &cmd_inspect,    &cmd_logs,   &cmd_audit, &cmd_start,
-    &cmd_stop,   &cmd_rm,      &cmd_image,   &cmd_secret,     &cmd_policy, &cmd_ca,    &cmd_proxy,
+    &cmd_run,    &cmd_create,  &cmd_exec,    &cmd_shell,      &cmd_cp,    &cmd_mount,
+    &cmd_umount, &cmd_share,   &cmd_unshare, &cmd_diff,       &cmd_apply, &cmd_discard,
+    &cmd_ls,     &cmd_inspect, &cmd_logs,    &cmd_audit,      &cmd_start, &cmd_stop,
+    &cmd_rm,     &cmd_image,   &cmd_secret,  &cmd_policy,     &cmd_ca,    &cmd_proxy,
     &cmd_doctor, &cmd_help,    &cmd_version, &cmd_completion, NULL,
 };
 
@@ -48,7 +49,8 @@ static int run_helper(const struct command *command, int argc, char **argv)
 {
     BG_AUTOFREE char *path = NULL;
     BG_AUTOFREE char **helper_argv = calloc((size_t)argc + 2, sizeof *helper_argv);
-    BG_AUTOFREE char *name = strdup(command->helper);
+    /* A helper of several commands is told which one by the name that it is called by. */
+    BG_AUTOFREE char *name = strdup(command->name);
     struct bg_err err;
     if (!helper_argv || !name) {
         (void)bg_err_errno(&err, -ENOMEM, "%s", command->name);

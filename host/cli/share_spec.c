@@ -62,10 +62,8 @@ int share_spec_parse(const char *text, struct share_spec *ret, struct bg_err *er
     int r = 0;
     char *colon = strrchr(spec.dir, ':');
     if (colon && colon[1] != '/') {
-        if (strcmp(colon + 1, "cow") == 0)
-            r = refuse(text, "copy-on-write shares are not available yet: give ro or rw", err);
-        else if (bg_share_mode_parse(colon + 1, &spec.mode) < 0)
-            r = refuse(text, "want DIR[:GUESTDIR][:ro|rw], GUESTDIR an absolute path", err);
+        if (bg_share_mode_parse(colon + 1, &spec.mode) < 0)
+            r = refuse(text, "want DIR[:GUESTDIR][:ro|rw|cow], GUESTDIR an absolute path", err);
         *colon = '\0';
         colon = strrchr(spec.dir, ':');
     }
@@ -74,7 +72,7 @@ int share_spec_parse(const char *text, struct share_spec *ret, struct bg_err *er
         r = share_spec_guest(colon + 1, &spec.guest, err);
     }
     if (r == 0 && spec.dir[0] == '\0')
-        r = refuse(text, "no folder: want DIR[:GUESTDIR][:ro|rw]", err);
+        r = refuse(text, "no folder: want DIR[:GUESTDIR][:ro|rw|cow]", err);
     if (r < 0) {
         share_spec_done(&spec);
         return r;

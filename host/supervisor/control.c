@@ -50,7 +50,8 @@ static const struct {
     uint16_t kind;
 } kinds[] = {{"exec", BG_STREAM_EXEC},       {"copy", BG_STREAM_COPY},
              {"fuse", BG_STREAM_FUSE},       {"share", BG_STREAM_SHARE},
-             {"forward", BG_STREAM_FORWARD}, {"bench", BG_STREAM_BENCH}};
+             {"forward", BG_STREAM_FORWARD}, {"bench", BG_STREAM_BENCH},
+             {"changes", BG_STREAM_CHANGES}};
 
 static void client_readable(uv_poll_t *poll, int status, int events);
 static void listener_readable(uv_poll_t *poll, int status, int events);
