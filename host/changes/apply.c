@@ -53,8 +53,9 @@ static void place_close(struct place *place)
 /* 1 it is there, 0 it is not, or a negative errno. */
 static int look(const struct place *place, struct stat *ret)
 {
-    if (place->folder < 0)
-        return place->folder == -ENOENT ? 0 : place->folder;
+    int r = place->folder;
+    if (r < 0) /* what is behind a file or a symlink is not in the folder */
+        return r == -ENOENT || r == -ENOTDIR || r == -ELOOP ? 0 : r;
     if (fstatat(place->folder, place->name, ret, AT_SYMLINK_NOFOLLOW) == 0)
         return 1;
     return errno == ENOENT ? 0 : -errno;
@@ -298,6 +299,8 @@ static int remove_file(const struct apply *a, const struct step *step)
         there = look(&place, &st);
         if (there <= 0)
             return there; /* gone already */
+        if (S_ISDIR(st.st_mode))
+            return 0; /* done, and the folder that takes its place is there */
         if (!is_expected(step, &st, /* moved= */ false))
             return -EUCLEAN;
         int r = move(a, &place, &temporary, NO_REPLACE);
@@ -353,9 +356,8 @@ static int set_mode(const struct apply *a, const struct step *step)
         return fd;
     if (fstat(fd, &st) < 0)
         return -errno;
-    if ((st.st_mode & 07777) == step->mode)
-        return 0;
-    if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+    /* Without a thing of the host's it is for a folder that was just made. */
+    if (!S_ISDIR(st.st_mode) && (!S_ISREG(st.st_mode) || !step->host_there))
         return -EUCLEAN;
     if (step->host_there &&
         (st.st_ino != step->host.inode || (st.st_mode & 07777) != step->host.mode))

@@ -487,23 +487,21 @@ static int run_discard(struct app *app, const struct args *args)
 
 /* ---- base ---- */
 
-/* For host/cli/cow.c: NAME ID. */
+/* For host/cli/cow.c: NAME ID DIR. The share is in no file yet. */
 static int run_base(struct app *app, int argc, char **argv)
 {
     struct bg_err err;
     struct life life;
     uint64_t id = 0;
-    if (argc != 3 || bg_parse_u64(argv[2], 1, UINT32_MAX, &id) < 0) {
-        (void)bg_err_set(&err, -EINVAL, "want NAME ID");
+    if (argc != 4 || bg_parse_u64(argv[2], 1, UINT32_MAX, &id) < 0) {
+        (void)bg_err_set(&err, -EINVAL, "want NAME ID DIR");
         return app_fail(&err);
     }
     int r = life_open(app, argv[1], &life, &err);
     if (r < 0)
         return app_fail(&err);
-    r = bg_err_set(&err, -ENOENT, "no such share");
-    for (const struct bg_share *share = NULL; (share = next_share(&life.sandbox, share));)
-        if (share->id == id)
-            r = store_create(&life.sandbox, share, &err);
+    const struct bg_share share = {.id = (unsigned)id, .host = argv[3]};
+    r = store_create(&life.sandbox, &share, &err);
     life_done(&life);
     return r < 0 ? app_fail(&err) : 0;
 }

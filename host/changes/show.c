@@ -154,6 +154,14 @@ static int print_patch(FILE *out, const struct session *s, const struct change *
         (void)fputs(": its name is one for secrets, so its contents are not shown\n", out);
         return 0;
     }
+    if (mode_only && git_mode(change->host) == git_mode(change->guest)) {
+        /* Patches know of no more than whether a file can be run. */
+        (void)fputs("# ", out);
+        patch_name(out, change->path);
+        (void)fprintf(out, ": permissions %03o -> %03o\n", change->host->mode & 0777u,
+                      change->guest->mode & 0777u);
+        return 0;
+    }
     fill_side(s, change->host, false, &opts.before, &before);
     fill_side(s, mode_only ? NULL : change->guest, true, &opts.after, &after);
     if (mode_only) {
