@@ -190,7 +190,12 @@ static int run(int fd, void *arg)
     c->fd = fd;
     if (c->request.op >= BG_CHANGES_MOUNT) {
         int r = change_mount(c, &err);
-        return stream_reply_fd(fd, &err) < 0 || r < 0;
+        bool stays = r == 0 && c->request.op <= BG_CHANGES_NEW;
+        r = stream_reply_fd(fd, &err) < 0 || r < 0;
+        (void)close(fd); /* the reply was all */
+        if (stays)
+            layer_watch(BG_CHANGES_FOLDER, c->request.share);
+        return r;
     }
     if (stream_reply_fd(fd, &err) < 0)
         return 1;

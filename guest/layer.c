@@ -3,8 +3,10 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -20,6 +22,9 @@
 #define READ_ATTEMPTS 3
 
 #define CHUNK_SIZE (256 * 1024)
+
+/* Names are cached for a second in a share; this is for what the overlay makes of them. */
+#define WATCH_MS 2000
 
 /* ---- mounting ---- */
 
@@ -142,6 +147,20 @@ int layer_mount(const struct layer_opts *opts, struct bg_err *err)
     if (r < 0)
         (void)umount2(path[MERGED], MNT_DETACH | UMOUNT_NOFOLLOW); /* it was mounted above */
     return r;
+}
+
+void layer_watch(const char *base, uint32_t share)
+{
+    char merged[BG_PATH_MAX], lock[BG_PATH_MAX];
+    if (part_path(base, share, "merged", merged, NULL) < 0 ||
+        part_path(base, share, "watched", lock, NULL) < 0)
+        return;
+    BG_AUTOCLOSE int fd = open(lock, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
+        return;
+    do {
+        (void)poll(NULL, 0, WATCH_MS); /* nothing tells what happens on the host */
+    } while (mount(NULL, merged, NULL, MS_REMOUNT | MOUNT_FLAGS, NULL) == 0);
 }
 
 int layer_open(const char *base, uint32_t share, struct layer *ret, struct bg_err *err)

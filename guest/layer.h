@@ -39,6 +39,12 @@ int layer_mount(const struct layer_opts *opts, struct bg_err *err) BG_MUST_CHECK
 int layer_unmount(const char *base, uint32_t share, const char *target, bool lazily,
                   struct bg_err *err) BG_MUST_CHECK;
 
+/* Makes the overlay look again at the share, from time to time, until it is not mounted any more:
+ * a name that was looked for and was not there stays away otherwise, even when the host has made
+ * it. Holds nothing open, so that it is in nobody's way. Returns at once if somebody does it
+ * already. */
+void layer_watch(const char *base, uint32_t share);
+
 /* Errors: -ENOENT there is no such layer. */
 int layer_open(const char *base, uint32_t share, struct layer *ret,
                struct bg_err *err) BG_MUST_CHECK;

@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* A folder like a small project, and a sandbox that has it at /work. */
+/* A folder like a small project, and a sandbox that has it at /project. */
 struct project {
     const char *folder, *sandbox;
 };
@@ -21,7 +21,7 @@ static struct project project(struct vm *vm)
                   "echo two >two; printf '1\\n2\\n3\\n' >lines; echo a >src/a; echo b >src/deep/b; "
                   "ln -s one link; echo PASSWORD=1 >.env; echo ref >.git/HEAD",
                   p.folder, p.folder, p.folder);
-    p.sandbox = vm_sandbox_with(vm, "--mount", vm_text(vm, "%s:/work:cow", p.folder), NULL);
+    p.sandbox = vm_sandbox_with(vm, "--mount", vm_text(vm, "%s:/project:cow", p.folder), NULL);
     return p;
 }
 
@@ -51,7 +51,7 @@ static void changes_stay_in_the_sandbox_until_they_are_applied(void **state)
     const char *before = vm_host(vm, "cd %s; find . | sort; cat one two lines src/a", p.folder);
     assert_int_equal(vm_call(vm, "diff", "--exit-code", p.sandbox, NULL)->status, 0);
     (void)vm_guest(vm, p.sandbox,
-                   "cd /work; test ! -e .env; echo more >>one; rm two; sed -i s/2/II/ lines; "
+                   "cd /project; test ! -e .env; echo more >>one; rm two; sed -i s/2/II/ lines; "
                    "mkdir new; echo n >new/n; printf '#!/bin/sh\\n' >new/run; chmod 755 new/run; "
                    "mv src/deep src/moved; chmod 600 src/a");
     assert_string_equal(changes(vm, &p), "modified lines|added new|added new/n|added new/run|"
@@ -74,7 +74,7 @@ static void changes_stay_in_the_sandbox_until_they_are_applied(void **state)
                 p.folder, p.folder, p.folder, file),
         "one\nmore\n1\nII\n3\nn\n");
     /* Some of it, then the rest. */
-    (void)vm_ok(vm, "apply", "--yes", p.sandbox, "one", "/work/new", NULL);
+    (void)vm_ok(vm, "apply", "--yes", p.sandbox, "one", "/project/new", NULL);
     assert_string_equal(vm_host(vm, "cd %s; cat one new/n two; stat -c %%a new/run", p.folder),
                         "one\nmore\nn\ntwo\n755\n");
     assert_string_equal(changes(vm, &p), "modified lines|mode src/a|removed src/deep|"
@@ -83,12 +83,12 @@ static void changes_stay_in_the_sandbox_until_they_are_applied(void **state)
     (void)vm_ok(vm, "apply", "--yes", p.sandbox, NULL);
     assert_string_equal(changes(vm, &p), "");
     assert_string_equal(vm_host(vm, "cd %s; ls -R . ; stat -c %%a src/a", p.folder),
-                        vm_guest(vm, p.sandbox, "cd /work; ls -R .; stat -c %%a src/a"));
+                        vm_guest(vm, p.sandbox, "cd /project; ls -R .; stat -c %%a src/a"));
     /* The guest sees the host's files again, and what becomes of them. */
     (void)vm_host(vm, "cd %s; echo host >>one; echo h >new/h", p.folder);
     assert_int_equal(vm_call(vm, "diff", "--exit-code", p.sandbox, NULL)->status, 0);
     assert_string_equal(vm_guest(vm, p.sandbox,
-                                 "cd /work; cat one new/h; sudo ls -A "
+                                 "cd /project; cat one new/h; sudo ls -A "
                                  "/var/lib/bellglass/cow/1/upper/new"),
                         "one\nmore\nhost\nh\n");
 }
@@ -98,7 +98,7 @@ static void a_file_that_changed_on_both_sides_is_a_conflict(void **state)
     struct vm *vm = *state;
     const struct project p = project(vm);
     (void)vm_guest(vm, p.sandbox,
-                   "cd /work; echo guest >one; echo guest >both; rm two; echo x >ok");
+                   "cd /project; echo guest >one; echo guest >both; rm two; echo x >ok");
     (void)vm_host(vm, "cd %s; echo host >>one; echo host >both; echo host >>two", p.folder);
     assert_string_equal(changes(vm, &p), "modified both!|added ok|modified one!|removed two!|");
     const struct vm_result *r = vm_call(vm, "apply", "--yes", p.sandbox, NULL);
@@ -117,7 +117,7 @@ static void discarded_changes_are_gone(void **state)
     struct vm *vm = *state;
     const struct project p = project(vm);
     (void)vm_guest(vm, p.sandbox,
-                   "cd /work; echo more >>one; rm -r src; mkdir src; echo z >src/z; "
+                   "cd /project; echo more >>one; rm -r src; mkdir src; echo z >src/z; "
                    "mkdir new; echo n >new/n; rm two");
     (void)vm_ok(vm, "discard", "--yes", p.sandbox, "one", "new", NULL);
     assert_string_equal(
@@ -127,8 +127,9 @@ static void discarded_changes_are_gone(void **state)
     vm_refused(vm, "src/a|discard|src", "discard", "--yes", p.sandbox, "src/a", NULL);
     (void)vm_ok(vm, "discard", "--yes", p.sandbox, NULL);
     assert_string_equal(changes(vm, &p), "");
-    assert_string_equal(vm_guest(vm, p.sandbox, "cd /work; cat one two src/a src/deep/b; ls src"),
-                        "one\ntwo\na\nb\na\ndeep\n");
+    assert_string_equal(
+        vm_guest(vm, p.sandbox, "cd /project; cat one two src/a src/deep/b; ls src"),
+        "one\ntwo\na\nb\na\ndeep\n");
     assert_string_equal(vm_host(vm, "cd %s; cat one two src/a", p.folder), "one\ntwo\na\n");
 }
 
@@ -137,7 +138,7 @@ static void dangerous_files_are_marked_and_not_applied_by_the_way(void **state)
     struct vm *vm = *state;
     const struct project p = project(vm);
     (void)vm_guest(vm, p.sandbox,
-                   "cd /work; ln -s /etc/passwd out; ln -s ../../etc up; ln -s src/a in; "
+                   "cd /project; ln -s /etc/passwd out; ln -s ../../etc up; ln -s src/a in; "
                    "sudo sh -c 'echo evil >/var/lib/bellglass/cow/1/upper/.env'; echo x >.envrc; "
                    "printf x >\"$(printf 'odd\\033[2Jname')\"; mkfifo pipe; "
                    "printf x >setid; chmod 4755 setid");
@@ -166,9 +167,9 @@ static void nothing_is_applied_that_was_not_shown(void **state)
 {
     struct vm *vm = *state;
     const struct project p = project(vm);
-    (void)vm_guest(vm, p.sandbox, "echo good >/work/one");
+    (void)vm_guest(vm, p.sandbox, "echo good >/project/one");
     (void)vm_ok(vm, "diff", p.sandbox, NULL);
-    (void)vm_guest(vm, p.sandbox, "echo evil >/work/one");
+    (void)vm_guest(vm, p.sandbox, "echo evil >/project/one");
     const struct vm_result *r = vm_call(vm, "apply", "--yes", p.sandbox, NULL);
     assert_int_equal(r->status, 1);
     assert_non_null(strstr(r->err, "changed since"));
@@ -190,10 +191,11 @@ static void a_file_in_use_stays_in_the_layer(void **state)
     struct vm *vm = *state;
     const struct project p = project(vm);
     struct vm_process *user = vm_start(
-        vm, (const char *const[]){"exec", p.sandbox, "--", "sh", "-c",
-                                  "cd /work; exec 3>>one; echo first >&3; echo ready; read x; echo "
-                                  "last >&3; cat one",
-                                  NULL});
+        vm,
+        (const char *const[]){"exec", p.sandbox, "--", "sh", "-c",
+                              "cd /project; exec 3>>one; echo first >&3; echo ready; read x; echo "
+                              "last >&3; cat one",
+                              NULL});
     vm_expect(user, "ready");
     const struct vm_result *r = vm_call(vm, "apply", "--yes", p.sandbox, NULL);
     assert_int_equal(r->status, 0);
@@ -211,21 +213,41 @@ static void the_layer_lives_over_a_stop(void **state)
 {
     struct vm *vm = *state;
     const struct project p = project(vm);
-    (void)vm_guest(vm, p.sandbox, "echo kept >>/work/one; rm /work/two");
+    (void)vm_guest(vm, p.sandbox, "echo kept >>/project/one; rm /project/two");
     (void)vm_ok(vm, "stop", p.sandbox, NULL);
     vm_refused(vm, p.sandbox, "diff", p.sandbox, NULL);
     (void)vm_host(vm, "echo late >%s/late", p.folder);
     (void)vm_ok(vm, "start", p.sandbox, NULL);
-    assert_string_equal(vm_guest(vm, p.sandbox, "cd /work; cat one late; ls"),
+    assert_string_equal(vm_guest(vm, p.sandbox, "cd /project; cat one late; ls"),
                         "one\nkept\nlate\nlate\nlines\nlink\none\nsrc\n");
     assert_string_equal(changes(vm, &p), "modified one|removed two|");
     /* Taken away and shared again it begins anew. */
-    (void)vm_ok(vm, "unshare", p.sandbox, "/work", NULL);
-    assert_string_equal(vm_guest(vm, p.sandbox, "ls -A /work; grep -c /work /proc/mounts || true"),
-                        "0\n");
-    (void)vm_ok(vm, "share", p.sandbox, vm_text(vm, "%s:/work:cow", p.folder), NULL);
-    assert_string_equal(vm_guest(vm, p.sandbox, "cat /work/two"), "two\n");
+    (void)vm_ok(vm, "unshare", p.sandbox, "/project", NULL);
+    assert_string_equal(
+        vm_guest(vm, p.sandbox, "ls -A /project; grep -c /project /proc/mounts || true"), "0\n");
+    (void)vm_ok(vm, "share", p.sandbox, vm_text(vm, "%s:/project:cow", p.folder), NULL);
+    assert_string_equal(vm_guest(vm, p.sandbox, "cat /project/two"), "two\n");
     assert_string_equal(changes(vm, &p), "");
+}
+
+static void what_the_host_does_is_seen(void **state)
+{
+    struct vm *vm = *state;
+    const struct project p = project(vm);
+    /* Looked for before it is there; cached as it was; in a folder that has a layer over it. */
+    struct vm_process *guest = vm_start(
+        vm, (const char *const[]){
+                "exec", p.sandbox, "--", "sh", "-c",
+                "cd /project; touch src/mine; cat late src/late 2>&1; cat one lines; echo ready; "
+                "until test -e late -a -e src/late -a ! -e two && grep -q host one; "
+                "do sleep 0.2; done; echo seen",
+                NULL});
+    vm_expect(guest, "ready");
+    (void)vm_host(vm, "cd %s; echo late >late; echo late >src/late; echo host >one; rm two",
+                  p.folder);
+    vm_expect(guest, "seen");
+    assert_int_equal(vm_finish(guest), 0);
+    assert_string_equal(changes(vm, &p), "added src/mine|");
 }
 
 static void commands_say_what_is_wrong(void **state)
@@ -245,4 +267,5 @@ VM_MAIN(VM_NEEDS_VM | VM_NEEDS_FUSE, TEST(changes_stay_in_the_sandbox_until_they
         TEST(a_file_that_changed_on_both_sides_is_a_conflict), TEST(discarded_changes_are_gone),
         TEST(dangerous_files_are_marked_and_not_applied_by_the_way),
         TEST(nothing_is_applied_that_was_not_shown), TEST(a_file_in_use_stays_in_the_layer),
-        TEST(the_layer_lives_over_a_stop), TEST(commands_say_what_is_wrong))
+        TEST(the_layer_lives_over_a_stop), TEST(what_the_host_does_is_seen),
+        TEST(commands_say_what_is_wrong))
