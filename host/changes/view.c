@@ -6,6 +6,7 @@ struct maker {
     const struct entries *base, *host, *guest;
     view_equal *equal;
     void *owner;
+    bool held; /* the opaque folder that we are in hides something, so what is in it must stay */
     struct view view;
 };
 
@@ -115,7 +116,8 @@ static int compare(struct maker *m, const struct entry *host, const struct entry
         return add(m, CHANGE_MODIFIED, host, guest, in_opaque);
     if (guest->type != BG_CHANGE_SYMLINK && !same_mode(host, guest))
         return add(m, CHANGE_MODE, host, guest, in_opaque);
-    return guest->type == BG_CHANGE_FOLDER ? 0 : add_same(m, guest);
+    bool stays = guest->type == BG_CHANGE_FOLDER || (in_opaque && m->held);
+    return stays ? 0 : add_same(m, guest);
 }
 
 static int take_removed(struct maker *m, const struct entry *guest)
@@ -146,6 +148,8 @@ static int take(struct maker *m, const struct entry *guest, bool in_opaque)
     size_t before = m->view.count;
     int r = opaque && !in_opaque ? remove_below(m, guest->path, true) : 0;
     bool hides = m->view.count > before;
+    if (!in_opaque)
+        m->held = hides;
     if (r == 0)
         r = compare(m, host, guest, in_opaque);
     /* Opaque, but it hides nothing (any more). */
