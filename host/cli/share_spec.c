@@ -23,7 +23,8 @@ static bool is_in(const char *path, const char *folder)
 
 int share_spec_guest(const char *text, char **ret, struct bg_err *err)
 {
-    static const char *const taken[] = {"/proc", "/sys", "/dev", "/run/bellglass"};
+    static const char *const taken[] = {"/proc", "/sys", "/dev", "/run/bellglass",
+                                        "/var/lib/bellglass"};
     if (text[0] != '/')
         return refuse(text, "the folder in the sandbox must be an absolute path", err);
     if (strlen(text) >= BG_PATH_MAX)
