@@ -1,5 +1,4 @@
-/* bellglass-changes: `bellglass diff`, `apply` and `discard`, told by the name that it is called
- * by. */
+/* bellglass-changes: `bellglass diff`, `apply` and `discard`; the first argument says which. */
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
@@ -493,14 +492,14 @@ static int run_base(struct app *app, int argc, char **argv)
     struct bg_err err;
     struct life life;
     uint64_t id = 0;
-    if (argc != 4 || bg_parse_u64(argv[2], 1, UINT32_MAX, &id) < 0) {
+    if (argc != 3 || bg_parse_u64(argv[1], 1, UINT32_MAX, &id) < 0) {
         (void)bg_err_set(&err, -EINVAL, "want NAME ID DIR");
         return app_fail(&err);
     }
-    int r = life_open(app, argv[1], &life, &err);
+    int r = life_open(app, argv[0], &life, &err);
     if (r < 0)
         return app_fail(&err);
-    const struct bg_share share = {.id = (unsigned)id, .host = argv[3]};
+    const struct bg_share share = {.id = (unsigned)id, .host = argv[2]};
     r = store_create(&life.sandbox, &share, &err);
     life_done(&life);
     return r < 0 ? app_fail(&err) : 0;
@@ -511,16 +510,18 @@ int main(int argc, char **argv)
     struct app app = {.version = BELLGLASS_VERSION};
     if (!app_start())
         return APP_FAILED;
-    const char *name = argc > 0 ? argv[0] : "";
-    int status;
-    if (strcmp(name, cmd_apply.name) == 0)
-        status = command_run(&app, &cmd_apply, run_apply, argc - 1, argv + 1);
-    else if (strcmp(name, cmd_discard.name) == 0)
-        status = command_run(&app, &cmd_discard, run_discard, argc - 1, argv + 1);
-    else if (strcmp(name, "base") == 0)
-        status = run_base(&app, argc, argv);
+    const char *verb = argc > 1 ? argv[1] : "";
+    int status = APP_FAILED;
+    if (strcmp(verb, cmd_diff.name) == 0)
+        status = command_run(&app, &cmd_diff, run_diff, argc - 2, argv + 2);
+    else if (strcmp(verb, cmd_apply.name) == 0)
+        status = command_run(&app, &cmd_apply, run_apply, argc - 2, argv + 2);
+    else if (strcmp(verb, cmd_discard.name) == 0)
+        status = command_run(&app, &cmd_discard, run_discard, argc - 2, argv + 2);
+    else if (strcmp(verb, "base") == 0)
+        status = run_base(&app, argc - 2, argv + 2);
     else
-        status = command_run(&app, &cmd_diff, run_diff, argc - 1, argv + 1);
+        app_note("this program is for bellglass: say bellglass diff");
     app_done(&app);
     return status;
 }

@@ -53,6 +53,7 @@ const struct command cmd_diff = {
     .operands_min = 1,
     .operands_max = -1,
     .helper = "bellglass-changes",
+    .helper_verb = true,
 };
 
 const struct command cmd_apply = {
@@ -70,6 +71,7 @@ const struct command cmd_apply = {
     .operands_min = 1,
     .operands_max = -1,
     .helper = "bellglass-changes",
+    .helper_verb = true,
 };
 
 const struct command cmd_discard = {
@@ -83,4 +85,5 @@ const struct command cmd_discard = {
     .operands_min = 1,
     .operands_max = -1,
     .helper = "bellglass-changes",
+    .helper_verb = true,
 };

@@ -40,17 +40,17 @@ static int ask(struct app *app, const struct bg_sandbox *sandbox, const struct b
 static int make_base(const struct bg_sandbox *sandbox, const struct bg_share *share,
                      struct bg_err *err)
 {
-    char verb[] = "base", id[16];
+    char program[] = "bellglass-changes", verb[] = "base", id[16];
     BG_AUTOFREE char *path = NULL;
     BG_AUTOFREE char *name = strdup(sandbox->name);
     BG_AUTOFREE char *host = strdup(share->host);
     pid_t pid;
     (void)snprintf(id, sizeof id, "%u", share->id);
-    int r = name && host ? bg_helper_path("bellglass-changes", &path, err)
-                         : bg_err_errno(err, -ENOMEM, "share");
+    int r =
+        name && host ? bg_helper_path(program, &path, err) : bg_err_errno(err, -ENOMEM, "share");
     if (r < 0)
         return r;
-    char *argv[] = {verb, name, id, host, NULL};
+    char *argv[] = {program, verb, name, id, host, NULL};
     const struct process_opts opts = {.path = path, .argv = argv};
     r = process_start(&opts, &pid, err);
     if (r == 0 && process_wait(pid) != 0)
