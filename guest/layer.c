@@ -23,7 +23,9 @@
 
 #define CHUNK_SIZE (256 * 1024)
 
-/* Names are cached for a second in a share; this is for what the overlay makes of them. */
+/* How long a name may mean what it meant, or be missing, after the host has changed that. The
+ * overlay is never told. Nor can it bear a name below it that means another file when it asks
+ * (ESTALE), so names in such a share are valid for long, and are dropped together with its own. */
 #define WATCH_MS 2000
 
 /* ---- mounting ---- */
@@ -151,14 +153,17 @@ int layer_mount(const struct layer_opts *opts, struct bg_err *err)
 
 void layer_watch(const char *base, uint32_t share)
 {
-    char merged[BG_PATH_MAX], lock[BG_PATH_MAX];
+    char merged[BG_PATH_MAX], lower[BG_PATH_MAX], lock[BG_PATH_MAX];
     if (part_path(base, share, "merged", merged, NULL) < 0 ||
+        part_path(base, share, "lower", lower, NULL) < 0 ||
         part_path(base, share, "watched", lock, NULL) < 0)
         return;
     BG_AUTOCLOSE int fd = open(lock, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
         return;
     do {
+        /* The overlay holds on to what the share knows, so that comes second; it may be gone. */
+        (void)mount(NULL, lower, NULL, MS_REMOUNT | MS_RDONLY | MOUNT_FLAGS, NULL);
         (void)poll(NULL, 0, WATCH_MS); /* nothing tells what happens on the host */
     } while (mount(NULL, merged, NULL, MS_REMOUNT | MOUNT_FLAGS, NULL) == 0);
 }

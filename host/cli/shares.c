@@ -318,11 +318,11 @@ static char **command_line(const struct bg_share *share)
                 ready[] = "--ready-fd", ready_fd[] = "4", log[] = "--log-fd", log_fd[] = "2",
                 lock[] = "--lock-fd", lock_fd[] = "5", root[] = "--root", hide[] = "--hide",
                 show[] = "--show", read_only[] = "--read-only", unguarded[] = "--unguarded",
-                any_links[] = "--any-links";
+                any_links[] = "--any-links", layered[] = "--layered";
     char *const fixed[] = {program, stream, stream_fd, ready, ready_fd,   log,
                            log_fd,  lock,   lock_fd,   root,  share->host};
     size_t used = sizeof fixed / sizeof *fixed;
-    char **argv = calloc(used + 4 + 2 * (share->hide_count + share->show_count), sizeof *argv);
+    char **argv = calloc(used + 5 + 2 * (share->hide_count + share->show_count), sizeof *argv);
     if (!argv)
         return NULL;
     memcpy(argv, fixed, sizeof fixed);
@@ -332,6 +332,8 @@ static char **command_line(const struct bg_share *share)
         argv[used++] = unguarded;
     if (share->any_links)
         argv[used++] = any_links;
+    if (share->mode == BG_SHARE_COW)
+        argv[used++] = layered;
     for (size_t i = 0; i < share->hide_count; i++) {
         argv[used++] = hide;
         argv[used++] = share->hide[i];

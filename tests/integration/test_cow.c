@@ -239,11 +239,14 @@ static void what_the_host_does_is_seen(void **state)
         vm, (const char *const[]){
                 "exec", p.sandbox, "--", "sh", "-c",
                 "cd /project; touch src/mine; cat late src/late 2>&1; cat one lines; echo ready; "
-                "until test -e late -a -e src/late -a ! -e two && grep -q host one; "
+                "until test -e late -a -e src/late -a ! -e two && grep -q host one && "
+                "grep -q replaced lines; "
                 "do sleep 0.2; done; echo seen",
                 NULL});
     vm_expect(guest, "ready");
-    (void)vm_host(vm, "cd %s; echo late >late; echo late >src/late; echo host >one; rm two",
+    (void)vm_host(vm,
+                  "cd %s; echo late >late; echo late >src/late; echo host >one; rm two; "
+                  "echo replaced >new; mv new lines",
                   p.folder);
     vm_expect(guest, "seen");
     assert_int_equal(vm_finish(guest), 0);
