@@ -193,8 +193,7 @@ static int diff_share(struct job *job, struct session *s, void *owner, struct bg
                          /* progress= */ isatty(STDERR_FILENO), err);
     if (r < 0)
         return r;
-    const char **reasons = choose_asked(job, s);
-    BG_AUTOFREE const char **owned = reasons;
+    BG_AUTOFREE const char **reasons = choose_asked(job, s);
     if (!reasons)
         return bg_err_errno(err, -ENOMEM, "diff");
     if (diff->form == SHOW_JSON) {
@@ -450,8 +449,7 @@ static int discard_share(struct job *job, struct session *s, void *owner, struct
     if (r < 0)
         return r;
     BG_AUTOFREE const struct entry **items = calloc(s->guest.count + 1, sizeof *items);
-    const char **reasons = choose_asked(job, s);
-    BG_AUTOFREE const char **owned = reasons;
+    BG_AUTOFREE const char **reasons = choose_asked(job, s);
     if (!items || !reasons)
         return bg_err_errno(err, -ENOMEM, "discard");
     r = collect(job, s, items, &count, err);

@@ -15,9 +15,12 @@ static int take_record(struct records *r, struct bg_err *err)
 {
     struct bg_change change;
     int result = bg_change_parse(r->record + 4, r->used - 4, &change, err);
+    r->total += r->used;
     r->used = 0;
     if (result < 0)
         return result;
+    if (r->total > BG_CHANGES_LIST_MAX)
+        return bg_err_set(err, -E2BIG, "more than %u MiB of names", BG_CHANGES_LIST_MAX >> 20);
     if (++r->count > BG_CHANGES_RECORDS_MAX)
         return bg_err_set(err, -E2BIG, "more than %d records", BG_CHANGES_RECORDS_MAX);
     result = r->on_record(r->owner, &change, err);

@@ -16,11 +16,11 @@ struct records {
     size_t used;
     uint64_t contents_left;
     bool in_contents;
-    size_t count;
+    size_t count, total; /* records, and bytes of them */
 };
 
 /* Errors: -EPROTO malformed; -E2BIG more than BG_CHANGES_RECORDS_MAX records (of one file that is
- * sent again each counts); what a callback returned. */
+ * sent again each counts), or BG_CHANGES_LIST_MAX bytes of them; what a callback returned. */
 int records_feed(struct records *r, const uint8_t *bytes, size_t size,
                  struct bg_err *err) BG_MUST_CHECK;
 

@@ -10,7 +10,7 @@
 #include "host/changes/records.h"
 
 struct log {
-    char text[4096];
+    char text[8192];
     size_t used;
 };
 
@@ -199,6 +199,26 @@ static void too_many_records_are_refused(void **state)
     free(r);
 }
 
+static void too_long_a_list_is_refused(void **state)
+{
+    (void)state;
+    static uint8_t bytes[4 + BG_CHANGE_RECORD_MAX];
+    char target[BG_PATH_MAX];
+    struct log log;
+    struct bg_err err;
+    struct records *r = new_records(&log, false);
+    memset(target, 't', sizeof target - 1);
+    target[sizeof target - 1] = '\0';
+    size_t size = put(bytes, BG_CHANGE_SYMLINK, "a", target, 0), left = BG_CHANGES_LIST_MAX;
+    for (; left >= size; left -= size) {
+        log.used = 0;
+        assert_int_equal(records_feed(r, bytes, size, &err), 0);
+    }
+    log.used = 0;
+    assert_int_equal(records_feed(r, bytes, size, &err), -E2BIG);
+    free(r);
+}
+
 static void requests_are_checked(void **state)
 {
     (void)state;
@@ -238,6 +258,7 @@ int main(void)
         cmocka_unit_test(wrong_records_are_refused),
         cmocka_unit_test(paths_have_a_largest_depth_and_length),
         cmocka_unit_test(too_many_records_are_refused),
+        cmocka_unit_test(too_long_a_list_is_refused),
         cmocka_unit_test(requests_are_checked),
     };
     return cmocka_run_group_tests_name("records", tests, NULL, NULL);
