@@ -229,6 +229,10 @@ static void describe(const struct stat *st, struct bg_change *c)
               : S_ISLNK(st->st_mode)                     ? BG_CHANGE_SYMLINK
               : S_ISCHR(st->st_mode) && st->st_rdev == 0 ? BG_CHANGE_REMOVED
                                                          : BG_CHANGE_SPECIAL;
+    c->mode = 0;
+    c->size = c->mtime_ns = c->ctime_ns = c->inode = 0;
+    if (c->type == BG_CHANGE_REMOVED)
+        return; /* whiteouts are links of one inode, so these say nothing of this one */
     c->mode = (uint16_t)(st->st_mode & 07777);
     c->size = S_ISREG(st->st_mode) ? (uint64_t)st->st_size : 0;
     c->mtime_ns = nanoseconds(st->st_mtim);

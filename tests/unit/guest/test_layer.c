@@ -289,12 +289,12 @@ static void what_the_share_has_by_now_is_settled(void **state)
     struct fixture *f = *state;
     NEEDS(f);
     /* The guest makes, changes and removes; it has asked for names that were not there. */
-    script(f,
-           "cd seen; ! cat fresh 2>/dev/null; echo more >>one; rm two; mkdir new; echo n >new/n");
+    script(f, "cd seen; ! cat fresh 2>/dev/null; echo more >>one; rm two src/a src/b; mkdir new; "
+              "echo n >new/n");
     /* The host does the same, and goes on. */
-    script(f, "cd lower; echo more >>one; rm two; mkdir new; echo n >new/n");
+    script(f, "cd lower; echo more >>one; rm two src/a src/b; mkdir new; echo n >new/n");
     assert_string_equal(settle(f, NULL), "");
-    assert_string_equal(list(f), "d new\n"); /* a folder alone hides nothing */
+    assert_string_equal(list(f), "d new\nd src\n"); /* a folder alone hides nothing */
     script(f, "cd lower; echo host >>one; echo again >two; echo m >new/m; echo f >fresh");
     script(
         f,
