@@ -188,3 +188,12 @@
 #define BG_SHARE_SCAN_ENTRIES_MAX                                                                  \
     4000000 /* looked through for hard links; then those with several names are hidden */
 #define BG_SHARE_MEMORY_MAX (3ull << 30) /* address space of one server; ENOMEM */
+
+/* Copy-on-write shares. */
+#define BG_CHANGES_RECORDS_MAX 200000       /* in one layer; diff refuses and says so */
+#define BG_CHANGES_LIST_MAX    (64u << 20)  /* bytes of all its records; likewise */
+#define BG_CHANGES_DEPTH_MAX   128          /* folders in folders; likewise */
+#define BG_CHANGES_BYTES_MAX   (8ull << 30) /* contents fetched from one layer; likewise */
+#define BG_CHANGES_INDEX_MAX   1000000      /* files in the shared folder; refused */
+#define BG_CHANGES_TEXT_MAX    (4u << 20)   /* a file that is shown as a patch; else as a binary */
+#define BG_CHANGES_WAIT_MS     600000       /* for the guest to say anything; the command fails */

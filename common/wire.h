@@ -28,6 +28,7 @@ enum bg_stream_kind {
     BG_STREAM_BENCH = 6,    /* host -> guest: echo, sink, source */
     BG_STREAM_WATCH = 7,    /* host -> guest: what happens to its files */
     BG_STREAM_SHARE = 8,    /* host -> guest: a folder of the host for the guest */
+    BG_STREAM_CHANGES = 9,  /* host -> guest: the layer of a copy-on-write share */
     BG_STREAM_DISK = 12,    /* host -> guest: mounts a second disk */
     BG_STREAM_CONNECT = 16, /* guest -> host: egress */
 };

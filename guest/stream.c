@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "guest/bench.h"
+#include "guest/changes.h"
 #include "guest/copy.h"
 #include "guest/disk.h"
 #include "guest/exec.h"
@@ -36,6 +37,8 @@ static const struct stream_kind *find_kind(uint16_t kind)
         return &watch_kind;
     case BG_STREAM_DISK:
         return &disk_kind;
+    case BG_STREAM_CHANGES:
+        return &changes_kind;
     case BG_STREAM_CONNECT: /* ours to open, not the host's */
         break;
     }

@@ -162,12 +162,27 @@ static int make(struct maker *maker, struct build *build, struct bg_err *err)
     return r;
 }
 
+/* The modules that the agent loads are in the image, so another list of them is another image. */
+static int add_modules(struct build *build, struct bg_err *err)
+{
+    BG_AUTOFREE char *path = NULL;
+    BG_AUTOFREE char *list = NULL;
+    int r = bg_data_path("modules.list", &path, err);
+    if (r == 0)
+        r = bg_read_file(AT_FDCWD, path, BG_MANIFEST_MAX / 4, &list, NULL, err);
+    if (r == 0 && json_object_set_new(build->recipe->canonical, "modules", json_string(list)) < 0)
+        r = bg_err_errno(err, -ENOMEM, "modules");
+    return r;
+}
+
 static int build_image(struct maker *maker, struct build *build, bool *ret_cached,
                        struct bg_err *err)
 {
     int r = maker_init(maker, err);
     if (r == 0)
         r = recipe_load(build->recipe_name, &build->recipe, err);
+    if (r == 0)
+        r = add_modules(build, err);
     if (r < 0)
         return r;
     if (!build->tag)

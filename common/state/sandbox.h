@@ -17,7 +17,7 @@ struct bg_secret_use {
 };
 
 /* A folder of the host in the guest. */
-enum bg_share_mode { BG_SHARE_RO, BG_SHARE_RW };
+enum bg_share_mode { BG_SHARE_RO, BG_SHARE_RW, BG_SHARE_COW };
 
 struct bg_share {
     unsigned id;        /* > 0, of the sandbox's shares: names its files in the sandbox's folder */
@@ -78,7 +78,7 @@ int bg_sandbox_load(const struct bg_paths *paths, const char *name, struct bg_sa
 void bg_sandbox_done(struct bg_sandbox *sandbox);
 void bg_share_done(struct bg_share *share);
 
-/* "ro", "rw". */
+/* "ro", "rw", "cow". */
 const char *bg_share_mode_name(enum bg_share_mode mode);
 /* Errors: -EINVAL no such mode. */
 int bg_share_mode_parse(const char *name, enum bg_share_mode *ret) BG_MUST_CHECK;

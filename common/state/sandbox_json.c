@@ -150,7 +150,8 @@ static int secrets_from_json(json_t *array, struct bg_sandbox *s)
     return 0;
 }
 
-static const char *const share_modes[] = {[BG_SHARE_RO] = "ro", [BG_SHARE_RW] = "rw"};
+static const char *const share_modes[] = {
+    [BG_SHARE_RO] = "ro", [BG_SHARE_RW] = "rw", [BG_SHARE_COW] = "cow"};
 
 const char *bg_share_mode_name(enum bg_share_mode mode)
 {

@@ -13,11 +13,12 @@
 
 #include "fs/server/share_links.h"
 
-#define NOBODY      65534u
-#define VALID_S     1u                   /* what the host's programs change is seen after that */
-#define SPACE_EVERY (16u << 20)          /* bytes written between looks at what is free */
-#define COPY_MAX    (64u * BG_FS_IO_MAX) /* what one COPY_FILE_RANGE copies at most */
-#define PLACE_SIZE  (BG_PATH_MAX + 1)
+#define NOBODY          65534u
+#define VALID_S         1u          /* what the host's programs change is seen after that */
+#define VALID_LAYERED_S 3600        /* names below an overlay, which are dropped by remounting */
+#define SPACE_EVERY     (16u << 20) /* bytes written between looks at what is free */
+#define COPY_MAX        (64u * BG_FS_IO_MAX) /* what one COPY_FILE_RANGE copies at most */
+#define PLACE_SIZE      (BG_PATH_MAX + 1)
 
 struct fs_share {
     const struct fs_share_rules *rules;
@@ -435,7 +436,8 @@ void fs_share_show(const struct fs_share *share, struct fs_reply *reply)
     attr->gid = attr->gid == share->gid ? share->client_gid : NOBODY;
     attr->mode &= S_IFMT | 0777; /* set-id and sticky bits are the host's own */
     attr->rdev = 0;
-    reply->entry_valid = reply->attr_valid = VALID_S;
+    reply->entry_valid = share->rules->layered ? VALID_LAYERED_S : VALID_S;
+    reply->attr_valid = VALID_S;
 }
 
 int fs_share_folder(const struct fs_share *share, const struct fs_pin *pin, char out[BG_PATH_MAX])

@@ -34,6 +34,8 @@ struct fs_share_rules {
     unsigned (*judge)(const void *owner, const char *path);
     const void *owner;   /* borrowed */
     bool any_links;      /* links may lead anywhere */
+    bool layered;        /* an overlay lies over it, which cannot bear a name that means another
+                            file; whoever made it has it look again */
     uint64_t space_min;  /* bytes left free on the file system; then ENOSPC */
     uint64_t write_max;  /* bytes written in all; then EDQUOT */
     uint64_t inodes_max; /* files made in all; then EDQUOT */

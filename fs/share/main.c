@@ -27,7 +27,7 @@
 struct args {
     int stream_fd, ready_fd, log_fd, lock_fd;
     const char *root;
-    bool read_only, any_links;
+    bool read_only, any_links, layered;
     struct share_names_opts names;
 };
 
@@ -35,7 +35,7 @@ static void usage(FILE *out)
 {
     (void)fprintf(
         out, "usage: bellglass-share --stream-fd N --root DIR [--read-only] [--hide PATTERN]...\n"
-             "  [--show PATTERN]... [--unguarded] [--any-links]\n"
+             "  [--show PATTERN]... [--unguarded] [--any-links] [--layered]\n"
              "  [--ready-fd N] [--log-fd N] [--lock-fd N]\n"
              "Serves DIR to a guest that mounts it by the open stream N. Started by the\n"
              "bellglass command.\n");
@@ -72,6 +72,7 @@ static int parse(int argc, char **argv, struct args *ret)
                                             {"show", required_argument, NULL, 'w'},
                                             {"unguarded", no_argument, NULL, 'u'},
                                             {"any-links", no_argument, NULL, 'a'},
+                                            {"layered", no_argument, NULL, 'v'},
                                             {"help", no_argument, NULL, '?'},
                                             {0}};
     *ret = (struct args){.stream_fd = -1, .ready_fd = -1, .log_fd = 2, .lock_fd = -1};
@@ -107,6 +108,9 @@ static int parse(int argc, char **argv, struct args *ret)
             break;
         case 'a':
             ret->any_links = true;
+            break;
+        case 'v':
+            ret->layered = true;
             break;
         default:
             r = -EINVAL;
@@ -150,6 +154,7 @@ static int serve(struct args *args, struct share_names *names, struct bg_err *er
     const struct fs_share_rules rules = {.judge = share_names_judge,
                                          .owner = names,
                                          .any_links = args->any_links,
+                                         .layered = args->layered,
                                          .space_min = BG_SHARE_SPACE_MIN,
                                          .write_max = BG_SHARE_WRITE_MAX,
                                          .inodes_max = BG_SHARE_INODES_MAX};

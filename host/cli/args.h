@@ -31,6 +31,7 @@ struct command {
     bool rest_is_operands;
     /* The whole line goes to this helper program, unread (image, secret, cp). */
     const char *helper;
+    bool helper_verb; /* it is the helper of several: its first argument says of which */
     int operands_min, operands_max; /* max < 0: any number */
     /* Returns the exit status. */
     int (*run)(struct app *app, const struct args *args);

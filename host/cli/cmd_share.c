@@ -2,6 +2,7 @@
 #include "host/cli/commands.h"
 
 #include "common/quote.h"
+#include "host/cli/cow.h"
 #include "host/cli/life.h"
 #include "host/cli/output.h"
 #include "host/cli/sandbox_options.h"
@@ -20,8 +21,8 @@ static const struct option_spec unshare_options[] = {
     {0},
 };
 
-static const char *const share_forms[] = {"[OPTIONS] NAME DIR[:GUESTDIR][:ro|rw]", "[--json] NAME",
-                                          NULL};
+static const char *const share_forms[] = {"[OPTIONS] NAME DIR[:GUESTDIR][:ro|rw|cow]",
+                                          "[--json] NAME", NULL};
 static const char *const unshare_forms[] = {"[OPTIONS] NAME GUESTDIR...", NULL};
 
 static const char *const share_examples[] = {"share work ~/src/app", "share work ~/data:/data:ro",
@@ -129,6 +130,8 @@ static int remove_one(struct app *app, const char *text, bool force, struct life
         app_note("%s was in use: it is gone from there, and what has files of it open keeps them "
                  "until it closes them (--force ends that)",
                  quoted);
+    if (share->mode == BG_SHARE_COW)
+        cow_forget(sandbox, share);
     shares_remove(sandbox, share);
     return bg_sandbox_save(sandbox, err);
 }
@@ -154,8 +157,11 @@ const struct command cmd_share = {
     .options = share_options,
     .details =
         "The folder appears in the sandbox at GUESTDIR, by default /home/app and its own name. It "
-        "can be changed from there (rw) unless ro is given; what is made there belongs to you. The "
-        "share stays over stop and start, until `bellglass unshare`.\n\n"
+        "can be changed from there (rw) unless ro is given; what is made there belongs to you. "
+        "With "
+        "cow, changes stay in the sandbox until `bellglass apply` brings them here, after "
+        "`bellglass diff` has shown them. The share stays over stop and start, until `bellglass "
+        "unshare`.\n\n"
         "Secrets are not seen in the sandbox: .env files (but .env.example), private keys, .ssh, "
         ".aws, .npmrc, .netrc and the like. --hide and --show take names or paths with * ? [...] "
         "in them; with '/' in front they begin at the folder. --show is the stronger one.\n\n"

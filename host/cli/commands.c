@@ -10,12 +10,12 @@
 #define COMMANDS_MAX 64
 
 const struct command *const commands[] = {
-    &cmd_run,     &cmd_create,     &cmd_exec,  &cmd_shell,   &cmd_ssh,    &cmd_ssh_config,
-    &cmd_code,    &cmd_cp,         &cmd_mount, &cmd_umount,  &cmd_fs,     &cmd_watch,
-    &cmd_guard,   &cmd_trust,      &cmd_share, &cmd_unshare, &cmd_ls,     &cmd_inspect,
-    &cmd_logs,    &cmd_audit,      &cmd_start, &cmd_stop,    &cmd_rm,     &cmd_image,
-    &cmd_secret,  &cmd_policy,     &cmd_ca,    &cmd_proxy,   &cmd_doctor, &cmd_help,
-    &cmd_version, &cmd_completion, NULL,
+    &cmd_run,     &cmd_create, &cmd_exec,    &cmd_shell,   &cmd_ssh,        &cmd_ssh_config,
+    &cmd_code,    &cmd_cp,     &cmd_mount,   &cmd_umount,  &cmd_fs,         &cmd_watch,
+    &cmd_guard,   &cmd_trust,  &cmd_share,   &cmd_unshare, &cmd_diff,       &cmd_apply,
+    &cmd_discard, &cmd_ls,     &cmd_inspect, &cmd_logs,    &cmd_audit,      &cmd_start,
+    &cmd_stop,    &cmd_rm,     &cmd_image,   &cmd_secret,  &cmd_policy,     &cmd_ca,
+    &cmd_proxy,   &cmd_doctor, &cmd_help,    &cmd_version, &cmd_completion, NULL,
 };
 
 const struct command *command_find(const char *name)
@@ -49,18 +49,22 @@ static int unknown_command(const char *name)
 static int run_helper(const struct command *command, int argc, char **argv)
 {
     BG_AUTOFREE char *path = NULL;
-    BG_AUTOFREE char **helper_argv = calloc((size_t)argc + 2, sizeof *helper_argv);
+    BG_AUTOFREE char **helper_argv = calloc((size_t)argc + 3, sizeof *helper_argv);
     BG_AUTOFREE char *name = strdup(command->helper);
+    BG_AUTOFREE char *verb = strdup(command->name);
     struct bg_err err;
-    if (!helper_argv || !name) {
+    if (!helper_argv || !name || !verb) {
         (void)bg_err_errno(&err, -ENOMEM, "%s", command->name);
         return app_fail(&err);
     }
     if (bg_helper_path(command->helper, &path, &err) < 0)
         return app_fail(&err);
-    helper_argv[0] = name;
+    size_t used = 0;
+    helper_argv[used++] = name;
+    if (command->helper_verb)
+        helper_argv[used++] = verb;
     for (int i = 0; i < argc; i++)
-        helper_argv[i + 1] = argv[i];
+        helper_argv[used++] = argv[i];
     (void)process_become(path, helper_argv, &err); /* it is back: it failed */
     return app_fail(&err);
 }

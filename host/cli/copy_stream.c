@@ -156,10 +156,15 @@ static int read_end(struct copy_stream *s)
     }
 }
 
-int copy_stream_finish_write(struct copy_stream *stream, struct bg_err *err)
+int copy_stream_end_write(struct copy_stream *stream)
 {
     static const uint8_t good[4];
-    int r = send_frame(stream, BG_FRAME_END, good, sizeof good);
+    return send_frame(stream, BG_FRAME_END, good, sizeof good);
+}
+
+int copy_stream_finish_write(struct copy_stream *stream, struct bg_err *err)
+{
+    int r = copy_stream_end_write(stream);
     if (r == -ECANCELED && stream->ended && stream->status == 0)
         r = 0; /* it had enough before our END: the padding of a tar file */
     if (r == 0)

@@ -30,6 +30,9 @@ ssize_t copy_stream_read(void *owner, const void **ret_bytes);
 /* Sends bytes of our tar stream. Errors: -ECANCELED the guest ended it early; as above. */
 int copy_stream_write(void *owner, const void *bytes, size_t size);
 
+/* Tells the guest that ours is complete; what it says then is for copy_stream_read. */
+int copy_stream_end_write(struct copy_stream *stream) BG_MUST_CHECK;
+
 /* Tells the guest that ours is complete and waits for its END. Errors: as copy_stream_read, but
  * with the guest's text. */
 int copy_stream_finish_write(struct copy_stream *stream, struct bg_err *err) BG_MUST_CHECK;

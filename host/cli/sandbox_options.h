@@ -91,7 +91,7 @@ enum {
          0,                                                                                        \
          true,                                                                                     \
          "mount",                                                                                  \
-         "DIR[:GUESTDIR][:ro|rw]",                                                                 \
+         "DIR[:GUESTDIR][:ro|rw|cow]",                                                             \
          "share the folder DIR with it [at /home/app/NAME, rw], see `bellglass share`"},           \
         SHARE_OPTIONS,                                                                             \
         {OPTION_UPSTREAM_CA, 0,      false,                                                        \

@@ -23,7 +23,8 @@ static bool is_in(const char *path, const char *folder)
 
 int share_spec_guest(const char *text, char **ret, struct bg_err *err)
 {
-    static const char *const taken[] = {"/proc", "/sys", "/dev", "/run/bellglass"};
+    static const char *const taken[] = {"/proc", "/sys", "/dev", "/run/bellglass",
+                                        "/var/lib/bellglass"};
     if (text[0] != '/')
         return refuse(text, "the folder in the sandbox must be an absolute path", err);
     if (strlen(text) >= BG_PATH_MAX)
@@ -62,10 +63,8 @@ int share_spec_parse(const char *text, struct share_spec *ret, struct bg_err *er
     int r = 0;
     char *colon = strrchr(spec.dir, ':');
     if (colon && colon[1] != '/') {
-        if (strcmp(colon + 1, "cow") == 0)
-            r = refuse(text, "copy-on-write shares are not available yet: give ro or rw", err);
-        else if (bg_share_mode_parse(colon + 1, &spec.mode) < 0)
-            r = refuse(text, "want DIR[:GUESTDIR][:ro|rw], GUESTDIR an absolute path", err);
+        if (bg_share_mode_parse(colon + 1, &spec.mode) < 0)
+            r = refuse(text, "want DIR[:GUESTDIR][:ro|rw|cow], GUESTDIR an absolute path", err);
         *colon = '\0';
         colon = strrchr(spec.dir, ':');
     }
@@ -74,7 +73,7 @@ int share_spec_parse(const char *text, struct share_spec *ret, struct bg_err *er
         r = share_spec_guest(colon + 1, &spec.guest, err);
     }
     if (r == 0 && spec.dir[0] == '\0')
-        r = refuse(text, "no folder: want DIR[:GUESTDIR][:ro|rw]", err);
+        r = refuse(text, "no folder: want DIR[:GUESTDIR][:ro|rw|cow]", err);
     if (r < 0) {
         share_spec_done(&spec);
         return r;

@@ -6,7 +6,7 @@
 #include "common/err.h"
 #include "common/state/sandbox.h"
 
-/* DIR[:GUESTDIR][:ro|rw] cut up. */
+/* DIR[:GUESTDIR][:ro|rw|cow] cut up. */
 struct share_spec {
     char *dir;   /* as given; owned */
     char *guest; /* absolute and plain, or NULL; owned */

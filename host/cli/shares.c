@@ -14,6 +14,7 @@
 #include "common/quote.h"
 #include "common/wire.h"
 #include "host/cli/client.h"
+#include "host/cli/cow.h"
 #include "host/cli/launch.h"
 #include "host/cli/output.h"
 #include "host/cli/process.h"
@@ -245,10 +246,15 @@ static int open_stream(struct app *app, const struct bg_sandbox *sandbox,
     return r;
 }
 
+/* A copy-on-write share is itself mounted where nobody sees it; see cow.h. */
 static int request_for(const struct bg_share *share, uint32_t flags, struct bg_share_request *ret,
                        struct bg_err *err)
 {
     *ret = (struct bg_share_request){.flags = flags};
+    if (share->mode == BG_SHARE_COW) {
+        cow_lower(share, ret->path);
+        return 0;
+    }
     if (strlen(share->guest) >= sizeof ret->path)
         return bg_err_errno(err, -ENAMETOOLONG, "share");
     memcpy(ret->path, share->guest, strlen(share->guest) + 1);
@@ -312,20 +318,22 @@ static char **command_line(const struct bg_share *share)
                 ready[] = "--ready-fd", ready_fd[] = "4", log[] = "--log-fd", log_fd[] = "2",
                 lock[] = "--lock-fd", lock_fd[] = "5", root[] = "--root", hide[] = "--hide",
                 show[] = "--show", read_only[] = "--read-only", unguarded[] = "--unguarded",
-                any_links[] = "--any-links";
+                any_links[] = "--any-links", layered[] = "--layered";
     char *const fixed[] = {program, stream, stream_fd, ready, ready_fd,   log,
                            log_fd,  lock,   lock_fd,   root,  share->host};
     size_t used = sizeof fixed / sizeof *fixed;
-    char **argv = calloc(used + 4 + 2 * (share->hide_count + share->show_count), sizeof *argv);
+    char **argv = calloc(used + 5 + 2 * (share->hide_count + share->show_count), sizeof *argv);
     if (!argv)
         return NULL;
     memcpy(argv, fixed, sizeof fixed);
-    if (share->mode == BG_SHARE_RO)
+    if (share->mode != BG_SHARE_RW)
         argv[used++] = read_only;
     if (share->unguarded)
         argv[used++] = unguarded;
     if (share->any_links)
         argv[used++] = any_links;
+    if (share->mode == BG_SHARE_COW)
+        argv[used++] = layered;
     for (size_t i = 0; i < share->hide_count; i++) {
         argv[used++] = hide;
         argv[used++] = share->hide[i];
@@ -383,7 +391,7 @@ int shares_start(struct app *app, const struct bg_sandbox *sandbox, const struct
 {
     struct bg_share_request request;
     int lock_fd = -1, stream_fd = -1;
-    int r = request_for(share, share->mode == BG_SHARE_RO ? BG_SHARE_READ_ONLY : 0, &request, err);
+    int r = request_for(share, share->mode != BG_SHARE_RW ? BG_SHARE_READ_ONLY : 0, &request, err);
     if (r == 0)
         r = take_lock(sandbox, share, &lock_fd, err);
     BG_AUTOCLOSE int lock = lock_fd;
@@ -392,6 +400,8 @@ int shares_start(struct app *app, const struct bg_sandbox *sandbox, const struct
     BG_AUTOCLOSE int stream = stream_fd;
     if (r == 0)
         r = start_server(sandbox, share, stream, lock, err);
+    if (r == 0 && share->mode == BG_SHARE_COW)
+        r = cow_start(app, sandbox, share, err);
     return r < 0 ? bg_err_prefix(err, "share %s", share->host) : 0;
 }
 
@@ -422,8 +432,12 @@ int shares_end(struct app *app, const struct bg_sandbox *sandbox, const struct b
                bool force, bool *ret_busy, struct bg_err *err)
 {
     BG_AUTOCLOSE int server = open_server(sandbox, share);
-    int r = ask_end(app, sandbox, share, /* lazily= */ false, err);
-    bool busy = r == -EBUSY;
+    bool cow_busy = false;
+    int r = share->mode == BG_SHARE_COW ? cow_end(app, sandbox, share, &cow_busy, err) : 0;
+    if (r < 0 && !force)
+        return bg_err_prefix(err, "share %s", share->host);
+    r = ask_end(app, sandbox, share, /* lazily= */ false, err);
+    bool busy = r == -EBUSY || cow_busy;
     if (busy)
         r = ask_end(app, sandbox, share, /* lazily= */ true, err);
     bool gone = r == -EINVAL; /* not mounted: its process had ended before */

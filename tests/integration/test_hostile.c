@@ -332,6 +332,31 @@ static void a_guest_that_powers_off_or_panics_is_seen(void **state)
     }
 }
 
+/* ---- layers of copy-on-write shares ---- */
+
+static void a_layer_that_lies_costs_its_command(void **state)
+{
+    struct vm *vm = *state;
+    const char *beside = honest(vm), *s = hostile(vm);
+    const char *folder = vm_path(vm, "shared-%s", s);
+    assert_int_equal(mkdir(folder, 0755), 0);
+    static const char *const deeds[] = {"close", "garbage", "up",    "half", "refuse",
+                                        "many",  "large",   "other", "grown"};
+    for (size_t i = 0; i < sizeof deeds / sizeof *deeds; i++) {
+        (void)vm_ok(vm, "share", s, vm_text(vm, "%s:/%s:cow", folder, deeds[i]), NULL);
+        const struct vm_result *r = vm_call(vm, "diff", s, NULL);
+        if (r->status != 125 || strncmp(r->err, "bellglass:", 10) != 0)
+            fail_msg("%s: status %d: %s", deeds[i], r->status, r->err);
+        assert_null(strchr(r->err, '\x1b'));
+        assert_int_equal(vm_call(vm, "apply", "--yes", s, NULL)->status, 125);
+        (void)vm_ok(vm, "unshare", "--force", s, vm_text(vm, "/%s", deeds[i]), NULL);
+        assert_string_equal(vm_guest(vm, beside, "echo fine"), "fine\n");
+    }
+    assert_string_equal(vm_host(vm, "ls -A %s %s/..| grep -c escaped || true", folder, folder),
+                        "0\n");
+    assert_int_equal(vm_call(vm, "exec", s, "--", "true", NULL)->status, 0);
+}
+
 VM_MAIN(VM_NEEDS_VM, cmocka_unit_test(a_guest_that_never_gets_ready_is_given_up),
         cmocka_unit_test(a_silent_guest_is_given_up_at_the_deadline),
         cmocka_unit_test(a_broken_exec_is_an_error_of_that_exec),
@@ -342,6 +367,7 @@ VM_MAIN(VM_NEEDS_VM, cmocka_unit_test(a_guest_that_never_gets_ready_is_given_up)
         cmocka_unit_test(an_archive_stays_in_its_folder),
         cmocka_unit_test(a_copy_that_stalls_can_be_left),
         cmocka_unit_test(a_mount_of_lies_is_io_errors_and_goes),
+        cmocka_unit_test(a_layer_that_lies_costs_its_command),
         cmocka_unit_test(a_broken_session_ends_its_sandbox_only),
         cmocka_unit_test(a_silent_or_flooding_session_does_not_hold_up_stop),
         cmocka_unit_test(a_flood_of_connections_is_bounded),

@@ -26,6 +26,7 @@
 #include <linux/vm_sockets.h>
 
 #include "common/bytes.h"
+#include "common/changes.h"
 #include "common/io.h"
 #include "common/wire.h"
 
@@ -35,6 +36,7 @@
 /* Shared by all processes: what the session's process shall do from now on. */
 struct shared {
     char session[MODE_SIZE];
+    char layer[MODE_SIZE]; /* what the copy-on-write share is to do: its place, without the '/' */
 };
 
 /* Says what it does on the console, where a failing test shows it. */
@@ -500,6 +502,79 @@ static void serve_fuse(int fd, const uint8_t *body, size_t size)
     }
 }
 
+/* ---- shares, and the layers over them ---- */
+
+static void serve_share(int fd)
+{
+    uint8_t hello[32] = {0};
+    struct bg_writer w = bg_writer_init(hello, sizeof hello);
+    put_reply(fd, 0, "", 0);
+    bg_writer_u32le(&w, 0x43464742); /* docs/protocol.md, "FUSE stream" */
+    bg_writer_u16le(&w, 1);
+    bg_writer_u16le(&w, 0);
+    bg_writer_u32le(&w, 1);
+    put(fd, hello, sizeof hello);
+    stall();
+}
+
+static void put_change(int fd, uint8_t type, const char *path, uint64_t size)
+{
+    static uint8_t bytes[4 + BG_CHANGE_RECORD_MAX];
+    struct bg_change change = {.type = type, .mode = 0644, .size = size};
+    (void)snprintf(change.path, sizeof change.path, "%s", path);
+    struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
+    bg_change_emit(&change, &w);
+    put_frame(fd, BG_FRAME_DATA, bytes, (uint32_t)w.used);
+}
+
+static void put_end(int fd, int32_t status, const char *text)
+{
+    uint8_t payload[256];
+    struct bg_writer w = bg_writer_init(payload, sizeof payload);
+    bg_writer_u32le(&w, (uint32_t)status);
+    bg_writer_bytes(&w, text, strlen(text));
+    put_frame(fd, BG_FRAME_END, payload, (uint32_t)w.used);
+}
+
+static void serve_changes(int fd, const uint8_t *body, size_t size, struct shared *shared)
+{
+    struct bg_changes_request request;
+    if (bg_changes_request_parse(body, size, &request, NULL) < 0)
+        _exit(1);
+    put_reply(fd, 0, "", 0);
+    if (request.op >= BG_CHANGES_MOUNT)
+        (void)snprintf(shared->layer, sizeof shared->layer, "%.*s", MODE_SIZE - 1,
+                       request.path + 1);
+    if (request.op >= BG_CHANGES_MOUNT)
+        stall();
+    const char *what = shared->layer;
+    say("changes: %s", what);
+    if (is(what, "close"))
+        _exit(0);
+    if (is(what, "garbage")) {
+        uint8_t junk[4096];
+        bg_random(junk, sizeof junk);
+        put_frame(fd, BG_FRAME_DATA, junk, sizeof junk);
+    }
+    if (is(what, "up"))
+        put_change(fd, BG_CHANGE_FILE, "../../escaped", 0);
+    if (is(what, "half"))
+        put_frame(fd, BG_FRAME_DATA, "\x40\0\0\0\1", 5);
+    if (is(what, "refuse"))
+        put_end(fd, -EIO, "\x1b]0;title\x07no");
+    if (is(what, "many"))
+        for (unsigned i = 0; i <= BG_CHANGES_RECORDS_MAX; i++)
+            put_change(fd, BG_CHANGE_REMOVED, "x", 0);
+    if (is(what, "large"))
+        put_change(fd, BG_CHANGE_FILE, "large", 1ull << 60);
+    if (is(what, "other") || is(what, "grown"))
+        put_change(fd, BG_CHANGE_FILE,
+                   request.op == BG_CHANGES_LIST || is(what, "grown") ? "asked" : what,
+                   request.op == BG_CHANGES_LIST ? 1 : 1ull << 40);
+    put_end(fd, 0, "");
+    stall();
+}
+
 /* ---- streams ---- */
 
 static void serve(int fd, const char *mode, struct shared *shared)
@@ -521,6 +596,10 @@ static void serve(int fd, const char *mode, struct shared *shared)
         serve_copy(fd, body, header.body_size);
     else if (header.kind == BG_STREAM_FUSE)
         serve_fuse(fd, body, header.body_size);
+    else if (header.kind == BG_STREAM_SHARE)
+        serve_share(fd);
+    else if (header.kind == BG_STREAM_CHANGES)
+        serve_changes(fd, body, header.body_size, shared);
 }
 
 /* ---- boot ---- */

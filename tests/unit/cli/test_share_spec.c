@@ -20,6 +20,8 @@ static void takes_its_parts_apart(void **state)
         {"src", "src", NULL, BG_SHARE_RW},
         {"src:ro", "src", NULL, BG_SHARE_RO},
         {"src:rw", "src", NULL, BG_SHARE_RW},
+        {"src:cow", "src", NULL, BG_SHARE_COW},
+        {"/a:/x:cow", "/a", "/x", BG_SHARE_COW},
         {"/a b/c:/x", "/a b/c", "/x", BG_SHARE_RW},
         {"/a:/x//y/./z/:ro", "/a", "/x/y/z", BG_SHARE_RO},
         {"/a:b:/x", "/a:b", "/x", BG_SHARE_RW},
@@ -51,7 +53,6 @@ static void refuses_what_it_cannot_mean(void **state)
         {":/x", "no folder"},
         {"/a:x", "GUESTDIR"},
         {"/a:/x:RO", "GUESTDIR"},
-        {"/a:/x:cow", "not available yet"},
         {"/a:/x/../y", "'..'"},
         {"/a:/", "root"},
         {"/a://./", "root"},
@@ -59,6 +60,7 @@ static void refuses_what_it_cannot_mean(void **state)
         {"/a:/sys/x", "needs"},
         {"/a:/dev/shm", "needs"},
         {"/a:/run/bellglass/x", "needs"},
+        {"/a:/var/lib/bellglass/cow/1", "needs"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct share_spec spec;
