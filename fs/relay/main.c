@@ -446,6 +446,9 @@ static void take_down(struct keeper *keeper)
     }
     if (!relay_ended(keeper)) {
         (void)kill(keeper->relay, SIGKILL);
+        wait_for_relay(keeper, signals, END_TIMEOUT_MS);
+        if (!relay_ended(keeper) && keeper->mounted)
+            fs_mount_abort(keeper->path, &keeper->mount); /* a thread of it waits in the kernel */
         while (!relay_ended(keeper))
             (void)wait_for_signal(keeper, -1);
     }

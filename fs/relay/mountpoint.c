@@ -284,14 +284,14 @@ int fs_mount_make(const struct fs_mount_opts *opts, int *ret_fd, struct bg_err *
 void fs_mount_abort(const char *path, const struct fs_mount *expected)
 {
     struct fs_mount there;
-    if (fs_mount_find(path, &there, NULL) < 0 || strcmp(there.device, expected->device) != 0)
-        return;
     char control[128];
     const char *minor = strchr(expected->device, ':'); /* the connection's number */
     (void)snprintf(control, sizeof control, "/sys/fs/fuse/connections/%s/abort",
                    minor ? minor + 1 : "");
     BG_AUTOCLOSE int fd = open(control, O_WRONLY | O_CLOEXEC);
-    if (fd < 0 || write(fd, "1", 1) != 1)
+    if (fd >= 0 && write(fd, "1", 1) == 1)
+        return;
+    if (fs_mount_find(path, &there, NULL) == 0 && strcmp(there.device, expected->device) == 0)
         (void)umount2(path, UMOUNT_NOFOLLOW | MNT_FORCE); /* aborts even if it is busy then */
 }
 

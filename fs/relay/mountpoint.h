@@ -37,9 +37,9 @@ struct fs_mount_opts {
  * or fusermount3 say. */
 int fs_mount_make(const struct fs_mount_opts *opts, int *ret_fd, struct bg_err *err) BG_MUST_CHECK;
 
-/* Makes the kernel fail every access to the mount, pending ones too, if `expected` is still what is
- * mounted at path: for a relay that cannot let go of /dev/fuse. By the file system fusectl, where
- * it is mounted, or as root. */
+/* Makes the kernel fail every access to the mount, pending ones too: for a relay that has not ended
+ * (so the mount's number is no other's) and cannot let go of /dev/fuse. By the file system fusectl,
+ * where it is mounted; else as root, if `expected` is still what is mounted at path. */
 void fs_mount_abort(const char *path, const struct fs_mount *expected);
 
 /* Unmounts if `expected` is still what is mounted at path; 0 too when it is not. lazily: also while
