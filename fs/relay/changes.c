@@ -274,17 +274,22 @@ void fs_changes_all(struct fs_relay *relay)
 }
 
 /* Returns false when there is no room for another notice. */
-static bool walk_node(struct fs_relay *relay, const struct fs_rnode *node)
+static bool walk_node(struct fs_relay *relay, struct fs_rnode *node)
 {
+    if (node->walked == relay->changes.all)
+        return true; /* on the way here before there was no room */
     const struct fs_notice itself = {.node = node->id, .contents = true};
     if (!relay->opts.notify(relay->opts.owner, &itself))
         return false;
-    if (relay->changes.epochs || !node->placed)
-        return true;
     /* Takes the names below it out of the kernel's cache too. */
-    const struct fs_notice name = {
-        .node = node->parent->id, .name = node->name, .name_size = strlen(node->name)};
-    return relay->opts.notify(relay->opts.owner, &name);
+    if (!relay->changes.epochs && node->placed) {
+        const struct fs_notice name = {
+            .node = node->parent->id, .name = node->name, .name_size = strlen(node->name)};
+        if (!relay->opts.notify(relay->opts.owner, &name))
+            return false;
+    }
+    node->walked = relay->changes.all;
+    return true;
 }
 
 bool fs_changes_walk(struct fs_relay *relay, uint64_t now_ms)

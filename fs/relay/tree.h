@@ -55,6 +55,7 @@ struct fs_rnode {
     unsigned writing;          /* requests in flight that change its contents */
     uint64_t wrote_before;     /* requests from this number on were sent after the last of those */
     uint64_t changed, touched; /* numbers of the last changes: contents or names; anything */
+    uint64_t walked;           /* by changes.c, when everything might have changed: that number */
     uint64_t filled;           /* the kernel's cache of its contents is no older than this */
     uint64_t seen_size, seen_mtime, seen_mtime_ns;
     struct fs_gather *gather; /* gather.h; NULL until it is written to; freed with the node */
