@@ -446,7 +446,7 @@ static void take_down(struct keeper *keeper)
     }
     if (!relay_ended(keeper)) {
         (void)kill(keeper->relay, SIGKILL);
-        wait_for_relay(keeper, signals, END_TIMEOUT_MS);
+        wait_for_relay(keeper);
         if (!relay_ended(keeper) && keeper->mounted)
             fs_mount_abort(keeper->path, &keeper->mount); /* a thread of it waits in the kernel */
         while (!relay_ended(keeper))
