@@ -373,6 +373,7 @@ pid_t liar_start(const struct liar_opts *opts, int *ret_stream)
     assert_true(pid >= 0);
     if (pid == 0) {
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        (void)signal(SIGPIPE, SIG_IGN); /* the relay may have had enough */
         (void)close(sockets[0]);
         struct liar *liar = calloc(1, sizeof *liar);
         if (!liar)

@@ -136,6 +136,7 @@ def test_fio_reads_back_what_it_wrote(m):
     for name, options in jobs.items():
         run("fio", f"--name={name}", f"--directory={folder}", "--rw=randwrite", "--bs=16k",
             "--size=12m", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1",
+            "--verify_state_save=0",
             "--fallocate=none", "--end_fsync=1", "--ioengine=psync", *options)
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
