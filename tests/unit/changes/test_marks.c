@@ -72,8 +72,7 @@ static void odd_names_are_marked(void **state)
                                       "\x7f",
                                       "\xff",
                                       "\xc2\x9b",
-                                      "a\xe2\x80\xae"
-                                      "cod.exe",
+                                      "a\342\200\256cod.exe",
                                       "\xe2\x80\x8b",
                                       "\xed\xa0\x80",
                                       "\xc0\xaf",
