@@ -105,28 +105,46 @@ void bg_sha256_hex(const void *bytes, size_t size, char out[BG_SHA256_SIZE * 2 +
     bg_hex(digest, sizeof digest, out);
 }
 
+/* Reads fd to its end. */
+static int update_from(struct bg_sha256 *hash, int fd)
+{
+    size_t buffer_size = (size_t)256 * 1024;
+    BG_AUTOFREE uint8_t *buffer = malloc(buffer_size);
+    if (!buffer)
+        return -ENOMEM;
+    for (;;) {
+        ssize_t n = read(fd, buffer, buffer_size);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        if (n == 0)
+            return 0;
+        bg_sha256_update(hash, buffer, (size_t)n);
+    }
+}
+
+int bg_sha256_fd(int fd, uint8_t out[BG_SHA256_SIZE])
+{
+    struct bg_sha256 hash;
+    bg_sha256_init(&hash);
+    int r = update_from(&hash, fd);
+    if (r == 0)
+        bg_sha256_final(&hash, out);
+    return r;
+}
+
 int bg_sha256_file(int dir_fd, const char *path, char out[BG_SHA256_SIZE * 2 + 1],
                    uint64_t *ret_size, struct bg_err *err)
 {
     BG_AUTOCLOSE int fd = openat(dir_fd, path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return bg_err_errno(err, -errno, "%s", path);
-    size_t buffer_size = (size_t)256 * 1024;
-    BG_AUTOFREE uint8_t *buffer = malloc(buffer_size);
-    if (!buffer)
-        return bg_err_errno(err, -ENOMEM, "%s", path);
     struct bg_sha256 hash;
     bg_sha256_init(&hash);
-    for (;;) {
-        ssize_t n = read(fd, buffer, buffer_size);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return bg_err_errno(err, -errno, "%s", path);
-        if (n == 0)
-            break;
-        bg_sha256_update(&hash, buffer, (size_t)n);
-    }
+    int r = update_from(&hash, fd);
+    if (r < 0)
+        return bg_err_errno(err, r, "%s", path);
     uint64_t size = hash.size;
     uint8_t digest[BG_SHA256_SIZE];
     bg_sha256_final(&hash, digest);

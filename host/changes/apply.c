@@ -71,27 +71,6 @@ static bool is_expected(const struct step *step, const struct stat *st, bool mov
            now.inode == step->host.inode && (moved || now.ctime_ns == step->host.ctime_ns);
 }
 
-static int hash_file(int fd, uint8_t out[BG_SHA256_SIZE])
-{
-    BG_AUTOFREE uint8_t *chunk = malloc(CHUNK_SIZE);
-    struct bg_sha256 hash;
-    if (!chunk)
-        return -ENOMEM;
-    bg_sha256_init(&hash);
-    for (;;) {
-        ssize_t n = read(fd, chunk, CHUNK_SIZE);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            break;
-        bg_sha256_update(&hash, chunk, (size_t)n);
-    }
-    bg_sha256_final(&hash, out);
-    return 0;
-}
-
 /* True if what is at place is what the step puts there. */
 static bool is_new(const struct step *step, const struct place *place, const struct stat *st)
 {
@@ -109,7 +88,7 @@ static bool is_new(const struct step *step, const struct place *place, const str
     uint8_t hash[BG_SHA256_SIZE];
     BG_AUTOCLOSE int fd =
         openat(place->folder, place->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    return fd >= 0 && hash_file(fd, hash) == 0 && memcmp(hash, step->hash, sizeof hash) == 0;
+    return fd >= 0 && bg_sha256_fd(fd, hash) == 0 && memcmp(hash, step->hash, sizeof hash) == 0;
 }
 
 static int move(const struct apply *a, const struct place *from, const struct place *to,

@@ -8,7 +8,6 @@
 #include "host/changes/scan.h"
 #include "host/cli/output.h"
 
-#define CHUNK_SIZE        (256 * 1024)
 #define PROGRESS_FROM     (4u << 20) /* bytes; less is over before anybody wonders */
 #define PROGRESS_EVERY_MS 500
 
@@ -68,23 +67,7 @@ int session_hash_host(const struct session *session, const struct entry *entry,
                       uint8_t ret[BG_SHA256_SIZE])
 {
     BG_AUTOCLOSE int fd = scan_open(session->root, entry->path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
-    BG_AUTOFREE uint8_t *chunk = malloc(CHUNK_SIZE);
-    struct bg_sha256 hash;
-    if (fd < 0 || !chunk)
-        return fd < 0 ? fd : -ENOMEM;
-    bg_sha256_init(&hash);
-    for (;;) {
-        ssize_t n = read(fd, chunk, CHUNK_SIZE);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            break;
-        bg_sha256_update(&hash, chunk, (size_t)n);
-    }
-    bg_sha256_final(&hash, ret);
-    return 0;
+    return fd < 0 ? fd : bg_sha256_fd(fd, ret);
 }
 
 static int equal(void *owner, const struct entry *host, const struct entry *guest)

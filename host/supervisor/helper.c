@@ -16,6 +16,7 @@
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/wire.h"
+#include "host/supervisor/background.h"
 #include "host/supervisor/parts.h"
 #include "host/supervisor/qcow2.h"
 #include "host/supervisor/supervisor.h"
@@ -326,20 +327,6 @@ static int start_supervisor(struct helper *h, struct bg_err *err)
     return 0;
 }
 
-static int block_signals(struct helper *h, struct bg_err *err)
-{
-    sigset_t set;
-    static const int caught[] = {SIGCHLD, SIGTERM, SIGINT, SIGHUP};
-    (void)sigemptyset(&set); /* cannot fail, nor sigaddset with these */
-    for (size_t i = 0; i < sizeof caught / sizeof caught[0]; i++)
-        (void)sigaddset(&set, caught[i]);
-    if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
-        return bg_err_errno(err, -errno, "signals");
-    (void)signal(SIGPIPE, SIG_IGN); /* cannot fail */
-    h->signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
-    return h->signal_fd < 0 ? bg_err_errno(err, -errno, "signalfd") : 0;
-}
-
 /* Something was wrong at the end of a mount for writing: the sandbox has it for its reason, since
  * whoever mounted it may be gone. */
 static void note(struct helper *h)
@@ -358,14 +345,8 @@ static void note(struct helper *h)
 
 static void run(struct helper *h)
 {
-    (void)setsid(); /* a fresh child is no group leader */
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    for (int i = 0; null >= 0 && i < 3; i++)
-        (void)dup2(null, i); /* whoever waits for our terminal or pipe must not wait for us */
     struct bg_err err = {0};
-    int r = block_signals(h, &err);
-    if (r == 0 && chdir("/") < 0) /* no folder is kept busy */
-        r = bg_err_errno(&err, -errno, "/");
+    int r = background_begin(&h->signal_fd, &err);
     if (r == 0)
         r = start_supervisor(h, &err);
     if (r < 0)

@@ -15,6 +15,7 @@
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/state/audit_files.h"
+#include "host/supervisor/background.h"
 #include "host/supervisor/parts.h"
 #include "host/supervisor/supervisor.h"
 
@@ -489,35 +490,11 @@ static void clean_up(struct launcher *l)
         bg_log(&l->log, BG_LOG_ERROR, "%s", err.text);
 }
 
-static int block_signals(struct launcher *l, struct bg_err *err)
-{
-    sigset_t set;
-    static const int caught[] = {SIGCHLD, SIGTERM, SIGINT, SIGHUP};
-    (void)sigemptyset(&set); /* cannot fail, nor sigaddset with these */
-    for (size_t i = 0; i < sizeof caught / sizeof caught[0]; i++)
-        (void)sigaddset(&set, caught[i]);
-    if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
-        return bg_err_errno(err, -errno, "signals");
-    (void)signal(SIGPIPE, SIG_IGN); /* cannot fail */
-    l->signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
-    return l->signal_fd < 0 ? bg_err_errno(err, -errno, "signalfd") : 0;
-}
-
 /* The background process. */
 static void run(struct launcher *l)
 {
     struct bg_err err = {0};
-    (void)setsid(); /* a fresh child is no group leader */
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    if (null >= 0) {
-        (void)dup2(null, 0); /* whoever waits for our terminal or pipe must not wait for us */
-        (void)dup2(null, 1);
-        (void)dup2(null, 2);
-        (void)close(null);
-    }
-    int r = block_signals(l, &err);
-    if (r == 0 && chdir("/") < 0) /* no folder is kept busy */
-        r = bg_err_errno(&err, -errno, "/");
+    int r = background_begin(&l->signal_fd, &err);
     if (r == 0)
         r = bg_sandbox_set_state(l->opts->sandbox, BG_SANDBOX_STARTING, "", &err);
     if (r == 0)

@@ -29,21 +29,6 @@
 #define PLAIN_USER 1u /* daemon: there on every Debian, and nobody's login */
 #define PLAIN_MODE "--plain"
 
-static void path_in(const char *folder, const char *name, char out[256])
-{
-    (void)snprintf(out, 256, "%s/%s", folder, name);
-}
-
-static void put(const char *folder, const char *name, const char *text)
-{
-    char path[256];
-    path_in(folder, name, path);
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));
-    assert_int_equal(close(fd), 0);
-}
-
 struct watch {
     int fd;
     char log[65536]; /* "CREATE a\n": what has come so far */
@@ -130,11 +115,11 @@ static void files_come_change_and_go(void **state)
     static struct watch w;
     char path[256];
     watch_it(&w, m->mount);
-    put(m->source, "f", "text");
+    mounted_put(m->source, "f", "text");
     expect(&w, "CREATE f");
     expect(&w, "MODIFY f");
     expect(&w, "CLOSE_WRITE f");
-    path_in(m->source, "f", path);
+    mounted_path(m->source, "f", path);
     int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
     assert_int_equal(write(fd, "more", 4), 4);
     expect(&w, "MODIFY f");
@@ -144,15 +129,15 @@ static void files_come_change_and_go(void **state)
     expect(&w, "ATTRIB f");
     assert_int_equal(unlink(path), 0);
     expect(&w, "DELETE f");
-    path_in(m->source, "l", path);
+    mounted_path(m->source, "l", path);
     assert_int_equal(symlink("f", path), 0);
     expect(&w, "CREATE l");
     (void)close(w.fd);
     struct stat st;
-    path_in(m->mount, "l", path);
+    mounted_path(m->mount, "l", path);
     assert_int_equal(lstat(path, &st), 0); /* the real one, not what stood for it */
     assert_true(S_ISLNK(st.st_mode));
-    path_in(m->mount, "f", path);
+    mounted_path(m->mount, "f", path);
     assert_int_equal(lstat(path, &st), -1);
 }
 
@@ -162,23 +147,23 @@ static void folders_and_moves(void **state)
     static struct watch w;
     char a[256], b[256], file[256], moved[256];
     watch_it(&w, m->mount);
-    path_in(m->source, "a", a);
-    path_in(m->source, "b", b);
+    mounted_path(m->source, "a", a);
+    mounted_path(m->source, "b", b);
     assert_int_equal(mkdir(a, 0755), 0);
     expect(&w, "CREATE a/");
-    path_in(m->mount, "a", file);
+    mounted_path(m->mount, "a", file);
     watch_it(&w, file);
-    put(m->source, "f", "x");
+    mounted_put(m->source, "f", "x");
     expect(&w, "CREATE f");
-    path_in(m->source, "f", file);
-    path_in(m->source, "a/g", moved);
+    mounted_path(m->source, "f", file);
+    mounted_path(m->source, "a/g", moved);
     assert_int_equal(rename(file, moved), 0);
     expect(&w, "MOVED_FROM f");
     expect(&w, "MOVED_TO g");
     assert_int_equal(rename(a, b), 0);
     expect(&w, "MOVED_FROM a/");
     expect(&w, "MOVED_TO b/");
-    path_in(m->source, "b/g", moved);
+    mounted_path(m->source, "b/g", moved);
     assert_int_equal(unlink(moved), 0); /* the watch has moved with the folder */
     expect(&w, "DELETE g");
     assert_int_equal(rmdir(b), 0);
@@ -192,14 +177,14 @@ static void a_file_is_replaced(void **state)
     const struct mounted *m = *state;
     static struct watch w;
     char from[256], to[256], mount[256], text[8];
-    put(m->source, "f", "old");
-    path_in(m->mount, "f", mount);
+    mounted_put(m->source, "f", "old");
+    mounted_path(m->mount, "f", mount);
     int fd = open(mount, O_RDONLY | O_CLOEXEC);
     assert_int_equal(read(fd, text, sizeof text), 3);
     watch_it(&w, m->mount);
-    put(m->source, "f.tmp", "new!");
-    path_in(m->source, "f.tmp", from);
-    path_in(m->source, "f", to);
+    mounted_put(m->source, "f.tmp", "new!");
+    mounted_path(m->source, "f.tmp", from);
+    mounted_path(m->source, "f", to);
     assert_int_equal(rename(from, to), 0);
     expect(&w, "CREATE f.tmp");
     expect(&w, "MOVED_FROM f.tmp");
@@ -220,9 +205,9 @@ static void the_guest_sees_no_echo(void **state)
     static struct watch w, guest;
     struct stat before, after;
     char path[256];
-    put(m->source, "f", "text");
+    mounted_put(m->source, "f", "text");
     watch_it(&w, m->mount);
-    path_in(m->source, "f", path);
+    mounted_path(m->source, "f", path);
     int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
     assert_int_equal(write(fd, "more", 4), 4);
     (void)close(fd);
@@ -235,7 +220,7 @@ static void the_guest_sees_no_echo(void **state)
     assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
     expect(&guest, "ATTRIB f");
     expect(&w, "ATTRIB f");
-    put(m->source, "last", ""); /* by its echo all before is done */
+    mounted_put(m->source, "last", ""); /* by its echo all before is done */
     expect(&w, "CREATE last");
     expect(&guest, "CREATE last");
     assert_int_equal(stat(path, &after), 0);
@@ -252,11 +237,11 @@ static void the_host_is_not_echoed(void **state)
     const struct mounted *m = *state;
     static struct watch w;
     watch_it(&w, m->mount);
-    put(m->mount, "mine", "text");
-    put(m->source, "theirs", "text");
+    mounted_put(m->mount, "mine", "text");
+    mounted_put(m->source, "theirs", "text");
     expect(&w, "CREATE mine");
     expect(&w, "CREATE theirs");
-    put(m->source, "last", "");
+    mounted_put(m->source, "last", "");
     expect(&w, "CREATE last");
     const char *first = strstr(w.log, "CREATE mine\n");
     assert_null(strstr(first + 1, "CREATE mine\n"));
@@ -268,8 +253,8 @@ static void names_that_are_hidden_make_no_event(void **state)
     const struct mounted *m = *state;
     static struct watch w;
     watch_it(&w, m->mount);
-    put(m->source, "a\nb", "text");
-    put(m->source, "last", "");
+    mounted_put(m->source, "a\nb", "text");
+    mounted_put(m->source, "last", "");
     expect(&w, "CREATE last");
     assert_null(strstr(w.log, "CREATE a"));
     (void)close(w.fd);
@@ -280,21 +265,21 @@ static void more_than_can_be_told(void **state)
     const struct mounted *m = *state;
     static struct watch w;
     char folder[256], name[64];
-    path_in(m->source, "d", folder);
+    mounted_path(m->source, "d", folder);
     assert_int_equal(mkdir(folder, 0755), 0);
     watch_it(&w, m->mount);
-    path_in(m->mount, "d", folder);
+    mounted_path(m->mount, "d", folder);
     watch_it(&w, folder);
     for (unsigned i = 0; i < MANY; i++) {
         (void)snprintf(name, sizeof name, "d/file%u", i);
-        put(m->source, name, "x");
+        mounted_put(m->source, name, "x");
     }
     expect(&w, "ATTRIB /"); /* too many: only the folder was touched */
     uint64_t until_ms = bg_now_ms() + SEEN_MS;
     for (unsigned i = 0; !strstr(w.log, "CREATE last"); i++) { /* and then each file again */
         struct pollfd fd = {.fd = w.fd, .events = POLLIN};
         (void)snprintf(name, sizeof name, "last%u", i);
-        put(m->source, name, "");
+        mounted_put(m->source, name, "");
         if (poll(&fd, 1, 50) > 0)
             take_events(&w);
         assert_true(bg_now_ms() < until_ms);
@@ -313,8 +298,8 @@ static void tail_follows_a_file(void **state)
     const struct mounted *m = *state;
     char path[256], text[64] = "";
     int out[2];
-    put(m->source, "log", "");
-    path_in(m->mount, "log", path);
+    mounted_put(m->source, "log", "");
+    mounted_path(m->mount, "log", path);
     assert_int_equal(pipe2(out, O_CLOEXEC), 0);
     pid_t tail = fork();
     assert_true(tail >= 0);
@@ -325,7 +310,7 @@ static void tail_follows_a_file(void **state)
         _exit(127);
     }
     (void)close(out[1]);
-    path_in(m->source, "log", path);
+    mounted_path(m->source, "log", path);
     int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
     assert_int_equal(write(fd, "a line\n", 7), 7);
     assert_int_equal(read(out[0], text, sizeof text), 7);
@@ -347,11 +332,11 @@ static void none_means_none(void **state)
     static struct watch w;
     char path[256];
     watch_it(&w, m->mount);
-    put(m->source, "theirs", "text");
-    path_in(m->mount, "theirs", path);
+    mounted_put(m->source, "theirs", "text");
+    mounted_path(m->mount, "theirs", path);
     while (access(path, F_OK) < 0)
         (void)poll(NULL, 0, 5);
-    put(m->mount, "mine", "");
+    mounted_put(m->mount, "mine", "");
     expect(&w, "CREATE mine");
     assert_null(strstr(w.log, "theirs"));
     (void)close(w.fd);
@@ -414,7 +399,7 @@ static void it_is_confined_and_has_no_device(void **state)
     unsigned fds;
     static struct watch w;
     watch_it(&w, m->mount);
-    put(m->source, "f", ""); /* by its echo it has confined itself */
+    mounted_put(m->source, "f", ""); /* by its echo it has confined itself */
     expect(&w, "CREATE f");
     (void)close(w.fd);
     uint64_t until_ms = bg_now_ms() + SEEN_MS;
@@ -436,13 +421,13 @@ static void the_mount_works_on_without_it(void **state)
     const struct mounted *m = *state;
     char path[256];
     assert_int_equal(kill(echoer_of(m), SIGKILL), 0);
-    put(m->source, "f", "text");
-    path_in(m->mount, "f", path);
+    mounted_put(m->source, "f", "text");
+    mounted_path(m->mount, "f", path);
     uint64_t until_ms = bg_now_ms() + SEEN_MS;
     while (access(path, R_OK) < 0 && bg_now_ms() < until_ms)
         (void)poll(NULL, 0, 5);
     assert_int_equal(access(path, R_OK), 0);
-    put(m->mount, "g", "text");
+    mounted_put(m->mount, "g", "text");
 }
 
 static void it_ends_with_the_relay(void **state)
@@ -465,9 +450,9 @@ static void a_watched_mount_can_be_unmounted(void **state)
     struct mounted *m = mounted_new(&opts);
     static struct watch w;
     watch_it(&w, m->mount);
-    put(m->source, "f", "");
+    mounted_put(m->source, "f", "");
     expect(&w, "CREATE f");
-    put(m->source, "last", "");
+    mounted_put(m->source, "last", "");
     expect(&w, "CLOSE_WRITE last");
     (void)close(w.fd);
     /* It may be at work for a moment. */
@@ -492,13 +477,13 @@ static int plain_user_sees_events(const char *base)
     static struct watch w;
     char path[256];
     (void)alarm(SEEN_MS / 1000);
-    path_in(base, "mount", path);
+    mounted_path(base, "mount", path);
     watch_it(&w, path);
-    path_in(base, "source", path);
-    put(path, "watching", "");
+    mounted_path(base, "source", path);
+    mounted_put(path, "watching", "");
     expect(&w, "CREATE f");
     expect(&w, "MODIFY f");
-    put(path, "seen", "");
+    mounted_put(path, "seen", "");
     expect(&w, "DELETE f");
     return 0;
 }
@@ -524,7 +509,7 @@ static pid_t start_server(const char *source, int *ret_stream)
 static void wait_for(const char *folder, const char *name)
 {
     char path[256];
-    path_in(folder, name, path);
+    mounted_path(folder, name, path);
     while (access(path, F_OK) < 0)
         (void)poll(NULL, 0, 5);
 }
@@ -539,7 +524,7 @@ static pid_t start_changes(const char *source)
         return pid;
     (void)alarm(SEEN_MS / 1000);
     wait_for(source, "watching");
-    path_in(source, "f", path);
+    mounted_path(source, "f", path);
     int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
     if (fd < 0 || write(fd, "text", 4) != 4 || close(fd) < 0)
         _exit(1);

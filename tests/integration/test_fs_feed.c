@@ -35,41 +35,11 @@
 #define PAGES       64u
 #define PAGE        4096u
 
-static void path_in(const char *folder, const char *name, char out[256])
-{
-    (void)snprintf(out, 256, "%s/%s", folder, name);
-}
-
-static void put(const char *folder, const char *name, const char *text)
-{
-    char path[256];
-    path_in(folder, name, path);
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));
-    assert_int_equal(close(fd), 0);
-}
-
-static const char *get(const char *folder, const char *name)
-{
-    static char text[4096];
-    char path[256];
-    path_in(folder, name, path);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return strerror(errno);
-    ssize_t n = read(fd, text, sizeof text - 1);
-    assert_true(n >= 0);
-    text[n] = '\0';
-    (void)close(fd);
-    return text;
-}
-
 static off_t size_of(const char *folder, const char *name)
 {
     struct stat st;
     char path[256];
-    path_in(folder, name, path);
+    mounted_path(folder, name, path);
     return lstat(path, &st) < 0 ? -errno : st.st_size;
 }
 
@@ -128,8 +98,8 @@ static int teardown(void **state)
 static void caches_answer_without_the_server(void **state)
 {
     const struct mounted *m = *state;
-    put(m->source, "f", "text");
-    assert_string_equal(get(m->mount, "f"), "text");
+    mounted_put(m->source, "f", "text");
+    assert_string_equal(mounted_get(m->mount, "f"), "text");
     assert_int_equal(size_of(m->mount, "f"), 4);
     assert_int_equal(size_of(m->mount, "none"), -ENOENT);
     assert_true(has_name(m->mount, "f"));
@@ -147,43 +117,43 @@ static void size_and_contents_follow(void **state)
 {
     const struct mounted *m = *state;
     char path[256];
-    put(m->source, "f", "12345");
-    assert_string_equal(get(m->mount, "f"), "12345");
+    mounted_put(m->source, "f", "12345");
+    assert_string_equal(mounted_get(m->mount, "f"), "12345");
     assert_int_equal(size_of(m->mount, "f"), 5);
-    path_in(m->source, "f", path);
+    mounted_path(m->source, "f", path);
     int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
     assert_int_equal(write(fd, "67890", 5), 5);
     AWAIT(size_of(m->mount, "f") == 10);
-    AWAIT(strcmp(get(m->mount, "f"), "1234567890") == 0);
+    AWAIT(strcmp(mounted_get(m->mount, "f"), "1234567890") == 0);
     assert_int_equal(pwrite(fd, "x", 1, 0), 1); /* O_APPEND: at the end all the same */
-    AWAIT(strcmp(get(m->mount, "f"), "1234567890x") == 0);
+    AWAIT(strcmp(mounted_get(m->mount, "f"), "1234567890x") == 0);
     (void)close(fd);
-    put(m->source, "f", "same size!!");
-    AWAIT(strcmp(get(m->mount, "f"), "same size!!") == 0);
+    mounted_put(m->source, "f", "same size!!");
+    AWAIT(strcmp(mounted_get(m->mount, "f"), "same size!!") == 0);
     assert_int_equal(truncate(path, 4), 0);
-    AWAIT(strcmp(get(m->mount, "f"), "same") == 0);
+    AWAIT(strcmp(mounted_get(m->mount, "f"), "same") == 0);
 }
 
 static void an_open_file_follows(void **state)
 {
     const struct mounted *m = *state;
     char path[256], text[16];
-    put(m->source, "f", "old");
-    path_in(m->mount, "f", path);
+    mounted_put(m->source, "f", "old");
+    mounted_path(m->mount, "f", path);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     assert_true(fd >= 0);
     assert_int_equal(pread(fd, text, sizeof text, 0), 3);
-    put(m->source, "f", "new");
+    mounted_put(m->source, "f", "new");
     AWAIT(pread(fd, text, sizeof text, 0) == 3 && memcmp(text, "new", 3) == 0);
-    put(m->source, "f", "longer");
+    mounted_put(m->source, "f", "longer");
     AWAIT(pread(fd, text, sizeof text, 0) == 6 && memcmp(text, "longer", 6) == 0);
-    path_in(m->source, "f", path);
+    mounted_path(m->source, "f", path);
     assert_int_equal(unlink(path), 0);
     AWAIT(size_of(m->mount, "f") == -ENOENT);
     assert_int_equal(pread(fd, text, sizeof text, 0), 6); /* as on any file system */
     assert_memory_equal(text, "longer", 6);
-    put(m->source, "f", "another");
-    AWAIT(strcmp(get(m->mount, "f"), "another") == 0);
+    mounted_put(m->source, "f", "another");
+    AWAIT(strcmp(mounted_get(m->mount, "f"), "another") == 0);
     assert_int_equal(pread(fd, text, sizeof text, 0), 6);
     assert_memory_equal(text, "longer", 6);
     (void)close(fd);
@@ -195,15 +165,15 @@ static void names_come_and_go(void **state)
     char old[256], new[256];
     assert_false(has_name(m->mount, "f"));
     assert_int_equal(size_of(m->mount, "f"), -ENOENT);
-    put(m->source, "f", "text");
+    mounted_put(m->source, "f", "text");
     AWAIT(size_of(m->mount, "f") == 4);
     AWAIT(has_name(m->mount, "f"));
-    path_in(m->source, "f", old);
-    path_in(m->source, "g", new);
+    mounted_path(m->source, "f", old);
+    mounted_path(m->source, "g", new);
     assert_int_equal(rename(old, new), 0);
     AWAIT(size_of(m->mount, "f") == -ENOENT && size_of(m->mount, "g") == 4);
     AWAIT(!has_name(m->mount, "f") && has_name(m->mount, "g"));
-    put(m->source, "f", "f");
+    mounted_put(m->source, "f", "f");
     AWAIT(size_of(m->mount, "f") == 1);
     assert_int_equal(rename(old, new), 0); /* over the other */
     AWAIT(size_of(m->mount, "g") == 1);
@@ -217,21 +187,21 @@ static void a_folder_moves_with_what_is_in_it(void **state)
 {
     const struct mounted *m = *state;
     char a[256], b[256], sub[256];
-    path_in(m->source, "a", a);
-    path_in(m->source, "b", b);
+    mounted_path(m->source, "a", a);
+    mounted_path(m->source, "b", b);
     assert_int_equal(mkdir(a, 0755), 0);
-    path_in(m->source, "a/sub", sub);
+    mounted_path(m->source, "a/sub", sub);
     assert_int_equal(mkdir(sub, 0755), 0);
-    put(sub, "f", "deep");
-    assert_string_equal(get(m->mount, "a/sub/f"), "deep");
+    mounted_put(sub, "f", "deep");
+    assert_string_equal(mounted_get(m->mount, "a/sub/f"), "deep");
     assert_int_equal(rename(a, b), 0);
-    AWAIT(strcmp(get(m->mount, "a/sub/f"), strerror(ENOENT)) == 0);
-    AWAIT(strcmp(get(m->mount, "b/sub/f"), "deep") == 0);
+    AWAIT(strcmp(mounted_get(m->mount, "a/sub/f"), strerror(ENOENT)) == 0);
+    AWAIT(strcmp(mounted_get(m->mount, "b/sub/f"), "deep") == 0);
     assert_int_equal(mkdir(a, 0755), 0); /* another one where it was */
-    put(a, "f", "new");
-    AWAIT(strcmp(get(m->mount, "a/f"), "new") == 0);
-    put(m->source, "b/sub/f", "deeper");
-    AWAIT(strcmp(get(m->mount, "b/sub/f"), "deeper") == 0);
+    mounted_put(a, "f", "new");
+    AWAIT(strcmp(mounted_get(m->mount, "a/f"), "new") == 0);
+    mounted_put(m->source, "b/sub/f", "deeper");
+    AWAIT(strcmp(mounted_get(m->mount, "b/sub/f"), "deeper") == 0);
 }
 
 static void modes_times_and_links_follow(void **state)
@@ -239,9 +209,9 @@ static void modes_times_and_links_follow(void **state)
     const struct mounted *m = *state;
     struct stat st;
     char source[256], mount[256];
-    put(m->source, "f", "text");
-    path_in(m->source, "f", source);
-    path_in(m->mount, "f", mount);
+    mounted_put(m->source, "f", "text");
+    mounted_path(m->source, "f", source);
+    mounted_path(m->mount, "f", mount);
     assert_int_equal(stat(mount, &st), 0);
     assert_int_equal(st.st_mode & 0777, 0644);
     assert_int_equal(chmod(source, 0600), 0);
@@ -250,13 +220,13 @@ static void modes_times_and_links_follow(void **state)
     assert_int_equal(utimensat(AT_FDCWD, source, times, 0), 0);
     AWAIT(stat(mount, &st) == 0 && st.st_mtime == 2000);
     char other[256], link_source[256], link_mount[256];
-    path_in(m->source, "g", other);
+    mounted_path(m->source, "g", other);
     assert_int_equal(link(source, other), 0);
     AWAIT(stat(mount, &st) == 0 && st.st_nlink == 2);
     assert_int_equal(unlink(other), 0);
     AWAIT(stat(mount, &st) == 0 && st.st_nlink == 1);
-    path_in(m->source, "l", link_source);
-    path_in(m->mount, "l", link_mount);
+    mounted_path(m->source, "l", link_source);
+    mounted_path(m->mount, "l", link_mount);
     assert_int_equal(symlink("f", link_source), 0);
     AWAIT(lstat(link_mount, &st) == 0);
     assert_int_equal(utimensat(AT_FDCWD, link_source, times, AT_SYMLINK_NOFOLLOW), 0);
@@ -273,19 +243,19 @@ static void what_the_host_does_is_seen_there_at_once(void **state)
     const struct mounted *m = *state;
     char f[256], g[256], folder[256];
     struct stat before, st;
-    path_in(m->mount, "f", f);
-    path_in(m->mount, "g", g);
-    path_in(m->mount, "folder", folder);
+    mounted_path(m->mount, "f", f);
+    mounted_path(m->mount, "g", g);
+    mounted_path(m->mount, "folder", folder);
     assert_int_equal(stat(m->mount, &before), 0);
     assert_int_equal(size_of(m->mount, "f"), -ENOENT);
-    put(m->mount, "f", "one");
-    assert_string_equal(get(m->mount, "f"), "one");
+    mounted_put(m->mount, "f", "one");
+    assert_string_equal(mounted_get(m->mount, "f"), "one");
     assert_int_equal(size_of(m->mount, "f"), 3);
     assert_true(has_name(m->mount, "f"));
     int fd = open(f, O_WRONLY | O_APPEND | O_CLOEXEC);
     assert_int_equal(write(fd, "two", 3), 3);
     assert_int_equal(size_of(m->mount, "f"), 6);
-    assert_string_equal(get(m->mount, "f"), "onetwo");
+    assert_string_equal(mounted_get(m->mount, "f"), "onetwo");
     assert_int_equal(ftruncate(fd, 2), 0);
     assert_int_equal(size_of(m->mount, "f"), 2);
     assert_int_equal(fallocate(fd, 0, 0, 5000), 0);
@@ -315,9 +285,9 @@ static void both_sides_write_one_file(void **state)
     const struct mounted *m = *state;
     char guest[256], host[256], want[1024] = "";
     size_t used = 0;
-    put(m->source, "log", "");
-    path_in(m->source, "log", guest);
-    path_in(m->mount, "log", host);
+    mounted_put(m->source, "log", "");
+    mounted_path(m->source, "log", guest);
+    mounted_path(m->mount, "log", host);
     int g = open(guest, O_WRONLY | O_APPEND | O_CLOEXEC);
     int h = open(host, O_RDWR | O_APPEND | O_CLOEXEC);
     assert_true(g >= 0 && h >= 0);
@@ -328,8 +298,8 @@ static void both_sides_write_one_file(void **state)
         memcpy(want + used, line, (size_t)size + 1);
         used += (size_t)size;
     }
-    assert_string_equal(get(m->source, "log"), want);
-    AWAIT(strcmp(get(m->mount, "log"), want) == 0);
+    assert_string_equal(mounted_get(m->source, "log"), want);
+    AWAIT(strcmp(mounted_get(m->mount, "log"), want) == 0);
     char text[1024];
     AWAIT(pread(h, text, sizeof text, 0) == (ssize_t)strlen(want) &&
           memcmp(text, want, strlen(want)) == 0);
@@ -342,16 +312,16 @@ static void a_mapping_of_the_guest_is_seen_at_its_close(void **state)
 {
     const struct mounted *m = *state;
     char path[256];
-    put(m->source, "f", "mapped text");
-    assert_string_equal(get(m->mount, "f"), "mapped text");
-    path_in(m->source, "f", path);
+    mounted_put(m->source, "f", "mapped text");
+    assert_string_equal(mounted_get(m->mount, "f"), "mapped text");
+    mounted_path(m->source, "f", path);
     int fd = open(path, O_RDWR | O_CLOEXEC);
     char *map = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     assert_true(map != MAP_FAILED);
     memcpy(map, "MAPPED", 6);
     assert_int_equal(munmap(map, PAGE), 0);
     (void)close(fd);
-    AWAIT(strcmp(get(m->mount, "f"), "MAPPED text") == 0);
+    AWAIT(strcmp(mounted_get(m->mount, "f"), "MAPPED text") == 0);
 }
 
 /* More than the relay's queue, in one go. */
@@ -361,17 +331,17 @@ static void many_changes_at_once(void **state)
     char name[32];
     for (unsigned i = 0; i < FILES_MANY; i++) {
         (void)snprintf(name, sizeof name, "f%u", i);
-        put(m->source, name, "old");
-        assert_string_equal(get(m->mount, name), "old");
+        mounted_put(m->source, name, "old");
+        assert_string_equal(mounted_get(m->mount, name), "old");
     }
     for (unsigned round = 0; round < 20; round++)
         for (unsigned i = 0; i < FILES_MANY; i++) {
             (void)snprintf(name, sizeof name, "f%u", i);
-            put(m->source, name, round == 19 ? "last" : "some");
+            mounted_put(m->source, name, round == 19 ? "last" : "some");
         }
     for (unsigned i = 0; i < FILES_MANY; i++) {
         (void)snprintf(name, sizeof name, "f%u", i);
-        AWAIT(strcmp(get(m->mount, name), "last") == 0);
+        AWAIT(strcmp(mounted_get(m->mount, name), "last") == 0);
     }
 }
 
@@ -382,8 +352,8 @@ static void reads_that_cross_a_change_are_not_kept(void **state)
     const struct mounted *m = *state;
     char guest[256], host[256];
     static uint8_t pages[PAGES * PAGE];
-    path_in(m->source, "f", guest);
-    path_in(m->mount, "f", host);
+    mounted_path(m->source, "f", guest);
+    mounted_path(m->mount, "f", host);
     pid_t writer = fork();
     assert_true(writer >= 0);
     if (writer == 0) {
@@ -423,13 +393,13 @@ static int plain_user_sees_changes(const char *base)
 {
     char source[256], mount[256];
     (void)alarm(SEEN_MS / 1000);
-    path_in(base, "source", source);
-    path_in(base, "mount", mount);
-    put(source, "f", "one");
-    if (strcmp(get(mount, "f"), "one") != 0)
+    mounted_path(base, "source", source);
+    mounted_path(base, "mount", mount);
+    mounted_put(source, "f", "one");
+    if (strcmp(mounted_get(mount, "f"), "one") != 0)
         return 1;
-    put(source, "f", "two");
-    while (strcmp(get(mount, "f"), "two") != 0) /* a second, by the caches' time */
+    mounted_put(source, "f", "two");
+    while (strcmp(mounted_get(mount, "f"), "two") != 0) /* a second, by the caches' time */
         (void)poll(NULL, 0, 5);
     return 0;
 }
@@ -547,7 +517,7 @@ static struct mounted *mount_trap(pid_t *ret_server, int *ret_asked)
 static pid_t start_waiting(const struct mounted *m, int asked)
 {
     char path[256], byte;
-    path_in(m->mount, "x", path);
+    mounted_path(m->mount, "x", path);
     pid_t waiting = fork();
     assert_true(waiting >= 0);
     if (waiting == 0) {

@@ -27,34 +27,19 @@ struct returning {
     struct mounted *m;
 };
 
-static void path_in(const char *folder, const char *name, char out[256])
-{
-    (void)snprintf(out, 256, "%s/%s", folder, name);
-}
-
-static void put(const char *folder, const char *name, const char *text)
-{
-    char path[256];
-    path_in(folder, name, path);
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));
-    assert_int_equal(close(fd), 0);
-}
-
 /* More than what comes with OPEN. */
 static void put_large(const char *folder, const char *name)
 {
-    put(folder, name, "1");
+    mounted_put(folder, name, "1");
     char path[256];
-    path_in(folder, name, path);
+    mounted_path(folder, name, path);
     assert_int_equal(truncate(path, LARGE), 0);
 }
 
 static int open_in(const char *folder, const char *name, int flags)
 {
     char path[256];
-    path_in(folder, name, path);
+    mounted_path(folder, name, path);
     int fd = open(path, flags | O_CLOEXEC, 0644);
     assert_true(fd >= 0);
     return fd;
@@ -109,7 +94,7 @@ static void kill_first_server(struct returning *r)
 
 static void let_it_return(struct returning *r)
 {
-    put(r->base, "go", "");
+    mounted_put(r->base, "go", "");
 }
 
 /* Tries until it works or the time is over; each try may wait for the mount. */
@@ -118,7 +103,7 @@ static void wait_until_back(const struct returning *r)
     char path[256];
     struct stat st;
     uint64_t until_ms = bg_now_ms() + WAIT_MS;
-    path_in(r->m->mount, "missing", path); /* names that are not there are always asked for */
+    mounted_path(r->m->mount, "missing", path); /* names that are not there are always asked for */
     int last = 0;
     while (bg_now_ms() < until_ms) {
         if (stat(path, &st) < 0 && errno == ENOENT)
@@ -132,12 +117,12 @@ static void open_files_and_folders_go_on(void **state)
 {
     (void)state;
     struct returning *r = returning_new("20000");
-    put(r->source, "here", "x");
-    put(r->source, "text", "before");
+    mounted_put(r->source, "here", "x");
+    mounted_put(r->source, "text", "before");
     char folder[256];
-    path_in(r->source, "folder", folder);
+    mounted_path(r->source, "folder", folder);
     assert_int_equal(mkdir(folder, 0755), 0);
-    put(folder, "inside", "in");
+    mounted_put(folder, "inside", "in");
     int text = open_in(r->m->mount, "text", O_RDWR);
     int stays = open_in(r->m->mount, "folder", O_RDONLY | O_DIRECTORY);
     assert_string_equal(read_from(text), "before");
@@ -166,17 +151,17 @@ static void what_was_deleted_or_replaced_is_gone(void **state)
 {
     (void)state;
     struct returning *r = returning_new("20000");
-    put(r->source, "here", "x");
+    mounted_put(r->source, "here", "x");
     put_large(r->source, "deleted");
     put_large(r->source, "replaced");
     int deleted = open_in(r->m->mount, "deleted", O_RDONLY);
     int replaced = open_in(r->m->mount, "replaced", O_RDONLY);
     char path[256], other[256];
-    path_in(r->source, "deleted", path);
+    mounted_path(r->source, "deleted", path);
     assert_int_equal(unlink(path), 0);
-    put(r->source, "new", "3");
-    path_in(r->source, "new", other);
-    path_in(r->source, "replaced", path);
+    mounted_put(r->source, "new", "3");
+    mounted_path(r->source, "new", other);
+    mounted_path(r->source, "replaced", path);
     assert_int_equal(rename(other, path), 0);
     kill_first_server(r);
     let_it_return(r);
@@ -216,7 +201,7 @@ static void a_server_may_die_again_and_again(void **state)
 {
     (void)state;
     struct returning *r = returning_new("20000");
-    put(r->source, "here", "x");
+    mounted_put(r->source, "here", "x");
     int here = open_in(r->m->mount, "here", O_RDWR);
     let_it_return(r);
     kill_first_server(r);

@@ -37,35 +37,6 @@
 #define BIG_SIZE    (256u << 20)
 #define DEADLINE_MS "1000"
 
-static void path_in(const char *folder, const char *name, char out[256])
-{
-    (void)snprintf(out, 256, "%s/%s", folder, name);
-}
-
-static void put(const char *folder, const char *name, const char *text)
-{
-    char path[256];
-    path_in(folder, name, path);
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));
-    assert_int_equal(close(fd), 0);
-}
-
-static const char *get(const char *folder, const char *name)
-{
-    static char text[4096];
-    char path[256];
-    path_in(folder, name, path);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return strerror(errno);
-    ssize_t n = read(fd, text, sizeof text - 1);
-    text[n < 0 ? 0 : n] = '\0';
-    (void)close(fd);
-    return n < 0 ? strerror(errno) : text;
-}
-
 /* ---- POSIX ---- */
 
 struct posix_run {
@@ -77,7 +48,7 @@ static void run_posix_case(void **state)
 {
     const struct posix_run *run = *state;
     char path[256];
-    path_in(run->folder, run->which->name, path);
+    mounted_path(run->folder, run->which->name, path);
     assert_int_equal(mkdir(path, 0755), 0);
     assert_int_equal(chdir(path), 0);
     run->which->run();
@@ -148,8 +119,8 @@ static void a_big_file_comes_back_as_it_was(void **state)
     uint64_t *bytes = malloc(chunk), *back = malloc(chunk);
     assert_non_null(bytes);
     assert_non_null(back);
-    path_in(m->mount, "big", written);
-    path_in(m->source, "big", stored);
+    mounted_path(m->mount, "big", written);
+    mounted_path(m->source, "big", stored);
     int fd = open(written, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     assert_true(fd >= 0);
     for (size_t at = 0; at < BIG_SIZE; at += chunk) {
@@ -181,11 +152,11 @@ static void make_many_files(const char *folder)
     char name[64], path[256];
     for (unsigned d = 0; d < FOLDERS; d++) {
         (void)snprintf(name, sizeof name, "%u", d);
-        path_in(folder, name, path);
+        mounted_path(folder, name, path);
         assert_int_equal(mkdir(path, 0755), 0);
         for (unsigned f = 0; f < FILES_MANY / FOLDERS; f++) {
             (void)snprintf(name, sizeof name, "%u/%u", d, f);
-            put(folder, name, name);
+            mounted_put(folder, name, name);
         }
     }
 }
@@ -219,7 +190,7 @@ static int read_many_files(const char *folder)
     for (unsigned f = 0; f < FILES_MANY / FOLDERS; f++)
         for (unsigned d = 0; d < FOLDERS; d++) {
             (void)snprintf(name, sizeof name, "%u/%u", d, f);
-            path_in(folder, name, path);
+            mounted_path(folder, name, path);
             if (see_file(path, NULL, FTW_F, NULL) != 0)
                 return 1;
         }
@@ -257,28 +228,28 @@ static int work_alone(const char *folder, unsigned number)
 {
     char path[256], path2[256], name[32];
     (void)snprintf(name, sizeof name, "user-%u", number);
-    path_in(folder, name, path);
+    mounted_path(folder, name, path);
     if (mkdir(path, 0755) < 0)
         return 1;
     (void)snprintf(name, sizeof name, "user-%u/file", number);
-    path_in(folder, name, path);
+    mounted_path(folder, name, path);
     if (random_file_ops(path, NULL, number + 1, 300) != 0)
         return 2;
-    path_in(folder, "shared", path2);
+    mounted_path(folder, "shared", path2);
     for (unsigned i = 0; i < 50; i++) {
         int fd = open(path2, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
         if (fd < 0 || write(fd, "0123456789abcdef", 16) != 16 || close(fd) < 0)
             return 3;
         (void)snprintf(name, sizeof name, "moving-%u", i % 7);
-        path_in(folder, name, path);
+        mounted_path(folder, name, path);
         int made = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
         if (made >= 0)
             (void)close(made);
         (void)snprintf(name, sizeof name, "moving-%u", (i + number) % 7);
-        path_in(folder, name, path2);
+        mounted_path(folder, name, path2);
         if (rename(path, path2) < 0 && errno != ENOENT)
             return 4;
-        path_in(folder, "shared", path2);
+        mounted_path(folder, "shared", path2);
         struct stat st;
         if (stat(path2, &st) < 0)
             return 5;
@@ -302,7 +273,7 @@ static void twenty_users_work_side_by_side(void **state)
         assert_int_equal(mounted_wait(pids[i]), 0);
     char path[256];
     struct stat st;
-    path_in(m->source, "shared", path);
+    mounted_path(m->source, "shared", path);
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(st.st_size, 16 * 50 * USERS); /* no append was lost */
     mounted_free(m);
@@ -329,9 +300,9 @@ static void random_operations_give_the_same_tree(void **state)
     for (size_t i = 0; i < sizeof seeds / sizeof *seeds; i++) {
         char shadow[256], mirror[256], behind[256], name[32];
         (void)snprintf(name, sizeof name, "shadow-%zu", i);
-        path_in(m->base, name, shadow);
-        path_in(m->mount, name, mirror);
-        path_in(m->source, name, behind);
+        mounted_path(m->base, name, shadow);
+        mounted_path(m->mount, name, mirror);
+        mounted_path(m->source, name, behind);
         assert_int_equal(mkdir(shadow, 0755), 0);
         assert_int_equal(mkdir(mirror, 0755), 0);
         if (random_tree_ops(shadow, mirror, behind, seeds[i], 3000) != 0)
@@ -347,8 +318,8 @@ static void random_reads_and_writes_agree(void **state)
     struct mounted_opts opts = mounted_usual();
     struct mounted *m = mounted_new(&opts);
     char path[256], behind[256];
-    path_in(m->mount, "file", path);
-    path_in(m->source, "file", behind);
+    mounted_path(m->mount, "file", path);
+    mounted_path(m->source, "file", behind);
     for (size_t i = 0; i < sizeof seeds / sizeof *seeds; i++)
         if (random_file_ops(path, behind, seeds[i], 2000) != 0)
             fail_msg("BG_TEST_SEED=%llu does it again", (unsigned long long)seeds[i]);
@@ -403,7 +374,7 @@ static void git_works_on_the_mount(void **state)
 /* Waits until the mount shows the text; the kernel believes what it knows for a second. */
 static void await_text(const char *folder, const char *name, const char *text)
 {
-    while (strcmp(get(folder, name), text) != 0)
+    while (strcmp(mounted_get(folder, name), text) != 0)
         (void)poll(NULL, 0, 20); /* the alarm of the test is the deadline */
 }
 
@@ -413,24 +384,24 @@ static void changes_of_the_guest_are_seen(void **state)
     struct mounted_opts opts = mounted_usual();
     struct mounted *m = mounted_new(&opts);
     char old[256], new[256];
-    put(m->source, "f", "one");
-    assert_string_equal(get(m->mount, "f"), "one");
-    put(m->source, "f", "another text");
+    mounted_put(m->source, "f", "one");
+    assert_string_equal(mounted_get(m->mount, "f"), "one");
+    mounted_put(m->source, "f", "another text");
     await_text(m->mount, "f", "another text");
-    path_in(m->source, "f", old);
-    path_in(m->source, "g", new);
+    mounted_path(m->source, "f", old);
+    mounted_path(m->source, "g", new);
     assert_int_equal(rename(old, new), 0);
     await_text(m->mount, "f", strerror(ENOENT));
-    assert_string_equal(get(m->mount, "g"), "another text");
+    assert_string_equal(mounted_get(m->mount, "g"), "another text");
     assert_int_equal(mkdir(old, 0755), 0); /* a folder where a file was */
-    put(old, "in", "inside");
+    mounted_put(old, "in", "inside");
     await_text(m->mount, "f/in", "inside");
-    path_in(m->source, "h", new);
+    mounted_path(m->source, "h", new);
     assert_int_equal(rename(old, new), 0);
     await_text(m->mount, "f/in", strerror(ENOENT));
-    assert_string_equal(get(m->mount, "h/in"), "inside");
-    put(m->mount, "h/in", "from the host");
-    assert_string_equal(get(m->source, "h/in"), "from the host");
+    assert_string_equal(mounted_get(m->mount, "h/in"), "inside");
+    mounted_put(m->mount, "h/in", "from the host");
+    assert_string_equal(mounted_get(m->source, "h/in"), "from the host");
     mounted_free(m);
 }
 
@@ -440,9 +411,9 @@ static void an_append_of_the_host_follows_one_of_the_guest(void **state)
     struct mounted_opts opts = mounted_usual();
     struct mounted *m = mounted_new(&opts);
     char guest[256], host[256];
-    put(m->source, "log", "");
-    path_in(m->source, "log", guest);
-    path_in(m->mount, "log", host);
+    mounted_put(m->source, "log", "");
+    mounted_path(m->source, "log", guest);
+    mounted_path(m->mount, "log", host);
     int g = open(guest, O_WRONLY | O_APPEND | O_CLOEXEC);
     int h = open(host, O_WRONLY | O_APPEND | O_CLOEXEC);
     assert_int_equal(write(h, "h1 ", 3), 3);
@@ -451,7 +422,7 @@ static void an_append_of_the_host_follows_one_of_the_guest(void **state)
     assert_int_equal(write(g, "g2 ", 3), 3);
     (void)close(g);
     (void)close(h);
-    assert_string_equal(get(m->source, "log"), "h1 g1 h2 g2 ");
+    assert_string_equal(mounted_get(m->source, "log"), "h1 g1 h2 g2 ");
     await_text(m->mount, "log", "h1 g1 h2 g2 ");
     mounted_free(m);
 }
@@ -473,10 +444,10 @@ static void locks_count_on_both_sides(void **state)
     struct mounted_opts opts = mounted_usual();
     struct mounted *m = mounted_new(&opts);
     char path[256];
-    put(m->source, "f", "0123456789");
-    path_in(m->source, "f", path);
+    mounted_put(m->source, "f", "0123456789");
+    mounted_path(m->source, "f", path);
     int guest = open(path, O_RDWR | O_CLOEXEC);
-    path_in(m->mount, "f", path);
+    mounted_path(m->mount, "f", path);
     int host = open(path, O_RDWR | O_CLOEXEC);
     assert_int_equal(set_lock(guest, F_SETLK, F_WRLCK), 0);
     assert_int_equal(set_lock(host, F_SETLK, F_WRLCK), EAGAIN);
@@ -529,9 +500,9 @@ static void links_do_not_lead_out(void **state)
     struct mounted *m = mounted_new(&opts);
     char path[256], text[256];
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
-        path_in(m->source, "link", path);
+        mounted_path(m->source, "link", path);
         assert_int_equal(symlink(texts[i], path), 0);
-        path_in(m->mount, "link", path);
+        mounted_path(m->mount, "link", path);
         assert_int_equal(readlink(path, text, sizeof text), -1);
         assert_int_equal(errno, EPERM);
         assert_int_equal(open(path, O_RDONLY | O_CLOEXEC), -1);
@@ -547,17 +518,17 @@ static void special_files_are_empty_and_closed(void **state)
     struct mounted *m = mounted_new(&opts);
     char path[256];
     struct stat st;
-    path_in(m->source, "pipe", path);
+    mounted_path(m->source, "pipe", path);
     assert_int_equal(mkfifo(path, 0666), 0);
-    path_in(m->source, "suid", path);
-    put(m->source, "suid", "x");
+    mounted_path(m->source, "suid", path);
+    mounted_put(m->source, "suid", "x");
     assert_int_equal(chmod(path, 06755), 0);
-    path_in(m->mount, "pipe", path);
+    mounted_path(m->mount, "pipe", path);
     assert_int_equal(lstat(path, &st), 0);
     assert_int_equal(st.st_mode, S_IFREG);
     assert_int_equal(open(path, O_RDONLY | O_CLOEXEC), -1);
     assert_int_equal(errno, EACCES);
-    path_in(m->mount, "suid", path);
+    mounted_path(m->mount, "suid", path);
     assert_int_equal(lstat(path, &st), 0);
     assert_int_equal(st.st_mode, S_IFREG | 0755);
     mounted_free(m);
@@ -573,23 +544,23 @@ static void a_whole_machine_shows_no_kernel_views(void **state)
     static const char *const hollow[] = {"proc", "sys"};
     char path[256];
     for (size_t i = 0; i < 2; i++) {
-        path_in(m->mount, hollow[i], path);
+        mounted_path(m->mount, hollow[i], path);
         DIR *dir = opendir(path);
         assert_non_null(dir);
         for (const struct dirent *entry; (entry = readdir(dir));)
             assert_int_equal(entry->d_name[0], '.');
         (void)closedir(dir);
     }
-    assert_string_equal(get(m->mount, "proc/version"), strerror(ENOENT));
+    assert_string_equal(mounted_get(m->mount, "proc/version"), strerror(ENOENT));
     /* Absolute links of the machine lead to where they do there. */
-    path_in(m->base, "absolute", path);
+    mounted_path(m->base, "absolute", path);
     assert_int_equal(symlink("/etc/debian_version", path), 0);
     char name[256];
     (void)snprintf(name, sizeof name, "%s", path + 1);
     char wanted[4096];
-    (void)snprintf(wanted, sizeof wanted, "%s", get("/etc", "debian_version"));
-    assert_string_equal(get(m->mount, name), wanted);
-    path_in(m->mount, "new", path);
+    (void)snprintf(wanted, sizeof wanted, "%s", mounted_get("/etc", "debian_version"));
+    assert_string_equal(mounted_get(m->mount, name), wanted);
+    mounted_path(m->mount, "new", path);
     assert_int_equal(mkdir(path, 0755), -1);
     assert_int_equal(errno, EROFS);
     mounted_free(m);
@@ -603,8 +574,8 @@ static void a_dead_server_is_an_error_and_no_wait(void **state)
     struct mounted_opts opts = mounted_usual();
     struct mounted *m = mounted_new(&opts);
     char path[256], byte;
-    put(m->source, "f", "text");
-    path_in(m->mount, "f", path);
+    mounted_put(m->source, "f", "text");
+    mounted_path(m->mount, "f", path);
     int fd = open(path, O_RDWR | O_CLOEXEC);
     assert_true(fd >= 0);
     assert_int_equal(kill(m->server, SIGKILL), 0);
@@ -614,7 +585,7 @@ static void a_dead_server_is_an_error_and_no_wait(void **state)
     assert_int_equal(pwrite(fd, "x", 1, 0), -1);
     assert_int_equal(errno, EIO);
     (void)close(fd);
-    path_in(m->mount, "new", path);
+    mounted_path(m->mount, "new", path);
     assert_int_equal(mkdir(path, 0755), -1);
     assert_int_equal(errno, EIO);
     struct statfs fs;
@@ -679,8 +650,8 @@ static void a_mute_server_is_an_error_at_the_deadline(void **state)
     pid_t server;
     struct mounted *m = mount_mute(&server);
     char path[256], path2[256];
-    path_in(m->mount, "x", path);
-    path_in(m->mount, "y", path2);
+    mounted_path(m->mount, "x", path);
+    mounted_path(m->mount, "y", path2);
     pid_t pids[8];
     for (size_t i = 0; i < 8; i++) {
         pids[i] = fork();
@@ -733,7 +704,7 @@ static void the_end_of_the_relay_frees_who_waits(void **state)
     pid_t server;
     struct mounted *m = mount_mute(&server);
     char path[256];
-    path_in(m->mount, "x", path);
+    mounted_path(m->mount, "x", path);
     pid_t waiting = fork();
     assert_true(waiting >= 0);
     if (waiting == 0) {
@@ -757,8 +728,8 @@ static void a_mount_in_use_is_taken_down(void **state)
     struct mounted_opts opts = mounted_usual();
     struct mounted *m = mounted_new(&opts);
     char path[256];
-    put(m->mount, "f", "text");
-    path_in(m->mount, "f", path);
+    mounted_put(m->mount, "f", "text");
+    mounted_path(m->mount, "f", path);
     int fd = open(path, O_RDWR | O_CLOEXEC);
     assert_true(fd >= 0);
     mounted_free(m);

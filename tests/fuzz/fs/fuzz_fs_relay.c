@@ -120,9 +120,13 @@ static int to_kernel(void *owner, const struct iovec *parts, int count)
         break;
     case FS_REPLY_ENTRY:
         check_valid(&reply);
-        if (k->pinned[which])
-            require(reply.attr.size == 4 && (reply.attr.mode & S_IFMT) == S_IFREG);
-        take_node(k, &reply);
+        if (!k->pinned[which]) {
+            take_node(k, &reply);
+            break;
+        }
+        check_attr(
+            &reply.attr); /* and never the newest: what is written to it would be its bytes */
+        require(reply.attr.size == 4 && (reply.attr.mode & S_IFMT) == S_IFREG);
         break;
     case FS_REPLY_ATTR:
         check_valid(&reply);

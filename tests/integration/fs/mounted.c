@@ -229,3 +229,33 @@ pid_t mounted_relay(const struct mounted *m)
     (void)fclose(file);
     return pid;
 }
+
+void mounted_path(const char *folder, const char *name, char out[256])
+{
+    (void)snprintf(out, 256, "%s/%s", folder, name);
+}
+
+void mounted_put(const char *folder, const char *name, const char *text)
+{
+    char path[256];
+    mounted_path(folder, name, path);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+    assert_int_equal(close(fd), 0);
+}
+
+const char *mounted_get(const char *folder, const char *name)
+{
+    static char text[4096];
+    char path[256];
+    mounted_path(folder, name, path);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return strerror(errno);
+    ssize_t n = read(fd, text, sizeof text - 1);
+    assert_true(n >= 0);
+    text[n] = '\0';
+    (void)close(fd);
+    return text;
+}

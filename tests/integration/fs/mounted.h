@@ -57,3 +57,10 @@ pid_t mounted_relay(const struct mounted *m);
 void mounted_need_fuse(void);
 
 void mounted_remove_all(const char *path);
+
+/* FOLDER/NAME. */
+void mounted_path(const char *folder, const char *name, char out[256]);
+/* Makes the file, or writes it anew. */
+void mounted_put(const char *folder, const char *name, const char *text);
+/* What is in it, or the error's text; until the next call. */
+const char *mounted_get(const char *folder, const char *name);

@@ -25,11 +25,6 @@
 #define WRITES  4000u
 #define LIMIT   (1u << 20) /* of the full disk */
 
-static void path_in(const char *folder, const char *name, char out[256])
-{
-    (void)snprintf(out, 256, "%s/%s", folder, name);
-}
-
 static uint32_t any(uint64_t *random, uint32_t below)
 {
     *random ^= *random << 13;
@@ -41,7 +36,7 @@ static uint32_t any(uint64_t *random, uint32_t below)
 static int open_at(const char *folder, const char *name, int flags)
 {
     char path[256];
-    path_in(folder, name, path);
+    mounted_path(folder, name, path);
     int fd = open(path, flags | O_CLOEXEC, 0644);
     if (fd < 0)
         fail_msg("%s: %s", path, strerror(errno));
@@ -99,7 +94,7 @@ static void many_writers_leave_what_they_wrote(void **state)
     uint8_t *want = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     assert_true(want != MAP_FAILED);
     char path[256];
-    path_in(m->mount, "shared", path);
+    mounted_path(m->mount, "shared", path);
     int fd = open_at(m->mount, "shared", O_RDWR | O_CREAT);
     assert_int_equal(ftruncate(fd, (off_t)size), 0);
     pid_t writers[WRITERS];
@@ -201,7 +196,7 @@ static void a_full_disk_is_an_error_of_write_fsync_or_close(void **state)
         if (error != ENOSPC)
             fail_msg("%s: %s", syncs ? "fsync" : "close", strerror(error));
         char path[256];
-        path_in(m->mount, "full", path);
+        mounted_path(m->mount, "full", path);
         assert_int_equal(unlink(path), 0);
     }
     /* And when there is room, there is no error any more. */
