@@ -166,7 +166,8 @@ static int follow(struct follower *f, struct bg_err *err)
             return bg_err_errno(err, -errno, "%s: cannot follow it", opts->dir);
     }
     int r = 0;
-    do {
+    bool last = !opts->on; /* once more when the folder has gone: for what came just before */
+    for (;;) {
         if (opts->audit)
             r = find_audit_files(f, err);
         for (size_t i = 0; r == 0 && i < f->count; i++) {
@@ -175,9 +176,11 @@ static int follow(struct follower *f, struct bg_err *err)
                 (void)bg_err_errno(err, r, "%s/%s", opts->dir,
                                    opts->audit ? BG_AUDIT_FILE : opts->names[i]);
         }
-        if (r == 0 && opts->on)
-            opts->on_idle(opts->owner);
-    } while (r == 0 && opts->on && wait_for_more(f));
+        if (r < 0 || last)
+            break;
+        opts->on_idle(opts->owner);
+        last = !wait_for_more(f);
+    }
     for (size_t i = 0; r == 0 && i < f->count; i++)
         r = give_rest(f, i);
     return r;

@@ -155,6 +155,7 @@ static void follows_until_the_folder_is_gone(void **state)
             else if (step == 3) {
                 char moved[128];
                 (void)snprintf(moved, sizeof moved, "%s-old", (const char *)*state);
+                append(*state, "b", "last\n", 5);
                 if (rename(*state, moved) < 0)
                     _exit(1);
                 drop(moved, "a");
@@ -176,7 +177,7 @@ static void follows_until_the_folder_is_gone(void **state)
                                .owner = &seen};
     (void)signal(SIGPIPE, SIG_IGN);
     assert_int_equal(follow_files(&opts, &err), 0);
-    assert_string_equal(seen.text, "0:first|0:second|1:third|");
+    assert_string_equal(seen.text, "0:first|0:second|1:third|1:last|");
     (void)close(idle[1]);
     int status;
     assert_int_equal(waitpid(writer, &status, 0), writer);
