@@ -40,8 +40,9 @@ static bool is_unmounted(void *arg)
     return !is_mounted(w->vm, w->folder);
 }
 
-/* One of the two processes of a mount: the keeper, or the relay that is its child. */
-static int mount_process(const char *folder, bool relay)
+/* A process of a mount: the keeper, or with its pid the relay, its only child. (The relay has one
+ * too.) */
+static int mount_process(const char *folder, int keeper)
 {
     DIR *proc = opendir("/proc");
     assert_non_null(proc);
@@ -62,14 +63,15 @@ static int mount_process(const char *folder, bool relay)
         bool read_it = file && fscanf(file, "%*d (%*[^)]) %*c %d", &parent) == 1;
         if (file)
             (void)fclose(file);
-        /* A relay's parent runs the same command. */
+        /* The parents of the others run the same command. */
         (void)snprintf(path, sizeof path, "/proc/%d/cmdline", parent);
         char theirs[4096];
         fd = read_it ? open(path, O_RDONLY | O_CLOEXEC) : -1;
         ssize_t m = fd < 0 ? 0 : read(fd, theirs, sizeof theirs);
         if (fd >= 0)
             (void)close(fd);
-        if ((m == n && memcmp(text, theirs, (size_t)n) == 0) == relay)
+        bool child = m == n && memcmp(text, theirs, (size_t)n) == 0;
+        if (keeper > 0 ? parent == keeper : !child)
             found = pid;
     }
     (void)closedir(proc);
@@ -138,11 +140,23 @@ static void the_guests_file_server_killed(void **state)
     const char *m = mount_home(vm, s);
     struct wanted w = {vm, m};
     assert_true(access_works(&w));
-    (void)vm_guest(
-        vm, s,
-        "for p in /proc/[0-9]*; do if [ \"$(cat $p/comm 2>/dev/null)\" = bellglass-fuse ]; "
-        "then sudo kill -9 ${p#/proc/}; fi; done");
-    vm_wait("the end of the file server", access_fails, &w);
+    const char *file = vm_text(vm, "%s/kept", m);
+    vm_write(file, "kept\n", 5);
+    int fd = open(file, O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_string_not_equal(
+        vm_guest(
+            vm, s,
+            "for p in /proc/[0-9]*; do if [ \"$(cat $p/comm 2>/dev/null)\" = bellglass-fuse ]; "
+            "then sudo kill -9 ${p#/proc/}; echo killed; fi; done"),
+        "");
+    /* The agent lives, so there is another one soon; what was open is found again. */
+    vm_wait("another file server", access_works, &w);
+    char text[5];
+    assert_int_equal(pread(fd, text, 5, 0), 5);
+    assert_memory_equal(text, "kept\n", 5);
+    assert_int_equal(close(fd), 0);
+    assert_string_equal(vm_guest(vm, s, "cat kept; rm kept"), "kept\n");
     expect_way_back(vm, s, m);
 }
 
@@ -152,7 +166,7 @@ static void the_relay_killed(void **state)
     const char *s = vm_shared(vm);
     const char *m = mount_home(vm, s);
     struct wanted w = {vm, m};
-    int keeper = mount_process(m, false), relay = mount_process(m, true);
+    int keeper = mount_process(m, 0), relay = mount_process(m, keeper);
     assert_int_not_equal(keeper, relay);
     /* One waits in the kernel: the guest stands still. */
     int qemu = vm_pid(vm, s, "qemu_pid");
@@ -172,7 +186,7 @@ static void the_keeper_killed(void **state)
     struct vm *vm = *state;
     const char *s = vm_shared(vm);
     const char *m = mount_home(vm, s);
-    int keeper = mount_process(m, false), relay = mount_process(m, true);
+    int keeper = mount_process(m, 0), relay = mount_process(m, keeper);
     assert_int_equal(kill(keeper, SIGKILL), 0);
     vm_wait_gone(keeper);
     expect_ended(end_of(start_access(vm, m))); /* the relay serves on, or has ended with it */
