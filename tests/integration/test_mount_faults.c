@@ -2,7 +2,6 @@
  * answer in time, `umount` works, and nothing stays behind. */
 #include "tests/lib/vm.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -38,45 +37,6 @@ static bool is_unmounted(void *arg)
 {
     const struct wanted *w = arg;
     return !is_mounted(w->vm, w->folder);
-}
-
-/* A process of a mount: the keeper, or with its pid the relay, its only child. (The relay has one
- * too.) */
-static int mount_process(const char *folder, int keeper)
-{
-    DIR *proc = opendir("/proc");
-    assert_non_null(proc);
-    int found = 0;
-    for (const struct dirent *entry; (entry = readdir(proc));) {
-        char path[64], text[4096];
-        int pid = (int)strtol(entry->d_name, NULL, 10), parent = 0;
-        (void)snprintf(path, sizeof path, "/proc/%d/cmdline", pid);
-        int fd = pid > 0 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-        ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof text);
-        if (fd >= 0)
-            (void)close(fd);
-        if (n <= 0 || !memmem(text, (size_t)n, folder, strlen(folder) + 1) ||
-            !memmem(text, (size_t)n, "bellglass-mount", 15))
-            continue;
-        (void)snprintf(path, sizeof path, "/proc/%d/stat", pid);
-        FILE *file = fopen(path, "re");
-        bool read_it = file && fscanf(file, "%*d (%*[^)]) %*c %d", &parent) == 1;
-        if (file)
-            (void)fclose(file);
-        /* The parents of the others run the same command. */
-        (void)snprintf(path, sizeof path, "/proc/%d/cmdline", parent);
-        char theirs[4096];
-        fd = read_it ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-        ssize_t m = fd < 0 ? 0 : read(fd, theirs, sizeof theirs);
-        if (fd >= 0)
-            (void)close(fd);
-        bool child = m == n && memcmp(text, theirs, (size_t)n) == 0;
-        if (keeper > 0 ? parent == keeper : !child)
-            found = pid;
-    }
-    (void)closedir(proc);
-    assert_true(found > 0);
-    return found;
 }
 
 /* A process that asks for a name that nobody knows yet; its status is the errno. */
@@ -166,8 +126,9 @@ static void the_relay_killed(void **state)
     const char *s = vm_shared(vm);
     const char *m = mount_home(vm, s);
     struct wanted w = {vm, m};
-    int keeper = mount_process(m, 0), relay = mount_process(m, keeper);
-    assert_int_not_equal(keeper, relay);
+    int pids[2];
+    vm_mount_pids(vm, m, pids);
+    int keeper = pids[0], relay = pids[1];
     /* One waits in the kernel: the guest stands still. */
     int qemu = vm_pid(vm, s, "qemu_pid");
     assert_int_equal(kill(qemu, SIGSTOP), 0);
@@ -186,7 +147,9 @@ static void the_keeper_killed(void **state)
     struct vm *vm = *state;
     const char *s = vm_shared(vm);
     const char *m = mount_home(vm, s);
-    int keeper = mount_process(m, 0), relay = mount_process(m, keeper);
+    int pids[2];
+    vm_mount_pids(vm, m, pids);
+    int keeper = pids[0], relay = pids[1];
     assert_int_equal(kill(keeper, SIGKILL), 0);
     vm_wait_gone(keeper);
     expect_ended(end_of(start_access(vm, m))); /* the relay serves on, or has ended with it */

@@ -99,19 +99,6 @@ static int helper_pid(struct vm *vm, const char *sandbox, const char *field)
     return pid;
 }
 
-/* Both processes of the mount on folder: the keeper first. */
-static void mount_pids(struct vm *vm, const char *folder, int ret[2])
-{
-    const char *text = vm_host(vm,
-                               "pgrep -f -o -- '--mountpoint %s '; pgrep -f -n -- "
-                               "'--mountpoint %s '",
-                               folder, folder);
-    char *rest;
-    ret[0] = (int)strtol(text, &rest, 10);
-    ret[1] = (int)strtol(rest, NULL, 10);
-    assert_true(ret[0] > 1 && ret[1] > 1 && ret[0] != ret[1]);
-}
-
 struct wanted_use {
     struct vm *vm;
     const char *sandbox;
@@ -251,7 +238,7 @@ static void a_kill_of_all_in_the_middle_of_writing_is_repaired(void **state)
     vm_expect(writer, "written");
     int pids[5] = {helper_pid(vm, s, "launcher_pid"), helper_pid(vm, s, "supervisor_pid"),
                    helper_pid(vm, s, "qemu_pid"), 0, 0};
-    mount_pids(vm, m, pids + 3);
+    vm_mount_pids(vm, m, pids + 3);
     for (size_t i = 0; i < 5; i++)
         (void)kill(pids[i], SIGKILL); /* one may have gone with another */
     (void)vm_finish(writer);
@@ -272,7 +259,7 @@ static void it_ends_with_its_mount(void **state)
     for (int i = 0; i < 2; i++) {
         const char *m = mount_it(vm, s, "--rw");
         int pids[2];
-        mount_pids(vm, m, pids);
+        vm_mount_pids(vm, m, pids);
         assert_int_equal(kill(pids[i], SIGKILL), 0);
         wait_unused(vm, s);
         (void)vm_call(vm, "umount", m, NULL);

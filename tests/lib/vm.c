@@ -87,6 +87,19 @@ static int parent_of(struct vm *vm, int pid)
     return (int)strtol(paren + 3, NULL, 10);
 }
 
+void vm_mount_pids(struct vm *vm, const char *folder, int ret[2])
+{
+    const char *text =
+        vm_host(vm,
+                "keeper=$(pgrep -o -f -- '^bellglass-mount .*--mountpoint %s( |$)'); "
+                "echo $keeper; pgrep -P $keeper",
+                folder);
+    char *rest;
+    ret[0] = (int)strtol(text, &rest, 10);
+    ret[1] = (int)strtol(rest, NULL, 10);
+    assert_true(ret[0] > 1 && ret[1] > 1);
+}
+
 int vm_pid(struct vm *vm, const char *sandbox, const char *field)
 {
     if (strcmp(field, "supervisor_pid") == 0) /* it has started QEMU */

@@ -158,6 +158,8 @@ const char *vm_sandbox_dir(struct vm *vm, const char *sandbox);
 /* "qemu_pid", "launcher_pid" or "proxy_pid" of the supervisor's status answer, or
  * "supervisor_pid"; fails the test when it does not answer. */
 int vm_pid(struct vm *vm, const char *sandbox, const char *field);
+/* The processes of the mount on folder: its keeper, and the relay, which has one of its own. */
+void vm_mount_pids(struct vm *vm, const char *folder, int ret[2]);
 /* The state that `bellglass ls` shows: "running", "crashed" ... */
 const char *vm_state(struct vm *vm, const char *sandbox);
 /* Polls until the sandbox is in the state. */
