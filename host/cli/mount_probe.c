@@ -84,11 +84,14 @@ void mount_probe(const struct mount_list *list, int *answers)
 enum mount_condition mount_judge(int answer, enum mount_sandbox sandbox)
 {
     /* Root is not let into the mounts of others, and has no business there. */
-    if (answer == 0 || answer == -EACCES || answer == -EPERM)
+    if (answer == -EACCES || answer == -EPERM)
         return MOUNT_LIVES;
     if (answer == -ENOTCONN || answer == -ECONNABORTED)
         return MOUNT_ORPHAN;
-    return answer == -ETIME && sandbox == MOUNT_SANDBOX_ENDED ? MOUNT_STALE : MOUNT_SILENT;
+    if (answer == 0) /* of a relay that may have lost its helper */
+        return sandbox == MOUNT_SANDBOX_STOPPED ? MOUNT_ORPHAN : MOUNT_LIVES;
+    bool ended = sandbox == MOUNT_SANDBOX_STOPPED || sandbox == MOUNT_SANDBOX_CRASHED;
+    return answer == -ETIME && ended ? MOUNT_STALE : MOUNT_SILENT;
 }
 
 int mount_clear(const struct mount_entry *entry, int answer, struct bg_err *err)

@@ -8,12 +8,13 @@
 enum mount_sandbox {
     MOUNT_SANDBOX_UNKNOWN, /* none of this installation's */
     MOUNT_SANDBOX_RUNS,
-    MOUNT_SANDBOX_ENDED,
+    MOUNT_SANDBOX_CRASHED, /* its mounts wait for its next start */
+    MOUNT_SANDBOX_STOPPED, /* which ends its mounts; and no helper has its disk */
 };
 
 enum mount_condition {
     MOUNT_LIVES,  /* or waits for its sandbox to be started again, or is somebody else's */
-    MOUNT_ORPHAN, /* the process that served it is gone: every access fails */
+    MOUNT_ORPHAN, /* what served it is gone for good: every access fails */
     MOUNT_STALE,  /* accesses hang, and its sandbox has ended */
     MOUNT_SILENT, /* accesses fail or hang, but its sandbox runs, or is not known here */
 };

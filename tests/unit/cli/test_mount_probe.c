@@ -14,21 +14,22 @@ static void only_what_is_surely_dead_is_called_so(void **state)
     (void)state;
     static const struct {
         int answer;
-        enum mount_condition unknown, runs, ended;
+        enum mount_condition unknown, runs, crashed, stopped;
     } rows[] = {
-        {0, MOUNT_LIVES, MOUNT_LIVES, MOUNT_LIVES},
-        {-EACCES, MOUNT_LIVES, MOUNT_LIVES, MOUNT_LIVES},
-        {-EPERM, MOUNT_LIVES, MOUNT_LIVES, MOUNT_LIVES},
-        {-ENOTCONN, MOUNT_ORPHAN, MOUNT_ORPHAN, MOUNT_ORPHAN},
-        {-ECONNABORTED, MOUNT_ORPHAN, MOUNT_ORPHAN, MOUNT_ORPHAN},
-        {-ETIME, MOUNT_SILENT, MOUNT_SILENT, MOUNT_STALE},
-        {-EIO, MOUNT_SILENT, MOUNT_SILENT, MOUNT_SILENT},
-        {-ENOMEM, MOUNT_SILENT, MOUNT_SILENT, MOUNT_SILENT},
+        {0, MOUNT_LIVES, MOUNT_LIVES, MOUNT_LIVES, MOUNT_ORPHAN},
+        {-EACCES, MOUNT_LIVES, MOUNT_LIVES, MOUNT_LIVES, MOUNT_LIVES},
+        {-EPERM, MOUNT_LIVES, MOUNT_LIVES, MOUNT_LIVES, MOUNT_LIVES},
+        {-ENOTCONN, MOUNT_ORPHAN, MOUNT_ORPHAN, MOUNT_ORPHAN, MOUNT_ORPHAN},
+        {-ECONNABORTED, MOUNT_ORPHAN, MOUNT_ORPHAN, MOUNT_ORPHAN, MOUNT_ORPHAN},
+        {-ETIME, MOUNT_SILENT, MOUNT_SILENT, MOUNT_STALE, MOUNT_STALE},
+        {-EIO, MOUNT_SILENT, MOUNT_SILENT, MOUNT_SILENT, MOUNT_SILENT},
+        {-ENOMEM, MOUNT_SILENT, MOUNT_SILENT, MOUNT_SILENT, MOUNT_SILENT},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         assert_int_equal(mount_judge(rows[i].answer, MOUNT_SANDBOX_UNKNOWN), rows[i].unknown);
         assert_int_equal(mount_judge(rows[i].answer, MOUNT_SANDBOX_RUNS), rows[i].runs);
-        assert_int_equal(mount_judge(rows[i].answer, MOUNT_SANDBOX_ENDED), rows[i].ended);
+        assert_int_equal(mount_judge(rows[i].answer, MOUNT_SANDBOX_CRASHED), rows[i].crashed);
+        assert_int_equal(mount_judge(rows[i].answer, MOUNT_SANDBOX_STOPPED), rows[i].stopped);
     }
 }
 
