@@ -347,7 +347,7 @@ static void swapped_folders_lead_nowhere(void **state)
     pthread_t thread;
     assert_int_equal(pthread_create(&thread, NULL, swap, &w), 0);
     unsigned reached = 0;
-    for (int i = 0; i < WALKS; i++) {
+    for (int i = 0; i < WALKS || reached == 0; i++) { /* the alarm ends it */
         struct fs_reply reply;
         uint64_t d, a, fh;
         if (find(s, 1, "d", &d) < 0)
@@ -391,7 +391,6 @@ static void swapped_folders_lead_nowhere(void **state)
     }
     atomic_store(&w.stop, true);
     (void)pthread_join(thread, NULL);
-    assert_true(reached > 0);
     assert_true(fingerprint(s->outside) == before);
     assert_int_equal(end_server(s), 0);
 }
