@@ -8,7 +8,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -17,9 +16,9 @@
 #include "common/log.h"
 #include "common/wire.h"
 #include "host/supervisor/background.h"
+#include "host/supervisor/child.h"
 #include "host/supervisor/parts.h"
 #include "host/supervisor/qcow2.h"
-#include "host/supervisor/supervisor.h"
 
 /* Of a helper for an image: what `bellglass create` takes, so that the golden snapshot is there. */
 #define CPUS         1
@@ -36,11 +35,9 @@ struct helper {
     struct supervisor_disk second;
     int lock_fd, scratch_fd, root_fd, log_fd;
     struct bg_log log;
-    int link_fd, signal_fd;
-    pid_t supervisor_pid; /* 0: it has ended */
-    bool served;          /* the disk was mounted */
-    bool ended;           /* it has said why */
-    struct bg_err why;
+    int signal_fd;
+    struct supervisor_child child;
+    bool served; /* the disk was mounted */
 };
 
 /* ---- preparation ---- */
@@ -218,41 +215,18 @@ static int prepare(struct helper *h, struct bg_err *err)
 static void reap(struct helper *h)
 {
     int status;
-    if (h->supervisor_pid == 0 || waitpid(h->supervisor_pid, &status, WNOHANG) <= 0)
+    if (h->child.pid == 0 || waitpid(h->child.pid, &status, WNOHANG) <= 0)
         return;
-    h->supervisor_pid = 0;
-    if (!h->ended && WIFSIGNALED(status))
-        (void)bg_err_set(&h->why, -EIO, "the helper's supervisor was killed by signal %d (%s)",
-                         WTERMSIG(status), strsignal(WTERMSIG(status)));
-    else if (!h->ended)
-        (void)bg_err_set(&h->why, -EIO, "the helper's supervisor ended with status %d",
-                         WEXITSTATUS(status));
-}
-
-static void ask_stop(struct helper *h)
-{
-    uint8_t message[9];
-    struct bg_writer w = bg_writer_init(message, sizeof message);
-    bg_writer_u8(&w, LINK_STOP);
-    bg_writer_u64le(&w, BG_DISK_END_MS);
-    if (bg_send_fd(h->link_fd, message, w.used, -1) < 0 && h->supervisor_pid != 0)
-        (void)kill(h->supervisor_pid, SIGKILL); /* our child, not reaped */
+    supervisor_child_died(&h->child, status, "the helper's supervisor");
 }
 
 static void supervisor_spoke(struct helper *h)
 {
-    char message[1 + sizeof(struct bg_err)];
-    ssize_t n = recv(h->link_fd, message, sizeof message, MSG_DONTWAIT);
+    char message[SUPERVISOR_LINK_MAX];
+    ssize_t n = supervisor_child_spoke(&h->child, message);
     if (n == 1 + sizeof(struct vm_timings) && message[0] == LINK_READY) {
         h->served = true;
         report_serving(h->opts->report, h->self.id);
-    } else if (n == 1 + sizeof(struct bg_err) && message[0] == LINK_ENDED) {
-        memcpy(&h->why, message + 1, sizeof h->why);
-        h->why.text[sizeof h->why.text - 1] = '\0';
-        h->ended = true;
-    } else if (n == 0) {
-        (void)close(h->link_fd); /* its death is on its way */
-        h->link_fd = -1;
     }
 }
 
@@ -260,9 +234,9 @@ static void supervisor_spoke(struct helper *h)
 static void watch(struct helper *h)
 {
     int owner_fd = h->opts->owner_fd;
-    while (h->supervisor_pid != 0 || (h->link_fd >= 0 && !h->ended)) {
+    while (h->child.pid != 0 || (h->child.link_fd >= 0 && !h->child.ended)) {
         struct pollfd fds[] = {{.fd = h->signal_fd, .events = POLLIN},
-                               {.fd = h->link_fd, .events = POLLIN},
+                               {.fd = h->child.link_fd, .events = POLLIN},
                                {.fd = owner_fd, .events = POLLIN}};
         if (poll(fds, 3, -1) < 0)
             continue; /* EINTR; nothing else can be */
@@ -271,60 +245,39 @@ static void watch(struct helper *h)
         if (fds[2].revents) {
             /* The owner holds the other end and writes nothing: any event is its end. */
             owner_fd = -1;
-            ask_stop(h);
+            supervisor_child_stop(&h->child, BG_DISK_END_MS);
         }
         struct signalfd_siginfo info;
         if (fds[0].revents && read(h->signal_fd, &info, sizeof info) == sizeof info) {
             if (info.ssi_signo == SIGCHLD)
                 reap(h);
             else
-                ask_stop(h);
+                supervisor_child_stop(&h->child, BG_DISK_END_MS);
         }
     }
 }
 
 static int start_supervisor(struct helper *h, struct bg_err *err)
 {
-    int control_fd = -1, link[2] = {-1, -1};
+    int control_fd = -1;
     int r = bg_sandbox_listen(h->opts->paths, &h->self, &control_fd, err);
     BG_AUTOCLOSE int control = control_fd;
-    if (r == 0 && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, link) < 0)
-        r = bg_err_errno(err, -errno, "socketpair");
     if (r < 0)
         return r;
-    pid_t pid = fork();
-    if (pid == 0) {
-        sigset_t none;
-        const struct supervisor_opts opts = {.sandbox = &h->self,
-                                             .golden = &h->parts.golden,
-                                             .qemu = &h->parts.qemu,
-                                             .accel = h->parts.accel,
-                                             .ca_pem = h->parts.ca_pem,
-                                             .disk_fd = h->root_fd,
-                                             .second = &h->second,
-                                             .control_fd = control,
-                                             .link_fd = link[1],
-                                             .log_fd = h->log_fd,
-                                             .console_fd = h->log_fd,
-                                             .owner_uid = geteuid()};
-        (void)sigemptyset(&none); /* cannot fail */
-        (void)sigprocmask(SIG_SETMASK, &none, NULL);
-        const int not_its[] = {link[0], h->signal_fd, h->lock_fd, h->opts->owner_fd,
-                               h->opts->report->fd};
-        for (size_t i = 0; i < sizeof not_its / sizeof not_its[0]; i++)
-            if (not_its[i] >= 0)
-                (void)close(not_its[i]); /* a copy */
-        _exit(supervisor_run(&opts));
-    }
-    int fork_errno = errno;
-    (void)close(link[1]);
-    if (pid < 0) {
-        (void)close(link[0]);
-        return bg_err_errno(err, -fork_errno, "fork");
-    }
-    h->supervisor_pid = pid;
-    h->link_fd = link[0];
-    return 0;
+    const struct supervisor_opts opts = {.sandbox = &h->self,
+                                         .golden = &h->parts.golden,
+                                         .qemu = &h->parts.qemu,
+                                         .accel = h->parts.accel,
+                                         .ca_pem = h->parts.ca_pem,
+                                         .disk_fd = h->root_fd,
+                                         .second = &h->second,
+                                         .control_fd = control,
+                                         .log_fd = h->log_fd,
+                                         .console_fd = h->log_fd,
+                                         .owner_uid = geteuid()};
+    const int not_its[] = {h->signal_fd, h->lock_fd, h->opts->owner_fd, h->opts->report->fd};
+    return supervisor_child_start(&h->child, &opts, not_its, sizeof not_its / sizeof not_its[0],
+                                  err);
 }
 
 /* Something was wrong at the end of a mount for writing: the sandbox has it for its reason, since
@@ -336,7 +289,8 @@ static void note(struct helper *h)
     if (!h->opts->write || !h->served)
         return;
     (void)bg_sandbox_noted(&h->sandbox, &state, reason);
-    (void)snprintf(text, sizeof text, "after its disk was written from outside: %s", h->why.text);
+    (void)snprintf(text, sizeof text, "after its disk was written from outside: %s",
+                   h->child.why.text);
     struct bg_err err;
     if (bg_sandbox_set_state(&h->sandbox, state == BG_SANDBOX_CRASHED ? state : BG_SANDBOX_STOPPED,
                              text, &err) < 0)
@@ -350,18 +304,18 @@ static void run(struct helper *h)
     if (r == 0)
         r = start_supervisor(h, &err);
     if (r < 0)
-        h->why = err;
+        h->child.why = err;
     else
         watch(h);
     bg_sandbox_unlisten(h->opts->paths, &h->self);
-    if (h->why.code < 0) {
-        bg_log(&h->log, BG_LOG_ERROR, "%s", h->why.text);
+    if (h->child.why.code < 0) {
+        bg_log(&h->log, BG_LOG_ERROR, "%s", h->child.why.text);
         note(h);
     }
     if (h->lock_fd >= 0)
         (void)close(h->lock_fd); /* first: whoever hears of the end finds the sandbox free */
-    if (h->why.code < 0)
-        report_error(h->opts->report, &h->why);
+    if (h->child.why.code < 0)
+        report_error(h->opts->report, &h->child.why);
     else
         report_ended(h->opts->report);
 }
@@ -388,7 +342,7 @@ int helper_run(const struct helper_opts *opts, struct bg_err *err)
                        .scratch_fd = -1,
                        .root_fd = -1,
                        .log_fd = -1,
-                       .link_fd = -1,
+                       .child.link_fd = -1,
                        .signal_fd = -1};
     int r = prepare(&h, err);
     pid_t pid = r < 0 ? -1 : fork();
@@ -396,7 +350,7 @@ int helper_run(const struct helper_opts *opts, struct bg_err *err)
         r = bg_err_errno(err, -errno, "fork");
     if (pid == 0) {
         run(&h);
-        _exit(h.why.code < 0);
+        _exit(h.child.why.code < 0);
     }
     helper_done(&h);
     return r;

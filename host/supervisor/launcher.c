@@ -16,8 +16,8 @@
 #include "common/log.h"
 #include "common/state/audit_files.h"
 #include "host/supervisor/background.h"
+#include "host/supervisor/child.h"
 #include "host/supervisor/parts.h"
-#include "host/supervisor/supervisor.h"
 
 #define PROXY_BACKOFF_MIN_MS 100
 #define PROXY_BACKOFF_MAX_MS 5000
@@ -31,14 +31,12 @@ struct launcher {
     struct parts *parts;
     struct bg_log log;
     int log_fd, proxy_log_fd;
-    int link_fd;
+    struct supervisor_child child;
     int audit_fd; /* of the proxy, which asks for a new audit file; -1: it has gone */
     int signal_fd;
-    pid_t supervisor_pid, proxy_pid;    /* 0: not running */
+    pid_t proxy_pid;                    /* 0: not running */
     pid_t old_proxies[OLD_PROXIES_MAX]; /* which end when their connections have; 0: none */
     uint64_t proxy_started_ms, proxy_due_ms, proxy_backoff_ms;
-    bool ended; /* the supervisor has said why */
-    struct bg_err why;
 };
 
 /* ---- preparation ---- */
@@ -223,7 +221,7 @@ static int start_proxy(struct launcher *l, struct bg_err *err)
     struct bg_writer w = bg_writer_init(message, sizeof message);
     bg_writer_u8(&w, LINK_PROXY);
     bg_writer_u32le(&w, (uint32_t)pid);
-    r = bg_send_fd(l->link_fd, message, w.used, ours);
+    r = bg_send_fd(l->child.link_fd, message, w.used, ours);
     return r < 0 ? bg_err_errno(err, r, "supervisor's socket") : 0;
 }
 
@@ -285,32 +283,15 @@ static void reap(struct launcher *l)
                 l->old_proxies[i] = 0;
         if (pid == l->proxy_pid)
             proxy_died(l, status);
-        if (pid == l->supervisor_pid) {
-            l->supervisor_pid = 0;
-            if (!l->ended && WIFSIGNALED(status))
-                (void)bg_err_set(&l->why, -EIO, "the supervisor was killed by signal %d (%s)",
-                                 WTERMSIG(status), strsignal(WTERMSIG(status)));
-            else if (!l->ended)
-                (void)bg_err_set(&l->why, -EIO, "the supervisor ended with status %d",
-                                 WEXITSTATUS(status));
-        }
+        if (pid == l->child.pid)
+            supervisor_child_died(&l->child, status, "the supervisor");
     }
-}
-
-static void ask_stop(struct launcher *l, uint64_t grace_ms)
-{
-    uint8_t message[9];
-    struct bg_writer w = bg_writer_init(message, sizeof message);
-    bg_writer_u8(&w, LINK_STOP);
-    bg_writer_u64le(&w, grace_ms);
-    if (bg_send_fd(l->link_fd, message, w.used, -1) < 0 && l->supervisor_pid != 0)
-        (void)kill(l->supervisor_pid, SIGKILL); /* our child, not reaped */
 }
 
 static void supervisor_spoke(struct launcher *l)
 {
-    char message[1 + sizeof(struct bg_err)];
-    ssize_t n = recv(l->link_fd, message, sizeof message, MSG_DONTWAIT);
+    char message[SUPERVISOR_LINK_MAX];
+    ssize_t n = supervisor_child_spoke(&l->child, message);
     struct bg_err err = {0};
     if (n == 1 + sizeof(struct vm_timings) && message[0] == LINK_READY) {
         struct vm_timings timings;
@@ -318,15 +299,8 @@ static void supervisor_spoke(struct launcher *l)
         if (bg_sandbox_set_state(l->opts->sandbox, BG_SANDBOX_RUNNING, "", &err) < 0)
             bg_log(&l->log, BG_LOG_WARN, "%s", err.text);
         report_ready(l->opts->report, &timings);
-    } else if (n == 1 + sizeof(struct bg_err) && message[0] == LINK_ENDED) {
-        memcpy(&l->why, message + 1, sizeof l->why);
-        l->why.text[sizeof l->why.text - 1] = '\0';
-        l->ended = true;
     } else if (n == 1 && message[0] == LINK_RELOAD) {
         replace_proxy(l);
-    } else if (n == 0) {
-        (void)close(l->link_fd); /* its death is on its way */
-        l->link_fd = -1;
     }
 }
 
@@ -338,21 +312,21 @@ static void signal_came(struct launcher *l)
     if (info.ssi_signo == SIGCHLD)
         reap(l);
     else
-        ask_stop(l, STOP_GRACE_MS);
+        supervisor_child_stop(&l->child, STOP_GRACE_MS);
 }
 
 /* Until the supervisor is gone. */
 static void watch(struct launcher *l)
 {
     int owner_fd = l->opts->owner_fd;
-    while (l->supervisor_pid != 0) {
+    while (l->child.pid != 0) {
         struct pollfd fds[] = {{.fd = l->signal_fd, .events = POLLIN},
-                               {.fd = l->link_fd, .events = POLLIN},
+                               {.fd = l->child.link_fd, .events = POLLIN},
                                {.fd = owner_fd, .events = POLLIN},
                                {.fd = l->audit_fd, .events = POLLIN}};
         struct bg_err err;
         uint64_t now = bg_now_ms();
-        bool proxy_wanted = l->proxy_pid == 0 && l->link_fd >= 0 && !l->ended;
+        bool proxy_wanted = l->proxy_pid == 0 && l->child.link_fd >= 0 && !l->child.ended;
         int timeout = !proxy_wanted ? -1 : l->proxy_due_ms > now ? (int)(l->proxy_due_ms - now) : 0;
         if (timeout == 0) {
             if (start_proxy(l, &err) < 0) {
@@ -368,15 +342,15 @@ static void watch(struct launcher *l)
         if (fds[2].revents) {
             /* The owner holds the other end and writes nothing: any event is its end. */
             owner_fd = -1;
-            ask_stop(l, 0);
+            supervisor_child_stop(&l->child, 0);
         }
         if (fds[3].revents)
             answer_audit(l);
         if (fds[0].revents)
             signal_came(l);
     }
-    while (l->link_fd >= 0 && !l->ended) { /* what it said before it died */
-        struct pollfd fd = {.fd = l->link_fd, .events = POLLIN};
+    while (l->child.link_fd >= 0 && !l->child.ended) { /* what it said before it died */
+        struct pollfd fd = {.fd = l->child.link_fd, .events = POLLIN};
         if (poll(&fd, 1, 0) <= 0)
             break;
         supervisor_spoke(l);
@@ -385,9 +359,9 @@ static void watch(struct launcher *l)
 
 static void end_proxy(struct launcher *l)
 {
-    if (l->link_fd >= 0)
-        (void)close(l->link_fd);
-    l->link_fd = -1;
+    if (l->child.link_fd >= 0)
+        (void)close(l->child.link_fd);
+    l->child.link_fd = -1;
     close_audit(l); /* the last lines go where the others are */
     uint64_t deadline = bg_now_ms() + PROXY_EXIT_MS;
     while (l->proxy_pid != 0 || has_old_proxies(l)) {
@@ -419,7 +393,7 @@ static int start_supervisor(struct launcher *l, struct bg_err *err)
 {
     const struct bg_sandbox *sandbox = l->opts->sandbox;
     BG_AUTOFREE char *disk = NULL;
-    int console_fd = -1, control_fd = -1, link[2];
+    int console_fd = -1, control_fd = -1;
     if (asprintf(&disk, "%s/disk.qcow2", sandbox->dir) < 0)
         return bg_err_errno(err, -ENOMEM, "disk");
     int r = open_log(sandbox, "console.log", &console_fd, err);
@@ -430,43 +404,23 @@ static int start_supervisor(struct launcher *l, struct bg_err *err)
     BG_AUTOCLOSE int disk_fd = r < 0 ? -1 : open(disk, O_RDWR | O_CLOEXEC);
     if (r == 0 && disk_fd < 0)
         r = bg_err_errno(err, -errno, "%s", disk);
-    if (r == 0 && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, link) < 0)
-        r = bg_err_errno(err, -errno, "socketpair");
     if (r < 0)
         return r;
-    pid_t pid = fork();
-    if (pid == 0) {
-        sigset_t none;
-        const struct supervisor_opts opts = {.sandbox = sandbox,
-                                             .golden = &l->parts->golden,
-                                             .qemu = &l->parts->qemu,
-                                             .accel = l->parts->accel,
-                                             .ca_pem = l->parts->ca_pem,
-                                             .cold = l->parts->cold,
-                                             .disk_fd = disk_fd,
-                                             .control_fd = control,
-                                             .link_fd = link[1],
-                                             .log_fd = l->log_fd,
-                                             .console_fd = console,
-                                             .owner_uid = geteuid()};
-        (void)sigemptyset(&none); /* cannot fail */
-        (void)sigprocmask(SIG_SETMASK, &none, NULL);
-        const int not_its[] = {link[0],          l->signal_fd,      l->proxy_log_fd,
-                               l->opts->lock_fd, l->opts->owner_fd, l->opts->report->fd};
-        for (size_t i = 0; i < sizeof not_its / sizeof not_its[0]; i++)
-            if (not_its[i] >= 0)
-                (void)close(not_its[i]); /* a copy */
-        _exit(supervisor_run(&opts));
-    }
-    int fork_errno = errno;
-    (void)close(link[1]);
-    if (pid < 0) {
-        (void)close(link[0]);
-        return bg_err_errno(err, -fork_errno, "fork");
-    }
-    l->supervisor_pid = pid;
-    l->link_fd = link[0];
-    return 0;
+    const struct supervisor_opts opts = {.sandbox = sandbox,
+                                         .golden = &l->parts->golden,
+                                         .qemu = &l->parts->qemu,
+                                         .accel = l->parts->accel,
+                                         .ca_pem = l->parts->ca_pem,
+                                         .cold = l->parts->cold,
+                                         .disk_fd = disk_fd,
+                                         .control_fd = control,
+                                         .log_fd = l->log_fd,
+                                         .console_fd = console,
+                                         .owner_uid = geteuid()};
+    const int not_its[] = {l->signal_fd, l->proxy_log_fd, l->opts->lock_fd, l->opts->owner_fd,
+                           l->opts->report->fd};
+    return supervisor_child_start(&l->child, &opts, not_its, sizeof not_its / sizeof not_its[0],
+                                  err);
 }
 
 static void clean_up(struct launcher *l)
@@ -476,16 +430,17 @@ static void clean_up(struct launcher *l)
     struct bg_err err = {0};
     if (asprintf(&socket_path, "%s/%s.sock", l->opts->paths->runtime, sandbox->id) >= 0)
         (void)unlink(socket_path); /* a dead socket only misleads; the next start replaces it */
-    if (l->why.code < 0)
-        bg_log(&l->log, BG_LOG_ERROR, "%s", l->why.text);
-    if (l->why.code < 0)
-        report_error(l->opts->report, &l->why);
-    int r = sandbox->ephemeral ? bg_sandbox_remove(sandbox, &err)
-                               : bg_sandbox_set_state(sandbox,
-                                                      l->why.code < 0 && l->why.code != -ETIME
-                                                          ? BG_SANDBOX_CRASHED
-                                                          : BG_SANDBOX_STOPPED,
-                                                      l->why.text, &err);
+    if (l->child.why.code < 0)
+        bg_log(&l->log, BG_LOG_ERROR, "%s", l->child.why.text);
+    if (l->child.why.code < 0)
+        report_error(l->opts->report, &l->child.why);
+    int r = sandbox->ephemeral
+                ? bg_sandbox_remove(sandbox, &err)
+                : bg_sandbox_set_state(sandbox,
+                                       l->child.why.code < 0 && l->child.why.code != -ETIME
+                                           ? BG_SANDBOX_CRASHED
+                                           : BG_SANDBOX_STOPPED,
+                                       l->child.why.text, &err);
     if (r < 0)
         bg_log(&l->log, BG_LOG_ERROR, "%s", err.text);
 }
@@ -500,7 +455,7 @@ static void run(struct launcher *l)
     if (r == 0)
         r = start_supervisor(l, &err);
     if (r < 0)
-        l->why = err;
+        l->child.why = err;
     else
         watch(l);
     end_proxy(l);
@@ -515,7 +470,7 @@ int launcher_run(const struct launcher_opts *opts, struct bg_err *err)
                          .log = {.fd = -1, .level = BG_LOG_INFO, .tag = "launcher"},
                          .log_fd = -1,
                          .proxy_log_fd = -1,
-                         .link_fd = -1,
+                         .child.link_fd = -1,
                          .audit_fd = -1,
                          .signal_fd = -1};
     int r = parts_find(opts->paths, opts->sandbox->image_digest, &parts, err);
@@ -535,7 +490,7 @@ int launcher_run(const struct launcher_opts *opts, struct bg_err *err)
         r = bg_err_errno(err, -errno, "fork");
     if (pid == 0) {
         run(&l);
-        _exit(l.why.code < 0);
+        _exit(l.child.why.code < 0);
     }
     parts_done(&parts);
     const int fds[] = {l.log_fd, l.proxy_log_fd};
