@@ -1,11 +1,10 @@
 #include "fs/share/names.h"
 
-#include <assert.h>
 #include <fnmatch.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/fold.h"
 #include "common/limits.h"
 #include "common/quote.h"
 #include "fs/server/share.h"
@@ -60,57 +59,6 @@ struct share_names {
     bool unguarded;
 };
 
-/* ---- folding ---- */
-
-/* Bytes of the character at text if it is one that HFS+ leaves out of comparisons: U+200C..200F,
- * 202A..202E, 206A..206F, FEFF. */
-static size_t ignored(const unsigned char *text)
-{
-    bool general = text[0] == 0xe2 && (text[1] == 0x80 || text[1] == 0x81);
-    if (text[0] == 0xef && text[1] == 0xbb && text[2] == 0xbf)
-        return 3;
-    if (!general)
-        return 0;
-    bool formats = text[1] == 0x80 &&
-                   ((text[2] >= 0x8c && text[2] <= 0x8f) || (text[2] >= 0xaa && text[2] <= 0xae));
-    return formats || (text[1] == 0x81 && text[2] >= 0xaa && text[2] <= 0xaf) ? 3 : 0;
-}
-
-/* The two characters beyond ASCII that become ASCII letters when case is folded. */
-static char folded_letter(const unsigned char *text, size_t *ret_size)
-{
-    if (text[0] == 0xc5 && text[1] == 0xbf) { /* U+017F */
-        *ret_size = 2;
-        return 's';
-    }
-    if (text[0] == 0xe2 && text[1] == 0x84 && text[2] == 0xaa) { /* U+212A */
-        *ret_size = 3;
-        return 'k';
-    }
-    return '\0';
-}
-
-/* Folds one part of a path, size bytes without '/'. out: at least size + 1. */
-static size_t fold(const char *part, size_t size, char *out)
-{
-    size_t used = 0;
-    for (size_t i = 0; i < size;) {
-        unsigned char next[3] = {0};
-        memcpy(next, part + i, size - i < 3 ? size - i : 3);
-        size_t letter_size = 1, skip = ignored(next);
-        char letter = folded_letter(next, &letter_size);
-        if (skip == 0) {
-            char c = (char)next[0];
-            out[used++] = letter ? letter : c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
-        }
-        i += skip ? skip : letter_size;
-    }
-    while (used > 1 && (out[used - 1] == '.' || out[used - 1] == ' '))
-        used--;
-    out[used] = '\0';
-    return used;
-}
-
 /* ---- patterns ---- */
 
 static int bad(const char *text, const char *why, struct bg_err *err)
@@ -134,7 +82,7 @@ static int pattern_init(struct pattern *pattern, const char *text, struct bg_err
         if (part == 0 || part > BG_FS_NAME_MAX || strncmp(at, "..", part) == 0)
             return bad(text, "want names with a '/' between them", err);
         pattern->parts[pattern->count++] = out;
-        out += fold(at, part, out) + 1;
+        out += bg_fold_name(at, part, 1, out) + 1;
         at = slash ? slash + 1 : NULL;
     }
     return 0;
@@ -265,7 +213,7 @@ unsigned share_names_judge(const void *owner, const char *path)
         if (count > BG_FS_DEPTH_MAX || size >= sizeof folded - used)
             return FS_SHARE_HIDDEN; /* nobody asks for such a path */
         names[count++] = folded + used;
-        used += fold(at, size, folded + used) + 1;
+        used += bg_fold_name(at, size, 1, folded + used) + 1;
         at = slash ? slash + 1 : NULL;
     }
     for (size_t i = 1; i <= count; i++)
