@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/checked.h"
+
 int bg_read_full(int fd, void *buffer, size_t size)
 {
     for (size_t at = 0; at < size;) {
@@ -159,6 +161,15 @@ ssize_t bg_recv_fds(int socket, void *buffer, size_t size, int fds[BG_RECV_FDS_M
     }
     *ret_fd_count = count;
     return n;
+}
+
+int bg_parse_fd(const char *text, int *ret)
+{
+    uint64_t fd;
+    if (!text || bg_parse_u64(text, 0, 1 << 20, &fd) < 0 || fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0)
+        return -EBADF;
+    *ret = (int)fd;
+    return 0;
 }
 
 void bg_send_buffer(int socket, int size)

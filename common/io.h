@@ -37,6 +37,10 @@ int bg_send_fd(int socket, const void *bytes, size_t size, int fd) BG_MUST_CHECK
 ssize_t bg_recv_fds(int socket, void *buffer, size_t size, int fds[BG_RECV_FDS_MAX],
                     size_t *ret_fd_count) BG_MUST_CHECK;
 
+/* The number of an open fd in an argument, which programs that we start do not get (FD_CLOEXEC from
+ * now on). Errors: -EBADF. */
+int bg_parse_fd(const char *text, int *ret) BG_MUST_CHECK; /* text may be NULL */
+
 /* Asks for a send buffer of this size on a socket; gets as much as the system allows. */
 void bg_send_buffer(int socket, int size);
 

@@ -611,16 +611,6 @@ static void usage(FILE *out)
                   "Mounts the files that a bellglass file server offers on the open stream N.\n");
 }
 
-static int parse_fd(const char *text, int *ret)
-{
-    uint64_t fd;
-    if (bg_parse_u64(text, 0, 1 << 20, &fd) < 0 || fcntl((int)fd, F_GETFD) < 0)
-        return -EBADF;
-    *ret = (int)fd;
-    /* Only this process and its fork shall have it, not fusermount3. */
-    return fcntl(*ret, F_SETFD, FD_CLOEXEC) < 0 ? -errno : 0;
-}
-
 static int parse_links(const char *text, enum fs_links *ret)
 {
     static const char *const modes[] = {
@@ -667,16 +657,16 @@ static int parse_args(int argc, char **argv, struct args *ret)
     while (r == 0 && (c = getopt_long(argc, argv, "+", options, NULL)) != -1) {
         switch (c) {
         case 's':
-            r = parse_fd(optarg, &ret->stream_fd);
+            r = bg_parse_fd(optarg, &ret->stream_fd);
             break;
         case 'y':
-            r = parse_fd(optarg, &ret->ready_fd);
+            r = bg_parse_fd(optarg, &ret->ready_fd);
             break;
         case 'q':
-            r = parse_fd(optarg, &ret->hold_fd);
+            r = bg_parse_fd(optarg, &ret->hold_fd);
             break;
         case 'l':
-            r = parse_fd(optarg, &ret->log_fd);
+            r = bg_parse_fd(optarg, &ret->log_fd);
             break;
         case 'd':
             r = bg_parse_u64(optarg, 100, 600000, &ret->deadline_ms);

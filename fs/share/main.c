@@ -2,7 +2,6 @@
  * serves one stream, whose other end is a hostile guest, and ends with it. A crash of it costs the
  * share and nothing else. */
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <jansson.h>
 #include <signal.h>
@@ -12,7 +11,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "common/checked.h"
 #include "common/io.h"
 #include "common/limits.h"
 #include "common/log.h"
@@ -39,15 +37,6 @@ static void usage(FILE *out)
              "  [--ready-fd N] [--log-fd N] [--lock-fd N]\n"
              "Serves DIR to a guest that mounts it by the open stream N. Started by the\n"
              "bellglass command.\n");
-}
-
-static int parse_fd(const char *text, int *ret)
-{
-    uint64_t fd;
-    if (bg_parse_u64(text, 0, 1 << 20, &fd) < 0 || fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0)
-        return -EINVAL;
-    *ret = (int)fd;
-    return 0;
 }
 
 static int add_pattern(const char *const **list, size_t *count, const char *text)
@@ -80,16 +69,16 @@ static int parse(int argc, char **argv, struct args *ret)
     while (r == 0 && (c = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (c) {
         case 's':
-            r = parse_fd(optarg, &ret->stream_fd);
+            r = bg_parse_fd(optarg, &ret->stream_fd);
             break;
         case 'y':
-            r = parse_fd(optarg, &ret->ready_fd);
+            r = bg_parse_fd(optarg, &ret->ready_fd);
             break;
         case 'l':
-            r = parse_fd(optarg, &ret->log_fd);
+            r = bg_parse_fd(optarg, &ret->log_fd);
             break;
         case 'k':
-            r = parse_fd(optarg, &ret->lock_fd);
+            r = bg_parse_fd(optarg, &ret->lock_fd);
             break;
         case 'r':
             ret->root = optarg;

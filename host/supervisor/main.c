@@ -1,6 +1,5 @@
 /* bellglass-supervisor: started by the bellglass command, see docs/protocol.md "Supervisor start".
  */
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,6 +7,7 @@
 #include <jansson.h>
 
 #include "common/checked.h"
+#include "common/io.h"
 #include "host/supervisor/accel.h"
 #include "host/supervisor/helper.h"
 #include "host/supervisor/launcher.h"
@@ -29,24 +29,15 @@ struct request {
     int status_fd, owner_fd;
 };
 
-static int parse_fd(const char *text, int *ret)
-{
-    uint64_t fd;
-    if (!text || bg_parse_u64(text, 0, 1 << 20, &fd) < 0 || fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0)
-        return -EINVAL;
-    *ret = (int)fd;
-    return 0;
-}
-
 static int parse(int argc, char **argv, struct request *ret)
 {
     *ret = (struct request){.status_fd = -1, .owner_fd = -1};
     for (int i = 1; i < argc; i++) {
         int r = 0;
         if (strcmp(argv[i], "--status-fd") == 0)
-            r = parse_fd(argv[++i], &ret->status_fd);
+            r = bg_parse_fd(argv[++i], &ret->status_fd);
         else if (strcmp(argv[i], "--owner-fd") == 0)
-            r = parse_fd(argv[++i], &ret->owner_fd);
+            r = bg_parse_fd(argv[++i], &ret->owner_fd);
         else if (ret->arg_count < 4)
             ret->args[ret->arg_count++] = argv[i];
         else
