@@ -87,13 +87,15 @@ static int parent_of(struct vm *vm, int pid)
     return (int)strtol(paren + 3, NULL, 10);
 }
 
+/* Keeper, relay and echoer have one command line; the keeper is the one whose parent is none of
+ * them. The oldest would not do: two of them can have one start time, and numbers begin anew. */
 void vm_mount_pids(struct vm *vm, const char *folder, int ret[2])
 {
-    const char *text =
-        vm_host(vm,
-                "keeper=$(pgrep -o -f -- '^bellglass-mount .*--mountpoint %s( |$)'); "
-                "echo $keeper; pgrep -P $keeper",
-                folder);
+    const char *text = vm_host(
+        vm, "all=$(pgrep -d ' ' -f -- '^bellglass-mount .*--mountpoint %s( |$)'); for p in $all; do "
+            "parent=$(ps -o ppid= -p $p | tr -d ' '); case \" $all \" in *\" $parent \"*) ;; "
+            "*) echo $p; pgrep -P $p;; esac; done",
+        folder);
     char *rest;
     ret[0] = (int)strtol(text, &rest, 10);
     ret[1] = (int)strtol(rest, NULL, 10);
