@@ -66,6 +66,8 @@
 #define BG_SANDBOX_CPUS_MAX   64              /* refused when asked for */
 #define BG_SANDBOX_MEMORY_MIN (128ull << 20)  /* a guest with less does not boot; refused */
 #define BG_SANDBOX_MEMORY_MAX (1024ull << 30) /* refused */
+#define BG_SECRET_INHERITED_MAX                                                                    \
+    16 /* placeholders of a secret that a fork has from before; the oldest mean nothing more */
 
 /* Egress. Times in milliseconds; each is the longest that the proxy waits in that phase. */
 #define BG_EGRESS_CONNS_MAX   1024        /* guest connections at once; further ones: -EAGAIN */

@@ -4,6 +4,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <jansson.h>
+
 #include "common/err.h"
 #include "common/state/paths.h"
 
@@ -14,6 +16,10 @@ struct bg_secret_use {
     char **hosts; /* where it may go: exact or "*.suffix"; the policy may say more */
     size_t host_count;
     char placeholder[96]; /* "BELLGLASS_SECRET_" and 64 hex digits */
+    /* Those that the memory of a fork still has, the newest first; they are good for the same as
+     * its own. */
+    char **inherited;
+    size_t inherited_count; /* at most BG_SECRET_INHERITED_MAX */
 };
 
 /* A folder of the host in the guest. */
@@ -81,6 +87,18 @@ struct bg_sandbox_filling {
 int bg_sandbox_create_filled(const struct bg_paths *paths, struct bg_sandbox *sandbox,
                              const struct bg_sandbox_filling *filling,
                              struct bg_err *err) BG_MUST_CHECK;
+
+/* What a fork of a sandbox is to be, for bg_sandbox_create, from the source's sandbox.json as it
+ * was when the source stood still. All that the user asked for is kept, the shares too: what runs
+ * in the fork goes on with its files, and works in the same folders. But it is no ephemeral one,
+ * and it will have placeholders of its own; the source's are inherited. name: NULL: one is made up.
+ * Errors: -EINVAL with what is wrong with source; -ENOMEM. */
+int bg_sandbox_fork_config(const json_t *source, const char *name, struct bg_sandbox *ret,
+                           struct bg_err *err) BG_MUST_CHECK;
+
+/* Forgets the placeholders that were inherited: those that the guest's memory has are worthless
+ * then. */
+void bg_sandbox_disinherit(struct bg_sandbox *sandbox);
 
 /* Writes sandbox.json anew, atomically; of a sandbox that was loaded. */
 int bg_sandbox_save(const struct bg_sandbox *sandbox, struct bg_err *err) BG_MUST_CHECK;
