@@ -56,6 +56,10 @@
 /* State files. */
 #define BG_MANIFEST_MAX (1024 * 1024) /* any JSON file of ours; refused as damaged */
 
+/* Memory layers. */
+#define BG_MEMORY_EXTENTS_MAX                                                                      \
+    (4u << 20) /* of one file; a save writes clean pages too before there are so many */
+
 /* Snapshots. */
 #define BG_DISK_LAYERS_MAX    16           /* of one chain; each costs QEMU an open file; refused */
 #define BG_MEMORY_LAYERS_MAX  8            /* of one chain, likewise */

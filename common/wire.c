@@ -176,7 +176,8 @@ int bg_identity_parse(const uint8_t *bytes, size_t size, struct bg_identity *ret
     if (q.envc > BG_EXEC_STRINGS_MAX)
         in.failed = true;
     check_strings(&in, q.envc);
-    if (!bg_reader_end(&in) || !entropy || !machine_id || (q.flags & ~BG_IDENTITY_GOLDEN))
+    if (!bg_reader_end(&in) || !entropy || !machine_id ||
+        (q.flags & ~(BG_IDENTITY_GOLDEN | BG_IDENTITY_CONTINUE | BG_IDENTITY_AGAIN)))
         return bg_err_set(err, -EPROTO, "identity of %zu bytes: malformed", size);
     memcpy(q.entropy, entropy, sizeof q.entropy);
     memcpy(q.machine_id, machine_id, sizeof q.machine_id);

@@ -86,6 +86,7 @@ enum bg_frame_type {
     BG_FRAME_PING = 49,     /* u64 sequence number */
     BG_FRAME_SHUTDOWN = 50, /* empty: sync, end all processes, power off */
     BG_FRAME_PREPARE = 51,  /* empty: a snapshot follows; answered by PREPARED */
+    BG_FRAME_GO_ON = 52,    /* u8 0: given up, every stream goes on; 1: those that were resumed */
     /* session, guest -> host */
     BG_FRAME_HELLO = 64,    /* u32 protocol version, text32 agent version */
     BG_FRAME_READY = 65,    /* i32 status, then text: the identity is in force (or why not) */
@@ -154,6 +155,9 @@ void bg_copy_request_emit(const struct bg_copy_request *request, struct bg_write
 
 /* Identity (payload of BG_FRAME_IDENTITY): what makes a fork itself. */
 #define BG_IDENTITY_GOLDEN 1u /* the guest is about to become the golden snapshot */
+#define BG_IDENTITY_CONTINUE                                                                       \
+    2u                       /* a snapshot was taken of it: nothing changes but clock and entropy */
+#define BG_IDENTITY_AGAIN 4u /* restored from a snapshot: connections are gone, processes stay */
 
 struct bg_identity {
     uint32_t flags;

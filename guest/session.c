@@ -59,8 +59,13 @@ static int take_identity(struct session *session, const uint8_t *payload, size_t
     if (session->identified)
         return bg_err_set(err, -EPROTO, "a second identity");
     session->identified = true;
-    agent_drop_all(session->agent, &session->stream->live);
     struct bg_err why = {0};
+    if (identity.flags & BG_IDENTITY_CONTINUE) {
+        send_ready(session, &why);
+        return 0;
+    }
+    if (!(identity.flags & BG_IDENTITY_AGAIN))
+        agent_drop_all(session->agent, &session->stream->live);
     r = identity_apply(&identity, session->agent->opts.pid1, &session->agent->env, &why);
     if (r < 0)
         bg_log(session->agent->log, BG_LOG_ERROR, "identity: %s", why.text);
@@ -140,6 +145,10 @@ static int on_frame(void *context, uint8_t type, const uint8_t *payload, size_t 
             power_off(session->agent);
         else
             agent_stop(session->agent);
+        return 0;
+    case BG_FRAME_GO_ON:
+        if (size != 1)
+            break;
         return 0;
     case BG_FRAME_PREPARE:
         if (size != 0)
