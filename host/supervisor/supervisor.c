@@ -452,7 +452,7 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
         .console_fd = o->console_fd,
         .ready_timeout_ms = golden_ready_timeout_ms(o->accel),
         .silence_timeout_ms = SILENCE_MS(o->accel),
-        .on_loaded = loaded,
+        .on_loaded = o->second ? NULL : loaded, /* a helper has nothing to be careful with */
         .on_ready = ready,
         .on_request = asked,
         .on_snapshot = held,
