@@ -56,6 +56,10 @@
 /* State files. */
 #define BG_MANIFEST_MAX (1024 * 1024) /* any JSON file of ours; refused as damaged */
 
+/* Memory layers. */
+#define BG_MEMORY_EXTENTS_MAX                                                                      \
+    (4u << 20) /* of one file; a save writes clean pages too before there are so many */
+
 /* Sandboxes. */
 #define BG_SANDBOX_CPUS_MAX   64              /* refused when asked for */
 #define BG_SANDBOX_MEMORY_MIN (128ull << 20)  /* a guest with less does not boot; refused */
