@@ -214,7 +214,11 @@ static int scan_by_kernel(const struct memory_save_opts *opts, struct runs *runs
             if (r < 0)
                 return r;
         }
+        /* Linux 6.18 leaves walk_end where its own small buffer was full first, if later rounds
+         * came to the end: what has been told must not be told again. */
         at = arg.walk_end;
+        if (n > 0 && regions[n - 1].end > at)
+            at = regions[n - 1].end;
     }
     return 0;
 }

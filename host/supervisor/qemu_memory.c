@@ -95,7 +95,7 @@ static void *map(void *address, size_t length, int prot, int flags, int fd, off_
 }
 
 /* Sets fds; returns how many. */
-static size_t read_layer_fds(int fds[MEMORY_LAYERS_MAX])
+static size_t read_layer_fds(int fds[BG_MEMORY_LAYERS_MAX])
 {
     const char *text = getenv("BELLGLASS_MEMORY_LAYERS");
     size_t count = 0;
@@ -103,7 +103,7 @@ static size_t read_layer_fds(int fds[MEMORY_LAYERS_MAX])
         char *end;
         unsigned long fd = strtoul(text, &end, 10);
         if (end == text || (*end != ':' && *end != '\0') || fd > INT32_MAX ||
-            count == MEMORY_LAYERS_MAX)
+            count == BG_MEMORY_LAYERS_MAX)
             die("BELLGLASS_MEMORY_LAYERS is not a list of fds, or a too long one", 0);
         fds[count++] = (int)fd;
         text = *end == ':' ? end + 1 : end;
@@ -174,7 +174,7 @@ static void place(const struct target *target, const struct memory_layer *layers
 
 static void place_layers(const struct target *target, const int *fds, size_t count)
 {
-    struct memory_layer layers[MEMORY_LAYERS_MAX];
+    struct memory_layer layers[BG_MEMORY_LAYERS_MAX];
     struct memory_map pieces;
     struct bg_err err = {0};
     for (size_t i = 0; i < count; i++)
@@ -210,7 +210,7 @@ static void *map_memory(void *address, size_t length, int prot, int flags, int f
     uint64_t ram_size;
     if ((flags & MAP_ANONYMOUS) || prot == PROT_NONE || !is_memory(fd, &ram_size))
         return map(address, length, prot, flags, fd, offset);
-    int fds[MEMORY_LAYERS_MAX];
+    int fds[BG_MEMORY_LAYERS_MAX];
     size_t count = read_layer_fds(fds);
     const char *base = getenv("BELLGLASS_MEMORY_BASE");
     bool zeros = base && strcmp(base, "none") == 0;
