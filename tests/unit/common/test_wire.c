@@ -500,7 +500,7 @@ static void refuses_bodies_with_a_wrong_field(void **state)
     APPLY(4, copy);
     /* identity: flags 0, time 4, entropy 12, machine-id 76, "web" 92, id 99, CA 117, envc 124 */
     static const struct damage identity[] = {
-        {"unknown flag", 0, 4, 2, -EPROTO},
+        {"unknown flag", 0, 4, 8, -EPROTO},
         {"hostname too long", 92, 4, 65, -EPROTO},
         {"NUL in the hostname", 97, 1, 0, -EPROTO},
         {"CA longer than the frame", 117, 4, 4096, -EPROTO},
