@@ -367,7 +367,7 @@ static int mount_sandbox(struct app *app, const struct source *source, const str
     sandbox.log_dir = life.sandbox.dir;
     if (life.state == BG_SANDBOX_RUNNING) {
         r = mount_source(app, &sandbox, args, dir, err);
-    } else if (life.state == BG_SANDBOX_STOPPED || life.state == BG_SANDBOX_CRASHED) {
+    } else if (bg_sandbox_rests(life.state)) {
         const struct offline_opts opts = {
             .sandbox = &life.sandbox, .write = write, .repair = args_flag(args, OPTION_FORCE)};
         r = mount_offline(app, &opts, &sandbox, args, dir, err);

@@ -184,7 +184,7 @@ static int do_copy(struct app *app, const struct copy *copy, struct bg_err *err)
         r = life_open(app, copy->name, &life, err);
     if (r < 0)
         return r;
-    if (life.state == BG_SANDBOX_STOPPED || life.state == BG_SANDBOX_CRASHED)
+    if (bg_sandbox_rests(life.state))
         r = copy_offline(app, &life.sandbox, copy, root, err);
     else if (life.state == BG_SANDBOX_RUNNING)
         r = copy_with(app, &life.sandbox, copy, root, /* disk= */ false, err);
