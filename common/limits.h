@@ -60,6 +60,16 @@
 /* State files. */
 #define BG_MANIFEST_MAX (1024 * 1024) /* any JSON file of ours; refused as damaged */
 
+/* Memory layers. */
+#define BG_MEMORY_EXTENTS_MAX                                                                      \
+    (4u << 20) /* of one file; a save writes clean pages too before there are so many */
+
+/* Snapshots. */
+#define BG_DISK_LAYERS_MAX    16           /* of one chain; each costs QEMU an open file; refused */
+#define BG_MEMORY_LAYERS_MAX  8            /* of one chain, likewise */
+#define BG_SNAPSHOT_NOTE_MAX  1024         /* bytes of a note; refused */
+#define BG_SNAPSHOT_STATE_MAX (256u << 20) /* devices' state, some KiB as a rule; damaged */
+
 /* Sandboxes. */
 #define BG_SANDBOX_CPUS_MAX   64              /* refused when asked for */
 #define BG_SANDBOX_MEMORY_MIN (128ull << 20)  /* a guest with less does not boot; refused */

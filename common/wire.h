@@ -218,10 +218,10 @@ int bg_copy_request_parse(const uint8_t *bytes, size_t size, struct bg_copy_requ
 void bg_copy_request_emit(const struct bg_copy_request *request, struct bg_writer *w);
 
 /* Identity (payload of BG_FRAME_IDENTITY): what makes a fork itself. */
-#define BG_IDENTITY_GOLDEN   1u /* the guest is about to become the golden snapshot */
-#define BG_IDENTITY_CONTINUE 2u /* it goes on after its snapshot: only clock and entropy are new   \
-                                 */
-#define BG_IDENTITY_AGAIN 4u    /* it was restored from a snapshot: connections are gone */
+#define BG_IDENTITY_GOLDEN 1u /* the guest is about to become the golden snapshot */
+#define BG_IDENTITY_CONTINUE                                                                       \
+    2u                       /* a snapshot was taken of it: nothing changes but clock and entropy */
+#define BG_IDENTITY_AGAIN 4u /* restored from a snapshot: connections are gone, processes stay */
 
 struct bg_identity {
     uint32_t flags;

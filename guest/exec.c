@@ -624,7 +624,8 @@ static void on_gone(void *context)
 {
     struct exec *x = context;
     x->stream = NULL;
-    if (x->kept && x->state != EXEC_STARTING) {
+    /* While a snapshot is taken connections end without a meaning. */
+    if ((x->kept || x->agent->frozen) && x->state != EXEC_STARTING) {
         orphan(x);
         return;
     }

@@ -62,7 +62,8 @@ enum bg_sandbox_state {
     BG_SANDBOX_STARTING,
     BG_SANDBOX_RUNNING,
     BG_SANDBOX_STOPPING,
-    BG_SANDBOX_CRASHED, /* its launcher is gone without a word; seen by the free lock */
+    BG_SANDBOX_CRASHED,   /* its launcher is gone without a word; seen by the free lock */
+    BG_SANDBOX_SUSPENDED, /* it does not run; its next start goes on where it was left */
 };
 
 /* True for names that a sandbox may have. */
@@ -74,6 +75,18 @@ bool bg_sandbox_name_ok(const char *name);
  * of the calls. */
 int bg_sandbox_create(const struct bg_paths *paths, struct bg_sandbox *sandbox,
                       struct bg_err *err) BG_MUST_CHECK;
+
+/* Puts more into a new sandbox's folder before that appears: what is half-way there is never seen.
+ * sandbox: with its id and name. dir_fd: borrowed. */
+struct bg_sandbox_filling {
+    int (*fill)(void *owner, const struct bg_sandbox *sandbox, int dir_fd, struct bg_err *err);
+    void *owner;
+};
+
+/* bg_sandbox_create with such a filling; NULL: none. Errors: also those of fill. */
+int bg_sandbox_create_filled(const struct bg_paths *paths, struct bg_sandbox *sandbox,
+                             const struct bg_sandbox_filling *filling,
+                             struct bg_err *err) BG_MUST_CHECK;
 
 /* What a fork of a sandbox is to be, for bg_sandbox_create, from the source's sandbox.json as it
  * was when the source stood still. All that the user asked for is kept, the shares too: what runs
@@ -124,6 +137,8 @@ int bg_sandbox_sweep(const struct bg_paths *paths, size_t *ret_count,
 int bg_sandbox_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state *ret,
                      int *ret_launcher_pid, struct bg_err *err) BG_MUST_CHECK;
 const char *bg_sandbox_state_name(enum bg_sandbox_state state); /* "stopped" ... */
+/* True if nobody runs it in that state: stopped, crashed or suspended. */
+bool bg_sandbox_rests(enum bg_sandbox_state state);
 
 /* What state.json alone says, right or not, and the reason noted there ("" if none). True if there
  * is a reason. */
@@ -131,7 +146,7 @@ bool bg_sandbox_noted(const struct bg_sandbox *sandbox, enum bg_sandbox_state *r
                       char reason[BG_ERR_TEXT_SIZE]);
 
 /* Writes state.json; only the holder of the lock does. The caller's pid is noted as the launcher's
- * unless the state is stopped or crashed. reason may be NULL. */
+ * unless it rests in that state. reason may be NULL. */
 int bg_sandbox_set_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state state,
                          const char *reason, struct bg_err *err) BG_MUST_CHECK;
 

@@ -13,9 +13,11 @@
 #define GRACE_MS_DEFAULT 10000
 #define GRACE_S_MAX      3600
 
-enum { OPTION_TIME = OPTION_OWN, OPTION_FORCE };
+enum { OPTION_TIME = OPTION_OWN, OPTION_FORCE, OPTION_COLD };
 
 static const struct option_spec start_options[] = {
+    {OPTION_COLD, 0, false, "cold", NULL,
+     "boot its disk, even if it could go on from a memory, which is dropped"},
     {OPTION_QUIET, 'q', false, "quiet", NULL, "no progress on stderr"},
     {0},
 };
@@ -79,8 +81,10 @@ static int run_start(struct app *app, const struct args *args)
     int status = 0;
     if (signals_open(&signal_fd, &err) < 0)
         return app_fail(&err);
-    struct launch_opts opts = {
-        .signal_fd = signal_fd, .owner_fd = -1, .quiet = args_flag(args, OPTION_QUIET)};
+    struct launch_opts opts = {.signal_fd = signal_fd,
+                               .owner_fd = -1,
+                               .cold = args_flag(args, OPTION_COLD),
+                               .quiet = args_flag(args, OPTION_QUIET)};
     for (size_t i = 0; i < args->operand_count; i++) {
         int signal_number = 0;
         if (start_one(app, args->operands[i], &opts, &signal_number, &err) < 0)

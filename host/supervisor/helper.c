@@ -30,8 +30,10 @@ struct helper {
     const struct helper_opts *opts;
     struct parts parts;
     struct bg_sandbox sandbox; /* the one whose disk it is; name NULL: none */
-    struct golden below;       /* what the sandbox's disk is an overlay of */
-    struct bg_sandbox self;    /* what the supervisor runs */
+    struct bg_disk disk;       /* of that sandbox: its layers come after the scratch, if any */
+    size_t layer_count;
+    struct golden below;    /* what they are above */
+    struct bg_sandbox self; /* what the supervisor runs */
     struct supervisor_disk second;
     int lock_fd, scratch_fd, root_fd, log_fd;
     struct bg_log log;
@@ -97,35 +99,26 @@ static int keep_copy(const struct bg_sandbox *sandbox, int disk_fd, struct bg_er
 static int open_sandbox_disk(struct helper *h, struct bg_err *err)
 {
     const struct helper_opts *opts = h->opts;
-    BG_AUTOFREE char *golden = NULL;
-    BG_AUTOCLOSE int dir_fd = open(h->sandbox.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir_fd < 0)
-        return bg_err_errno(err, -errno, "%s", h->sandbox.dir);
-    int disk_fd =
-        openat(dir_fd, "disk.qcow2", (opts->write ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_CLOEXEC);
-    if (disk_fd < 0 && errno == ENOENT)
-        return bg_err_set(err, -ENOENT, "it has no disk yet; start it: bellglass start %s",
-                          h->sandbox.name);
-    if (disk_fd < 0)
-        return bg_err_errno(err, -errno, "%s/disk.qcow2", h->sandbox.dir);
     size_t at = opts->write ? 0 : 1; /* the overlay that goes away comes first */
-    h->second.fds[at] = disk_fd;
-    h->second.count = at + 1;
-    uint8_t header[QCOW2_HEADER_SIZE];
-    ssize_t n = pread(disk_fd, header, sizeof header, 0);
-    int r = n < 0 ? bg_err_errno(err, -errno, "disk.qcow2") : qcow2_check(header, (size_t)n, err);
-    if (r < 0)
-        return bg_err_prefix(err, "%s/disk.qcow2", h->sandbox.dir);
-    r = bg_read_file(dir_fd, "golden", BG_NAME_MAX, &golden, NULL, err);
+    int r = source_open_layers(&h->sandbox, opts->write, &h->disk, h->second.fds + at,
+                               &h->layer_count, err);
+    h->second.count = at + h->layer_count;
+    for (size_t i = 0; i < h->layer_count && r == 0; i++) {
+        uint8_t header[QCOW2_HEADER_SIZE];
+        ssize_t n = pread(h->second.fds[at + i], header, sizeof header, 0);
+        r = n < 0 ? bg_err_errno(err, -errno, "read") : qcow2_check(header, (size_t)n, err);
+        if (r < 0)
+            (void)bg_err_prefix(err, "%s/%s", h->sandbox.dir,
+                                h->disk.layers[h->layer_count - 1 - i].file);
+    }
     if (r == 0)
-        r = golden_open_disk(opts->paths, &h->parts.image, golden, &h->below, err);
+        r = golden_open_disk(opts->paths, &h->parts.image, h->disk.golden, &h->below, err);
     if (r == 0 && opts->repair)
-        r = keep_copy(&h->sandbox, disk_fd, err);
+        r = keep_copy(&h->sandbox, h->second.fds[0], err);
     if (r < 0)
         return r;
-    h->second.fds[at + 1] = h->below.disk_fd;
-    h->second.fds[at + 2] = h->below.base_fd;
-    h->second.count = at + 3;
+    h->second.fds[h->second.count++] = h->below.disk_fd;
+    h->second.fds[h->second.count++] = h->below.base_fd;
     return 0;
 }
 
@@ -269,7 +262,8 @@ static int start_supervisor(struct helper *h, struct bg_err *err)
                                          .qemu = &h->parts.qemu,
                                          .accel = h->parts.accel,
                                          .ca_pem = h->parts.ca_pem,
-                                         .disk_fd = h->root_fd,
+                                         .disk_fds = &h->root_fd,
+                                         .disk_count = 1,
                                          .second = &h->second,
                                          .control_fd = control,
                                          .log_fd = h->log_fd,
@@ -327,8 +321,9 @@ static void helper_done(struct helper *h)
         if (fds[i] >= 0)
             (void)close(fds[i]); /* the background process has its own */
     size_t at = h->opts->write ? 0 : 1;
-    if (h->sandbox.name && h->second.count > at)
-        (void)close(h->second.fds[at]); /* the others are scratch_fd's and below's */
+    for (size_t i = 0; i < h->layer_count; i++)
+        (void)close(h->second.fds[at + i]); /* the others are scratch_fd's and below's */
+    bg_disk_done(&h->disk);
     golden_done(&h->below);
     parts_done(&h->parts);
     bg_sandbox_done(&h->sandbox);

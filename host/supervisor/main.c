@@ -16,7 +16,7 @@
 #define EXIT_OURS 125 /* our own failure, as opposed to a command's */
 
 static const char usage[] =
-    "usage: bellglass-supervisor run NAME [--status-fd N] [--owner-fd M]\n"
+    "usage: bellglass-supervisor run NAME [--cold] [--status-fd N] [--owner-fd M]\n"
     "       bellglass-supervisor files sandbox NAME read|write|repair --owner-fd M\n"
     "       bellglass-supervisor files image NAME read --owner-fd M\n"
     "       bellglass-supervisor golden IMAGE CPUS MEMORY_BYTES [--status-fd N]\n"
@@ -27,6 +27,7 @@ struct request {
     const char *args[4];
     size_t arg_count;
     int status_fd, owner_fd;
+    bool cold;
 };
 
 static int parse(int argc, char **argv, struct request *ret)
@@ -38,6 +39,8 @@ static int parse(int argc, char **argv, struct request *ret)
             r = bg_parse_fd(argv[++i], &ret->status_fd);
         else if (strcmp(argv[i], "--owner-fd") == 0)
             r = bg_parse_fd(argv[++i], &ret->owner_fd);
+        else if (strcmp(argv[i], "--cold") == 0)
+            ret->cold = true;
         else if (ret->arg_count < 4)
             ret->args[ret->arg_count++] = argv[i];
         else
@@ -63,6 +66,7 @@ static int run(const struct bg_paths *paths, const struct request *request, stru
                                            .sandbox = &sandbox,
                                            .lock_fd = lock,
                                            .owner_fd = request->owner_fd,
+                                           .cold = request->cold,
                                            .report = report};
         r = launcher_run(&opts, err);
     }

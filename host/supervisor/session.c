@@ -56,6 +56,13 @@ void session_prepare(struct session *session)
     send_frame(session, BG_FRAME_PREPARE, NULL, 0);
 }
 
+void session_go_on(struct session *session, bool resumed)
+{
+    uint8_t payload = resumed;
+    session->preparing = false;
+    send_frame(session, BG_FRAME_GO_ON, &payload, 1);
+}
+
 static int take_hello(struct session *session, struct bg_reader *in, struct bg_err *err)
 {
     char version[65];

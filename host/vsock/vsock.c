@@ -624,3 +624,11 @@ uint8_t *vsock_scratch(struct vsock_conn *conn)
 {
     return conn->device->scratch;
 }
+
+uint64_t vsock_ram_address(const struct vsock_device *device)
+{
+    for (size_t i = 0; i < device->memory.region_count; i++)
+        if (device->memory.regions[i].guest_addr == 0)
+            return device->memory.regions[i].user_addr;
+    return 0;
+}

@@ -108,3 +108,6 @@ void vsock_reset(struct vsock_conn *conn);
 bool vsock_is_open(const struct vsock_conn *conn);      /* on_open has been due, or accepted */
 bool vsock_at_eof(const struct vsock_conn *conn);       /* on_eof has been due */
 bool vsock_write_closed(const struct vsock_conn *conn); /* the guest reads no more: writes vanish */
+
+/* QEMU's address of the guest's RAM, from its first byte on; 0: not told yet. */
+uint64_t vsock_ram_address(const struct vsock_device *device);
