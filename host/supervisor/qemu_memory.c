@@ -125,7 +125,7 @@ static size_t pieces_max(void)
     }
     if (fd >= 0)
         (void)close(fd); /* only read */
-    return maps / 4;
+    return (maps < MAPS_DEFAULT ? maps : MAPS_DEFAULT) / 4;
 }
 
 /* The largest size, in pages, of the pieces that are read: so large that not too many are mapped.
