@@ -9,10 +9,11 @@
 #include "common/quote.h"
 #include "host/cli/output.h"
 
-#define NONE      SIZE_MAX
-#define LINE_SIZE 1024 /* of what stands before a name; deeper ones are drawn without more lines   \
-                        */
-#define CELL_BYTES 7   /* of "│  ", the longer of the two cells */
+#define NONE SIZE_MAX
+#define LINE_SIZE                                                                                  \
+    1024             /* of what stands before a name; deeper ones are drawn without more lines     \
+                      */
+#define CELL_BYTES 7 /* of "│  ", the longer of the two cells */
 
 struct node {
     enum family_kind kind;
