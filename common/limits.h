@@ -31,6 +31,10 @@
 /* The agent. */
 #define BG_AGENT_STREAMS_MAX  1024         /* streams at once; further ones get -EMFILE */
 #define BG_AGENT_OUT_MAX      (256 * 1024) /* unsent bytes of a stream; its source is not read */
+#define BG_AGENT_EXECS_MAX    2048 /* commands that run, or whose end was not told; refused */
+#define BG_AGENT_ENDED_MAX    16 /* of these, ended with nobody attached; the oldest is forgotten */
+#define BG_AGENT_KEEP_MAX     (256 * 1024) /* output of one without a reader; then it waits */
+#define BG_AGENT_FREEZE_MS    500          /* for all commands to stand still; then we go on */
 #define BG_AGENT_PUMP_MAX     (128 * 1024) /* bytes on their way, each direction; reading stops */
 #define BG_AGENT_GROUPS_MAX   256          /* supplementary groups of a user; the rest is dropped */
 #define BG_AGENT_ACCOUNTS_MAX (1024 * 1024) /* /etc/passwd, /etc/group; larger: exec fails */

@@ -491,7 +491,7 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
     }
     vm.identity.env = s->env;
     vm.identity.env_size = s->env_size;
-    bg_random(vm.identity.machine_id, sizeof vm.identity.machine_id);
+    bg_sandbox_machine_id(o->sandbox, vm.identity.machine_id);
     (void)snprintf(vm.identity.hostname, sizeof vm.identity.hostname, "%s", o->sandbox->name);
     (void)snprintf(vm.identity.sandbox_id, sizeof vm.identity.sandbox_id, "%s", o->sandbox->id);
     r = qemu_confine_files(&vm.qemu, err);
