@@ -6,7 +6,7 @@
 
 #include "common/checked.h"
 #include "common/quote.h"
-#include "common/state/sandbox.h"
+#include "common/state/snapshot.h"
 
 #define HOST_SIZE_MAX  253 /* RFC 1035 §2.3.4, without the root's dot */
 #define LABEL_SIZE_MAX 63
@@ -228,7 +228,7 @@ bool grammar_split_path(const char *text, char **ret_name, const char **ret_path
     if (!colon)
         return false;
     BG_AUTOFREE char *name = strndup(text, (size_t)(colon - text));
-    if (!name || !bg_sandbox_name_ok(name))
+    if (!name || (!bg_sandbox_name_ok(name) && !bg_snapshot_name_ok(name)))
         return false;
     *ret_name = BG_TAKE(name);
     *ret_path = colon + 1;

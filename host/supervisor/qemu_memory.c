@@ -27,7 +27,7 @@
 
 #define EXPORT            __attribute__((visibility("default")))
 #define MAPS_DEFAULT      65530u /* the kernel's, for one process */
-#define SMALL_MAX         4096u  /* pages of a piece that is read rather than mapped */
+#define SMALL_MAX         4096u  /* pages; no piece of so many is read rather than mapped */
 #define PAGES_TO_BYTES(n) ((size_t)(n)*MEMORY_PAGE_SIZE)
 
 /* ---- opening ---- */
@@ -125,23 +125,40 @@ static size_t pieces_max(void)
     }
     if (fd >= 0)
         (void)close(fd); /* only read */
-    return maps / 4;
+    return (maps < MAPS_DEFAULT ? maps : MAPS_DEFAULT) / 4;
 }
 
-/* The largest size, in pages, of the pieces that are read: so large that not too many are mapped.
- */
-static uint64_t read_up_to(const struct memory_map *pieces)
+/* Which pieces are read: those below a size, in pages, and some of just that size. */
+struct reading {
+    uint64_t size;
+    size_t of_size;
+};
+
+/* As few as leave no more to map than may be. */
+static struct reading choose_reading(const struct memory_map *map)
 {
     size_t sizes[SMALL_MAX + 1] = {0}; /* the last counts all larger ones */
-    size_t mapped = pieces->count, max = pieces_max();
-    uint64_t size = 0;
-    for (size_t i = 0; i < pieces->count; i++) {
-        uint64_t count = pieces->pieces[i].count;
+    size_t max = pieces_max(), excess = map->count > max ? map->count - max : 0;
+    for (size_t i = 0; i < map->count; i++) {
+        uint64_t count = map->pieces[i].count;
         sizes[count < SMALL_MAX ? count : SMALL_MAX]++;
     }
-    while (mapped > max && size + 1 < SMALL_MAX)
-        mapped -= sizes[++size];
-    return size; /* with 1 TiB of RAM there cannot be too many of the larger ones */
+    struct reading reading = {.size = 1};
+    /* Even 1 TiB of RAM has not so many of the large ones. */
+    for (; reading.size < SMALL_MAX && excess > sizes[reading.size]; reading.size++)
+        excess -= sizes[reading.size];
+    reading.of_size = excess;
+    return reading;
+}
+
+static bool is_read(struct reading *reading, const struct memory_piece *piece)
+{
+    if (piece->count != reading->size)
+        return piece->count < reading->size;
+    if (reading->of_size == 0)
+        return false;
+    reading->of_size--;
+    return true;
 }
 
 /* Puts one piece into its place. */
@@ -185,9 +202,9 @@ static void place_layers(const struct target *target, const int *fds, size_t cou
         }
     if (memory_map_build(layers, count, &pieces, &err) < 0)
         die(err.text, 0);
-    uint64_t small = read_up_to(&pieces);
+    struct reading reading = choose_reading(&pieces);
     for (size_t i = 0; i < pieces.count; i++)
-        place(target, layers, pieces.pieces[i], pieces.pieces[i].count <= small);
+        place(target, layers, pieces.pieces[i], is_read(&reading, &pieces.pieces[i]));
     memory_map_done(&pieces);
     for (size_t i = 0; i < count; i++)
         memory_layer_done(&layers[i]);

@@ -173,6 +173,36 @@ static void one_that_was_booted_cold(void **state)
     (void)vm_ok(vm, "snapshot", "rm", vm_text(vm, "%s@cold", s), NULL);
 }
 
-VM_MAIN(VM_NEEDS_VM, cmocka_unit_test(memory_file_and_mapping_are_of_one_instant),
+/* Its files as they were, while the sandbox has gone on, and by the same folder mount of what runs.
+ */
+static void its_files_are_here(void **state)
+{
+    struct vm *vm = *state;
+    const char *s = vm_sandbox(vm);
+    (void)vm_guest(vm, s, "mkdir d; echo then >d/file");
+    (void)vm_ok(vm, "snapshot", s, "then", NULL);
+    (void)vm_guest(vm, s, "echo now >d/file");
+    (void)vm_ok(vm, "snapshot", "--disk-only", s, "now", NULL);
+    const char *then = vm_text(vm, "%s@then", s), *now = vm_text(vm, "%s@now", s);
+    const char *copy = vm_path(vm, "copy"), *m = vm_path(vm, "mnt");
+    (void)vm_ok(vm, "cp", vm_text(vm, "%s:d", then), copy, NULL);
+    assert_string_equal(vm_host(vm, "cat %s/file", copy), "then\n");
+    vm_refused(vm, "does not change", "cp", copy, vm_text(vm, "%s:x", then), NULL);
+    (void)vm_host(vm, "mkdir %s", m);
+    vm_refused(vm, "read-only", "mount", "--rw", then, m, NULL);
+    (void)vm_ok(vm, "mount", vm_text(vm, "%s:/home/app", now), m, NULL);
+    assert_string_equal(vm_host(vm, "cat %s/d/file; ! echo x 2>/dev/null >%s/d/file", m, m),
+                        "now\n");
+    (void)vm_ok(vm, "umount", m, NULL);
+    /* A disk alone is booted by its forks. */
+    const char *child = vm_name(vm);
+    (void)vm_ok(vm, "fork", now, child, NULL);
+    assert_string_equal(vm_guest(vm, child, "cat d/file; hostname"),
+                        vm_text(vm, "now\n%s\n", child));
+    (void)vm_ok(vm, "rm", "--force", s, child, NULL);
+    (void)vm_ok(vm, "snapshot", "rm", then, now, NULL);
+}
+
+VM_MAIN(VM_NEEDS_VM | VM_NEEDS_FUSE, cmocka_unit_test(memory_file_and_mapping_are_of_one_instant),
         cmocka_unit_test(suspended_and_resumed), cmocka_unit_test(goes_back_in_place),
-        cmocka_unit_test(one_that_was_booted_cold))
+        cmocka_unit_test(one_that_was_booted_cold), cmocka_unit_test(its_files_are_here))
