@@ -125,7 +125,7 @@ int bg_exec_request_parse(const uint8_t *bytes, size_t size, struct bg_exec_requ
     q.strings_size = in.left;
     check_strings(&in, q.argc + q.envc);
     if (!bg_reader_end(&in) || q.argc == 0 ||
-        (q.flags & ~(BG_EXEC_TTY | BG_EXEC_CLEAR_ENV | BG_EXEC_DETACH)) != 0)
+        (q.flags & ~(BG_EXEC_TTY | BG_EXEC_CLEAR_ENV | BG_EXEC_DETACH | BG_EXEC_ALONE)) != 0)
         return bg_err_set(err, -EPROTO, "exec request: malformed (flags 0x%x, argc %u)", q.flags,
                           q.argc);
     *ret = q;

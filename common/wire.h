@@ -126,9 +126,10 @@ void bg_frame_header_emit(uint8_t type, uint32_t size, uint8_t out[BG_FRAME_HEAD
 #define BG_IDENTITY_SIZE_MAX BG_STREAM_BODY_MAX
 
 /* Exec request (body of a BG_STREAM_EXEC header). */
-#define BG_EXEC_TTY       1u /* a pty; stdout carries all output */
-#define BG_EXEC_CLEAR_ENV 2u /* nothing but PATH and the request's own env */
-#define BG_EXEC_DETACH    4u /* a stream that ends early closes its pipes, and kills nothing */
+#define BG_EXEC_TTY       1u   /* a pty; stdout carries all output */
+#define BG_EXEC_CLEAR_ENV 2u   /* nothing but PATH and the request's own env */
+#define BG_EXEC_DETACH    4u   /* a stream that ends early closes its pipes, and kills nothing */
+#define BG_EXEC_ALONE     128u /* the stream ends with the reply, and the command is kept */
 
 struct bg_exec_request {
     uint32_t flags;
