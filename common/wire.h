@@ -35,9 +35,12 @@ enum bg_stream_kind {
 
 #define BG_STREAM_HEADER_SIZE 36u
 
+#define BG_STREAM_RESUME 1u /* goes on with the stream of this kind and id; the body is a u64 */
+
 struct bg_stream_header {
     uint16_t kind;      /* enum bg_stream_kind, checked */
     uint32_t id;        /* not 0; unique among the opener's streams since its boot or fork */
+    uint32_t flags;     /* BG_STREAM_RESUME or 0 */
     uint8_t resume[16]; /* all zero: the stream does not survive a reconnect */
     uint32_t body_size; /* bytes that follow, <= BG_STREAM_BODY_MAX */
 };
@@ -46,6 +49,12 @@ struct bg_stream_header {
  * or size is off. */
 int bg_stream_header_parse(const uint8_t *bytes, size_t size, struct bg_stream_header *ret,
                            struct bg_err *err) BG_MUST_CHECK;
+
+/* How a stream goes on after its connection was taken away on purpose (docs/protocol.md,
+ * "Resumption"). The body of a RESUME header: how many bytes of the stream's other side the opener
+ * has. The body of the reply: how many of the opener's the other side has read. */
+#define BG_RESUME_SIZE 8u
+#define BG_RESUME_ANY  UINT64_MAX /* instead of a count: the opener's client reads no more */
 
 /* Writes BG_STREAM_HEADER_SIZE bytes. */
 void bg_stream_header_emit(const struct bg_stream_header *header,
@@ -86,6 +95,7 @@ enum bg_frame_type {
     BG_FRAME_PING = 49,     /* u64 sequence number */
     BG_FRAME_SHUTDOWN = 50, /* empty: sync, end all processes, power off */
     BG_FRAME_PREPARE = 51,  /* empty: a snapshot follows; answered by PREPARED */
+    BG_FRAME_GO_ON = 52,    /* u8 enum bg_go_on: the end of what PREPARE began */
     /* session, guest -> host */
     BG_FRAME_HELLO = 64,    /* u32 protocol version, text32 agent version */
     BG_FRAME_READY = 65,    /* i32 status, then text: the identity is in force (or why not) */
@@ -94,6 +104,12 @@ enum bg_frame_type {
     BG_FRAME_PREPARED = 68, /* empty */
     /* watch, guest -> host; END is the last one if it goes wrong */
     BG_FRAME_CHANGE = 80, /* struct bg_watch_change */
+};
+
+/* What has become of the streams that stopped at PREPARE. */
+enum bg_go_on {
+    BG_GO_ON_ALIVE = 0,   /* no connection was taken away: all go on with theirs */
+    BG_GO_ON_RESUMED = 1, /* those that were resumed go on, the others have ended */
 };
 
 enum bg_exit_how { BG_EXIT_STATUS = 0, BG_EXIT_SIGNAL = 1 };
@@ -153,7 +169,10 @@ int bg_copy_request_parse(const uint8_t *bytes, size_t size, struct bg_copy_requ
 void bg_copy_request_emit(const struct bg_copy_request *request, struct bg_writer *w);
 
 /* Identity (payload of BG_FRAME_IDENTITY): what makes a fork itself. */
-#define BG_IDENTITY_GOLDEN 1u /* the guest is about to become the golden snapshot */
+#define BG_IDENTITY_GOLDEN   1u /* the guest is about to become the golden snapshot */
+#define BG_IDENTITY_CONTINUE 2u /* it goes on after its snapshot: only clock and entropy are new   \
+                                 */
+#define BG_IDENTITY_AGAIN 4u    /* it was restored from a snapshot: connections are gone */
 
 struct bg_identity {
     uint32_t flags;

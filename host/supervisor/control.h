@@ -21,7 +21,9 @@ struct control_opts {
     json_t *(*status)(void *owner); /* a new object with the fields of the `status` answer */
     /* The guest is to end: after grace_ms at the latest; 0: now. control_stopped() follows. */
     void (*stop)(void *owner, uint64_t grace_ms);
-    void (*reload)(void *owner); /* a new proxy is to take over; the status tells its pid */
+    void (*reload)(void *owner);     /* a new proxy is to take over; the status tells its pid */
+    void (*on_parked)(void *owner);  /* see below; NULL if it is never parked */
+    void (*on_resumed)(void *owner); /* likewise */
     void (*on_closed)(void *owner);
     void *owner;
 };
@@ -34,6 +36,19 @@ void control_stopped(struct control *control, bool clean);
 
 /* Streams that are open. */
 size_t control_streams(const struct control *control);
+
+/* A snapshot takes the device away for a while (docs/protocol.md, "Resumption"). Requests are taken
+ * as ever, but what is to be opened waits. In this order:
+ *
+ * control_park: no stream sends anything more. Returns whether that holds already; if not,
+ * on_parked follows. While a guest does not read an opening it does not come: give up then.
+ * control_resume: all streams get connections of this device. Returns whether none is left to wait
+ * for; if not, on_resumed follows. Left out when the device was not taken away.
+ * control_go_on: what was not resumed goes on with the connection that it has, or ends without one;
+ * what waited is opened. */
+bool control_park(struct control *control);
+bool control_resume(struct control *control, struct vsock_device *device);
+void control_go_on(struct control *control);
 
 /* Ends all clients; on_closed later. NULL: no-op. */
 void control_close(struct control *control);
