@@ -120,7 +120,9 @@ static int make_env(const struct bg_identity *identity, struct env *ret, struct 
 int identity_apply(const struct bg_identity *identity, bool whole_machine, struct env *env,
                    struct bg_err *err)
 {
-    int r = make_env(identity, env, err);
+    /* After its own snapshot it has its names and the rest: only time has passed. */
+    bool same = identity->flags & BG_IDENTITY_CONTINUE;
+    int r = same ? 0 : make_env(identity, env, err);
     if (!whole_machine)
         return r;
     /* err keeps the first failure. */
@@ -128,6 +130,8 @@ int identity_apply(const struct bg_identity *identity, bool whole_machine, struc
     r = r == 0 ? step : r;
     step = set_clock(identity->realtime_ns, r == 0 ? err : NULL);
     r = r == 0 ? step : r;
+    if (same)
+        return r;
     step = set_names(identity, r == 0 ? err : NULL);
     r = r == 0 ? step : r;
     step = trust(identity->ca_pem, identity->ca_pem_size, r == 0 ? err : NULL);

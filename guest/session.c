@@ -7,6 +7,7 @@
 
 #include "common/cleanup.h"
 #include "guest/identity.h"
+#include "guest/parking.h"
 #include "guest/power.h"
 #include "guest/version.h"
 #include "guest/warm.h"
@@ -18,7 +19,9 @@ struct session {
     struct agent *agent;
     struct stream *stream; /* NULL: gone, and we wait for what is under way only */
     bool identified;
-    bool preparing; /* a sync is under way; it will be answered by PREPARED */
+    bool preparing; /* it will be answered by PREPARED, when neither of these is the case: */
+    bool syncing;   /* a sync is under way */
+    bool parking;   /* streams are being parked */
     unsigned busy;  /* syncs and warm-ups under way: they hold this struct */
 };
 
@@ -59,7 +62,11 @@ static int take_identity(struct session *session, const uint8_t *payload, size_t
     if (session->identified)
         return bg_err_set(err, -EPROTO, "a second identity");
     session->identified = true;
-    agent_drop_all(session->agent, &session->stream->live);
+    /* After its own snapshot nothing is another's. */
+    if (!(identity.flags & BG_IDENTITY_CONTINUE)) {
+        agent_drop_all(session->agent, &session->stream->live);
+        parking_drop(session->agent);
+    }
     struct bg_err why = {0};
     r = identity_apply(&identity, session->agent->opts.pid1, &session->agent->env, &why);
     if (r < 0)
@@ -76,22 +83,37 @@ static int take_identity(struct session *session, const uint8_t *payload, size_t
 
 /* ---- snapshot ---- */
 
+static void answer_if_prepared(struct session *session)
+{
+    if (!session->preparing || session->syncing || session->parking)
+        return;
+    session->preparing = false;
+    if (session->stream)
+        stream_send(session->stream, BG_FRAME_PREPARED, NULL, 0);
+}
+
 static void synced(void *owner, int wait_status)
 {
     struct session *session = owner;
     session->busy--;
-    session->preparing = false;
+    session->syncing = false;
     if (wait_status != 0)
         bg_log(session->agent->log, BG_LOG_ERROR, "the sync ended with status 0x%x",
                (unsigned)wait_status);
-    if (session->stream)
-        stream_send(session->stream, BG_FRAME_PREPARED, NULL, 0);
+    answer_if_prepared(session);
     free_if_idle(session);
 }
 
-static int sync_disk(int fd, void *unused)
+static void parked(void *owner)
 {
-    (void)fd;
+    struct session *session = owner;
+    session->parking = false;
+    answer_if_prepared(session);
+}
+
+static int sync_disk(struct link *link, void *unused)
+{
+    (void)link;
     (void)unused;
     sync();
     return 0;
@@ -101,17 +123,18 @@ static int prepare(struct session *session, struct bg_err *err)
 {
     if (session->preparing)
         return bg_err_set(err, -EPROTO, "PREPARE before the last one was answered");
-    session->preparing = true;
+    session->preparing = session->syncing = true;
+    session->parking = !parking_begin(session->agent, parked, session);
     session->busy++;
     /* In a process of its own: the disk may be slow, and the heartbeat goes on. */
     const struct worker_opts opts = {
-        .name = "sync", .fd = -1, .run = sync_disk, .on_exit = synced, .owner = session};
+        .name = "sync", .run = sync_disk, .on_exit = synced, .owner = session};
     int r = worker_start(session->agent, &opts, err);
     if (r < 0) {
         session->busy--;
-        session->preparing = false;
+        session->syncing = false;
         sync();
-        stream_send(session->stream, BG_FRAME_PREPARED, NULL, 0);
+        answer_if_prepared(session);
     }
     return 0;
 }
@@ -145,6 +168,14 @@ static int on_frame(void *context, uint8_t type, const uint8_t *payload, size_t 
         if (size != 0)
             break;
         return prepare(session, err);
+    case BG_FRAME_GO_ON:
+        if (size != 1 || payload[0] > BG_GO_ON_RESUMED)
+            break;
+        parking_forget(session->agent, session);
+        session->parking = false;
+        parking_end(session->agent, (enum bg_go_on)payload[0]);
+        answer_if_prepared(session); /* late, but it is waited for */
+        return 0;
     default:
         return bg_err_set(err, -EPROTO, "frame type %u in a session", type);
     }
@@ -156,6 +187,9 @@ static void on_gone(void *context)
     struct session *session = context;
     if (session->agent->session == session->stream)
         session->agent->session = NULL;
+    if (session->parking)
+        parking_forget(session->agent, session);
+    session->parking = false;
     session->stream = NULL;
     free_if_idle(session);
 }
