@@ -37,9 +37,12 @@ enum bg_stream_kind {
 
 #define BG_STREAM_HEADER_SIZE 36u
 
+#define BG_STREAM_RESUME 1u /* goes on with the stream of this kind and id; the body is a u64 */
+
 struct bg_stream_header {
     uint16_t kind;      /* enum bg_stream_kind, checked */
     uint32_t id;        /* not 0; unique among the opener's streams since its boot or fork */
+    uint32_t flags;     /* BG_STREAM_RESUME or 0 */
     uint8_t resume[16]; /* all zero: the stream does not survive a reconnect */
     uint32_t body_size; /* bytes that follow, <= BG_STREAM_BODY_MAX */
 };
@@ -48,6 +51,12 @@ struct bg_stream_header {
  * or size is off. */
 int bg_stream_header_parse(const uint8_t *bytes, size_t size, struct bg_stream_header *ret,
                            struct bg_err *err) BG_MUST_CHECK;
+
+/* How a stream goes on after its connection was taken away on purpose (docs/protocol.md,
+ * "Resumption"). The body of a RESUME header: how many bytes of the stream's other side the opener
+ * has. The body of the reply: how many of the opener's the other side has read. */
+#define BG_RESUME_SIZE 8u
+#define BG_RESUME_ANY  UINT64_MAX /* instead of a count: the opener's client reads no more */
 
 /* Writes BG_STREAM_HEADER_SIZE bytes. */
 void bg_stream_header_emit(const struct bg_stream_header *header,
@@ -126,9 +135,10 @@ void bg_frame_header_emit(uint8_t type, uint32_t size, uint8_t out[BG_FRAME_HEAD
 #define BG_IDENTITY_SIZE_MAX BG_STREAM_BODY_MAX
 
 /* Exec request (body of a BG_STREAM_EXEC header). */
-#define BG_EXEC_TTY       1u /* a pty; stdout carries all output */
-#define BG_EXEC_CLEAR_ENV 2u /* nothing but PATH and the request's own env */
-#define BG_EXEC_DETACH    4u /* a stream that ends early closes its pipes, and kills nothing */
+#define BG_EXEC_TTY       1u   /* a pty; stdout carries all output */
+#define BG_EXEC_CLEAR_ENV 2u   /* nothing but PATH and the request's own env */
+#define BG_EXEC_DETACH    4u   /* a stream that ends early closes its pipes, and kills nothing */
+#define BG_EXEC_ALONE     128u /* the stream ends with the reply, and the command is kept */
 
 struct bg_exec_request {
     uint32_t flags;
@@ -220,8 +230,9 @@ void bg_copy_request_emit(const struct bg_copy_request *request, struct bg_write
 /* Identity (payload of BG_FRAME_IDENTITY): what makes a fork itself. */
 #define BG_IDENTITY_GOLDEN 1u /* the guest is about to become the golden snapshot */
 #define BG_IDENTITY_CONTINUE                                                                       \
-    2u                       /* a snapshot was taken of it: nothing changes but clock and entropy */
-#define BG_IDENTITY_AGAIN 4u /* restored from a snapshot: connections are gone, processes stay */
+    2u                       /* it goes on after its snapshot: only clock and entropy are new      \
+                              */
+#define BG_IDENTITY_AGAIN 4u /* it was restored from a snapshot: connections are gone */
 
 struct bg_identity {
     uint32_t flags;

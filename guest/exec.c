@@ -57,7 +57,7 @@ struct exec {
     unsigned open_handles; /* channels whose memory the loop has */
     size_t outstanding;    /* stdin bytes taken from the host and not given back */
     uint64_t input_taken;  /* all of them */
-    bool tty, detach, input_ended;
+    bool tty, detach, alone, input_ended;
     bool kept;              /* it lives on without a stream */
     bool exit_sent;         /* though it may not be in the socket yet */
     uint64_t early_signals; /* bit n: signal n + 1 came before the command ran */
@@ -469,6 +469,31 @@ static void ended(struct child *child, int wait_status)
     free_if_done(x);
 }
 
+/* ---- without a stream ---- */
+
+/* Its output waits from here on. Sends and reads nothing. */
+static void orphan(struct exec *x)
+{
+    x->kept = true;
+    x->exit_sent = false;
+    for (int i = 0; i < 2; i++) {
+        x->output[i].sent = backlog_start(&x->output[i].log);
+        if (x->output[i].channel.state == CHANNEL_OPEN)
+            channel_want_input(&x->output[i].channel, true);
+    }
+}
+
+/* The stream ends with what is queued, and the exec is kept. */
+static void leave(struct exec *x)
+{
+    struct stream *stream = x->stream;
+    x->stream = NULL;
+    for (int i = 0; i < 2; i++)
+        backlog_forget(&x->output[i].log, x->output[i].sent);
+    orphan(x);
+    stream_finish(stream);
+}
+
 /* ---- start ---- */
 
 static int send_signal(struct exec *x, uint32_t number)
@@ -495,6 +520,8 @@ static void started(struct exec *x)
     for (uint32_t i = 0; i < 64; i++)
         if (x->early_signals & (1ull << i))
             (void)send_signal(x, i + 1);
+    if (x->alone)
+        leave(x);
     if (x->reaped) {
         settle(x);
         return;
@@ -539,31 +566,6 @@ static void status_broken(void *owner, int status)
 
 static const struct channel_ops status_ops = {.on_readable = status_readable,
                                               .on_broken = status_broken};
-
-/* ---- without a stream ---- */
-
-/* Its output waits from here on. Sends and reads nothing. */
-static void orphan(struct exec *x)
-{
-    x->kept = true;
-    x->exit_sent = false;
-    for (int i = 0; i < 2; i++) {
-        x->output[i].sent = backlog_start(&x->output[i].log);
-        if (x->output[i].channel.state == CHANNEL_OPEN)
-            channel_want_input(&x->output[i].channel, true);
-    }
-}
-
-/* The stream ends with what is queued, and the exec is kept. */
-static void leave(struct exec *x)
-{
-    struct stream *stream = x->stream;
-    x->stream = NULL;
-    for (int i = 0; i < 2; i++)
-        backlog_forget(&x->output[i].log, x->output[i].sent);
-    orphan(x);
-    stream_finish(stream);
-}
 
 static int on_frame(void *context, uint8_t type, const uint8_t *payload, size_t size,
                     struct bg_err *err)
@@ -954,6 +956,7 @@ static int exec_open(struct stream *stream, const uint8_t *body, size_t size, st
     x->slave_fd = -1;
     x->tty = request.flags & BG_EXEC_TTY;
     x->detach = request.flags & BG_EXEC_DETACH;
+    x->alone = request.flags & BG_EXEC_ALONE;
     x->reaped = true; /* until there is a process */
     for (int i = 0; i < 2; i++) {
         x->output[i].exec = x;
@@ -985,6 +988,7 @@ static int exec_open(struct stream *stream, const uint8_t *body, size_t size, st
 
 const struct stream_kind exec_kind = {.name = "exec",
                                       .frame_size_max = BG_FRAME_SIZE_MAX,
+                                      .lasts = true,
                                       .open = exec_open,
                                       .on_frame = on_frame,
                                       .on_room = on_room,
