@@ -7,8 +7,8 @@
 #include "host/cli/life.h"
 #include "host/cli/offline.h"
 #include "host/cli/sandbox_options.h"
-#include "host/cli/shares.h"
 #include "host/cli/signals.h"
+#include "host/cli/wake.h"
 
 #define GRACE_MS_DEFAULT 10000
 #define GRACE_S_MAX      3600
@@ -35,25 +35,6 @@ static const struct option_spec rm_options[] = {
 
 static const char *const forms[] = {"[OPTIONS] NAME...", NULL};
 
-/* A sandbox without the folders that belong to it would work on empty ones. */
-static int start_with_shares(struct app *app, struct life *life, const struct launch_opts *opts,
-                             int *ret_signal, struct bg_err *err)
-{
-    int r = shares_check(&life->sandbox, err);
-    if (r == 0)
-        r = launch_start(&life->sandbox, opts, NULL, ret_signal, err);
-    if (r < 0)
-        return r;
-    r = shares_start_all(app, &life->sandbox, err);
-    if (r == 0)
-        return 0;
-    struct bg_err why;
-    if (bg_sandbox_state(&life->sandbox, &life->state, &life->launcher_pid, &why) < 0 ||
-        life_stop(app, life, /* grace_ms= */ 0, NULL, &why) < 0)
-        app_note("%s", why.text);
-    return r;
-}
-
 static int start_one(struct app *app, const char *name, const struct launch_opts *opts,
                      int *ret_signal, struct bg_err *err)
 {
@@ -67,7 +48,7 @@ static int start_one(struct app *app, const char *name, const struct launch_opts
         r = offline_await(&life.sandbox, /* write= */ true, err);
     offline_sweep(app, life.sandbox.id);
     if (r == 0 && life.state != BG_SANDBOX_RUNNING)
-        r = start_with_shares(app, &life, opts, ret_signal, err);
+        r = wake_start(app, &life, opts, ret_signal, err);
     if (r < 0)
         app_hint_space(err);
     life_done(&life);

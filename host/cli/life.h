@@ -26,7 +26,8 @@ void life_done(struct life *life);
  * supervisor were killed; life_open removes it. A young one may be just about to start. */
 bool life_orphaned(const struct bg_sandbox *sandbox, enum bg_sandbox_state state);
 
-/* life_open, and it must run. Errors: also -ENOTCONN with the way out. */
+/* life_open, and it must run; one that is suspended is woken (wake.h). Errors: also those of wake;
+ * -ENOTCONN with the way out. */
 int life_open_running(struct app *app, const char *name, struct life *ret,
                       struct bg_err *err) BG_MUST_CHECK;
 
