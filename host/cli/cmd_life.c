@@ -3,12 +3,10 @@
 
 #include "common/checked.h"
 #include "common/quote.h"
-#include "host/cli/launch.h"
-#include "host/cli/life.h"
 #include "host/cli/offline.h"
 #include "host/cli/sandbox_options.h"
 #include "host/cli/signals.h"
-#include "host/cli/wake.h"
+#include "host/cli/start.h"
 
 #define GRACE_MS_DEFAULT 10000
 #define GRACE_S_MAX      3600
@@ -48,7 +46,7 @@ static int start_one(struct app *app, const char *name, const struct launch_opts
         r = offline_await(&life.sandbox, /* write= */ true, err);
     offline_sweep(app, life.sandbox.id);
     if (r == 0 && life.state != BG_SANDBOX_RUNNING)
-        r = wake_start(app, &life, opts, ret_signal, err);
+        r = start_with_shares(app, &life, opts, ret_signal, err);
     if (r < 0)
         app_hint_space(err);
     life_done(&life);
@@ -116,7 +114,7 @@ static int remove_one(struct app *app, const char *name, bool force, struct bg_e
     int r = life_open_any(app, name, &life, err);
     if (r < 0)
         return r == -ENOENT && force ? 0 : r;
-    bool runs = life.state != BG_SANDBOX_STOPPED && life.state != BG_SANDBOX_CRASHED;
+    bool runs = !bg_sandbox_rests(life.state);
     if (!force && life.damaged)
         r = bg_err_set(err, -EUCLEAN, "sandbox '%s' is damaged: remove it with: bellglass rm -f %s",
                        name, name);

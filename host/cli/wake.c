@@ -17,46 +17,16 @@
 #include "common/io.h"
 #include "host/cli/client.h"
 #include "host/cli/offline.h"
-#include "host/cli/shares.h"
+#include "host/cli/start.h"
 
 #define NOTE_AFTER_MS  1000   /* what is quick needs no words */
 #define CHANGE_MS      600000 /* for a start or a stop of others, which have their own deadlines */
 #define BUSY_MS        60000  /* for a snapshot that is being taken to let streams through again */
 #define BUSY_LOOK_MS   100
 #define ENDING_MS      2000 /* from a supervisor's last word to its launcher's */
-#define SUSPEND_MS     600000
 #define WAKE_LOCK_FILE "wake.lock"
 
-/* Back to where it was: its memory shall not be lost. */
-static int suspend(struct app *app, const struct bg_sandbox *sandbox)
-{
-    json_auto_t *request = json_pack("{s:s, s:b}", "op", "snapshot", "suspend", 1);
-    return request ? client_request(&app->paths, sandbox, request, SUSPEND_MS, NULL, NULL)
-                   : -ENOMEM;
-}
-
-int wake_start(struct app *app, struct life *life, const struct launch_opts *opts, int *ret_signal,
-               struct bg_err *err)
-{
-    bool suspended = life->state == BG_SANDBOX_SUSPENDED;
-    int r = shares_check(&life->sandbox, err);
-    if (r == 0)
-        r = launch_start(&life->sandbox, opts, NULL, ret_signal, err);
-    if (r < 0)
-        return r;
-    r = shares_start_all(app, &life->sandbox, err);
-    if (r == 0)
-        return 0;
-    struct bg_err why;
-    if (suspended && suspend(app, &life->sandbox) == 0)
-        return r;
-    if (bg_sandbox_state(&life->sandbox, &life->state, &life->launcher_pid, &why) < 0 ||
-        life_stop(app, life, /* grace_ms= */ 0, NULL, &why) < 0)
-        app_note("%s", why.text);
-    return r;
-}
-
-static bool allowed(void)
+bool wake_allowed(void)
 {
     const char *text = getenv("BELLGLASS_WAKE");
     return !text || strcmp(text, "0") != 0;
@@ -133,7 +103,7 @@ static int start(struct app *app, struct life *life, struct bg_err *err)
     int signal_number;
     int r = offline_await(&life->sandbox, /* write= */ true, err);
     offline_sweep(app, life->sandbox.id);
-    return r < 0 ? r : wake_start(app, life, &opts, &signal_number, err);
+    return r < 0 ? r : start_with_shares(app, life, &opts, &signal_number, err);
 }
 
 static int work(struct app *app, struct life *life, struct bg_err *err)
@@ -197,7 +167,7 @@ int wake(struct app *app, struct life *life, struct bg_err *err)
     if (!half && life->state != BG_SANDBOX_SUSPENDED && life->state != BG_SANDBOX_STARTING &&
         life->state != BG_SANDBOX_STOPPING)
         return 0;
-    if (!allowed())
+    if (!wake_allowed())
         return life->state == BG_SANDBOX_SUSPENDED
                    ? bg_err_set(err, -ENOTCONN,
                                 "sandbox '%s' is suspended, and $BELLGLASS_WAKE is 0; go on with "
@@ -265,7 +235,7 @@ int wake_open(struct app *app, const struct bg_sandbox *sandbox, const char *kin
     int fd = -1;
     uint64_t deadline_ms = 0;
     /* A helper that serves a disk has no folder, and is never suspended. */
-    if (!allowed() || !sandbox->dir || watch_sandbox(sandbox, &fd, NULL) < 0)
+    if (!wake_allowed() || !sandbox->dir || watch_sandbox(sandbox, &fd, NULL) < 0)
         return client_open(&app->paths, sandbox, kind, body, size, ret_fd, err);
     BG_AUTOCLOSE int watch = fd;
     for (;;) {

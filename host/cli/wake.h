@@ -4,13 +4,10 @@
 #pragma once
 
 #include "common/state/sandbox.h"
-#include "host/cli/launch.h"
 #include "host/cli/life.h"
 
-/* Starts a sandbox, with the folders of the host that belong to it: without them it would work on
- * empty ones. life->state is not looked at. Errors: those of the shares and of launch_start. */
-int wake_start(struct app *app, struct life *life, const struct launch_opts *opts, int *ret_signal,
-               struct bg_err *err) BG_MUST_CHECK;
+/* Whether $BELLGLASS_WAKE lets sandboxes be woken. */
+bool wake_allowed(void);
 
 /* Of a sandbox that is suspended: makes it run. Of one that is about to start or to stop: waits
  * for what becomes of it, and goes on from there. Others are left as they are; life->state says
