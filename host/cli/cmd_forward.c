@@ -303,7 +303,8 @@ static int add_addresses(struct forwarder *f, const struct args *args, struct bg
         if (!loopback)
             app_note("whoever reaches this machine at %s can connect to the sandbox", text);
     }
-    for (size_t i = 0; i < 2 && at == 0 && f->address_count < 2; i++) {
+    bool given = f->address_count > 0;
+    for (size_t i = 0; i < 2 && !given; i++) {
         struct address *address = &f->addresses[f->address_count++];
         int r = forward_spec_address(usual[i], &address->at, &address->size, &loopback, err);
         if (r < 0)
