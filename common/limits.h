@@ -14,6 +14,7 @@
 #define BG_VSOCK_CONNS_MAX   1024         /* connections per guest; further ones are reset */
 #define BG_VSOCK_BUFFER_MAX  (256 * 1024) /* receive buffer of a connection; reset */
 #define BG_VSOCK_BUFFER_MIN  (32 * 1024)  /* the same when there are many connections */
+#define BG_VSOCK_WINDOW_MAX  (1 << 20)    /* bytes of a connection that the guest has not read; wait */
 #define BG_VSOCK_PACKET_MAX  (64 * 1024)  /* payload of one packet; larger: connection is reset */
 #define BG_VSOCK_RESETS_MAX  256          /* RSTs to nobody's packets that wait; tx is not read */
 #define BG_VSOCK_REGIONS_MAX 8            /* regions in QEMU's memory table; device fails */
@@ -31,6 +32,10 @@
 /* The agent. */
 #define BG_AGENT_STREAMS_MAX  1024         /* streams at once; further ones get -EMFILE */
 #define BG_AGENT_OUT_MAX      (256 * 1024) /* unsent bytes of a stream; its source is not read */
+#define BG_AGENT_EXECS_MAX    2048 /* commands that run, or whose end was not told; refused */
+#define BG_AGENT_ENDED_MAX    16 /* of these, ended with nobody attached; the oldest is forgotten */
+#define BG_AGENT_KEEP_MAX     (256 * 1024) /* output of one without a reader; then it waits */
+#define BG_AGENT_FREEZE_MS    500          /* for all commands to stand still; then we go on */
 #define BG_AGENT_PUMP_MAX     (128 * 1024) /* bytes on their way, each direction; reading stops */
 #define BG_AGENT_GROUPS_MAX   256          /* supplementary groups of a user; the rest is dropped */
 #define BG_AGENT_ACCOUNTS_MAX (1024 * 1024) /* /etc/passwd, /etc/group; larger: exec fails */

@@ -1,13 +1,18 @@
 #include "guest/session.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "guest/cgroup.h"
+#include "guest/exec.h"
 #include "guest/identity.h"
+#include "guest/parking.h"
 #include "guest/power.h"
+#include "guest/ssh_keys.h"
 #include "guest/version.h"
 #include "guest/warm.h"
 #include "guest/worker.h"
@@ -18,7 +23,9 @@ struct session {
     struct agent *agent;
     struct stream *stream; /* NULL: gone, and we wait for what is under way only */
     bool identified;
-    bool preparing; /* a sync is under way; it will be answered by PREPARED */
+    bool preparing; /* it will be answered by PREPARED, when neither of these is the case: */
+    bool syncing;   /* a sync is under way */
+    bool parking;   /* streams are being parked */
     unsigned busy;  /* syncs and warm-ups under way: they hold this struct */
 };
 
@@ -41,6 +48,22 @@ static void send_ready(struct session *session, const struct bg_err *err)
     stream_send(session->stream, BG_FRAME_READY, payload, w.used);
 }
 
+static int run_ssh_keygen(struct link *link, void *unused)
+{
+    (void)link;
+    (void)unused;
+    return ssh_keys_make();
+}
+
+/* READY does not wait for it: an RSA key takes long. */
+static void make_ssh_keys(struct agent *agent)
+{
+    struct bg_err err = {0};
+    const struct worker_opts opts = {.name = "ssh-keys", .run = run_ssh_keygen};
+    if (worker_start(agent, &opts, &err) < 0)
+        bg_log(agent->log, BG_LOG_ERROR, "ssh host keys: %s; there are none now", err.text);
+}
+
 static void warmed(void *owner)
 {
     struct session *session = owner;
@@ -59,16 +82,26 @@ static int take_identity(struct session *session, const uint8_t *payload, size_t
     if (session->identified)
         return bg_err_set(err, -EPROTO, "a second identity");
     session->identified = true;
-    struct bg_err why = {0};
-    if (identity.flags & BG_IDENTITY_CONTINUE) {
-        send_ready(session, &why);
-        return 0;
+    struct agent *agent = session->agent;
+    bool fork = strcmp(agent->identity, identity.sandbox_id) != 0;
+    if (identity.flags & BG_IDENTITY_AGAIN) {
+        exec_orphan_all(agent, fork);
+        agent_drop_streams(agent, &session->stream->live);
+        parking_drop(agent);
+    } else if (!(identity.flags & BG_IDENTITY_CONTINUE)) {
+        agent_drop_all(agent, &session->stream->live);
+        parking_drop(agent);
     }
-    if (!(identity.flags & BG_IDENTITY_AGAIN))
-        agent_drop_all(session->agent, &session->stream->live);
-    r = identity_apply(&identity, session->agent->opts.pid1, &session->agent->env, &why);
+    memcpy(agent->identity, identity.sandbox_id, sizeof agent->identity);
+    struct bg_err why = {0};
+    r = identity_apply(&identity, agent->opts.pid1, &agent->env, &why);
     if (r < 0)
-        bg_log(session->agent->log, BG_LOG_ERROR, "identity: %s", why.text);
+        bg_log(agent->log, BG_LOG_ERROR, "identity: %s", why.text);
+    /* In a fork nothing runs on as somebody else: it stands still until the host gives it up. */
+    if (r == 0 || !(identity.flags & BG_IDENTITY_AGAIN))
+        agent_thaw(agent);
+    if (r == 0 && agent->opts.pid1 && ssh_keys_due())
+        make_ssh_keys(agent);
     if (r == 0 && (identity.flags & BG_IDENTITY_GOLDEN)) {
         session->busy++;
         if (warm_start(session->agent, warmed, session) == 0)
@@ -81,23 +114,44 @@ static int take_identity(struct session *session, const uint8_t *payload, size_t
 
 /* ---- snapshot ---- */
 
+static void answer_if_prepared(struct session *session)
+{
+    if (!session->preparing || session->syncing || session->parking)
+        return;
+    session->preparing = false;
+    if (session->stream)
+        stream_send(session->stream, BG_FRAME_PREPARED, NULL, 0);
+}
+
 static void synced(void *owner, int wait_status)
 {
     struct session *session = owner;
     session->busy--;
-    session->preparing = false;
+    session->syncing = false;
     if (wait_status != 0)
         bg_log(session->agent->log, BG_LOG_ERROR, "the sync ended with status 0x%x",
                (unsigned)wait_status);
-    if (session->stream)
-        stream_send(session->stream, BG_FRAME_PREPARED, NULL, 0);
+    answer_if_prepared(session);
     free_if_idle(session);
 }
 
-static int sync_disk(int fd, void *unused)
+static void parked(void *owner)
 {
-    (void)fd;
-    (void)unused;
+    struct session *session = owner;
+    session->parking = false;
+    answer_if_prepared(session);
+}
+
+/* Of the commands, what waits in the kernel comes to a stop when it is done with that: it has not
+ * run on either. */
+static int sync_disk(struct link *link, void *arg)
+{
+    const struct agent *agent = arg;
+    (void)link;
+    BG_AUTOCLOSE int cgroup_fd =
+        agent->frozen ? open(agent->opts.cgroup_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (cgroup_fd >= 0 && cgroup_wait_frozen(cgroup_fd, BG_AGENT_FREEZE_MS) < 0)
+        bg_log(agent->log, BG_LOG_WARN, "some commands do not stand still yet; going on");
     sync();
     return 0;
 }
@@ -106,17 +160,22 @@ static int prepare(struct session *session, struct bg_err *err)
 {
     if (session->preparing)
         return bg_err_set(err, -EPROTO, "PREPARE before the last one was answered");
-    session->preparing = true;
+    session->preparing = session->syncing = true;
+    session->parking = !parking_begin(session->agent, parked, session);
     session->busy++;
+    agent_freeze(session->agent);
     /* In a process of its own: the disk may be slow, and the heartbeat goes on. */
-    const struct worker_opts opts = {
-        .name = "sync", .fd = -1, .run = sync_disk, .on_exit = synced, .owner = session};
+    const struct worker_opts opts = {.name = "sync",
+                                     .run = sync_disk,
+                                     .arg = session->agent,
+                                     .on_exit = synced,
+                                     .owner = session};
     int r = worker_start(session->agent, &opts, err);
     if (r < 0) {
         session->busy--;
-        session->preparing = false;
+        session->syncing = false;
         sync();
-        stream_send(session->stream, BG_FRAME_PREPARED, NULL, 0);
+        answer_if_prepared(session);
     }
     return 0;
 }
@@ -146,14 +205,19 @@ static int on_frame(void *context, uint8_t type, const uint8_t *payload, size_t 
         else
             agent_stop(session->agent);
         return 0;
-    case BG_FRAME_GO_ON:
-        if (size != 1)
-            break;
-        return 0;
     case BG_FRAME_PREPARE:
         if (size != 0)
             break;
         return prepare(session, err);
+    case BG_FRAME_GO_ON:
+        if (size != 1 || payload[0] > BG_GO_ON_RESUMED)
+            break;
+        parking_forget(session->agent, session);
+        session->parking = false;
+        parking_end(session->agent, (enum bg_go_on)payload[0]);
+        agent_thaw(session->agent);
+        answer_if_prepared(session); /* late, but it is waited for */
+        return 0;
     default:
         return bg_err_set(err, -EPROTO, "frame type %u in a session", type);
     }
@@ -165,6 +229,9 @@ static void on_gone(void *context)
     struct session *session = context;
     if (session->agent->session == session->stream)
         session->agent->session = NULL;
+    if (session->parking)
+        parking_forget(session->agent, session);
+    session->parking = false;
     session->stream = NULL;
     free_if_idle(session);
 }

@@ -74,28 +74,33 @@ int bg_folder_sync(int dir_fd)
     return r;
 }
 
-int bg_folder_frees(int parent_fd, const char *name, uint64_t *ret)
+int bg_folder_size(int parent_fd, const char *name, uint64_t *ret_all, uint64_t *ret_frees)
 {
     DIR *dir;
     int r = open_listed(parent_fd, name, &dir);
-    uint64_t sum = 0;
+    uint64_t all = 0, frees = 0;
     if (r < 0)
         return r;
     const struct dirent *entry;
     while (r == 0 && (entry = readdir(dir))) {
         struct stat st;
-        uint64_t below = 0;
+        uint64_t here = 0, own = 0;
         if (is_dots(entry->d_name) ||
             fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
             continue;
-        if (S_ISDIR(st.st_mode))
-            r = bg_folder_frees(dirfd(dir), entry->d_name, &below);
-        else if (st.st_nlink == 1)
-            below = (uint64_t)st.st_blocks * BLOCK_SIZE;
-        sum += below;
+        if (S_ISDIR(st.st_mode)) {
+            r = bg_folder_size(dirfd(dir), entry->d_name, &here, &own);
+        } else {
+            here = (uint64_t)st.st_blocks * BLOCK_SIZE;
+            own = st.st_nlink == 1 ? here : 0;
+        }
+        all += here;
+        frees += own;
     }
     (void)closedir(dir); /* read only */
-    if (r == 0)
-        *ret = sum;
+    if (r == 0) {
+        *ret_all = all;
+        *ret_frees = frees;
+    }
     return r;
 }

@@ -13,6 +13,7 @@ int bg_folder_remove(int parent_fd, const char *name) BG_MUST_CHECK;
 /* Makes the files right in a folder durable, then the folder. Errors: errno. */
 int bg_folder_sync(int dir_fd) BG_MUST_CHECK;
 
-/* The bytes that only this folder's names hold: those of files with one link, below it too. Errors:
- * errno. */
-int bg_folder_frees(int parent_fd, const char *name, uint64_t *ret) BG_MUST_CHECK;
+/* What a folder's files take on disk, below it too: all of them, and those with one link, which is
+ * what its removal would free. Errors: errno. */
+int bg_folder_size(int parent_fd, const char *name, uint64_t *ret_all,
+                   uint64_t *ret_frees) BG_MUST_CHECK;

@@ -25,6 +25,7 @@
 #include "common/io.h"
 #include "common/limits.h"
 #include "common/quote.h"
+#include "common/sha256.h"
 #include "common/state/folder.h"
 #include "common/state/sandbox_json.h"
 
@@ -98,6 +99,20 @@ int bg_sandbox_save(const struct bg_sandbox *sandbox, struct bg_err *err)
     if (r < 0)
         (void)unlinkat(dir, file, 0);
     return r;
+}
+
+void bg_sandbox_machine_id(const struct bg_sandbox *sandbox, uint8_t ret[16])
+{
+    uint8_t digest[BG_SHA256_SIZE];
+    struct bg_sha256 hash;
+    bg_sha256_init(&hash);
+    bg_sha256_update(&hash, "machine-id:", strlen("machine-id:"));
+    bg_sha256_update(&hash, sandbox->id, strlen(sandbox->id));
+    bg_sha256_final(&hash, digest);
+    memcpy(ret, digest, 16);
+    /* As those are that systemd makes: a UUID of version 4 (RFC 9562 §5.4). */
+    ret[6] = (uint8_t)((ret[6] & 0x0f) | 0x40);
+    ret[8] = (uint8_t)((ret[8] & 0x3f) | 0x80);
 }
 
 /* --- the folder of all --- */

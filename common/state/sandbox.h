@@ -100,6 +100,10 @@ int bg_sandbox_fork_config(const json_t *source, const char *name, struct bg_san
  * then. */
 void bg_sandbox_disinherit(struct bg_sandbox *sandbox);
 
+/* The machine-id that its guest has, always the same one: made of its id, so that it tells no more
+ * than that and needs no file. */
+void bg_sandbox_machine_id(const struct bg_sandbox *sandbox, uint8_t ret[16]);
+
 /* Writes sandbox.json anew, atomically; of a sandbox that was loaded. */
 int bg_sandbox_save(const struct bg_sandbox *sandbox, struct bg_err *err) BG_MUST_CHECK;
 

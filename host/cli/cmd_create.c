@@ -2,12 +2,11 @@
 
 #include <string.h>
 
-#include "host/cli/launch.h"
-#include "host/cli/life.h"
 #include "host/cli/output.h"
 #include "host/cli/sandbox_options.h"
 #include "host/cli/shares.h"
 #include "host/cli/signals.h"
+#include "host/cli/start.h"
 
 static const struct option_spec options[] = {
     SANDBOX_OPTIONS,
@@ -23,23 +22,6 @@ static const char *const examples[] = {
     "create --cpus 2 --memory 2G --allow 'pypi.org' --allow '*.pythonhosted.org' build",
     NULL,
 };
-
-/* A sandbox that never ran is of no use, and its name is wanted for the next attempt. */
-static int give_up(struct app *app, const struct bg_sandbox *sandbox, int signal_number,
-                   const struct bg_err *why)
-{
-    struct life life = {.sandbox = *sandbox};
-    struct bg_err err = {0};
-    int r = bg_sandbox_state(sandbox, &life.state, &life.launcher_pid, &err);
-    (void)app_fail(why);
-    if (r == 0)
-        r = life_stop(app, &life, /* grace_ms= */ 0, NULL, &err);
-    if (r == 0)
-        r = life_remove(app, &life, &err);
-    if (r < 0 && r != -ENOENT)
-        app_note("%s", err.text);
-    return signal_number ? 128 + signal_number : APP_FAILED;
-}
 
 static int create(struct app *app, struct bg_sandbox *sandbox, const struct args *args)
 {
@@ -61,7 +43,9 @@ static int create(struct app *app, struct bg_sandbox *sandbox, const struct args
         r = shares_start_all(app, sandbox, &err);
     if (r < 0) {
         app_hint_space(&err);
-        return give_up(app, sandbox, signal_number, &err);
+        (void)app_fail(&err);
+        start_undo(app, sandbox);
+        return signal_number ? 128 + signal_number : APP_FAILED;
     }
     if (!args_flag(args, OPTION_JSON)) {
         json_decref(timings);

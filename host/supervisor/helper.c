@@ -29,8 +29,9 @@
 struct helper {
     const struct helper_opts *opts;
     struct parts parts;
-    struct bg_sandbox sandbox; /* the one whose disk it is; name NULL: none */
-    struct bg_disk disk;       /* of that sandbox: its layers come after the scratch, if any */
+    struct bg_sandbox sandbox;   /* the one whose disk it is; name NULL: none */
+    struct bg_snapshot snapshot; /* likewise */
+    struct bg_disk disk;         /* of that sandbox: its layers come after the scratch, if any */
     size_t layer_count;
     struct golden below;    /* what they are above */
     struct bg_sandbox self; /* what the supervisor runs */
@@ -122,6 +123,25 @@ static int open_sandbox_disk(struct helper *h, struct bg_err *err)
     return 0;
 }
 
+static int open_snapshot_disk(struct helper *h, struct bg_err *err)
+{
+    const struct bg_snapshot *snapshot = &h->snapshot;
+    BG_AUTOCLOSE int dir_fd = open(snapshot->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir_fd < 0)
+        return bg_err_errno(err, -errno, "%s", snapshot->dir);
+    h->second.count = 1; /* the overlay that goes away */
+    for (size_t i = snapshot->disk_count; i-- > 0;) {
+        char file[BG_LAYER_FILE_SIZE];
+        bg_layer_disk_file(snapshot->disk[i].id, file);
+        int fd = openat(dir_fd, file, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0)
+            return bg_err_errno(err, -errno, "%s/%s", snapshot->dir, file);
+        h->second.fds[h->second.count++] = fd;
+        h->layer_count++;
+    }
+    return golden_open_disk(h->opts->paths, &h->parts.image, snapshot->golden, &h->below, err);
+}
+
 /* The overlays, and the chain of the disk from them down. */
 static int open_disks(struct helper *h, struct bg_err *err)
 {
@@ -131,11 +151,16 @@ static int open_disks(struct helper *h, struct bg_err *err)
         r = make_scratch(h, dir, &h->scratch_fd, err);
     if (r == 0 && h->sandbox.name)
         r = open_sandbox_disk(h, err);
+    else if (r == 0 && h->snapshot.name)
+        r = open_snapshot_disk(h, err);
     if (r < 0)
         return r;
     if (!h->opts->write)
         h->second.fds[0] = h->scratch_fd;
-    if (!h->sandbox.name) { /* the image as it was built: without the golden snapshot's boot */
+    if (h->snapshot.name) {
+        h->second.fds[h->second.count++] = h->below.disk_fd;
+        h->second.fds[h->second.count++] = h->below.base_fd;
+    } else if (!h->sandbox.name) { /* as it was built: without the golden snapshot's boot */
         h->second.fds[1] = h->parts.golden.base_fd;
         h->second.count = 2;
     }
@@ -187,13 +212,18 @@ static int prepare(struct helper *h, struct bg_err *err)
         r = bg_sandbox_load(opts->paths, opts->sandbox, &h->sandbox, err);
         if (r == 0)
             r = bg_sandbox_lock_disk(&h->sandbox, opts->write, &h->lock_fd, err);
+    } else if (opts->snapshot) {
+        r = bg_snapshot_load(opts->paths, opts->snapshot, &h->snapshot, err);
     }
     if (r == 0)
         r = make_self(h, err);
     if (r == 0)
         r = open_log(h, err);
     if (r == 0)
-        r = parts_find(opts->paths, opts->sandbox ? h->sandbox.image_digest : opts->image,
+        r = parts_find(opts->paths,
+                       opts->sandbox    ? h->sandbox.image_digest
+                       : opts->snapshot ? h->snapshot.image_digest
+                                        : opts->image,
                        &h->parts, err);
     if (r == 0)
         r = parts_golden(opts->paths, h->self.cpus, h->self.memory_bytes, opts->report, &h->parts,
@@ -324,6 +354,8 @@ static void helper_done(struct helper *h)
     for (size_t i = 0; i < h->layer_count; i++)
         (void)close(h->second.fds[at + i]); /* the others are scratch_fd's and below's */
     bg_disk_done(&h->disk);
+    if (h->snapshot.name)
+        bg_snapshot_done(&h->snapshot);
     golden_done(&h->below);
     parts_done(&h->parts);
     bg_sandbox_done(&h->sandbox);

@@ -16,11 +16,11 @@
 #include <stdint.h>
 
 #include "common/err.h"
+#include "common/limits.h"
 
 #define MEMORY_PAGE_SIZE   4096u
 #define MEMORY_HEADER_USED 80u /* the rest of the header's page is zero */
 #define MEMORY_EXTENT_SIZE 24u
-#define MEMORY_LAYERS_MAX  8u /* of a VM's memory, above its base */
 #define MEMORY_ZERO        UINT64_MAX
 
 struct memory_extent {

@@ -99,7 +99,9 @@ static int writer_note(struct writer *w, uint64_t ram_page, uint64_t count, bool
 static int write_failed(int code, struct bg_err *err)
 {
     if (code == -ENOSPC || code == -EDQUOT)
-        return bg_err_errno(err, code, "memory layer: free space, or set BELLGLASS_HOME");
+        return bg_err_set(err, code,
+                          "memory layer: %s: free space, or put BELLGLASS_HOME where there is some",
+                          strerror(-code));
     return bg_err_errno(err, code, "memory layer: cannot write");
 }
 
@@ -214,7 +216,11 @@ static int scan_by_kernel(const struct memory_save_opts *opts, struct runs *runs
             if (r < 0)
                 return r;
         }
+        /* Linux 6.18 leaves walk_end where its own small buffer was full first, if later rounds
+         * came to the end: what has been told must not be told again. */
         at = arg.walk_end;
+        if (n > 0 && regions[n - 1].end > at)
+            at = regions[n - 1].end;
     }
     return 0;
 }

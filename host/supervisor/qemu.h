@@ -9,6 +9,7 @@
 #include "common/err.h"
 #include "common/limits.h"
 #include "host/supervisor/accel.h"
+#include "host/supervisor/memory_layer.h"
 
 /* The oldest QEMU that the fork machinery was written for. */
 #define QEMU_MAJOR_MIN 7
@@ -35,9 +36,10 @@ struct qemu_opts {
      * fork), and an fd opened read-only will do. */
     int memory_fd;
     bool memory_shared;
-    /* Memory layers that are mapped over it, bottom to top; base_none: over zeros. */
+    /* Of a fork of a snapshot: its memory layers, from the bottom to the top, open for reading. */
     int memory_layer_fds[BG_MEMORY_LAYERS_MAX];
     size_t memory_layer_count;
+    /* They stand on zeros, and of the memory file only its size is used. */
     bool memory_base_none;
     int state_fd;             /* device state to begin from (a fork); -1: cold boot */
     int kernel_fd, initrd_fd; /* cold boot only */

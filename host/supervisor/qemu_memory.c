@@ -27,7 +27,7 @@
 
 #define EXPORT            __attribute__((visibility("default")))
 #define MAPS_DEFAULT      65530u /* the kernel's, for one process */
-#define SMALL_MAX         4096u  /* pages of a piece that is read rather than mapped */
+#define SMALL_MAX         4096u  /* pages; no piece of so many is read rather than mapped */
 #define PAGES_TO_BYTES(n) ((size_t)(n)*MEMORY_PAGE_SIZE)
 
 /* ---- opening ---- */
@@ -95,7 +95,7 @@ static void *map(void *address, size_t length, int prot, int flags, int fd, off_
 }
 
 /* Sets fds; returns how many. */
-static size_t read_layer_fds(int fds[MEMORY_LAYERS_MAX])
+static size_t read_layer_fds(int fds[BG_MEMORY_LAYERS_MAX])
 {
     const char *text = getenv("BELLGLASS_MEMORY_LAYERS");
     size_t count = 0;
@@ -103,7 +103,7 @@ static size_t read_layer_fds(int fds[MEMORY_LAYERS_MAX])
         char *end;
         unsigned long fd = strtoul(text, &end, 10);
         if (end == text || (*end != ':' && *end != '\0') || fd > INT32_MAX ||
-            count == MEMORY_LAYERS_MAX)
+            count == BG_MEMORY_LAYERS_MAX)
             die("BELLGLASS_MEMORY_LAYERS is not a list of fds, or a too long one", 0);
         fds[count++] = (int)fd;
         text = *end == ':' ? end + 1 : end;
@@ -125,23 +125,40 @@ static size_t pieces_max(void)
     }
     if (fd >= 0)
         (void)close(fd); /* only read */
-    return maps / 4;
+    return (maps < MAPS_DEFAULT ? maps : MAPS_DEFAULT) / 4;
 }
 
-/* The largest size, in pages, of the pieces that are read: so large that not too many are mapped.
- */
-static uint64_t read_up_to(const struct memory_map *pieces)
+/* Which pieces are read: those below a size, in pages, and some of just that size. */
+struct reading {
+    uint64_t size;
+    size_t of_size;
+};
+
+/* As few as leave no more to map than may be. */
+static struct reading choose_reading(const struct memory_map *map)
 {
     size_t sizes[SMALL_MAX + 1] = {0}; /* the last counts all larger ones */
-    size_t mapped = pieces->count, max = pieces_max();
-    uint64_t size = 0;
-    for (size_t i = 0; i < pieces->count; i++) {
-        uint64_t count = pieces->pieces[i].count;
+    size_t max = pieces_max(), excess = map->count > max ? map->count - max : 0;
+    for (size_t i = 0; i < map->count; i++) {
+        uint64_t count = map->pieces[i].count;
         sizes[count < SMALL_MAX ? count : SMALL_MAX]++;
     }
-    while (mapped > max && size + 1 < SMALL_MAX)
-        mapped -= sizes[++size];
-    return size; /* with 1 TiB of RAM there cannot be too many of the larger ones */
+    struct reading reading = {.size = 1};
+    /* Even 1 TiB of RAM has not so many of the large ones. */
+    for (; reading.size < SMALL_MAX && excess > sizes[reading.size]; reading.size++)
+        excess -= sizes[reading.size];
+    reading.of_size = excess;
+    return reading;
+}
+
+static bool is_read(struct reading *reading, const struct memory_piece *piece)
+{
+    if (piece->count != reading->size)
+        return piece->count < reading->size;
+    if (reading->of_size == 0)
+        return false;
+    reading->of_size--;
+    return true;
 }
 
 /* Puts one piece into its place. */
@@ -174,7 +191,7 @@ static void place(const struct target *target, const struct memory_layer *layers
 
 static void place_layers(const struct target *target, const int *fds, size_t count)
 {
-    struct memory_layer layers[MEMORY_LAYERS_MAX];
+    struct memory_layer layers[BG_MEMORY_LAYERS_MAX];
     struct memory_map pieces;
     struct bg_err err = {0};
     for (size_t i = 0; i < count; i++)
@@ -185,9 +202,9 @@ static void place_layers(const struct target *target, const int *fds, size_t cou
         }
     if (memory_map_build(layers, count, &pieces, &err) < 0)
         die(err.text, 0);
-    uint64_t small = read_up_to(&pieces);
+    struct reading reading = choose_reading(&pieces);
     for (size_t i = 0; i < pieces.count; i++)
-        place(target, layers, pieces.pieces[i], pieces.pieces[i].count <= small);
+        place(target, layers, pieces.pieces[i], is_read(&reading, &pieces.pieces[i]));
     memory_map_done(&pieces);
     for (size_t i = 0; i < count; i++)
         memory_layer_done(&layers[i]);
@@ -210,7 +227,7 @@ static void *map_memory(void *address, size_t length, int prot, int flags, int f
     uint64_t ram_size;
     if ((flags & MAP_ANONYMOUS) || prot == PROT_NONE || !is_memory(fd, &ram_size))
         return map(address, length, prot, flags, fd, offset);
-    int fds[MEMORY_LAYERS_MAX];
+    int fds[BG_MEMORY_LAYERS_MAX];
     size_t count = read_layer_fds(fds);
     const char *base = getenv("BELLGLASS_MEMORY_BASE");
     bool zeros = base && strcmp(base, "none") == 0;

@@ -62,6 +62,7 @@ static void done(struct snapshots *s)
     free(s->folder);
     free(s->tag);
     free(s->note);
+    free(s->parent);
     snapshots_init(s, s->opts);
 }
 
@@ -429,7 +430,7 @@ static int fill(struct snapshots *s, struct bg_snapshot *m, struct bg_err *err)
                 : s->disk_only ? BG_SNAPSHOT_DISK
                                : BG_SNAPSHOT_FULL,
         .source_name = o->sandbox->name,
-        .parent = o->source->disk.parent,
+        .parent = s->suspend ? o->source->disk.parent : s->parent,
         .image_name = o->sandbox->image_name,
         .image_digest = o->sandbox->image_digest,
         .golden = o->source->disk.golden,
@@ -536,8 +537,11 @@ static int take_note(struct snapshots *s, struct bg_err *err)
     if (r == 0 && s->tag[0] != '.') {
         if (asprintf(&parent, "%s@%s", s->opts->sandbox->name, s->tag) < 0)
             return bg_err_errno(err, -ENOMEM, "disk");
-        free(disk->parent);
+        s->parent = disk->parent;
         disk->parent = parent;
+    } else if (r == 0 && disk->parent) {
+        s->parent = strdup(disk->parent);
+        r = s->parent ? 0 : bg_err_errno(err, -ENOMEM, "disk");
     }
     return r;
 }

@@ -26,6 +26,7 @@ struct snapshots {
     bool active, suspend, disk_only;
     size_t stands_on; /* layers of source->memory that the new one is above */
     char *tag, *note;
+    char *parent;  /* the snapshot that the sandbox went on from before this one */
     int folder_fd; /* where it is made; -1: none */
     char *folder;  /* that folder's name in its parent's */
     char memory_id[BG_LAYER_ID_SIZE], top_id[BG_LAYER_ID_SIZE];

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/io.h"
@@ -62,18 +61,13 @@ static int check_machine(const struct bg_sandbox *sandbox, const struct bg_snaps
 static int check_disk(const struct source *source, int dir_fd, struct bg_err *err)
 {
     const struct bg_snapshot *snapshot = &source->snapshot;
-    if (snapshot->disk_count > source->disk.count)
-        return bg_err_set(err, -EUCLEAN, "disk.json has fewer layers than its memory knows");
     for (size_t i = 0; i < snapshot->disk_count; i++) {
-        struct stat st;
+        struct bg_layer now;
         const char *file = source->disk.layers[i].file;
-        if (strcmp(source->disk.layers[i].id, snapshot->disk[i].id) != 0)
-            return bg_err_set(err, -EUCLEAN, "disk.json does not have the layers of its memory");
-        if (fstatat(dir_fd, file, &st, AT_SYMLINK_NOFOLLOW) < 0)
-            return bg_err_errno(err, -errno, "%s", file);
-        if ((uint64_t)st.st_size != snapshot->disk[i].size ||
-            (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec !=
-                snapshot->disk[i].mtime_ns)
+        int r = bg_layer_measure(dir_fd, file, &now, err);
+        if (r < 0)
+            return r;
+        if (now.size != snapshot->disk[i].size || now.mtime_ns != snapshot->disk[i].mtime_ns)
             return bg_err_set(err, -EUCLEAN, "%s has changed since its memory was saved", file);
     }
     return 0;
@@ -107,27 +101,31 @@ static int open_memory(struct source *source, int resume_fd, struct bg_err *err)
 static int find_resume(const struct bg_sandbox *sandbox, const struct qemu_program *qemu,
                        enum accel accel, int dir_fd, struct source *source, struct bg_err *err)
 {
-    BG_AUTOFREE char *path = NULL;
-    if (asprintf(&path, "%s/" SOURCE_RESUME, sandbox->dir) < 0)
-        return bg_err_errno(err, -ENOMEM, SOURCE_RESUME);
-    BG_AUTOCLOSE int resume_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    if (resume_fd < 0)
-        return errno == ENOENT ? 0 : bg_err_errno(err, -errno, "%s", path);
-    int r = bg_snapshot_load_dir(path, &source->snapshot, err);
-    if (r < 0)
-        return r;
-    source->resumes = true;
-    source->same = strcmp(source->snapshot.source_id, sandbox->id) == 0;
-    r = check_machine(sandbox, &source->snapshot, qemu, accel, err);
+    int r = bg_resume_settle(dir_fd, err);
+    if (r == 0)
+        r = bg_resume_load(dir_fd, &source->disk, &source->snapshot, err);
+    if (r == -ENOENT)
+        return 0;
+    if (r == 0) {
+        source->resumes = true;
+        r = check_machine(sandbox, &source->snapshot, qemu, accel, err);
+    }
+    BG_AUTOCLOSE int resume_fd =
+        r < 0 ? -1 : openat(dir_fd, SOURCE_RESUME, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    if (r == 0 && resume_fd < 0)
+        r = bg_err_errno(err, -errno, SOURCE_RESUME);
     if (r == 0)
         r = bg_snapshot_check_memory(&source->snapshot, resume_fd, err);
     if (r == 0)
         r = check_disk(source, dir_fd, err);
     if (r == 0)
         r = open_memory(source, resume_fd, err);
-    if (r < 0 && r != -ENOTSUP)
-        (void)bg_err_prefix(err, "the memory that it would go on from is damaged (its disk can be "
-                                 "booted: bellglass start --cold)");
+    if (r < 0 && r != -ENOTSUP) {
+        size_t used = strlen(err->text);
+        (void)snprintf(err->text + used, sizeof err->text - used,
+                       "; its disk can be booted without its memory: bellglass start --cold %s",
+                       sandbox->name);
+    }
     return r;
 }
 

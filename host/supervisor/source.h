@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/state/disk.h"
+#include "common/state/resume.h"
 #include "common/state/sandbox.h"
 #include "common/state/snapshot.h"
 #include "host/supervisor/golden.h"
@@ -11,7 +12,6 @@ struct source {
     struct bg_disk disk;
     bool has_disk;               /* the sandbox has been started before, or is a fork */
     bool resumes;                /* its memory is restored, not only its disk */
-    bool same;                   /* from a suspend: the same sandbox goes on */
     struct bg_snapshot snapshot; /* if it resumes */
     int state_fd;
     /* Layers of its memory, bottom to top: those that QEMU maps, then those of the snapshots that
@@ -53,5 +53,5 @@ void source_done(struct source *source);
 
 /* Folders of a sandbox: what the next start goes on from, and what the memory of the one that runs
  * stands on. */
-#define SOURCE_RESUME "resume"
+#define SOURCE_RESUME BG_RESUME_FOLDER
 #define SOURCE_MEMORY "memory"

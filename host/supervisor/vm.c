@@ -678,7 +678,7 @@ void vm_quit(struct vm *vm)
 void vm_resumed(struct vm *vm)
 {
     if (vm->state == VM_READY && vm->agent_open)
-        session_go_on(&vm->session, /* resumed= */ true);
+        session_go_on(&vm->session, BG_GO_ON_RESUMED);
 }
 
 const struct vm_snapshot_result *vm_snapshot_result(const struct vm *vm)

@@ -263,6 +263,21 @@ static void a_fork_is_like_its_source_but_itself(void **state)
     bg_sandbox_done(&s);
 }
 
+static void the_machine_id_is_the_sandboxs(void **state)
+{
+    (void)state;
+    struct bg_sandbox one = {.id = "sbx_00000000000000000000"},
+                      two = {.id = "sbx_00000000000000000001"};
+    uint8_t first[16], again[16], other[16];
+    bg_sandbox_machine_id(&one, first);
+    bg_sandbox_machine_id(&one, again);
+    bg_sandbox_machine_id(&two, other);
+    assert_memory_equal(first, again, sizeof first);
+    assert_memory_not_equal(first, other, sizeof first);
+    assert_int_equal(first[6] >> 4, 4);
+    assert_int_equal(first[8] >> 6, 2);
+}
+
 static void the_oldest_placeholders_are_not_inherited(void **state)
 {
     struct fixture *f = *state;
@@ -699,6 +714,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(loads_what_it_created, setup, teardown),
         cmocka_unit_test_setup_teardown(saves_what_was_changed, setup, teardown),
         cmocka_unit_test_setup_teardown(a_fork_is_like_its_source_but_itself, setup, teardown),
+        cmocka_unit_test(the_machine_id_is_the_sandboxs),
         cmocka_unit_test_setup_teardown(the_oldest_placeholders_are_not_inherited, setup, teardown),
         cmocka_unit_test_setup_teardown(a_fork_of_damaged_settings_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(a_name_is_taken_once, setup, teardown),
