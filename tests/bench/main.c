@@ -1,5 +1,5 @@
-/* bellglass-bench start|exec|vsock IMAGE MODULES|memory|layers|snapshot: one benchmark; tests/bench/run
- * calls it with BELLGLASS_HOME, BG_TEST_BELLGLASS and the rest set up. */
+/* bellglass-bench start|exec|vsock IMAGE MODULES|memory|layers|snapshot: one benchmark;
+ * tests/bench/run calls it with BELLGLASS_HOME, BG_TEST_BELLGLASS and the rest set up. */
 #include <stdio.h>
 #include <string.h>
 
