@@ -101,23 +101,25 @@ int bg_write_file(int dir_fd, const char *path, const void *bytes, size_t size, 
     return 0;
 }
 
-int bg_send_fd(int socket, const void *bytes, size_t size, int fd)
+int bg_send_fds(int socket, const void *bytes, size_t size, const int *fds, size_t fd_count)
 {
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(sizeof(int) * BG_RECV_FDS_MAX)];
     } control = {0};
+    if (fd_count > BG_RECV_FDS_MAX)
+        return -E2BIG;
     struct iovec iov = {.iov_len = size};
     memcpy(&iov.iov_base, &bytes, sizeof bytes); /* sendmsg does not write; iovec has no const */
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-    if (fd >= 0) {
+    if (fd_count > 0) {
         msg.msg_control = control.bytes;
-        msg.msg_controllen = sizeof control.bytes;
+        msg.msg_controllen = CMSG_SPACE(sizeof(int) * fd_count);
         struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
         c->cmsg_level = SOL_SOCKET;
         c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(c), &fd, sizeof fd);
+        c->cmsg_len = CMSG_LEN(sizeof(int) * fd_count);
+        memcpy(CMSG_DATA(c), fds, sizeof(int) * fd_count);
     }
     ssize_t n;
     do {
@@ -126,6 +128,11 @@ int bg_send_fd(int socket, const void *bytes, size_t size, int fd)
     if (n < 0)
         return -errno;
     return (size_t)n == size ? 0 : -EMSGSIZE;
+}
+
+int bg_send_fd(int socket, const void *bytes, size_t size, int fd)
+{
+    return bg_send_fds(socket, bytes, size, &fd, fd >= 0 ? 1 : 0);
 }
 
 ssize_t bg_recv_fds(int socket, void *buffer, size_t size, int fds[BG_RECV_FDS_MAX],

@@ -29,6 +29,9 @@ int bg_write_file(int dir_fd, const char *path, const void *bytes, size_t size, 
 /* Sends one message with at most one fd over a Unix socket. fd < 0: none. Errors: errno of
  * sendmsg; -EMSGSIZE on a short send. */
 int bg_send_fd(int socket, const void *bytes, size_t size, int fd) BG_MUST_CHECK;
+/* The same with up to BG_RECV_FDS_MAX. */
+int bg_send_fds(int socket, const void *bytes, size_t size, const int *fds,
+                size_t fd_count) BG_MUST_CHECK;
 
 /* Receives one message and at most BG_RECV_FDS_MAX fds (O_CLOEXEC; owned by the caller). Returns
  * the size of the message, 0 at the end of the stream, or negative errno: -EMSGSIZE when the

@@ -11,16 +11,17 @@
 #define BG_PATH_MAX          4096         /* paths on the wire, with their NUL */
 
 /* The vsock device. A wrong ring or message ends the device, a wrong packet its connection. */
-#define BG_VSOCK_CONNS_MAX   1024         /* connections per guest; further ones are reset */
-#define BG_VSOCK_BUFFER_MAX  (256 * 1024) /* receive buffer of a connection; reset */
-#define BG_VSOCK_BUFFER_MIN  (32 * 1024)  /* the same when there are many connections */
-#define BG_VSOCK_WINDOW_MAX  (1 << 20)    /* bytes of a connection that the guest has not read; wait */
-#define BG_VSOCK_PACKET_MAX  (64 * 1024)  /* payload of one packet; larger: connection is reset */
-#define BG_VSOCK_RESETS_MAX  256          /* RSTs to nobody's packets that wait; tx is not read */
-#define BG_VSOCK_REGIONS_MAX 8            /* regions in QEMU's memory table; device fails */
-#define BG_VSOCK_QUEUE_MAX   256          /* entries of a virtqueue; device fails */
-#define BG_VSOCK_CHAIN_MAX   64           /* descriptors of one buffer; device fails */
-#define BG_VSOCK_LOG_LINES   20           /* lines that a guest causes, per minute; dropped */
+#define BG_VSOCK_CONNS_MAX  1024         /* connections per guest; further ones are reset */
+#define BG_VSOCK_BUFFER_MAX (256 * 1024) /* receive buffer of a connection; reset */
+#define BG_VSOCK_BUFFER_MIN (32 * 1024)  /* the same when there are many connections */
+#define BG_VSOCK_WINDOW_MAX (1 << 20) /* bytes of a connection that the guest has not read; wait   \
+                                       */
+#define BG_VSOCK_PACKET_MAX  (64 * 1024) /* payload of one packet; larger: connection is reset */
+#define BG_VSOCK_RESETS_MAX  256         /* RSTs to nobody's packets that wait; tx is not read */
+#define BG_VSOCK_REGIONS_MAX 8           /* regions in QEMU's memory table; device fails */
+#define BG_VSOCK_QUEUE_MAX   256         /* entries of a virtqueue; device fails */
+#define BG_VSOCK_CHAIN_MAX   64          /* descriptors of one buffer; device fails */
+#define BG_VSOCK_LOG_LINES   20          /* lines that a guest causes, per minute; dropped */
 #define BG_AGENT_LOG_LINES   60 /* lines that the agent sends for the log, per minute; dropped */
 
 /* Trees as tar streams. */
@@ -32,6 +33,10 @@
 /* The agent. */
 #define BG_AGENT_STREAMS_MAX  1024         /* streams at once; further ones get -EMFILE */
 #define BG_AGENT_OUT_MAX      (256 * 1024) /* unsent bytes of a stream; its source is not read */
+#define BG_AGENT_EXECS_MAX    2048 /* commands that run, or whose end was not told; refused */
+#define BG_AGENT_ENDED_MAX    16 /* of these, ended with nobody attached; the oldest is forgotten */
+#define BG_AGENT_KEEP_MAX     (256 * 1024) /* output of one without a reader; then it waits */
+#define BG_AGENT_FREEZE_MS    500          /* for all commands to stand still; then we go on */
 #define BG_AGENT_PUMP_MAX     (128 * 1024) /* bytes on their way, each direction; reading stops */
 #define BG_AGENT_GROUPS_MAX   256          /* supplementary groups of a user; the rest is dropped */
 #define BG_AGENT_ACCOUNTS_MAX (1024 * 1024) /* /etc/passwd, /etc/group; larger: exec fails */
@@ -57,10 +62,22 @@
 /* State files. */
 #define BG_MANIFEST_MAX (1024 * 1024) /* any JSON file of ours; refused as damaged */
 
+/* Memory layers. */
+#define BG_MEMORY_EXTENTS_MAX                                                                      \
+    (4u << 20) /* of one file; a save writes clean pages too before there are so many */
+
+/* Snapshots. */
+#define BG_DISK_LAYERS_MAX    16           /* of one chain; each costs QEMU an open file; refused */
+#define BG_MEMORY_LAYERS_MAX  8            /* of one chain, likewise */
+#define BG_SNAPSHOT_NOTE_MAX  1024         /* bytes of a note; refused */
+#define BG_SNAPSHOT_STATE_MAX (256u << 20) /* devices' state, some KiB as a rule; damaged */
+
 /* Sandboxes. */
 #define BG_SANDBOX_CPUS_MAX   64              /* refused when asked for */
 #define BG_SANDBOX_MEMORY_MIN (128ull << 20)  /* a guest with less does not boot; refused */
 #define BG_SANDBOX_MEMORY_MAX (1024ull << 30) /* refused */
+#define BG_SECRET_INHERITED_MAX                                                                    \
+    16 /* placeholders of a secret that a fork has from before; the oldest mean nothing more */
 
 /* Egress. Times in milliseconds; each is the longest that the proxy waits in that phase. */
 #define BG_EGRESS_CONNS_MAX   1024        /* guest connections at once; further ones: -EAGAIN */

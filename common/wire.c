@@ -19,7 +19,7 @@ int bg_stream_header_parse(const uint8_t *bytes, size_t size, struct bg_stream_h
     if ((h.flags & ~BG_STREAM_RESUME) != 0 || h.id == 0)
         return bg_err_set(err, -EPROTO, "stream header: flags 0x%x, id %u", h.flags, h.id);
     if (!((h.kind >= BG_STREAM_SESSION && h.kind <= BG_STREAM_CHANGES) ||
-          h.kind == BG_STREAM_DISK || h.kind == BG_STREAM_CONNECT))
+          h.kind == BG_STREAM_DISK || h.kind == BG_STREAM_EXECS || h.kind == BG_STREAM_CONNECT))
         return bg_err_set(err, -EPROTO, "stream header: unknown kind %u", h.kind);
     if (h.body_size > BG_STREAM_BODY_MAX ||
         ((h.flags & BG_STREAM_RESUME) && h.body_size != BG_RESUME_SIZE))
@@ -126,11 +126,98 @@ int bg_exec_request_parse(const uint8_t *bytes, size_t size, struct bg_exec_requ
     q.strings_size = in.left;
     check_strings(&in, q.argc + q.envc);
     if (!bg_reader_end(&in) || q.argc == 0 ||
-        (q.flags & ~(BG_EXEC_TTY | BG_EXEC_CLEAR_ENV | BG_EXEC_DETACH)) != 0)
+        (q.flags & ~(BG_EXEC_TTY | BG_EXEC_CLEAR_ENV | BG_EXEC_DETACH | BG_EXEC_ALONE)) != 0)
         return bg_err_set(err, -EPROTO, "exec request: malformed (flags 0x%x, argc %u)", q.flags,
                           q.argc);
     *ret = q;
     return 0;
+}
+
+bool bg_exec_is_attach(const uint8_t *bytes, size_t size)
+{
+    struct bg_reader in = bg_reader_init(bytes, size);
+    uint32_t flags = bg_reader_u32le(&in);
+    return bg_reader_ok(&in) && (flags & BG_EXEC_ATTACH);
+}
+
+int bg_exec_attach_parse(const uint8_t *bytes, size_t size, struct bg_exec_attach *ret,
+                         struct bg_err *err)
+{
+    const uint32_t known = BG_EXEC_ATTACH | BG_EXEC_STEAL | BG_EXEC_KEPT | BG_EXEC_OWN;
+    struct bg_reader in = bg_reader_init(bytes, size);
+    struct bg_exec_attach q = {.flags = bg_reader_u32le(&in)};
+    q.rows = bg_reader_u16le(&in);
+    q.columns = bg_reader_u16le(&in);
+    q.pid = bg_reader_u32le(&in);
+    q.out_at = bg_reader_u64le(&in);
+    q.err_at = bg_reader_u64le(&in);
+    if (!bg_reader_end(&in) || !(q.flags & BG_EXEC_ATTACH) || (q.flags & ~known))
+        return bg_err_set(err, -EPROTO, "attach request of %zu bytes: malformed (flags 0x%x)", size,
+                          q.flags);
+    *ret = q;
+    return 0;
+}
+
+void bg_exec_attach_emit(const struct bg_exec_attach *attach, struct bg_writer *w)
+{
+    bg_writer_u32le(w, attach->flags);
+    bg_writer_u16le(w, attach->rows);
+    bg_writer_u16le(w, attach->columns);
+    bg_writer_u32le(w, attach->pid);
+    bg_writer_u64le(w, attach->out_at);
+    bg_writer_u64le(w, attach->err_at);
+}
+
+int bg_exec_attached_parse(const uint8_t *bytes, size_t size, struct bg_exec_attached *ret,
+                           struct bg_err *err)
+{
+    struct bg_reader in = bg_reader_init(bytes, size);
+    struct bg_exec_attached q = {.pid = bg_reader_u32le(&in)};
+    q.flags = bg_reader_u32le(&in);
+    q.out_at = bg_reader_u64le(&in);
+    q.err_at = bg_reader_u64le(&in);
+    q.stdin_taken = bg_reader_u64le(&in);
+    q.stdin_owed = bg_reader_u32le(&in);
+    if (!bg_reader_end(&in) || q.pid == 0 || (q.flags & ~(BG_EXEC_IS_TTY | BG_EXEC_STDIN_ENDED)) ||
+        q.stdin_owed > BG_EXEC_STDIN_WINDOW || q.stdin_owed > q.stdin_taken)
+        return bg_err_set(err, -EPROTO, "reply of %zu bytes to an attach: malformed", size);
+    *ret = q;
+    return 0;
+}
+
+void bg_exec_attached_emit(const struct bg_exec_attached *attached, struct bg_writer *w)
+{
+    bg_writer_u32le(w, attached->pid);
+    bg_writer_u32le(w, attached->flags);
+    bg_writer_u64le(w, attached->out_at);
+    bg_writer_u64le(w, attached->err_at);
+    bg_writer_u64le(w, attached->stdin_taken);
+    bg_writer_u32le(w, attached->stdin_owed);
+}
+
+int bg_exec_info_parse(const uint8_t *bytes, size_t size, struct bg_exec_info *ret,
+                       struct bg_err *err)
+{
+    const uint32_t known = BG_EXEC_INFO_TTY | BG_EXEC_INFO_ATTACHED | BG_EXEC_INFO_ENDED;
+    struct bg_reader in = bg_reader_init(bytes, size);
+    struct bg_exec_info q = {.pid = bg_reader_u32le(&in)};
+    q.flags = bg_reader_u32le(&in);
+    q.age_ms = bg_reader_u64le(&in);
+    q.waiting = bg_reader_u64le(&in);
+    bg_reader_text32le(&in, q.command, sizeof q.command);
+    if (!bg_reader_end(&in) || q.pid == 0 || (q.flags & ~known))
+        return bg_err_set(err, -EPROTO, "a command's record of %zu bytes: malformed", size);
+    *ret = q;
+    return 0;
+}
+
+void bg_exec_info_emit(const struct bg_exec_info *info, struct bg_writer *w)
+{
+    bg_writer_u32le(w, info->pid);
+    bg_writer_u32le(w, info->flags);
+    bg_writer_u64le(w, info->age_ms);
+    bg_writer_u64le(w, info->waiting);
+    bg_writer_text32le(w, info->command);
 }
 
 int bg_copy_request_parse(const uint8_t *bytes, size_t size, struct bg_copy_request *ret,
@@ -160,6 +247,13 @@ void bg_copy_request_emit(const struct bg_copy_request *request, struct bg_write
     bg_writer_text32le(w, request->root);
 }
 
+/* At most one of them: each says how the guest came to be where it is. */
+static bool identity_flags_ok(uint32_t flags)
+{
+    const uint32_t known = BG_IDENTITY_GOLDEN | BG_IDENTITY_CONTINUE | BG_IDENTITY_AGAIN;
+    return (flags & ~known) == 0 && (flags & (flags - 1)) == 0;
+}
+
 int bg_identity_parse(const uint8_t *bytes, size_t size, struct bg_identity *ret,
                       struct bg_err *err)
 {
@@ -177,8 +271,7 @@ int bg_identity_parse(const uint8_t *bytes, size_t size, struct bg_identity *ret
     if (q.envc > BG_EXEC_STRINGS_MAX)
         in.failed = true;
     check_strings(&in, q.envc);
-    if (!bg_reader_end(&in) || !entropy || !machine_id ||
-        (q.flags & ~(BG_IDENTITY_GOLDEN | BG_IDENTITY_CONTINUE | BG_IDENTITY_AGAIN)))
+    if (!bg_reader_end(&in) || !entropy || !machine_id || !identity_flags_ok(q.flags))
         return bg_err_set(err, -EPROTO, "identity of %zu bytes: malformed", size);
     memcpy(q.entropy, entropy, sizeof q.entropy);
     memcpy(q.machine_id, machine_id, sizeof q.machine_id);

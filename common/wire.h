@@ -3,6 +3,7 @@
  * Pure: bytes in, values out; both sides are hostile to this code. All integers little endian. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/bytes.h"
@@ -30,6 +31,7 @@ enum bg_stream_kind {
     BG_STREAM_SHARE = 8,    /* host -> guest: a folder of the host for the guest */
     BG_STREAM_CHANGES = 9,  /* host -> guest: the layer of a copy-on-write share */
     BG_STREAM_DISK = 12,    /* host -> guest: mounts a second disk */
+    BG_STREAM_EXECS = 13,   /* host -> guest: which execs there are */
     BG_STREAM_CONNECT = 16, /* guest -> host: egress */
 };
 
@@ -82,11 +84,15 @@ enum bg_frame_type {
     BG_FRAME_STDIN_EOF = 2, /* empty */
     BG_FRAME_RESIZE = 3,    /* u16 rows, u16 columns */
     BG_FRAME_SIGNAL = 4,    /* u32 Linux signal number, 1..64 */
+    BG_FRAME_LEAVE = 5,     /* empty: the command goes on without us; our last frame */
     /* exec, guest -> host */
     BG_FRAME_STDOUT = 16,
     BG_FRAME_STDERR = 17,
     BG_FRAME_WINDOW = 18, /* u32: more stdin bytes may be sent */
     BG_FRAME_EXIT = 19,   /* u32 how (enum bg_exit_how), u32 status or signal; last frame */
+    BG_FRAME_TAKEN = 20,  /* empty: another stream has been attached in our place; last frame */
+    /* execs, guest -> host; END is the last one */
+    BG_FRAME_EXEC_INFO = 24, /* struct bg_exec_info */
     /* copy, both ways */
     BG_FRAME_DATA = 32, /* tar bytes */
     BG_FRAME_END = 33,  /* i32 status, then text; last frame of its sender */
@@ -129,9 +135,10 @@ void bg_frame_header_emit(uint8_t type, uint32_t size, uint8_t out[BG_FRAME_HEAD
 #define BG_IDENTITY_SIZE_MAX BG_STREAM_BODY_MAX
 
 /* Exec request (body of a BG_STREAM_EXEC header). */
-#define BG_EXEC_TTY       1u /* a pty; stdout carries all output */
-#define BG_EXEC_CLEAR_ENV 2u /* nothing but PATH and the request's own env */
-#define BG_EXEC_DETACH    4u /* a stream that ends early closes its pipes, and kills nothing */
+#define BG_EXEC_TTY       1u   /* a pty; stdout carries all output */
+#define BG_EXEC_CLEAR_ENV 2u   /* nothing but PATH and the request's own env */
+#define BG_EXEC_DETACH    4u   /* a stream that ends early closes its pipes, and kills nothing */
+#define BG_EXEC_ALONE     128u /* the stream ends with the reply, and the command is kept */
 
 struct bg_exec_request {
     uint32_t flags;
@@ -148,6 +155,58 @@ struct bg_exec_request {
  * many strings. */
 int bg_exec_request_parse(const uint8_t *bytes, size_t size, struct bg_exec_request *ret,
                           struct bg_err *err) BG_MUST_CHECK;
+
+/* The other form of an exec's body: the stream is attached to a command that runs already. */
+#define BG_EXEC_ATTACH 8u  /* always; says which form it is */
+#define BG_EXEC_STEAL  16u /* from who is attached; without: -EBUSY */
+#define BG_EXEC_KEPT   32u /* all output that is kept is wanted, whatever was read before */
+#define BG_EXEC_OWN    64u /* the end of this stream ends the command, as it was begun */
+
+struct bg_exec_attach {
+    uint32_t flags;
+    uint16_t rows, columns;  /* of the pty; 0: as it is */
+    uint32_t pid;            /* as the exec's reply had it; 0: the only command there is */
+    uint64_t out_at, err_at; /* bytes of its outputs that the host has */
+};
+
+/* True if the body of an exec request has that form. */
+bool bg_exec_is_attach(const uint8_t *bytes, size_t size);
+int bg_exec_attach_parse(const uint8_t *bytes, size_t size, struct bg_exec_attach *ret,
+                         struct bg_err *err) BG_MUST_CHECK;
+void bg_exec_attach_emit(const struct bg_exec_attach *attach, struct bg_writer *w);
+
+/* The body of the reply to it. */
+#define BG_EXEC_ATTACHED_SIZE 36u
+#define BG_EXEC_IS_TTY        1u
+#define BG_EXEC_STDIN_ENDED   2u
+
+struct bg_exec_attached {
+    uint32_t pid, flags;
+    uint64_t out_at, err_at; /* where its outputs go on: later than asked for if some is lost */
+    uint64_t stdin_taken;    /* bytes of stdin that the agent has got in all */
+    uint32_t stdin_owed;     /* of these, those that no WINDOW has given back; <= the window */
+};
+
+/* Parses exactly BG_EXEC_ATTACHED_SIZE untrusted bytes. Errors: -EPROTO. */
+int bg_exec_attached_parse(const uint8_t *bytes, size_t size, struct bg_exec_attached *ret,
+                           struct bg_err *err) BG_MUST_CHECK;
+void bg_exec_attached_emit(const struct bg_exec_attached *attached, struct bg_writer *w);
+
+/* One command, on an execs stream. */
+#define BG_EXEC_INFO_TTY      1u
+#define BG_EXEC_INFO_ATTACHED 2u
+#define BG_EXEC_INFO_ENDED    4u /* its end has been told to nobody yet */
+
+struct bg_exec_info {
+    uint32_t pid, flags;
+    uint64_t age_ms;
+    uint64_t waiting;              /* bytes of output that are kept */
+    char command[BG_NAME_MAX + 1]; /* its arguments, cut */
+};
+
+int bg_exec_info_parse(const uint8_t *bytes, size_t size, struct bg_exec_info *ret,
+                       struct bg_err *err) BG_MUST_CHECK;
+void bg_exec_info_emit(const struct bg_exec_info *info, struct bg_writer *w);
 
 /* Copy request (body of a BG_STREAM_COPY header). The tar's entries are `root` and `root/...`,
  * where root is the given name; see docs/protocol.md for where it lands. */
@@ -169,10 +228,11 @@ int bg_copy_request_parse(const uint8_t *bytes, size_t size, struct bg_copy_requ
 void bg_copy_request_emit(const struct bg_copy_request *request, struct bg_writer *w);
 
 /* Identity (payload of BG_FRAME_IDENTITY): what makes a fork itself. */
-#define BG_IDENTITY_GOLDEN   1u /* the guest is about to become the golden snapshot */
-#define BG_IDENTITY_CONTINUE 2u /* it goes on after its snapshot: only clock and entropy are new   \
-                                 */
-#define BG_IDENTITY_AGAIN 4u    /* it was restored from a snapshot: connections are gone */
+#define BG_IDENTITY_GOLDEN 1u /* the guest is about to become the golden snapshot */
+#define BG_IDENTITY_CONTINUE                                                                       \
+    2u                       /* it goes on after its snapshot: only clock and entropy are new      \
+                              */
+#define BG_IDENTITY_AGAIN 4u /* it was restored from a snapshot: connections are gone */
 
 struct bg_identity {
     uint32_t flags;

@@ -12,6 +12,7 @@
 
 #include "common/io.h"
 #include "guest/cgroup.h"
+#include "guest/exec.h"
 #include "guest/parking.h"
 #include "guest/power.h"
 #include "guest/stream.h"
@@ -52,7 +53,7 @@ void agent_remove_live(struct agent *agent, struct live *live)
     end_if_idle(agent);
 }
 
-void agent_drop_all(struct agent *agent, const struct live *except)
+void agent_drop_streams(struct agent *agent, const struct live *except)
 {
     /* drop() may unlink its own entry at once, or later; it touches no other. */
     struct live *next;
@@ -63,9 +64,33 @@ void agent_drop_all(struct agent *agent, const struct live *except)
         live->dropped = true;
         live->drop(live);
     }
+}
+
+void agent_drop_all(struct agent *agent, const struct live *except)
+{
+    agent_drop_streams(agent, except);
+    exec_forget_all(agent);
     if (agent->cgroup_fd >= 0 && !cgroup_kill_all(agent->cgroup_fd))
         bg_log(agent->log, BG_LOG_WARN, "cannot end what earlier commands left running");
     agent_sweep_later(agent);
+}
+
+void agent_freeze(struct agent *agent)
+{
+    if (agent->cgroup_fd < 0)
+        return;
+    agent->frozen = true;
+    if (!cgroup_freeze(agent->cgroup_fd, true))
+        bg_log(agent->log, BG_LOG_WARN, "cannot freeze the commands; going on");
+}
+
+void agent_thaw(struct agent *agent)
+{
+    if (!agent->frozen)
+        return;
+    if (!cgroup_freeze(agent->cgroup_fd, false))
+        bg_log(agent->log, BG_LOG_ERROR, "cannot let the commands go on");
+    agent->frozen = false;
 }
 
 void agent_watch_child(struct agent *agent, struct child *child)
@@ -223,6 +248,7 @@ void agent_stop(struct agent *agent)
     if (agent->stopping)
         return;
     agent->stopping = true;
+    agent_thaw(agent);
     agent_drop_all(agent, NULL);
     uv_close((uv_handle_t *)&agent->listener, NULL);
     uv_close((uv_handle_t *)&agent->sweep_timer, NULL);
@@ -293,6 +319,7 @@ int agent_run(const struct agent_opts *opts, struct bg_err *err)
     agent->signal_fd = agent->cgroup_fd = agent->parking.event_fd = agent->parking.network_fd = -1;
     LIST_INIT(&agent->live);
     LIST_INIT(&agent->children);
+    LIST_INIT(&agent->execs);
     agent->scratch = malloc(AGENT_SCRATCH_SIZE);
     int r = agent->scratch ? 0 : bg_err_errno(err, -ENOMEM, "agent");
     if (r == 0)

@@ -17,6 +17,7 @@
 #include "guest/env.h"
 
 struct agent;
+struct exec;
 struct stream;
 
 /* The struct that *pointer is the member of. */
@@ -91,14 +92,18 @@ struct agent {
     int cgroup_fd; /* tree of the execs' cgroups, -1: none */
     uint32_t next_cgroup;
     bool cgroups_left; /* some outlived their exec */
+    bool frozen;       /* the processes of all execs stand still (agent_freeze) */
     bool stopping;     /* a development agent was told to end */
     LIST_HEAD(, live) live;
     unsigned live_count;
+    LIST_HEAD(, exec) execs; /* those that run, or whose end nobody was told yet */
+    unsigned exec_count;
     LIST_HEAD(, child) children;
     struct child network;
     uint64_t network_started_ms;
     struct parking parking;
     struct stream *session; /* the supervisor's, or NULL */
+    char identity[64 + 1];  /* the sandbox id that is in force; "": none yet */
     struct env env;         /* the identity's, for every exec */
     struct power *power;    /* not NULL: the machine is going down */
     uint8_t *scratch;       /* AGENT_SCRATCH_SIZE, for the callback at hand */
@@ -121,8 +126,17 @@ void agent_accept_all(struct agent *agent);
 bool agent_add_live(struct agent *agent, struct live *live) BG_MUST_CHECK;
 void agent_remove_live(struct agent *agent, struct live *live);
 
-/* Ends every stream but `except` (may be NULL), and every process that an exec left. */
+/* Ends every stream but `except` (may be NULL). */
+void agent_drop_streams(struct agent *agent, const struct live *except);
+
+/* The same, and every process that an exec left. */
 void agent_drop_all(struct agent *agent, const struct live *except);
+
+/* Stops the processes of all execs, those that begin meanwhile too, until agent_thaw: while a
+ * snapshot is taken, and in a child of it until it has an identity of its own. Nothing without
+ * cgroups. Each may be called in any state. */
+void agent_freeze(struct agent *agent);
+void agent_thaw(struct agent *agent);
 
 /* Calls child->on_exit when child->pid has ended. child: borrowed until then. */
 void agent_watch_child(struct agent *agent, struct child *child);

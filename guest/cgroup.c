@@ -2,8 +2,12 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
+
+#include "common/io.h"
 
 /* "ID" and what may follow it. */
 #define NAME_SIZE 32
@@ -36,22 +40,50 @@ int cgroup_make(int tree_fd, uint32_t id)
     return fd;
 }
 
-static bool kill_in(int tree_fd, const char *path)
+static bool write_to(int tree_fd, const char *path, const char *digit)
 {
     BG_AUTOCLOSE int fd = openat(tree_fd, path, O_WRONLY | O_CLOEXEC);
-    return fd >= 0 && write(fd, "1", 1) == 1;
+    return fd >= 0 && write(fd, digit, 1) == 1;
 }
 
 bool cgroup_kill(int tree_fd, uint32_t id)
 {
     char path[NAME_SIZE];
     (void)snprintf(path, sizeof path, "%u/cgroup.kill", id);
-    return kill_in(tree_fd, path);
+    return write_to(tree_fd, path, "1");
 }
 
 bool cgroup_kill_all(int tree_fd)
 {
-    return kill_in(tree_fd, "cgroup.kill");
+    return write_to(tree_fd, "cgroup.kill", "1");
+}
+
+bool cgroup_freeze(int tree_fd, bool frozen)
+{
+    return write_to(tree_fd, "cgroup.freeze", frozen ? "1" : "0");
+}
+
+int cgroup_wait_frozen(int tree_fd, int timeout_ms)
+{
+    const uint64_t deadline_ms = bg_now_ms() + (uint64_t)timeout_ms;
+    BG_AUTOCLOSE int fd = openat(tree_fd, "cgroup.events", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    for (;;) {
+        char text[256];
+        ssize_t n = pread(fd, text, sizeof text - 1, 0);
+        if (n < 0)
+            return -errno;
+        text[n] = '\0';
+        if (strstr(text, "frozen 1"))
+            return 0;
+        uint64_t now_ms = bg_now_ms();
+        if (now_ms >= deadline_ms)
+            return -ETIME;
+        struct pollfd changed = {.fd = fd, .events = POLLPRI};
+        if (poll(&changed, 1, (int)(deadline_ms - now_ms)) < 0 && errno != EINTR)
+            return -errno;
+    }
 }
 
 bool cgroup_remove(int tree_fd, uint32_t id)

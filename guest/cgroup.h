@@ -20,6 +20,16 @@ bool cgroup_kill(int tree_fd, uint32_t id);
 /* The same for all cgroups of the tree. */
 bool cgroup_kill_all(int tree_fd);
 
+/* Stops all processes of the tree where they are, those too that are started in it meanwhile; or
+ * lets them go on. They stop on their way back to their own code: soon, not at once. A SIGKILL ends
+ * them all the same. False if that could not be done. */
+bool cgroup_freeze(int tree_fd, bool frozen);
+
+/* Waits until all have stopped. One that waits in the kernel for something that does not come (a
+ * disk, a share) has not, but will not run code of its own either before it is let go on. Errors:
+ * -ETIME; errno. */
+int cgroup_wait_frozen(int tree_fd, int timeout_ms) BG_MUST_CHECK;
+
 /* Removes the cgroup; false while a process is left in it. */
 bool cgroup_remove(int tree_fd, uint32_t id);
 

@@ -12,6 +12,8 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "common/io.h"
+#include "guest/backlog.h"
 #include "guest/cgroup.h"
 #include "guest/plan.h"
 #include "guest/spawn.h"
@@ -23,6 +25,8 @@
 /* What a pty can hold when its last process ends: its buffers have no exact count. */
 #define PTY_DRAIN (128 * 1024)
 
+#define COMMAND_SIZE 200 /* of what is shown of one */
+
 #define TTY_GROUP 5 /* Debian's "tty", as in devpts' gid= */
 
 struct output {
@@ -30,14 +34,17 @@ struct output {
     struct channel channel;
     uint8_t frame;     /* BG_FRAME_STDOUT or _STDERR */
     size_t drain_left; /* DRAINING: bytes that were in it when the command ended */
+    struct backlog log;
+    uint64_t sent; /* position up to which the stream has it; within log's window */
 };
 
 struct exec {
+    LIST_ENTRY(exec) link; /* in agent.execs, until DONE */
     struct agent *agent;
     struct stream *stream; /* NULL: it has let go */
     struct child child;
     struct plan *plan; /* until it is known how the start went */
-    enum { EXEC_STARTING, EXEC_RUNNING, EXEC_DRAINING, EXEC_DONE } state;
+    enum { EXEC_STARTING, EXEC_RUNNING, EXEC_DRAINING, EXEC_ENDED, EXEC_DONE } state;
     pid_t pid;
     bool reaped;
     int wait_status;
@@ -49,22 +56,41 @@ struct exec {
     int slave_fd;          /* kept open while the command runs: a pty without users hangs up */
     unsigned open_handles; /* channels whose memory the loop has */
     size_t outstanding;    /* stdin bytes taken from the host and not given back */
-    bool tty, detach, input_ended;
+    uint64_t input_taken;  /* all of them */
+    bool tty, detach, alone, input_ended;
+    bool kept;              /* it lives on without a stream */
+    bool exit_sent;         /* though it may not be in the socket yet */
     uint64_t early_signals; /* bit n: signal n + 1 came before the command ran */
+    uint64_t started_ms, ended_ms;
+    char command[COMMAND_SIZE]; /* its arguments with spaces between, cut */
 };
 
 static void settle(struct exec *x);
+static void on_room(void *context);
 
 /* ---- release ---- */
 
 static void free_if_done(struct exec *x)
 {
-    if (x->stream || !x->reaped || x->open_handles > 0)
+    if (x->stream || x->kept || !x->reaped || x->open_handles > 0)
         return;
     if (x->plan)
         plan_done(x->plan);
     free(x->plan);
+    backlog_done(&x->output[0].log);
+    backlog_done(&x->output[1].log);
     free(x);
+}
+
+/* Nobody will hear of it any more. */
+static void finish(struct exec *x)
+{
+    if (x->state == EXEC_DONE)
+        return;
+    x->state = EXEC_DONE;
+    x->kept = false;
+    LIST_REMOVE(x, link);
+    x->agent->exec_count--;
 }
 
 static void channel_closed(void *owner)
@@ -187,6 +213,7 @@ static int take_input(struct exec *x, const uint8_t *bytes, size_t size, struct 
         return bg_err_set(err, -EPROTO, "%zu bytes of stdin, the window has %zu", size,
                           BG_EXEC_STDIN_WINDOW - x->outstanding);
     x->outstanding += size;
+    x->input_taken += size;
     write_input(x, bytes, size);
     settle_input(x);
     return 0;
@@ -207,18 +234,26 @@ static int end_input(struct exec *x, struct bg_err *err)
 
 /* ---- output ---- */
 
-/* One read. False when there was nothing to do it for: no room, no input, closed. */
-static bool move_output(struct output *out)
+/* All that was sent is in the socket, and more can be. */
+static bool is_idle(const struct stream *stream)
+{
+    return stream->state == STREAM_OPEN && stream_room(stream) == BG_AGENT_OUT_MAX;
+}
+
+static bool is_unsent(const struct output *out)
+{
+    return out->sent < out->log.end;
+}
+
+/* Reads at most want bytes to where a frame's payload is. False: nothing came, or its end. */
+static bool read_output(struct output *out, size_t want, size_t *ret_size)
 {
     struct exec *x = out->exec;
     bool draining = x->state == EXEC_DRAINING;
-    if (out->channel.state != CHANNEL_OPEN || !x->stream)
+    if (out->channel.state != CHANNEL_OPEN)
         return false;
-    if (stream_room(x->stream) == 0) {
-        channel_want_input(&out->channel, false);
-        return false;
-    }
-    size_t want = BG_FRAME_SIZE_MAX;
+    if (want > BG_FRAME_SIZE_MAX)
+        want = BG_FRAME_SIZE_MAX;
     if (draining && out->drain_left < want)
         want = out->drain_left;
     ssize_t n =
@@ -231,14 +266,79 @@ static bool move_output(struct output *out)
     }
     if (draining)
         out->drain_left -= (size_t)n;
-    stream_send_scratch(x->stream, out->frame, (size_t)n);
+    *ret_size = (size_t)n;
     return true;
+}
+
+/* Sends one frame of what was not sent yet, or of what there is to read. */
+static bool send_output(struct output *out)
+{
+    struct exec *x = out->exec;
+    uint8_t *payload = x->agent->scratch + BG_FRAME_HEADER_SIZE;
+    size_t size;
+    for (int i = 0; i < 2; i++)
+        backlog_forget(&x->output[i].log, x->output[i].sent);
+    if (is_unsent(out)) {
+        const uint8_t *bytes = backlog_from(&out->log, out->sent, &size);
+        if (size > BG_FRAME_SIZE_MAX)
+            size = BG_FRAME_SIZE_MAX;
+        memcpy(payload, bytes, size);
+        stream_send_scratch(x->stream, out->frame, size);
+    } else {
+        if (!read_output(out, BG_FRAME_SIZE_MAX, &size))
+            return false;
+        stream_send_scratch(x->stream, out->frame, size);
+        if (is_idle(x->stream))
+            backlog_pass(&out->log, size);
+        else
+            backlog_put(&out->log, payload, size);
+        if (out->sent < backlog_start(&out->log))
+            out->sent = backlog_start(&out->log); /* it could not be kept */
+    }
+    out->sent += size;
+    if (out->sent > out->log.end)
+        out->sent = out->log.end;
+    return true;
+}
+
+/* Without a stream. */
+static bool keep_output(struct output *out)
+{
+    struct exec *x = out->exec;
+    size_t size = (size_t)(out->log.end - backlog_start(&out->log));
+    size_t room = size < BG_AGENT_KEEP_MAX ? BG_AGENT_KEEP_MAX - size : 0;
+    if (room == 0) {
+        if (out->channel.state == CHANNEL_OPEN)
+            channel_want_input(&out->channel, false);
+        return false;
+    }
+    if (!read_output(out, room, &size))
+        return false;
+    backlog_put(&out->log, x->agent->scratch + BG_FRAME_HEADER_SIZE, size);
+    if (out->sent < backlog_start(&out->log))
+        out->sent = backlog_start(&out->log); /* memory is out: it is lost */
+    return true;
+}
+
+/* One read, one write. False when there was nothing to do it for: no room, no input, closed. */
+static bool move_output(struct output *out)
+{
+    struct exec *x = out->exec;
+    if (!x->stream)
+        return x->kept && keep_output(out);
+    if (is_idle(x->stream))
+        return send_output(out);
+    if (out->channel.state == CHANNEL_OPEN)
+        channel_want_input(&out->channel, false);
+    return false;
 }
 
 static void output_readable(void *owner)
 {
     struct output *out = owner;
     (void)move_output(out); /* one read a turn: commands take turns */
+    if (out->exec->state == EXEC_DRAINING)
+        settle(out->exec); /* may free it */
 }
 
 static void output_room(void *owner)
@@ -285,6 +385,7 @@ static size_t held(const struct exec *x, const struct output *out)
 static void begin_draining(struct exec *x)
 {
     x->state = EXEC_DRAINING;
+    x->ended_ms = bg_now_ms();
     close_slave(x);
     close_input(x);
     for (int i = 0; i < 2; i++) {
@@ -296,19 +397,53 @@ static void begin_draining(struct exec *x)
     }
 }
 
+/* Of those that have ended with nobody attached only some are remembered. */
+static void forget_oldest(struct agent *agent)
+{
+    struct exec *x, *oldest = NULL;
+    unsigned count = 0;
+    LIST_FOREACH(x, &agent->execs, link)
+    {
+        if (x->stream || x->state < EXEC_DRAINING)
+            continue;
+        count++;
+        if (!oldest || x->ended_ms <= oldest->ended_ms)
+            oldest = x;
+    }
+    if (count <= BG_AGENT_ENDED_MAX)
+        return;
+    finish(oldest);
+    close_all(oldest);
+    remove_cgroup(oldest);
+    free_if_done(oldest);
+}
+
 /* Moves on what can: called whenever something has changed. */
 static void settle(struct exec *x)
 {
-    if (x->state == EXEC_RUNNING && x->reaped && x->stream)
+    if (x->state == EXEC_RUNNING && x->reaped && (x->stream || x->kept))
         begin_draining(x);
-    if (x->state != EXEC_DRAINING || !x->stream)
+    if (x->state == EXEC_DRAINING) {
+        while (move_output(&x->output[0]) || move_output(&x->output[1]))
+            ;
+        if (x->output[0].channel.state == CHANNEL_OPEN ||
+            x->output[1].channel.state == CHANNEL_OPEN)
+            return; /* no room; on_room comes back here */
+        x->state = EXEC_ENDED;
+    }
+    if (x->state != EXEC_ENDED || !x->stream)
         return;
     while (move_output(&x->output[0]) || move_output(&x->output[1]))
         ;
-    if (x->output[0].channel.state == CHANNEL_OPEN || x->output[1].channel.state == CHANNEL_OPEN)
-        return; /* no room; on_room comes back here */
-    x->state = EXEC_DONE;
-    send_exit(x);
+    if (is_unsent(&x->output[0]) || is_unsent(&x->output[1]) || !is_idle(x->stream))
+        return; /* likewise */
+    if (!x->exit_sent) {
+        x->exit_sent = true;
+        send_exit(x);
+        if (!is_idle(x->stream))
+            return;
+    }
+    finish(x);
     stream_finish(x->stream);
     x->stream = NULL;
     remove_cgroup(x);
@@ -318,14 +453,45 @@ static void settle(struct exec *x)
 static void ended(struct child *child, int wait_status)
 {
     struct exec *x = CONTAINER_OF(child, struct exec, child);
+    struct agent *agent = x->agent;
     x->reaped = true;
     x->wait_status = wait_status;
     if (x->stream) {
         settle(x); /* may free x */
         return;
     }
+    if (x->kept) {
+        settle(x); /* does not: there is nobody to tell */
+        forget_oldest(agent);
+        return;
+    }
     remove_cgroup(x);
     free_if_done(x);
+}
+
+/* ---- without a stream ---- */
+
+/* Its output waits from here on. Sends and reads nothing. */
+static void orphan(struct exec *x)
+{
+    x->kept = true;
+    x->exit_sent = false;
+    for (int i = 0; i < 2; i++) {
+        x->output[i].sent = backlog_start(&x->output[i].log);
+        if (x->output[i].channel.state == CHANNEL_OPEN)
+            channel_want_input(&x->output[i].channel, true);
+    }
+}
+
+/* The stream ends with what is queued, and the exec is kept. */
+static void leave(struct exec *x)
+{
+    struct stream *stream = x->stream;
+    x->stream = NULL;
+    for (int i = 0; i < 2; i++)
+        backlog_forget(&x->output[i].log, x->output[i].sent);
+    orphan(x);
+    stream_finish(stream);
 }
 
 /* ---- start ---- */
@@ -354,6 +520,8 @@ static void started(struct exec *x)
     for (uint32_t i = 0; i < 64; i++)
         if (x->early_signals & (1ull << i))
             (void)send_signal(x, i + 1);
+    if (x->alone)
+        leave(x);
     if (x->reaped) {
         settle(x);
         return;
@@ -367,7 +535,7 @@ static void not_started(struct exec *x, const uint8_t *bytes)
 {
     struct bg_err err = {0};
     spawn_status_explain(bytes, x->plan->argv[1], x->plan->cwd, &err);
-    x->state = EXEC_DONE;
+    finish(x);
     stream_refuse(x->stream, &err);
     x->stream = NULL;
     close_all(x);
@@ -430,6 +598,11 @@ static int on_frame(void *context, uint8_t type, const uint8_t *payload, size_t 
         }
         return send_signal(x, number);
     }
+    case BG_FRAME_LEAVE:
+        if (size != 0 || x->state == EXEC_STARTING)
+            break;
+        leave(x);
+        return 0;
     default:
         return bg_err_set(err, -EPROTO, "frame type %u in an exec", type);
     }
@@ -439,10 +612,13 @@ static int on_frame(void *context, uint8_t type, const uint8_t *payload, size_t 
 static void on_room(void *context)
 {
     struct exec *x = context;
-    if (x->state == EXEC_RUNNING)
-        for (int i = 0; i < 2; i++)
-            if (x->output[i].channel.state == CHANNEL_OPEN)
-                channel_want_input(&x->output[i].channel, true);
+    for (int i = 0; x->state == EXEC_RUNNING && i < 2; i++) {
+        struct output *out = &x->output[i];
+        while (is_unsent(out) && move_output(out))
+            ;
+        if (out->channel.state == CHANNEL_OPEN)
+            channel_want_input(&out->channel, true);
+    }
     settle(x);
 }
 
@@ -450,13 +626,41 @@ static void on_gone(void *context)
 {
     struct exec *x = context;
     x->stream = NULL;
-    x->state = EXEC_DONE;
+    /* While a snapshot is taken connections end without a meaning. */
+    if ((x->kept || x->agent->frozen) && x->state != EXEC_STARTING) {
+        orphan(x);
+        return;
+    }
+    finish(x);
     if (!x->detach)
         kill_all(x);
     close_all(x); /* which tells one that was not killed */
     if (x->reaped)
         remove_cgroup(x);
     free_if_done(x);
+}
+
+void exec_orphan_all(struct agent *agent, bool fork)
+{
+    struct exec *next;
+    for (struct exec *x = LIST_FIRST(&agent->execs); x; x = next) {
+        next = LIST_NEXT(x, link);
+        if (x->stream)
+            x->stream->context = NULL; /* it ends by itself */
+        x->kept = x->state != EXEC_STARTING && !(fork && x->detach);
+        on_gone(x);
+    }
+}
+
+void exec_forget_all(struct agent *agent)
+{
+    struct exec *next;
+    for (struct exec *x = LIST_FIRST(&agent->execs); x; x = next) {
+        next = LIST_NEXT(x, link);
+        x->kept = x->detach = false;
+        if (!x->stream)
+            on_gone(x); /* of the others it follows */
+    }
 }
 
 /* ---- open ---- */
@@ -529,6 +733,142 @@ static int open_channel(struct exec *x, struct channel *ch, int *fd,
     return r;
 }
 
+static struct exec *find(struct agent *agent, uint32_t pid, struct bg_err *err)
+{
+    struct exec *x, *found = NULL;
+    LIST_FOREACH(x, &agent->execs, link)
+    {
+        if (x->state == EXEC_STARTING || (pid != 0 && x->pid != (pid_t)pid))
+            continue;
+        if (found) {
+            (void)bg_err_set(err, -ENOTUNIQ, "several commands run in it: say which one");
+            return NULL;
+        }
+        found = x;
+    }
+    if (!found && pid == 0)
+        (void)bg_err_set(err, -ESRCH, "no command runs in it that could be attached to");
+    else if (!found)
+        (void)bg_err_set(err, -ESRCH, "no command with process number %u in it", pid);
+    return found;
+}
+
+/* Where the output goes on for who has the bytes before `at`. */
+static void seek_output(struct output *out, bool all, uint64_t at)
+{
+    uint64_t start = backlog_start(&out->log);
+    out->sent = all || at < start ? start : at > out->log.end ? out->log.end : at;
+}
+
+static int attach_stream(struct stream *stream, const struct bg_exec_attach *request,
+                         struct bg_err *err)
+{
+    struct exec *x = find(stream->agent, request->pid, err);
+    if (!x)
+        return err ? err->code : -ESRCH;
+    if (x->stream && !(request->flags & BG_EXEC_STEAL))
+        return bg_err_set(err, -EBUSY, "somebody is attached to process %d", (int)x->pid);
+    if (x->stream) {
+        stream_send(x->stream, BG_FRAME_TAKEN, NULL, 0);
+        leave(x);
+    }
+    x->stream = stream;
+    stream->context = x;
+    x->kept = !(request->flags & BG_EXEC_OWN);
+    bool all = request->flags & BG_EXEC_KEPT;
+    seek_output(&x->output[0], all, request->out_at);
+    seek_output(&x->output[1], all, request->err_at);
+    struct winsize ws = {.ws_row = request->rows, .ws_col = request->columns};
+    if (x->tty && ws.ws_row > 0 && ws.ws_col > 0 && x->output[0].channel.state == CHANNEL_OPEN)
+        (void)ioctl(x->output[0].channel.fd, TIOCSWINSZ, &ws); /* any size is taken */
+    uint8_t payload[BG_EXEC_ATTACHED_SIZE];
+    struct bg_writer w = bg_writer_init(payload, sizeof payload);
+    bg_exec_attached_emit(
+        &(struct bg_exec_attached){.pid = (uint32_t)x->pid,
+                                   .flags = (x->tty ? BG_EXEC_IS_TTY : 0) |
+                                            (x->input_ended ? BG_EXEC_STDIN_ENDED : 0),
+                                   .out_at = x->output[0].sent,
+                                   .err_at = x->output[1].sent,
+                                   .stdin_taken = x->input_taken,
+                                   .stdin_owed = (uint32_t)x->outstanding},
+        &w);
+    stream_reply(stream, payload, w.used);
+    settle_input(x);
+    on_room(x); /* may end the stream and free x */
+    return 0;
+}
+
+/* ---- the list ---- */
+
+static int execs_open(struct stream *stream, const uint8_t *body, size_t size, struct bg_err *err)
+{
+    (void)body;
+    if (size != 0)
+        return bg_err_set(err, -EPROTO, "execs with a body of %zu bytes", size);
+    stream_reply(stream, NULL, 0);
+    const struct exec *x;
+    LIST_FOREACH(x, &stream->agent->execs, link)
+    {
+        if (x->state == EXEC_STARTING)
+            continue;
+        struct bg_exec_info info = {.pid = (uint32_t)x->pid,
+                                    .flags = (x->tty ? BG_EXEC_INFO_TTY : 0) |
+                                             (x->stream ? BG_EXEC_INFO_ATTACHED : 0) |
+                                             (x->reaped ? BG_EXEC_INFO_ENDED : 0),
+                                    .age_ms = bg_now_ms() - x->started_ms};
+        for (int i = 0; i < 2; i++)
+            info.waiting += x->output[i].log.end - x->output[i].sent;
+        memcpy(info.command, x->command, sizeof x->command);
+        uint8_t payload[sizeof info + 16];
+        struct bg_writer w = bg_writer_init(payload, sizeof payload);
+        bg_exec_info_emit(&info, &w);
+        stream_send(stream, BG_FRAME_EXEC_INFO, payload, w.used);
+    }
+    stream_send(stream, BG_FRAME_END, (uint8_t[4]){0}, 4);
+    stream_finish(stream);
+    return 0;
+}
+
+static int execs_frame(void *context, uint8_t type, const uint8_t *payload, size_t size,
+                       struct bg_err *err)
+{
+    (void)context;
+    (void)payload;
+    return bg_err_set(err, -EPROTO, "frame type %u with %zu bytes in execs", type, size);
+}
+
+static void execs_gone(void *context)
+{
+    (void)context;
+}
+
+const struct stream_kind execs_kind = {.name = "execs",
+                                       .frame_size_max = BG_FRAME_SIZE_MAX,
+                                       .open = execs_open,
+                                       .on_frame = execs_frame,
+                                       .on_gone = execs_gone};
+
+/* ---- start of one ---- */
+
+/* What is shown of the request's arguments. */
+static void note_command(struct exec *x, const struct bg_exec_request *request)
+{
+    struct bg_reader in = bg_reader_init(request->strings, request->strings_size);
+    size_t used = 0;
+    for (uint32_t i = 0; i < request->argc && used < sizeof x->command - 1; i++) {
+        size_t size;
+        const uint8_t *bytes = bg_reader_blob32le(&in, BG_STREAM_BODY_MAX, &size);
+        if (i > 0)
+            x->command[used++] = ' ';
+        size_t room = sizeof x->command - 1 - used;
+        size = size < room ? size : room;
+        if (size > 0 && bytes)
+            memcpy(x->command + used, bytes, size);
+        used += size;
+    }
+    x->command[used] = '\0';
+}
+
 /* The process runs; from here x is its owner, whatever fails. */
 static int attach(struct exec *x, struct fds *fds, int status_fd)
 {
@@ -592,9 +932,16 @@ static int launch(struct exec *x, struct fds *fds, struct bg_err *err)
 static int exec_open(struct stream *stream, const uint8_t *body, size_t size, struct bg_err *err)
 {
     struct bg_exec_request request;
+    if (bg_exec_is_attach(body, size)) {
+        struct bg_exec_attach to;
+        int r = bg_exec_attach_parse(body, size, &to, err);
+        return r < 0 ? r : attach_stream(stream, &to, err);
+    }
     int r = bg_exec_request_parse(body, size, &request, err);
     if (r < 0)
         return r;
+    if (stream->agent->exec_count == BG_AGENT_EXECS_MAX)
+        return bg_err_set(err, -EAGAIN, "%d commands run already", BG_AGENT_EXECS_MAX);
     struct exec *x = calloc(1, sizeof *x);
     struct plan *plan = calloc(1, sizeof *plan);
     r = x && plan ? plan_make(&request, &stream->agent->env, plan, err)
@@ -609,6 +956,7 @@ static int exec_open(struct stream *stream, const uint8_t *body, size_t size, st
     x->slave_fd = -1;
     x->tty = request.flags & BG_EXEC_TTY;
     x->detach = request.flags & BG_EXEC_DETACH;
+    x->alone = request.flags & BG_EXEC_ALONE;
     x->reaped = true; /* until there is a process */
     for (int i = 0; i < 2; i++) {
         x->output[i].exec = x;
@@ -629,6 +977,10 @@ static int exec_open(struct stream *stream, const uint8_t *body, size_t size, st
         free_if_done(x); /* else it goes when its process has been reaped */
         return r;
     }
+    note_command(x, &request);
+    x->started_ms = bg_now_ms();
+    LIST_INSERT_HEAD(&stream->agent->execs, x, link);
+    stream->agent->exec_count++;
     x->stream = stream;
     stream->context = x;
     return 0;

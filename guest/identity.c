@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/random.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -10,7 +11,13 @@
 #include <unistd.h>
 
 #include "common/io.h"
+#include "guest/ssh_keys.h"
 #include "guest/trust.h"
+
+#define MACHINE_ID     "/etc/machine-id"
+#define RUN_FOLDER     "/run/bellglass"
+#define GENERATION     RUN_FOLDER "/generation"
+#define GENERATION_MAX 9999999999ul /* then it begins anew */
 
 #define CA_FILE   "/usr/local/share/ca-certificates/bellglass.crt"
 #define CA_BUNDLE "/etc/ssl/certs/ca-certificates.crt"
@@ -61,6 +68,17 @@ static int write_text(const char *path, const char *text, size_t size, int flags
     return r < 0 ? bg_err_errno(err, r, "%s", path) : 0;
 }
 
+/* Whether the disk was another machine's: of an image, or of the sandbox that this is a fork of. */
+static bool is_other_machine(const uint8_t machine_id[16])
+{
+    char hex[2 * 16 + 1];
+    BG_AUTOFREE char *text = NULL;
+    size_t size;
+    bg_hex(machine_id, 16, hex);
+    return bg_read_file(AT_FDCWD, MACHINE_ID, 4096, &text, &size, NULL) < 0 || size < 32 ||
+           memcmp(text, hex, 32) != 0;
+}
+
 static int set_names(const struct bg_identity *identity, struct bg_err *err)
 {
     char line[80];
@@ -75,7 +93,29 @@ static int set_names(const struct bg_identity *identity, struct bg_err *err)
     char hex[2 * sizeof identity->machine_id + 1];
     bg_hex(identity->machine_id, sizeof identity->machine_id, hex);
     int size = snprintf(line, sizeof line, "%s\n", hex);
-    return write_text("/etc/machine-id", line, (size_t)size, O_TRUNC, err);
+    return write_text(MACHINE_ID, line, (size_t)size, O_TRUNC, err);
+}
+
+/* A file that changes whenever this machine may have a twin with the same memory, for programs that
+ * keep random state of their own: one line of always the same size, always the same inode, so that
+ * it can be watched or kept open. */
+static int set_generation(struct bg_err *err)
+{
+    char line[64];
+    uint8_t random[16];
+    char hex[2 * sizeof random + 1];
+    unsigned long count = 0;
+    BG_AUTOCLOSE int fd = open(GENERATION, O_RDWR | O_CREAT | O_CLOEXEC, 0444);
+    if (fd < 0)
+        return bg_err_errno(err, -errno, "%s", GENERATION);
+    ssize_t n = pread(fd, line, sizeof line - 1, 0);
+    line[n > 0 ? n : 0] = '\0';
+    count = strtoul(line, NULL, 10) % GENERATION_MAX; /* root may have written anything */
+    bg_random(random, sizeof random);
+    bg_hex(random, sizeof random, hex);
+    int size = snprintf(line, sizeof line, "%010lu %s\n", count + 1, hex);
+    n = pwrite(fd, line, (size_t)size, 0);
+    return n != size ? bg_err_errno(err, n < 0 ? -errno : -EIO, "%s", GENERATION) : 0;
 }
 
 static int make_folder(const char *path, struct bg_err *err)
@@ -117,23 +157,33 @@ static int make_env(const struct bg_identity *identity, struct env *ret, struct 
     return 0;
 }
 
+/* A step of several, of which each is made: err keeps the first failure. */
+static void note(int r, const struct bg_err *why, int *first, struct bg_err *err)
+{
+    if (r == 0 || *first < 0)
+        return;
+    *first = r;
+    if (err)
+        *err = *why;
+}
+
 int identity_apply(const struct bg_identity *identity, bool whole_machine, struct env *env,
                    struct bg_err *err)
 {
-    /* After its own snapshot it has its names and the rest: only time has passed. */
-    bool same = identity->flags & BG_IDENTITY_CONTINUE;
-    int r = same ? 0 : make_env(identity, env, err);
+    struct bg_err why = {0};
+    int first = 0;
+    note(make_env(identity, env, &why), &why, &first, err);
     if (!whole_machine)
-        return r;
-    /* err keeps the first failure. */
-    int step = reseed(identity->entropy, r == 0 ? err : NULL);
-    r = r == 0 ? step : r;
-    step = set_clock(identity->realtime_ns, r == 0 ? err : NULL);
-    r = r == 0 ? step : r;
-    if (same)
-        return r;
-    step = set_names(identity, r == 0 ? err : NULL);
-    r = r == 0 ? step : r;
-    step = trust(identity->ca_pem, identity->ca_pem_size, r == 0 ? err : NULL);
-    return r == 0 ? step : r;
+        return first;
+    note(reseed(identity->entropy, &why), &why, &first, err);
+    note(set_clock(identity->realtime_ns, &why), &why, &first, err);
+    if (identity->flags & BG_IDENTITY_CONTINUE)
+        return first; /* it is who it was */
+    bool other = !(identity->flags & BG_IDENTITY_GOLDEN) && is_other_machine(identity->machine_id);
+    note(set_names(identity, &why), &why, &first, err);
+    note(ssh_keys_forget(&ssh_keys_here, identity->sandbox_id, other, &why), &why, &first, err);
+    note(make_folder(RUN_FOLDER, &why), &why, &first, err);
+    note(set_generation(&why), &why, &first, err);
+    note(trust(identity->ca_pem, identity->ca_pem_size, &why), &why, &first, err);
+    return first;
 }

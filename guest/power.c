@@ -47,6 +47,7 @@ void power_off(struct agent *agent)
     if (!agent->power)
         power_cut(); /* out of memory: without the grace */
     bg_log(agent->log, BG_LOG_INFO, "powering off");
+    agent_thaw(agent); /* so that they can end by themselves */
     (void)uv_timer_init(&agent->loop, &agent->power->timer); /* cannot fail */
     agent->power->timer.data = agent->power;
     (void)kill(-1, SIGTERM); /* everything but us; fails if that is nothing */

@@ -1,14 +1,18 @@
 #include "guest/session.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "guest/cgroup.h"
+#include "guest/exec.h"
 #include "guest/identity.h"
 #include "guest/parking.h"
 #include "guest/power.h"
+#include "guest/ssh_keys.h"
 #include "guest/version.h"
 #include "guest/warm.h"
 #include "guest/worker.h"
@@ -44,6 +48,22 @@ static void send_ready(struct session *session, const struct bg_err *err)
     stream_send(session->stream, BG_FRAME_READY, payload, w.used);
 }
 
+static int run_ssh_keygen(struct link *link, void *unused)
+{
+    (void)link;
+    (void)unused;
+    return ssh_keys_make();
+}
+
+/* READY does not wait for it: an RSA key takes long. */
+static void make_ssh_keys(struct agent *agent)
+{
+    struct bg_err err = {0};
+    const struct worker_opts opts = {.name = "ssh-keys", .run = run_ssh_keygen};
+    if (worker_start(agent, &opts, &err) < 0)
+        bg_log(agent->log, BG_LOG_ERROR, "ssh host keys: %s; there are none now", err.text);
+}
+
 static void warmed(void *owner)
 {
     struct session *session = owner;
@@ -62,15 +82,26 @@ static int take_identity(struct session *session, const uint8_t *payload, size_t
     if (session->identified)
         return bg_err_set(err, -EPROTO, "a second identity");
     session->identified = true;
-    /* After its own snapshot nothing is another's. */
-    if (!(identity.flags & BG_IDENTITY_CONTINUE)) {
-        agent_drop_all(session->agent, &session->stream->live);
-        parking_drop(session->agent);
+    struct agent *agent = session->agent;
+    bool fork = strcmp(agent->identity, identity.sandbox_id) != 0;
+    if (identity.flags & BG_IDENTITY_AGAIN) {
+        exec_orphan_all(agent, fork);
+        agent_drop_streams(agent, &session->stream->live);
+        parking_drop(agent);
+    } else if (!(identity.flags & BG_IDENTITY_CONTINUE)) {
+        agent_drop_all(agent, &session->stream->live);
+        parking_drop(agent);
     }
+    memcpy(agent->identity, identity.sandbox_id, sizeof agent->identity);
     struct bg_err why = {0};
-    r = identity_apply(&identity, session->agent->opts.pid1, &session->agent->env, &why);
+    r = identity_apply(&identity, agent->opts.pid1, &agent->env, &why);
     if (r < 0)
-        bg_log(session->agent->log, BG_LOG_ERROR, "identity: %s", why.text);
+        bg_log(agent->log, BG_LOG_ERROR, "identity: %s", why.text);
+    /* In a fork nothing runs on as somebody else: it stands still until the host gives it up. */
+    if (r == 0 || !(identity.flags & BG_IDENTITY_AGAIN))
+        agent_thaw(agent);
+    if (r == 0 && agent->opts.pid1 && ssh_keys_due())
+        make_ssh_keys(agent);
     if (r == 0 && (identity.flags & BG_IDENTITY_GOLDEN)) {
         session->busy++;
         if (warm_start(session->agent, warmed, session) == 0)
@@ -111,10 +142,16 @@ static void parked(void *owner)
     answer_if_prepared(session);
 }
 
-static int sync_disk(struct link *link, void *unused)
+/* Of the commands, what waits in the kernel comes to a stop when it is done with that: it has not
+ * run on either. */
+static int sync_disk(struct link *link, void *arg)
 {
+    const struct agent *agent = arg;
     (void)link;
-    (void)unused;
+    BG_AUTOCLOSE int cgroup_fd =
+        agent->frozen ? open(agent->opts.cgroup_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (cgroup_fd >= 0 && cgroup_wait_frozen(cgroup_fd, BG_AGENT_FREEZE_MS) < 0)
+        bg_log(agent->log, BG_LOG_WARN, "some commands do not stand still yet; going on");
     sync();
     return 0;
 }
@@ -126,9 +163,13 @@ static int prepare(struct session *session, struct bg_err *err)
     session->preparing = session->syncing = true;
     session->parking = !parking_begin(session->agent, parked, session);
     session->busy++;
+    agent_freeze(session->agent);
     /* In a process of its own: the disk may be slow, and the heartbeat goes on. */
-    const struct worker_opts opts = {
-        .name = "sync", .run = sync_disk, .on_exit = synced, .owner = session};
+    const struct worker_opts opts = {.name = "sync",
+                                     .run = sync_disk,
+                                     .arg = session->agent,
+                                     .on_exit = synced,
+                                     .owner = session};
     int r = worker_start(session->agent, &opts, err);
     if (r < 0) {
         session->busy--;
@@ -174,6 +215,7 @@ static int on_frame(void *context, uint8_t type, const uint8_t *payload, size_t 
         parking_forget(session->agent, session);
         session->parking = false;
         parking_end(session->agent, (enum bg_go_on)payload[0]);
+        agent_thaw(session->agent);
         answer_if_prepared(session); /* late, but it is waited for */
         return 0;
     default:

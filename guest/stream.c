@@ -40,6 +40,8 @@ static const struct stream_kind *find_kind(uint16_t kind)
         return &disk_kind;
     case BG_STREAM_CHANGES:
         return &changes_kind;
+    case BG_STREAM_EXECS:
+        return &execs_kind;
     case BG_STREAM_CONNECT: /* ours to open, not the host's */
         break;
     }

@@ -122,6 +122,8 @@ size_t audit_format(const struct audit_event *event, char *out, size_t out_size)
     put_number_field(&line, "bytes_down", event->bytes_down);
     put_number_field(&line, "duration_ms", event->duration_ms);
     put_names(&line, "secrets", event->secrets, event->use.used);
+    if (event->use.inherited)
+        put_names(&line, "placeholders_inherited", event->secrets, event->use.inherited);
     if (event->use.scrubbed)
         put_names(&line, "scrubbed", event->secrets, event->use.scrubbed);
     if (event->use.not_approved)

@@ -52,7 +52,7 @@ static int look_at(const struct bg_paths *paths, const char *name, struct ca_use
     int r = bg_sandbox_locate(paths, name, &s, err);
     if (r == 0)
         r = bg_sandbox_state(&s, &state, NULL, err);
-    if (r == 0 && state != BG_SANDBOX_STOPPED && state != BG_SANDBOX_CRASHED)
+    if (r == 0 && !bg_sandbox_rests(state))
         r = ca_users_of(&s, &pem, err);
     if (r == 0 && pem)
         r = add(users, &s, pem, err);

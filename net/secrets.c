@@ -66,6 +66,7 @@ static void secret_done(struct secret *secret)
     for (size_t i = 0; i < secret->rule_count; i++)
         secret_rule_done(&secret->rules[i]);
     free(secret->rules);
+    free(secret->inherited);
     free(secret->name);
     locked_free(secret->value, secret->value_size);
     *secret = (struct secret){0};
@@ -80,6 +81,46 @@ void secrets_done(struct secrets *secrets)
     *secrets = (struct secrets){0};
 }
 
+/* Takes the same time whichever digit differs, so that answers tell nothing about near misses. */
+static bool same_placeholder(const char *a, const char *b)
+{
+    unsigned char diff = 0;
+    for (size_t i = 0; i < SECRET_PLACEHOLDER_SIZE; i++)
+        diff |= (unsigned char)(a[i] ^ b[i]);
+    return diff == 0;
+}
+
+/* The secret that the placeholder stands for, or NULL. */
+static struct secret *find_placeholder(const struct secrets *secrets, const char *placeholder,
+                                       bool *ret_inherited)
+{
+    struct secret *found = NULL;
+    *ret_inherited = false;
+    for (size_t i = 0; i < secrets->count; i++) {
+        struct secret *secret = &secrets->items[i];
+        if (same_placeholder(placeholder, secret->placeholder))
+            found = secret;
+        for (size_t k = 0; k < secret->inherited_count; k++)
+            if (same_placeholder(placeholder, secret->inherited[k])) {
+                found = secret;
+                *ret_inherited = true;
+            }
+    }
+    return found;
+}
+
+static int check_placeholder(const struct secrets *secrets, const char *name,
+                             const char *placeholder, struct bg_err *err)
+{
+    bool inherited;
+    if (strlen(placeholder) != SECRET_PLACEHOLDER_SIZE ||
+        !secret_is_placeholder(placeholder, SECRET_PLACEHOLDER_SIZE))
+        return bg_err_set(err, -EINVAL, "secret %s: malformed placeholder", name);
+    if (find_placeholder(secrets, placeholder, &inherited))
+        return bg_err_set(err, -EEXIST, "secret %s: placeholder given twice", name);
+    return 0;
+}
+
 int secrets_add(struct secrets *secrets, const char *name, const char *placeholder,
                 const char *const *hosts, size_t host_count, void *value, size_t value_size,
                 struct bg_err *err)
@@ -90,13 +131,12 @@ int secrets_add(struct secrets *secrets, const char *name, const char *placehold
                           bg_quote(name, shown, sizeof shown));
     if (secrets->count == BG_EGRESS_SECRETS_MAX)
         return bg_err_set(err, -E2BIG, "more than %d secrets", BG_EGRESS_SECRETS_MAX);
-    if (strlen(placeholder) != SECRET_PLACEHOLDER_SIZE ||
-        !secret_is_placeholder(placeholder, SECRET_PLACEHOLDER_SIZE))
-        return bg_err_set(err, -EINVAL, "secret %s: malformed placeholder", name);
     for (size_t i = 0; i < secrets->count; i++)
-        if (strcmp(secrets->items[i].name, name) == 0 ||
-            strcmp(secrets->items[i].placeholder, placeholder) == 0)
+        if (strcmp(secrets->items[i].name, name) == 0)
             return bg_err_set(err, -EEXIST, "secret %s: given twice", name);
+    int r = check_placeholder(secrets, name, placeholder, err);
+    if (r < 0)
+        return r;
     if (value && secret_value_check(value, value_size, err) < 0)
         return (void)bg_err_prefix(err, "secret %s", name), -EINVAL;
     struct secret *items = reallocarray(secrets->items, secrets->count + 1, sizeof *items);
@@ -110,7 +150,7 @@ int secrets_add(struct secrets *secrets, const char *name, const char *placehold
     secrets->hints->count = 0; /* what they say is no longer true */
     struct secret s = {.name = strdup(name),
                        .rules = calloc(host_count ? host_count : 1, sizeof *s.rules)};
-    int r = s.name && s.rules ? 0 : bg_err_errno(err, -ENOMEM, "secret %s", name);
+    r = s.name && s.rules ? 0 : bg_err_errno(err, -ENOMEM, "secret %s", name);
     memcpy(s.placeholder, placeholder, SECRET_PLACEHOLDER_SIZE);
     for (; r == 0 && s.rule_count < host_count; s.rule_count++) {
         const char *host = hosts[s.rule_count];
@@ -128,6 +168,32 @@ int secrets_add(struct secrets *secrets, const char *name, const char *placehold
     s.value_size = value_size;
     secrets->items[secrets->count++] = s;
     return 0;
+}
+
+int secrets_add_inherited(struct secrets *secrets, const char *name, const char *placeholder,
+                          struct bg_err *err)
+{
+    int r = check_placeholder(secrets, name, placeholder, err);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < secrets->count; i++) {
+        struct secret *secret = &secrets->items[i];
+        if (strcmp(secret->name, name) != 0)
+            continue;
+        size_t count = secret->inherited_count;
+        if (count == BG_SECRET_INHERITED_MAX)
+            return bg_err_set(err, -E2BIG, "secret %s: more than %d inherited placeholders", name,
+                              BG_SECRET_INHERITED_MAX);
+        char(*list)[SECRET_PLACEHOLDER_SIZE + 1] =
+            reallocarray(secret->inherited, count + 1, sizeof *list);
+        if (!list)
+            return bg_err_errno(err, -ENOMEM, "secret %s", name);
+        secret->inherited = list;
+        memcpy(list[count], placeholder, sizeof list[count]);
+        secret->inherited_count++;
+        return 0;
+    }
+    return bg_err_set(err, -ENOENT, "the sandbox has no secret %s", name);
 }
 
 /* Gives the rule's meter a number, the same as to others that share it. */
@@ -252,15 +318,6 @@ uint64_t secrets_at(const struct secrets *secrets, const struct destination *to)
     return set;
 }
 
-/* Takes the same time whichever digit differs, so that answers tell nothing about near misses. */
-static bool same_placeholder(const char *a, const char *b)
-{
-    unsigned char diff = 0;
-    for (size_t i = 0; i < SECRET_PLACEHOLDER_SIZE; i++)
-        diff |= (unsigned char)(a[i] ^ b[i]);
-    return diff == 0;
-}
-
 /* Where text is put together, and what becomes of its placeholders. */
 struct putter {
     const struct secrets_scope *scope;
@@ -287,10 +344,8 @@ static const struct secret *resolve(const struct secrets_scope *scope, unsigned 
                                     struct secrets_use *use)
 {
     const struct secrets *secrets = scope->secrets;
-    const struct secret *found = NULL;
-    for (size_t i = 0; i < secrets->count; i++)
-        if (same_placeholder(placeholder, secrets->items[i].placeholder))
-            found = &secrets->items[i];
+    bool inherited;
+    const struct secret *found = find_placeholder(secrets, placeholder, &inherited);
     if (!found) {
         use->unknown++;
         return NULL;
@@ -311,6 +366,7 @@ static const struct secret *resolve(const struct secrets_scope *scope, unsigned 
         return NULL;
     }
     use->used |= bit;
+    use->inherited |= inherited ? bit : 0;
     return found;
 }
 

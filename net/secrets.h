@@ -63,6 +63,10 @@ void secret_rule_done(struct secret_rule *rule);
 struct secret {
     char *name;
     char placeholder[SECRET_PLACEHOLDER_SIZE + 1];
+    /* Of a fork: placeholders that its memory has from before. They become the secret where its own
+     * would, but never take its place in an answer. Owned; at most BG_SECRET_INHERITED_MAX. */
+    char (*inherited)[SECRET_PLACEHOLDER_SIZE + 1];
+    size_t inherited_count;
     struct secret_rule *rules; /* owned; any of them */
     size_t rule_count;
     void *value; /* locked memory; NULL: the store has none, and requests that need it fail */
@@ -94,6 +98,7 @@ struct secrets_scope {
 /* What happened; bits are indices of secrets. Zero it before the first of a request's headers. */
 struct secrets_use {
     uint64_t used;         /* replaced */
+    uint64_t inherited;    /* of these, those that an inherited placeholder stood for */
     uint64_t scrubbed;     /* found in the answer and taken out (net/scrub.h) */
     uint64_t not_approved; /* left alone: not for this destination */
     uint64_t valueless;    /* approved, but the store has no value: the request must not go out */
@@ -110,6 +115,12 @@ int secrets_add(struct secrets *secrets, const char *name, const char *placehold
                 const char *const *hosts, size_t host_count, void *value, size_t value_size,
                 struct bg_err *err) BG_MUST_CHECK;
 void secrets_done(struct secrets *secrets);
+
+/* Adds a placeholder to the secret of that name, for one that the sandbox has inherited. Errors:
+ * -EINVAL malformed; -EEXIST it is one already; -ENOENT no such secret; -E2BIG too many; -ENOMEM.
+ */
+int secrets_add_inherited(struct secrets *secrets, const char *name, const char *placeholder,
+                          struct bg_err *err) BG_MUST_CHECK;
 
 /* Adds a rule to the secret of that name and takes it, on success. Errors: -ENOENT; -E2BIG too many
  * budgets; -ENOMEM. */
@@ -150,6 +161,7 @@ void secret_put_encoded(struct buffer *out, const void *bytes, size_t size);
 static inline void secrets_use_add(struct secrets_use *use, const struct secrets_use *more)
 {
     use->used |= more->used;
+    use->inherited |= more->inherited;
     use->scrubbed |= more->scrubbed;
     use->not_approved |= more->not_approved;
     use->valueless |= more->valueless;

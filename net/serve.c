@@ -64,6 +64,8 @@ static int load_secret(struct server *server, const struct bg_secret_use *use, s
                     use->host_count, value, size, err);
     if (r < 0)
         locked_free(value, size);
+    for (size_t i = 0; r == 0 && i < use->inherited_count; i++)
+        r = secrets_add_inherited(&server->secrets, use->name, use->inherited[i], err);
     return r;
 }
 

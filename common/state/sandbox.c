@@ -25,6 +25,8 @@
 #include "common/io.h"
 #include "common/limits.h"
 #include "common/quote.h"
+#include "common/sha256.h"
+#include "common/state/folder.h"
 #include "common/state/sandbox_json.h"
 
 #define CONFIG_FILE    "sandbox.json"
@@ -99,34 +101,21 @@ int bg_sandbox_save(const struct bg_sandbox *sandbox, struct bg_err *err)
     return r;
 }
 
-/* --- removing folders --- */
-
-static int remove_tree(int parent_fd, const char *name)
+void bg_sandbox_machine_id(const struct bg_sandbox *sandbox, uint8_t ret[16])
 {
-    int fd = openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0)
-        return errno == ENOENT ? 0 : -errno;
-    DIR *dir = fdopendir(fd);
-    if (!dir) {
-        int saved = errno;
-        (void)close(fd); /* nothing was read */
-        return -saved;
-    }
-    int r = 0;
-    const struct dirent *entry;
-    while (r == 0 && (entry = readdir(dir))) {
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-            continue;
-        if (unlinkat(dirfd(dir), entry->d_name, 0) == 0 || errno == ENOENT)
-            continue;
-        /* EISDIR; EPERM where unlinking a folder is what may not be done */
-        r = errno == EISDIR || errno == EPERM ? remove_tree(dirfd(dir), entry->d_name) : -errno;
-    }
-    (void)closedir(dir); /* read only */
-    if (r == 0 && unlinkat(parent_fd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
-        r = -errno;
-    return r;
+    uint8_t digest[BG_SHA256_SIZE];
+    struct bg_sha256 hash;
+    bg_sha256_init(&hash);
+    bg_sha256_update(&hash, "machine-id:", strlen("machine-id:"));
+    bg_sha256_update(&hash, sandbox->id, strlen(sandbox->id));
+    bg_sha256_final(&hash, digest);
+    memcpy(ret, digest, 16);
+    /* As those are that systemd makes: a UUID of version 4 (RFC 9562 §5.4). */
+    ret[6] = (uint8_t)((ret[6] & 0x0f) | 0x40);
+    ret[8] = (uint8_t)((ret[8] & 0x3f) | 0x80);
 }
+
+/* --- the folder of all --- */
 
 /* Opens STATE/sandboxes, making it. */
 static int open_base(const struct bg_paths *paths, int *ret_fd, struct bg_err *err)
@@ -167,7 +156,7 @@ int bg_sandbox_sweep(const struct bg_paths *paths, size_t *ret_count, struct bg_
             fstatat(base, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
             st.st_mtime + LEFTOVER_AGE_S > time(NULL))
             continue;
-        r = remove_tree(base, entry->d_name);
+        r = bg_folder_remove(base, entry->d_name);
         if (r < 0)
             bg_err_errno(err, r, "%s/sandboxes/%s", paths->state, entry->d_name);
         count++;
@@ -213,8 +202,9 @@ static char *made_up_name(void)
                : name;
 }
 
-/* Fills the folder: lock, then sandbox.json. */
-static int fill_folder(int base, const char *temp, const struct bg_sandbox *s, struct bg_err *err)
+/* Fills the folder: lock, sandbox.json, then what the caller wants in it. */
+static int fill_folder(int base, const char *temp, const struct bg_sandbox *s,
+                       const struct bg_sandbox_filling *filling, struct bg_err *err)
 {
     BG_AUTOCLOSE int dir = openat(base, temp, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (dir < 0)
@@ -226,19 +216,22 @@ static int fill_folder(int base, const char *temp, const struct bg_sandbox *s, s
     if (lock < 0)
         return bg_err_errno(err, -errno, "%s", LOCK_FILE);
     int r = write_config(dir, CONFIG_FILE, s, err);
+    if (r == 0 && filling)
+        r = filling->fill(filling->owner, s, dir, err);
     if (r == 0 && !s->ephemeral && fsync(dir) < 0)
         r = bg_err_errno(err, -errno, "%s", temp);
     return r;
 }
 
 /* The folder under its final name, or no trace of it. */
-static int make_folder(int base, const struct bg_sandbox *s, struct bg_err *err)
+static int make_folder(int base, const struct bg_sandbox *s,
+                       const struct bg_sandbox_filling *filling, struct bg_err *err)
 {
     char temp[64];
     (void)snprintf(temp, sizeof temp, NEW_PREFIX "%s", s->id);
     if (mkdirat(base, temp, 0700) < 0)
         return bg_err_errno(err, -errno, "sandbox '%s': cannot make its folder", s->name);
-    int r = fill_folder(base, temp, s, err);
+    int r = fill_folder(base, temp, s, filling, err);
     if (r < 0)
         (void)bg_err_prefix(err, "sandbox '%s'", s->name);
     /* A sandbox's folder is never empty, so this never replaces one: of two callers one wins. */
@@ -249,7 +242,7 @@ static int make_folder(int base, const struct bg_sandbox *s, struct bg_err *err)
                              s->name, s->name)
                 : bg_err_errno(err, -errno, "sandbox '%s'", s->name);
     if (r < 0) {
-        (void)remove_tree(base, temp); /* the sweep would take it as well */
+        (void)(bg_folder_remove(base, temp) < 0); /* the sweep would take it as well */
         return r;
     }
     if (!s->ephemeral && fsync(base) < 0)
@@ -258,6 +251,12 @@ static int make_folder(int base, const struct bg_sandbox *s, struct bg_err *err)
 }
 
 int bg_sandbox_create(const struct bg_paths *paths, struct bg_sandbox *sandbox, struct bg_err *err)
+{
+    return bg_sandbox_create_filled(paths, sandbox, /* filling= */ NULL, err);
+}
+
+int bg_sandbox_create_filled(const struct bg_paths *paths, struct bg_sandbox *sandbox,
+                             const struct bg_sandbox_filling *filling, struct bg_err *err)
 {
     struct bg_sandbox *s = sandbox;
     bool named = s->name != NULL;
@@ -291,7 +290,7 @@ int bg_sandbox_create(const struct bg_paths *paths, struct bg_sandbox *sandbox, 
             if (!s->name)
                 return bg_err_errno(err, -ENOMEM, "sandbox name");
         }
-        r = make_folder(base, s, err);
+        r = make_folder(base, s, filling, err);
         if (named || r != -EEXIST || attempt == 100)
             break;
     }
@@ -424,12 +423,18 @@ void bg_sandbox_names_free(char **names)
 static const char *const state_names[] = {
     [BG_SANDBOX_STOPPED] = "stopped", [BG_SANDBOX_STARTING] = "starting",
     [BG_SANDBOX_RUNNING] = "running", [BG_SANDBOX_STOPPING] = "stopping",
-    [BG_SANDBOX_CRASHED] = "crashed",
+    [BG_SANDBOX_CRASHED] = "crashed", [BG_SANDBOX_SUSPENDED] = "suspended",
 };
 
 const char *bg_sandbox_state_name(enum bg_sandbox_state state)
 {
     return state_names[state];
+}
+
+bool bg_sandbox_rests(enum bg_sandbox_state state)
+{
+    return state == BG_SANDBOX_STOPPED || state == BG_SANDBOX_CRASHED ||
+           state == BG_SANDBOX_SUSPENDED;
 }
 
 /* The part of the lock that is for the disk alone. */
@@ -512,9 +517,9 @@ int bg_sandbox_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state *re
         state = written_state(sandbox, &pid, reason,
                               sizeof reason); /* again: what the launcher wrote last stands */
         pid = 0;
-        if (state != BG_SANDBOX_STOPPED)
+        if (!bg_sandbox_rests(state))
             state = BG_SANDBOX_CRASHED;
-    } else if (state == BG_SANDBOX_STOPPED || state == BG_SANDBOX_CRASHED) {
+    } else if (bg_sandbox_rests(state)) {
         state = BG_SANDBOX_STARTING; /* it has the lock and has not written yet */
     }
     *ret = state;
@@ -526,7 +531,7 @@ int bg_sandbox_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state *re
 int bg_sandbox_set_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state state,
                          const char *reason, struct bg_err *err)
 {
-    bool runs = state != BG_SANDBOX_STOPPED && state != BG_SANDBOX_CRASHED;
+    bool runs = !bg_sandbox_rests(state);
     char escaped[BG_ERR_TEXT_SIZE];
     json_auto_t *why = json_string(reason ? reason : "");
     if (!why && reason) { /* it is not UTF-8 */
@@ -617,7 +622,7 @@ int bg_sandbox_remove(const struct bg_sandbox *sandbox, struct bg_err *err)
     (void)snprintf(temp, sizeof temp, OLD_PREFIX "%s", tag);
     if (renameat(base, slash + 1, base, temp) < 0)
         return bg_err_errno(err, -errno, "sandbox '%s': cannot remove it", sandbox->name);
-    int r = remove_tree(base, temp);
+    int r = bg_folder_remove(base, temp);
     return r < 0 ? bg_err_errno(err, r, "%s/%s: cannot remove what sandbox '%s' left", parent, temp,
                                 sandbox->name)
                  : 0;

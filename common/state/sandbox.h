@@ -4,6 +4,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <jansson.h>
+
 #include "common/err.h"
 #include "common/state/paths.h"
 
@@ -14,6 +16,10 @@ struct bg_secret_use {
     char **hosts; /* where it may go: exact or "*.suffix"; the policy may say more */
     size_t host_count;
     char placeholder[96]; /* "BELLGLASS_SECRET_" and 64 hex digits */
+    /* Those that the memory of a fork still has, the newest first; they are good for the same as
+     * its own. */
+    char **inherited;
+    size_t inherited_count; /* at most BG_SECRET_INHERITED_MAX */
 };
 
 /* A folder of the host in the guest. */
@@ -56,7 +62,8 @@ enum bg_sandbox_state {
     BG_SANDBOX_STARTING,
     BG_SANDBOX_RUNNING,
     BG_SANDBOX_STOPPING,
-    BG_SANDBOX_CRASHED, /* its launcher is gone without a word; seen by the free lock */
+    BG_SANDBOX_CRASHED,   /* its launcher is gone without a word; seen by the free lock */
+    BG_SANDBOX_SUSPENDED, /* it does not run; its next start goes on where it was left */
 };
 
 /* True for names that a sandbox may have. */
@@ -68,6 +75,34 @@ bool bg_sandbox_name_ok(const char *name);
  * of the calls. */
 int bg_sandbox_create(const struct bg_paths *paths, struct bg_sandbox *sandbox,
                       struct bg_err *err) BG_MUST_CHECK;
+
+/* Puts more into a new sandbox's folder before that appears: what is half-way there is never seen.
+ * sandbox: with its id and name. dir_fd: borrowed. */
+struct bg_sandbox_filling {
+    int (*fill)(void *owner, const struct bg_sandbox *sandbox, int dir_fd, struct bg_err *err);
+    void *owner;
+};
+
+/* bg_sandbox_create with such a filling; NULL: none. Errors: also those of fill. */
+int bg_sandbox_create_filled(const struct bg_paths *paths, struct bg_sandbox *sandbox,
+                             const struct bg_sandbox_filling *filling,
+                             struct bg_err *err) BG_MUST_CHECK;
+
+/* What a fork of a sandbox is to be, for bg_sandbox_create, from the source's sandbox.json as it
+ * was when the source stood still. All that the user asked for is kept, the shares too: what runs
+ * in the fork goes on with its files, and works in the same folders. But it is no ephemeral one,
+ * and it will have placeholders of its own; the source's are inherited. name: NULL: one is made up.
+ * Errors: -EINVAL with what is wrong with source; -ENOMEM. */
+int bg_sandbox_fork_config(const json_t *source, const char *name, struct bg_sandbox *ret,
+                           struct bg_err *err) BG_MUST_CHECK;
+
+/* Forgets the placeholders that were inherited: those that the guest's memory has are worthless
+ * then. */
+void bg_sandbox_disinherit(struct bg_sandbox *sandbox);
+
+/* The machine-id that its guest has, always the same one: made of its id, so that it tells no more
+ * than that and needs no file. */
+void bg_sandbox_machine_id(const struct bg_sandbox *sandbox, uint8_t ret[16]);
 
 /* Writes sandbox.json anew, atomically; of a sandbox that was loaded. */
 int bg_sandbox_save(const struct bg_sandbox *sandbox, struct bg_err *err) BG_MUST_CHECK;
@@ -102,6 +137,8 @@ int bg_sandbox_sweep(const struct bg_paths *paths, size_t *ret_count,
 int bg_sandbox_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state *ret,
                      int *ret_launcher_pid, struct bg_err *err) BG_MUST_CHECK;
 const char *bg_sandbox_state_name(enum bg_sandbox_state state); /* "stopped" ... */
+/* True if nobody runs it in that state: stopped, crashed or suspended. */
+bool bg_sandbox_rests(enum bg_sandbox_state state);
 
 /* What state.json alone says, right or not, and the reason noted there ("" if none). True if there
  * is a reason. */
@@ -109,7 +146,7 @@ bool bg_sandbox_noted(const struct bg_sandbox *sandbox, enum bg_sandbox_state *r
                       char reason[BG_ERR_TEXT_SIZE]);
 
 /* Writes state.json; only the holder of the lock does. The caller's pid is noted as the launcher's
- * unless the state is stopped or crashed. reason may be NULL. */
+ * unless it rests in that state. reason may be NULL. */
 int bg_sandbox_set_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state state,
                          const char *reason, struct bg_err *err) BG_MUST_CHECK;
 

@@ -105,9 +105,13 @@ static json_t *secrets_to_json(const struct bg_sandbox *s)
     json_t *array = json_array();
     for (size_t i = 0; array && i < s->secret_count; i++) {
         const struct bg_secret_use *use = &s->secrets[i];
-        json_t *entry =
-            json_pack("{s:s, s:o, s:s}", "name", use->name, "hosts",
-                      texts_to_json(use->hosts, use->host_count), "placeholder", use->placeholder);
+        json_t *inherited =
+            use->inherited_count ? texts_to_json(use->inherited, use->inherited_count) : NULL;
+        json_t *entry = use->inherited_count && !inherited
+                            ? NULL
+                            : json_pack("{s:s, s:o, s:s, s:o*}", "name", use->name, "hosts",
+                                        texts_to_json(use->hosts, use->host_count), "placeholder",
+                                        use->placeholder, "inherited", inherited);
         if (json_array_append_new(array, entry) < 0) {
             json_decref(array);
             return NULL;
@@ -116,22 +120,35 @@ static json_t *secrets_to_json(const struct bg_sandbox *s)
     return array;
 }
 
+static bool placeholder_ok(const char *text)
+{
+    size_t prefix = strlen(SANDBOX_PLACEHOLDER_PREFIX);
+    return strncmp(text, SANDBOX_PLACEHOLDER_PREFIX, prefix) == 0 && hex_ok(text + prefix, 64);
+}
+
 static int secret_from_json(json_t *json, struct bg_secret_use *ret)
 {
     const char *name, *placeholder;
-    json_t *hosts;
-    if (json_unpack(json, "{s:s, s:o, s:s !}", "name", &name, "hosts", &hosts, "placeholder",
-                    &placeholder) < 0)
+    json_t *hosts, *inherited = NULL; /* which those that are no fork lack */
+    if (json_unpack(json, "{s:s, s:o, s:s, s?:o !}", "name", &name, "hosts", &hosts, "placeholder",
+                    &placeholder, "inherited", &inherited) < 0)
         return -EINVAL;
-    size_t prefix = strlen(SANDBOX_PLACEHOLDER_PREFIX);
-    if (name[0] == '\0' || strncmp(placeholder, SANDBOX_PLACEHOLDER_PREFIX, prefix) != 0 ||
-        !hex_ok(placeholder + prefix, 64))
+    if (name[0] == '\0' || !placeholder_ok(placeholder))
         return -EINVAL;
-    memcpy(ret->placeholder, placeholder, prefix + 64 + 1);
+    memcpy(ret->placeholder, placeholder, strlen(placeholder) + 1);
     ret->name = strdup(name);
     if (!ret->name)
         return -ENOMEM;
-    return texts_from_json(hosts, &ret->hosts, &ret->host_count);
+    int r = texts_from_json(hosts, &ret->hosts, &ret->host_count);
+    if (r < 0 || !inherited)
+        return r;
+    if (json_array_size(inherited) > BG_SECRET_INHERITED_MAX)
+        return -EINVAL;
+    r = texts_from_json(inherited, &ret->inherited, &ret->inherited_count);
+    for (size_t i = 0; r == 0 && i < ret->inherited_count; i++)
+        if (!placeholder_ok(ret->inherited[i]))
+            r = -EINVAL;
+    return r;
 }
 
 static int secrets_from_json(json_t *array, struct bg_sandbox *s)
@@ -332,6 +349,64 @@ int sandbox_json_parse(const char *text, size_t size, const char *name, struct b
     return 0;
 }
 
+/* The placeholder becomes the first of those inherited; of too many the last one goes. */
+static int hand_down(struct bg_secret_use *use)
+{
+    BG_AUTOFREE char *newest = strdup(use->placeholder);
+    char **list = reallocarray(use->inherited, use->inherited_count + 2, sizeof *list);
+    if (list)
+        use->inherited = list;
+    if (!newest || !list)
+        return -ENOMEM;
+    if (use->inherited_count == BG_SECRET_INHERITED_MAX)
+        free(list[--use->inherited_count]);
+    memmove(list + 1, list, use->inherited_count * sizeof *list);
+    list[0] = BG_TAKE(newest);
+    use->inherited_count++;
+    use->placeholder[0] = '\0';
+    return 0;
+}
+
+int bg_sandbox_fork_config(const json_t *source, const char *name, struct bg_sandbox *ret,
+                           struct bg_err *err)
+{
+    json_auto_t *json = json_deep_copy(source); /* parsing wants one that is not const */
+    const char *source_name = json_string_value(json_object_get(json, "name"));
+    if (!source_name)
+        return bg_err_set(err, json ? -EINVAL : -ENOMEM, "the source's settings");
+    struct bg_sandbox s = {0};
+    int r = from_json(json, source_name, &s, err);
+    for (size_t i = 0; r == 0 && i < s.secret_count; i++)
+        if (hand_down(&s.secrets[i]) < 0)
+            r = bg_err_errno(err, -ENOMEM, "secret %s", s.secrets[i].name);
+    if (r < 0) {
+        (void)bg_err_prefix(err, "the source's settings");
+        bg_sandbox_done(&s);
+        return r;
+    }
+    free(s.name);
+    s.name = name ? strdup(name) : NULL;
+    if (name && !s.name) {
+        bg_sandbox_done(&s);
+        return bg_err_errno(err, -ENOMEM, "sandbox name");
+    }
+    memset(s.id, 0, sizeof s.id);
+    s.created_ms = 0;
+    s.ephemeral = false;
+    *ret = s;
+    return 0;
+}
+
+void bg_sandbox_disinherit(struct bg_sandbox *sandbox)
+{
+    for (size_t i = 0; i < sandbox->secret_count; i++) {
+        struct bg_secret_use *use = &sandbox->secrets[i];
+        texts_free(use->inherited, use->inherited_count);
+        use->inherited = NULL;
+        use->inherited_count = 0;
+    }
+}
+
 char *sandbox_json_emit(const struct bg_sandbox *sandbox)
 {
     json_auto_t *json = to_json(sandbox);
@@ -352,6 +427,7 @@ void bg_sandbox_done(struct bg_sandbox *sandbox)
     for (size_t i = 0; i < s->secret_count; i++) {
         free(s->secrets[i].name);
         texts_free(s->secrets[i].hosts, s->secrets[i].host_count);
+        texts_free(s->secrets[i].inherited, s->secrets[i].inherited_count);
     }
     free(s->secrets);
     for (size_t i = 0; i < s->share_count; i++)

@@ -89,6 +89,7 @@ void audit_line_format(const json_t *json, char out[AUDIT_LINE_SIZE])
     if (json_is_string(json_object_get(json, "rule")))
         put(&l, "  rule %s", text_of(json, "rule", text));
     put_names(&l, json, "secrets", "  secret ");
+    put_names(&l, json, "placeholders_inherited", "  by a placeholder of its source: ");
     put_names(&l, json, "scrubbed", "  taken out of the answer: ");
     put_names(&l, json, "placeholders_not_approved", "  placeholder not approved here: ");
     put_names(&l, json, "secrets_without_value", "  secret without a value: ");

@@ -10,8 +10,10 @@
 #include "common/limits.h"
 #include "common/quote.h"
 #include "common/wire.h"
+#include "host/cli/app.h"
 
 #define SEND_TIMEOUT_S  30
+#define NOTE_AFTER_MS   1000  /* what is quick needs no words */
 #define OPEN_TIMEOUT_MS 30000 /* the supervisor answers at once, the guest has no part in it */
 
 /* Waits until fd can be read. Errors: -ETIME. */
@@ -106,10 +108,11 @@ static int send_all(int fd, const void *bytes, size_t size)
     return 0;
 }
 
-/* Connects, sends the request and the body, and reads the answer. */
+/* Connects, sends the request and the body, and reads the answer. note: what is told if that takes
+ * long, or NULL. */
 static int converse(const struct bg_paths *paths, const struct bg_sandbox *sandbox,
                     const json_t *request, const struct iovec *body, uint64_t timeout_ms,
-                    int *ret_fd, json_t **ret_answer, struct bg_err *err)
+                    const char *note, int *ret_fd, json_t **ret_answer, struct bg_err *err)
 {
     BG_AUTOFREE char *text = json_dumps(request, JSON_COMPACT);
     BG_AUTOFREE char *line = malloc(BG_CONTROL_LINE_MAX);
@@ -127,6 +130,8 @@ static int converse(const struct bg_paths *paths, const struct bg_sandbox *sandb
         r = send_all(fd, "\n", 1);
     if (r == 0 && body)
         r = send_all(fd, body->iov_base, body->iov_len);
+    if (r == 0 && note && wait_readable(fd, bg_now_ms() + NOTE_AFTER_MS) == -ETIME)
+        app_note("%s", note);
     /* One that refuses closes early, with its reason in the answer. */
     if (r == 0 || r == -EPIPE || r == -ECONNRESET)
         r = client_read_line(fd, bg_now_ms() + timeout_ms, line, BG_CONTROL_LINE_MAX);
@@ -146,9 +151,18 @@ int client_request(const struct bg_paths *paths, const struct bg_sandbox *sandbo
                    const json_t *request, uint64_t timeout_ms, json_t **ret_answer,
                    struct bg_err *err)
 {
+    return client_request_noted(paths, sandbox, request, timeout_ms, /* note= */ NULL, ret_answer,
+                                err);
+}
+
+int client_request_noted(const struct bg_paths *paths, const struct bg_sandbox *sandbox,
+                         const json_t *request, uint64_t timeout_ms, const char *note,
+                         json_t **ret_answer, struct bg_err *err)
+{
     BG_AUTOCLOSE int fd = -1;
     json_auto_t *answer = NULL;
-    int r = converse(paths, sandbox, request, /* body= */ NULL, timeout_ms, &fd, &answer, err);
+    int r =
+        converse(paths, sandbox, request, /* body= */ NULL, timeout_ms, note, &fd, &answer, err);
     if (r == 0 && ret_answer)
         *ret_answer = json_incref(answer);
     return r;
@@ -164,7 +178,8 @@ int client_open(const struct bg_paths *paths, const struct bg_sandbox *sandbox, 
     memcpy(&bytes.iov_base, &body, sizeof body); /* it is only read; iovec has no const */
     if (!request)
         return bg_err_errno(err, -ENOMEM, "control request");
-    return converse(paths, sandbox, request, &bytes, OPEN_TIMEOUT_MS, ret_fd, &answer, err);
+    return converse(paths, sandbox, request, &bytes, OPEN_TIMEOUT_MS, /* note= */ NULL, ret_fd,
+                    &answer, err);
 }
 
 static int read_before(int fd, uint64_t deadline_ms, void *out, size_t size)

@@ -17,6 +17,12 @@ int client_request(const struct bg_paths *paths, const struct bg_sandbox *sandbo
                    const json_t *request, uint64_t timeout_ms, json_t **ret_answer,
                    struct bg_err *err) BG_MUST_CHECK;
 
+/* client_request, with a note on stderr if the answer takes more than a moment. note: NULL: none.
+ */
+int client_request_noted(const struct bg_paths *paths, const struct bg_sandbox *sandbox,
+                         const json_t *request, uint64_t timeout_ms, const char *note,
+                         json_t **ret_answer, struct bg_err *err) BG_MUST_CHECK;
+
 /* Opens a stream to the guest. kind: "exec", "copy", ...; body: as the kind says. *ret_fd: the
  * stream, of which nothing was read yet. Errors: as client_request. */
 int client_open(const struct bg_paths *paths, const struct bg_sandbox *sandbox, const char *kind,

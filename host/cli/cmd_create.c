@@ -2,12 +2,12 @@
 
 #include <string.h>
 
-#include "host/cli/launch.h"
-#include "host/cli/life.h"
+#include "host/cli/from.h"
 #include "host/cli/output.h"
 #include "host/cli/sandbox_options.h"
 #include "host/cli/shares.h"
 #include "host/cli/signals.h"
+#include "host/cli/start.h"
 
 static const struct option_spec options[] = {
     SANDBOX_OPTIONS,
@@ -24,24 +24,8 @@ static const char *const examples[] = {
     NULL,
 };
 
-/* A sandbox that never ran is of no use, and its name is wanted for the next attempt. */
-static int give_up(struct app *app, const struct bg_sandbox *sandbox, int signal_number,
-                   const struct bg_err *why)
-{
-    struct life life = {.sandbox = *sandbox};
-    struct bg_err err = {0};
-    int r = bg_sandbox_state(sandbox, &life.state, &life.launcher_pid, &err);
-    (void)app_fail(why);
-    if (r == 0)
-        r = life_stop(app, &life, /* grace_ms= */ 0, NULL, &err);
-    if (r == 0)
-        r = life_remove(app, &life, &err);
-    if (r < 0 && r != -ENOENT)
-        app_note("%s", err.text);
-    return signal_number ? 128 + signal_number : APP_FAILED;
-}
-
-static int create(struct app *app, struct bg_sandbox *sandbox, const struct args *args)
+static int create(struct app *app, const char *name, struct bg_sandbox *sandbox,
+                  const struct args *args)
 {
     struct bg_err err;
     BG_AUTOCLOSE int signal_fd = -1;
@@ -49,7 +33,9 @@ static int create(struct app *app, struct bg_sandbox *sandbox, const struct args
     int signal_number;
     int r = signals_open(&signal_fd, &err);
     if (r == 0)
-        r = bg_sandbox_create(&app->paths, sandbox, &err);
+        r = args_text(args, OPTION_FROM, NULL)
+                ? from_create(app, args, name, /* ephemeral= */ false, sandbox, &err)
+                : bg_sandbox_create(&app->paths, sandbox, &err);
     if (r < 0) {
         app_hint_space(&err);
         return app_fail(&err);
@@ -61,7 +47,9 @@ static int create(struct app *app, struct bg_sandbox *sandbox, const struct args
         r = shares_start_all(app, sandbox, &err);
     if (r < 0) {
         app_hint_space(&err);
-        return give_up(app, sandbox, signal_number, &err);
+        (void)app_fail(&err);
+        start_undo(app, sandbox);
+        return signal_number ? 128 + signal_number : APP_FAILED;
     }
     if (!args_flag(args, OPTION_JSON)) {
         json_decref(timings);
@@ -84,9 +72,10 @@ static int run(struct app *app, const struct args *args)
         (void)bg_err_set(&err, -EINVAL, "two names: give either --name or the argument");
         return app_fail(&err);
     }
-    if (sandbox_options_read(app, args, name, &sandbox, &err) < 0)
+    if (!args_text(args, OPTION_FROM, NULL) &&
+        sandbox_options_read(app, args, name, &sandbox, &err) < 0)
         return app_fail(&err);
-    int status = create(app, &sandbox, args);
+    int status = create(app, name, &sandbox, args);
     bg_sandbox_done(&sandbox);
     return status;
 }

@@ -3,19 +3,19 @@
 
 #include "common/checked.h"
 #include "common/quote.h"
-#include "host/cli/launch.h"
-#include "host/cli/life.h"
 #include "host/cli/offline.h"
 #include "host/cli/sandbox_options.h"
-#include "host/cli/shares.h"
 #include "host/cli/signals.h"
+#include "host/cli/start.h"
 
 #define GRACE_MS_DEFAULT 10000
 #define GRACE_S_MAX      3600
 
-enum { OPTION_TIME = OPTION_OWN, OPTION_FORCE };
+enum { OPTION_TIME = OPTION_OWN, OPTION_FORCE, OPTION_COLD };
 
 static const struct option_spec start_options[] = {
+    {OPTION_COLD, 0, false, "cold", NULL,
+     "boot its disk, even if it could go on from a memory, which is dropped"},
     {OPTION_QUIET, 'q', false, "quiet", NULL, "no progress on stderr"},
     {0},
 };
@@ -32,25 +32,6 @@ static const struct option_spec rm_options[] = {
 };
 
 static const char *const forms[] = {"[OPTIONS] NAME...", NULL};
-
-/* A sandbox without the folders that belong to it would work on empty ones. */
-static int start_with_shares(struct app *app, struct life *life, const struct launch_opts *opts,
-                             int *ret_signal, struct bg_err *err)
-{
-    int r = shares_check(&life->sandbox, err);
-    if (r == 0)
-        r = launch_start(&life->sandbox, opts, NULL, ret_signal, err);
-    if (r < 0)
-        return r;
-    r = shares_start_all(app, &life->sandbox, err);
-    if (r == 0)
-        return 0;
-    struct bg_err why;
-    if (bg_sandbox_state(&life->sandbox, &life->state, &life->launcher_pid, &why) < 0 ||
-        life_stop(app, life, /* grace_ms= */ 0, NULL, &why) < 0)
-        app_note("%s", why.text);
-    return r;
-}
 
 static int start_one(struct app *app, const char *name, const struct launch_opts *opts,
                      int *ret_signal, struct bg_err *err)
@@ -79,8 +60,10 @@ static int run_start(struct app *app, const struct args *args)
     int status = 0;
     if (signals_open(&signal_fd, &err) < 0)
         return app_fail(&err);
-    struct launch_opts opts = {
-        .signal_fd = signal_fd, .owner_fd = -1, .quiet = args_flag(args, OPTION_QUIET)};
+    struct launch_opts opts = {.signal_fd = signal_fd,
+                               .owner_fd = -1,
+                               .cold = args_flag(args, OPTION_COLD),
+                               .quiet = args_flag(args, OPTION_QUIET)};
     for (size_t i = 0; i < args->operand_count; i++) {
         int signal_number = 0;
         if (start_one(app, args->operands[i], &opts, &signal_number, &err) < 0)
@@ -131,7 +114,7 @@ static int remove_one(struct app *app, const char *name, bool force, struct bg_e
     int r = life_open_any(app, name, &life, err);
     if (r < 0)
         return r == -ENOENT && force ? 0 : r;
-    bool runs = life.state != BG_SANDBOX_STOPPED && life.state != BG_SANDBOX_CRASHED;
+    bool runs = !bg_sandbox_rests(life.state);
     if (!force && life.damaged)
         r = bg_err_set(err, -EUCLEAN, "sandbox '%s' is damaged: remove it with: bellglass rm -f %s",
                        name, name);

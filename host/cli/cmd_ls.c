@@ -1,8 +1,10 @@
 /* ls and inspect. */
 #include "host/cli/commands.h"
 
+#include <fcntl.h>
 #include <string.h>
 
+#include "common/state/resume.h"
 #include "host/cli/client.h"
 #include "host/cli/life.h"
 #include "host/cli/mounts.h"
@@ -44,6 +46,39 @@ static json_t *mounts_of(const struct mount_list *mounts, const struct bg_sandbo
 static const char *state_text(const struct life *life)
 {
     return life->damaged ? "damaged" : bg_sandbox_state_name(life->state);
+}
+
+/* Its layers, what it is from, and the instant that it goes on from at its next start. */
+static int add_disk(json_t *json, const struct bg_sandbox *sandbox)
+{
+    struct bg_disk disk;
+    struct bg_snapshot resume;
+    struct bg_err why;
+    BG_AUTOCLOSE int dir = open(sandbox->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int r = dir < 0 ? -errno : bg_disk_load(dir, &disk, &why);
+    if (r < 0) /* it was never started, or is gone; damage is told */
+        return json_object_set_new(
+            json, "disk",
+            r == -EUCLEAN ? json_pack("{s:o}", "damage", output_text(why.text)) : json_null());
+    BG_AUTOFREE char *text = bg_disk_emit(&disk);
+    json_t *shown = text ? json_loads(text, 0, NULL) : NULL;
+    r = json_object_set_new(json, "disk", shown);
+    if (r == 0 && bg_resume_present(dir)) {
+        int loaded = bg_resume_load(dir, &disk, &resume, &why);
+        if (loaded == 0)
+            r = json_object_set_new(json, "resume",
+                                    json_pack("{s:s, s:s, s:I, s:I}", "kind",
+                                              bg_snapshot_kind_name(resume.kind), "id", resume.id,
+                                              "created_ms", (json_int_t)resume.created_ms,
+                                              "dirty_bytes", (json_int_t)resume.dirty_bytes));
+        else if (loaded == -EUCLEAN)
+            r = json_object_set_new(json, "resume",
+                                    json_pack("{s:o}", "damage", output_text(why.text)));
+        if (loaded == 0)
+            bg_snapshot_done(&resume);
+    }
+    bg_disk_done(&disk);
+    return r;
 }
 
 /* What is known without asking its supervisor. */
@@ -186,8 +221,9 @@ static int inspect_one(struct app *app, const char *name, const struct mount_lis
     if (r < 0)
         return r;
     json_t *json = describe(&life, mounts);
-    if (json && life.state == BG_SANDBOX_RUNNING && !life.damaged &&
-        add_status(app, &life, json) < 0) {
+    if (json &&
+        ((!life.damaged && add_disk(json, &life.sandbox) < 0) ||
+         (life.state == BG_SANDBOX_RUNNING && !life.damaged && add_status(app, &life, json) < 0))) {
         json_decref(json);
         json = NULL;
     }

@@ -9,6 +9,7 @@
 
 #include "common/io.h"
 #include "common/quote.h"
+#include "common/state/snapshot.h"
 #include "common/wire.h"
 #include "host/cli/client.h"
 #include "host/cli/grammar.h"
@@ -61,6 +62,7 @@ static const struct option_spec mount_options[] = {
 };
 
 static const char *const mount_forms[] = {"[OPTIONS] NAME[:PATH] DIR",
+                                          "[OPTIONS] NAME@TAG[:PATH] DIR",
                                           "--image [OPTIONS] IMAGE[:PATH] DIR", "[--json]", NULL};
 static const char *const umount_forms[] = {"DIR...", NULL};
 
@@ -342,11 +344,18 @@ static int mount_image(struct app *app, const struct source *source, const struc
                        char *dir, struct bg_err *err)
 {
     if (args_flag(args, OPTION_RW))
-        return bg_err_set(err, -EINVAL, "an image is read-only: --rw is for sandboxes");
+        return bg_err_set(err, -EINVAL,
+                          "images and snapshots are read-only: --rw is for sandboxes");
     int r = app_paths(app, err);
     if (r < 0)
         return r;
-    const struct offline_opts opts = {.image = source->name};
+    BG_AUTOFREE char *snapshot = NULL;
+    if (strchr(source->name, '@')) {
+        r = bg_snapshot_resolve(&app->paths, source->name, &snapshot, err);
+        if (r < 0)
+            return r;
+    }
+    const struct offline_opts opts = {.image = snapshot ? snapshot : source->name};
     struct source image = *source;
     image.id = BG_HELPER_IMAGE_ID;
     image.log_dir = app->paths.state;
@@ -367,7 +376,7 @@ static int mount_sandbox(struct app *app, const struct source *source, const str
     sandbox.log_dir = life.sandbox.dir;
     if (life.state == BG_SANDBOX_RUNNING) {
         r = mount_source(app, &sandbox, args, dir, err);
-    } else if (life.state == BG_SANDBOX_STOPPED || life.state == BG_SANDBOX_CRASHED) {
+    } else if (bg_sandbox_rests(life.state)) {
         const struct offline_opts opts = {
             .sandbox = &life.sandbox, .write = write, .repair = args_flag(args, OPTION_FORCE)};
         r = mount_offline(app, &opts, &sandbox, args, dir, err);
@@ -408,8 +417,9 @@ static int mount_one(struct app *app, const struct args *args, struct bg_err *er
         r = check_target(args->operands[1], &dir, err);
     if (r < 0)
         return r;
-    return args_flag(args, OPTION_AN_IMAGE) ? mount_image(app, &source, args, dir, err)
-                                            : mount_sandbox(app, &source, args, dir, err);
+    bool fixed = args_flag(args, OPTION_AN_IMAGE) || strchr(name, '@');
+    return fixed ? mount_image(app, &source, args, dir, err)
+                 : mount_sandbox(app, &source, args, dir, err);
 }
 
 static int run_mount(struct app *app, const struct args *args)

@@ -5,6 +5,7 @@
 
 #include "common/io.h"
 #include "common/quote.h"
+#include "common/state/snapshot.h"
 #include "common/tree/tree_tar.h"
 #include "common/wire.h"
 #include "host/cli/client.h"
@@ -160,13 +161,12 @@ static int copy_with(struct app *app, const struct bg_sandbox *sandbox, const st
     return copy->out ? copy_out(copy, root, stream, err) : copy_in(copy, root, stream, err);
 }
 
-/* With a sandbox that does not run: through a helper, which is gone afterwards. */
-static int copy_offline(struct app *app, const struct bg_sandbox *sandbox, const struct copy *copy,
+/* With what does not run: through a helper, which is gone afterwards. */
+static int copy_offline(struct app *app, const struct offline_opts *opts, const struct copy *copy,
                         const char *root, struct bg_err *err)
 {
-    const struct offline_opts opts = {.sandbox = sandbox, .write = !copy->out};
     struct offline offline;
-    int r = offline_start(app, &opts, &offline, err);
+    int r = offline_start(app, opts, &offline, err);
     if (r < 0)
         return r;
     r = copy_with(app, &offline.helper, copy, root, /* disk= */ true, err);
@@ -175,17 +175,32 @@ static int copy_offline(struct app *app, const struct bg_sandbox *sandbox, const
     return r < 0 || copy->out ? r : ended;
 }
 
+static int copy_snapshot(struct app *app, const struct copy *copy, const char *root,
+                         struct bg_err *err)
+{
+    BG_AUTOFREE char *name = NULL;
+    if (!copy->out)
+        return bg_err_set(err, -EINVAL, "a snapshot does not change: copy into a fork of it");
+    int r = app_paths(app, err);
+    if (r == 0)
+        r = bg_snapshot_resolve(&app->paths, copy->name, &name, err);
+    return r < 0 ? r : copy_offline(app, &(struct offline_opts){.image = name}, copy, root, err);
+}
+
 static int do_copy(struct app *app, const struct copy *copy, struct bg_err *err)
 {
     struct life life = {0};
     char root[BG_NAME_MAX + 1];
     int r = base_name(copy->out ? copy->path : copy->local, root, err);
+    if (r == 0 && strchr(copy->name, '@'))
+        return copy_snapshot(app, copy, root, err);
     if (r == 0)
         r = life_open(app, copy->name, &life, err);
     if (r < 0)
         return r;
-    if (life.state == BG_SANDBOX_STOPPED || life.state == BG_SANDBOX_CRASHED)
-        r = copy_offline(app, &life.sandbox, copy, root, err);
+    if (bg_sandbox_rests(life.state))
+        r = copy_offline(app, &(struct offline_opts){.sandbox = &life.sandbox, .write = !copy->out},
+                         copy, root, err);
     else if (life.state == BG_SANDBOX_RUNNING)
         r = copy_with(app, &life.sandbox, copy, root, /* disk= */ false, err);
     else

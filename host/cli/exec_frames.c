@@ -11,6 +11,11 @@ void exec_frames_init(struct exec_frames *frames, bool tty)
     *frames = (struct exec_frames){.state = EXEC_READ_REPLY, .tty = tty};
 }
 
+void exec_frames_init_attach(struct exec_frames *frames)
+{
+    *frames = (struct exec_frames){.state = EXEC_READ_REPLY, .attach = true};
+}
+
 void exec_frames_sent(struct exec_frames *frames, uint32_t size)
 {
     frames->stdin_owed += size;
@@ -44,10 +49,22 @@ static int reply_body(struct exec_frames *f, struct exec_event *ret, struct bg_e
         f->state = EXEC_READ_NOTHING;
         return 0;
     }
+    f->state = EXEC_READ_HEADER;
+    if (f->attach) {
+        struct bg_exec_attached attached;
+        int r = bg_exec_attached_parse(f->kept, f->left, &attached, err);
+        if (r < 0)
+            return r;
+        f->tty = attached.flags & BG_EXEC_IS_TTY;
+        f->stdin_owed = attached.stdin_owed;
+        *ret =
+            (struct exec_event){.kind = EXEC_ATTACHED, .pid = attached.pid, .attached = attached};
+        return 0;
+    }
     if (f->left != 4)
         return bg_err_set(err, -EPROTO, "exec reply of %u bytes: want 4", f->left);
-    *ret = (struct exec_event){.kind = EXEC_STARTED};
-    f->state = EXEC_READ_HEADER;
+    struct bg_reader in = bg_reader_init(f->kept, 4);
+    *ret = (struct exec_event){.kind = EXEC_STARTED, .pid = bg_reader_u32le(&in)};
     return 0;
 }
 
@@ -62,6 +79,7 @@ static int frame_header(struct exec_frames *f, struct bg_err *err)
     if (header.type == BG_FRAME_STDOUT || (header.type == BG_FRAME_STDERR && !f->tty))
         f->state = header.size > 0 ? EXEC_READ_OUTPUT : EXEC_READ_HEADER;
     else if ((header.type == BG_FRAME_WINDOW && header.size == 4) ||
+             (header.type == BG_FRAME_TAKEN && header.size == 0) ||
              (header.type == BG_FRAME_EXIT && header.size == 8))
         f->state = EXEC_READ_SMALL;
     else
@@ -71,6 +89,11 @@ static int frame_header(struct exec_frames *f, struct bg_err *err)
 
 static int small_frame(struct exec_frames *f, struct exec_event *ret, struct bg_err *err)
 {
+    if (f->type == BG_FRAME_TAKEN) {
+        *ret = (struct exec_event){.kind = EXEC_TAKEN};
+        f->state = EXEC_READ_NOTHING;
+        return 0;
+    }
     struct bg_reader in = bg_reader_init(f->kept, f->left);
     uint32_t first = bg_reader_u32le(&in);
     if (f->type == BG_FRAME_WINDOW) {

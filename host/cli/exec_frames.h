@@ -9,13 +9,16 @@
 
 #include "common/err.h"
 #include "common/limits.h"
+#include "common/wire.h"
 
 enum exec_event_kind {
     EXEC_NEED_MORE, /* all bytes are used up */
-    EXEC_STARTED,   /* the command runs */
+    EXEC_STARTED,   /* the command runs, as process pid */
+    EXEC_ATTACHED,  /* likewise, and where it stands */
     EXEC_REFUSED,   /* it could not be started: status and text; last */
     EXEC_OUTPUT,    /* bytes for stdout or stderr */
     EXEC_WINDOW,    /* window more bytes of stdin may be sent */
+    EXEC_TAKEN,     /* somebody else is attached in our place; last */
     EXEC_ENDED,     /* exit_status; last */
 };
 
@@ -27,7 +30,9 @@ struct exec_event {
     const uint8_t *bytes; /* EXEC_OUTPUT: borrowed from the input */
     size_t size;
     uint32_t window;
-    int exit_status; /* as a shell gives it: 0..255, 128 + signal */
+    uint32_t pid;                     /* EXEC_STARTED, EXEC_ATTACHED */
+    struct bg_exec_attached attached; /* EXEC_ATTACHED */
+    int exit_status;                  /* as a shell gives it: 0..255, 128 + signal */
 };
 
 struct exec_frames {
@@ -40,6 +45,7 @@ struct exec_frames {
         EXEC_READ_NOTHING, /* the stream is over, or was damaged */
     } state;
     bool tty;            /* then no STDERR may come */
+    bool attach;         /* the reply is that to an attach, which tells whether there is a tty */
     uint32_t stdin_owed; /* stdin bytes sent and not yet given back by WINDOW */
     uint8_t type;        /* of the current frame */
     int32_t reply_status;
@@ -50,6 +56,9 @@ struct exec_frames {
 };
 
 void exec_frames_init(struct exec_frames *frames, bool tty);
+
+/* Of a stream that is attached to a command that runs already. */
+void exec_frames_init_attach(struct exec_frames *frames);
 
 /* Notes that size bytes of stdin were sent. */
 void exec_frames_sent(struct exec_frames *frames, uint32_t size);

@@ -10,8 +10,17 @@
 #include "common/err.h"
 #include "host/cli/terminal.h"
 
+/* Where a command stands for us. */
+struct exec_position {
+    uint32_t pid;
+    uint64_t out, err; /* bytes of its outputs that we have */
+};
+
 struct exec_stream_opts {
     int stream_fd; /* the exec stream (a socket), its body sent and nothing of it read; borrowed */
+    bool attach;   /* the body attaches it to a command that runs already */
+    bool leave;    /* the request was for a command that goes on without us from the start */
+    bool detach_keys;                   /* with a tty, Ctrl-P Ctrl-Q leaves it */
     int stdin_fd, stdout_fd, stderr_fd; /* borrowed */
     int signal_fd;                      /* signals.h; borrowed; -1: none are looked at */
     struct terminal *terminal;          /* for a command with a tty, else NULL */
@@ -20,6 +29,10 @@ struct exec_stream_opts {
      * which ends the run. */
     ssize_t (*on_output)(void *owner, bool is_stderr, const uint8_t *bytes, size_t size,
                          struct bg_err *err);
+    /* May be NULL. The connection has ended before the command did. Opens another stream that is
+     * attached to it at this position, however long that may take, as *ret_fd (taken). Returns 0;
+     * the number of a signal that ended the wait; or a negative errno with err: there is none. */
+    int (*on_lost)(void *owner, const struct exec_position *at, int *ret_fd, struct bg_err *err);
     void *owner;
 };
 
@@ -28,6 +41,8 @@ struct exec_stream_result {
      * (SIGPIPE: whoever read our output is gone). */
     int exit_status;
     bool started;
+    bool left;    /* it goes on without us */
+    uint32_t pid; /* in the guest, once started */
 };
 
 /* Runs the stream to its end. The terminal is restored whatever happens. Signals: INT, TERM, HUP,

@@ -177,10 +177,16 @@ int launch_start(const struct bg_sandbox *sandbox, const struct launch_opts *opt
         return bg_err_errno(err, -errno, "pipe");
     BG_AUTOCLOSE int status = fds[0];
     char program[] = "bellglass-supervisor", verb[] = "run", status_option[] = "--status-fd",
-         status_number[] = "3", owner_option[] = "--owner-fd", owner_number[] = "4";
-    char *argv[] = {program,       verb,          sandbox->name,
-                    status_option, status_number, opts->owner_fd >= 0 ? owner_option : NULL,
-                    owner_number,  NULL};
+         status_number[] = "3", cold[] = "--cold", owner_option[] = "--owner-fd",
+         owner_number[] = "4";
+    char *argv[9] = {program, verb, sandbox->name, status_option, status_number};
+    size_t argc = 5;
+    if (opts->cold)
+        argv[argc++] = cold;
+    if (opts->owner_fd >= 0) {
+        argv[argc++] = owner_option;
+        argv[argc++] = owner_number;
+    }
     struct process_opts start = {
         .path = path,
         .argv = argv,

@@ -13,6 +13,7 @@ struct launch_opts {
     int signal_fd; /* signals.h; INT, TERM, HUP and QUIT end the start */
     int owner_fd;  /* the read end of a pipe: at its end of file the supervisor removes the sandbox;
                       -1: the sandbox stays. Borrowed */
+    bool cold;     /* boot its disk, whatever memory it could go on from */
     bool quiet;    /* no progress on stderr */
 };
 

@@ -30,9 +30,9 @@ static enum mount_sandbox sandbox_of(struct app *app, const struct mount_entry *
         return MOUNT_SANDBOX_UNKNOWN; /* another one of that name */
     if (use != BG_SANDBOX_UNUSED)
         return MOUNT_SANDBOX_RUNS; /* a helper does, for its files */
-    return state == BG_SANDBOX_STOPPED   ? MOUNT_SANDBOX_STOPPED
-           : state == BG_SANDBOX_CRASHED ? MOUNT_SANDBOX_CRASHED
-                                         : MOUNT_SANDBOX_RUNS;
+    return state == BG_SANDBOX_CRASHED ? MOUNT_SANDBOX_CRASHED
+           : bg_sandbox_rests(state)   ? MOUNT_SANDBOX_STOPPED
+                                       : MOUNT_SANDBOX_RUNS;
 }
 
 struct tally {
@@ -171,8 +171,7 @@ static bool runs_with_id(struct app *app, char *const *names, const char *id, si
         if (bg_sandbox_load(&app->paths, names[i], &sandbox, NULL) < 0)
             continue;
         runs = strlen(sandbox.id) == id_size && strncmp(sandbox.id, id, id_size) == 0 &&
-               bg_sandbox_state(&sandbox, &state, NULL, NULL) == 0 && state != BG_SANDBOX_STOPPED &&
-               state != BG_SANDBOX_CRASHED;
+               bg_sandbox_state(&sandbox, &state, NULL, NULL) == 0 && !bg_sandbox_rests(state);
         bg_sandbox_done(&sandbox);
     }
     return runs;

@@ -19,7 +19,8 @@
 #define ANSWER_MS      30000 /* beyond the guest's grace: for the supervisor to end QEMU */
 #define ORPHAN_AGE_MS  60000 /* creating and starting take a few seconds at most */
 #define KILL_ANSWER_MS 5000
-#define EXIT_MS        10000 /* for the launcher to clean up after its supervisor */
+#define SUSPEND_MS     1800000 /* for all of a large memory to a slow disk */
+#define EXIT_MS        10000   /* for the launcher to clean up after its supervisor */
 
 /* Puts the nearest name behind "no sandbox 'x'". */
 static int unknown(struct app *app, const char *name, struct bg_err *err)
@@ -123,6 +124,9 @@ int life_open_running(struct app *app, const char *name, struct life *ret, struc
     if (life.state == BG_SANDBOX_STOPPED)
         r = bg_err_set(err, -ENOTCONN, "sandbox '%s' is not running; start it: bellglass start %s",
                        name, name);
+    else if (life.state == BG_SANDBOX_SUSPENDED)
+        r = bg_err_set(err, -ENOTCONN, "sandbox '%s' is suspended; go on: bellglass resume %s",
+                       name, name);
     else if (life.state == BG_SANDBOX_CRASHED) {
         (void)bg_sandbox_noted(&life.sandbox, &noted, reason);
         bg_escape(reason, strlen(reason), escaped, sizeof escaped / 2);
@@ -192,7 +196,7 @@ int life_stop(struct app *app, struct life *life, uint64_t grace_ms, bool *ret_c
     const struct bg_sandbox *sandbox = &life->sandbox;
     if (ret_clean)
         *ret_clean = false;
-    if (life->state == BG_SANDBOX_STOPPED || life->state == BG_SANDBOX_CRASHED)
+    if (bg_sandbox_rests(life->state))
         return 0;
     /* The mounts would have nothing behind them. One that cannot be unmounted gives EIO. */
     struct bg_err mount_err;
@@ -202,8 +206,7 @@ int life_stop(struct app *app, struct life *life, uint64_t grace_ms, bool *ret_c
     int r = open_launcher(life, &pidfd);
     if (r < 0) {
         r = bg_sandbox_state(sandbox, &life->state, &life->launcher_pid, err);
-        if (r == -ENOENT ||
-            (r == 0 && (life->state == BG_SANDBOX_STOPPED || life->state == BG_SANDBOX_CRASHED)))
+        if (r == -ENOENT || (r == 0 && bg_sandbox_rests(life->state)))
             return 0; /* it ended meanwhile */
         return r < 0 ? r
                      : bg_err_set(err, -EBUSY,
@@ -228,6 +231,34 @@ int life_stop(struct app *app, struct life *life, uint64_t grace_ms, bool *ret_c
         *ret_clean = json_is_true(json_object_get(answer, "clean"));
     life->state = BG_SANDBOX_STOPPED;
     life->launcher_pid = 0;
+    return 0;
+}
+
+int life_suspend(struct app *app, struct life *life, const char *note, json_t **ret_answer,
+                 struct bg_err *err)
+{
+    const struct bg_sandbox *sandbox = &life->sandbox;
+    BG_AUTOCLOSE int pidfd = -1;
+    struct bg_err mount_err;
+    if (mounts_unmount_sandbox(sandbox, &mount_err) < 0)
+        app_note("%s", mount_err.text);
+    int r = open_launcher(life, &pidfd);
+    if (r < 0)
+        return bg_err_set(err, -ENOTCONN, "sandbox '%s': it ended just now", sandbox->name);
+    json_auto_t *request = json_pack("{s:s, s:b}", "op", "snapshot", "suspend", 1);
+    json_auto_t *answer = NULL;
+    if (!request)
+        return bg_err_errno(err, -ENOMEM, "suspend");
+    r = client_request_noted(&app->paths, sandbox, request, SUSPEND_MS, note, &answer, err);
+    if (r < 0)
+        return r;
+    /* All is on disk by now; what is left of it is nobody's loss. */
+    if (!ended_within(pidfd, EXIT_MS) && !end_launcher(pidfd))
+        return bg_err_set(err, -ETIME, "sandbox '%s': process %d does not end", sandbox->name,
+                          life->launcher_pid);
+    life->state = BG_SANDBOX_SUSPENDED;
+    life->launcher_pid = 0;
+    *ret_answer = json_incref(answer);
     return 0;
 }
 

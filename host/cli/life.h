@@ -2,6 +2,8 @@
  * touches one whose supervisor died writes that down. */
 #pragma once
 
+#include <jansson.h>
+
 #include "common/state/sandbox.h"
 #include "host/cli/app.h"
 
@@ -37,6 +39,13 @@ int life_open_running(struct app *app, const char *name, struct life *ret,
  */
 int life_stop(struct app *app, struct life *life, uint64_t grace_ms, bool *ret_clean,
               struct bg_err *err) BG_MUST_CHECK;
+
+/* Writes a running sandbox's memory to its folder and ends it; its next start goes on from there.
+ * Its mounts are unmounted first. note: what is told on stderr if that takes long, or NULL.
+ * *ret_answer: the supervisor's, the caller's. Errors: -ENOTCONN it ended meanwhile; -ETIME; what
+ * the supervisor says: then it runs as before. */
+int life_suspend(struct app *app, struct life *life, const char *note, json_t **ret_answer,
+                 struct bg_err *err) BG_MUST_CHECK;
 
 /* Removes a sandbox that does not run. One that was removed meanwhile is removed: no error. Errors:
  * -EBUSY it runs. */

@@ -91,6 +91,12 @@ static int next_line(struct offline *offline, struct waiting *waiting, enum offl
     }
 }
 
+/* No image has such a name. */
+static bool is_snapshot(const struct offline_opts *opts)
+{
+    return !opts->sandbox && strchr(opts->image, '@');
+}
+
 static int start_process(const struct offline_opts *opts, struct offline *offline,
                          struct bg_err *err)
 {
@@ -111,12 +117,14 @@ static int start_process(const struct offline_opts *opts, struct offline *offlin
     offline->owner_fd = owner[1];
     BG_AUTOCLOSE int owner_end = owner[0];
     char program[] = "bellglass-supervisor", verb[] = "files", sandbox[] = "sandbox",
-         image[] = "image", reading[] = "read", writing[] = "write", repairing[] = "repair",
-         status_option[] = "--status-fd", status_number[] = "3", owner_option[] = "--owner-fd",
-         owner_number[] = "4";
+         image[] = "image", snapshot[] = "snapshot", reading[] = "read", writing[] = "write",
+         repairing[] = "repair", status_option[] = "--status-fd", status_number[] = "3",
+         owner_option[] = "--owner-fd", owner_number[] = "4";
     char *argv[] = {program,
                     verb,
-                    opts->sandbox ? sandbox : image,
+                    opts->sandbox       ? sandbox
+                    : is_snapshot(opts) ? snapshot
+                                        : image,
                     name,
                     opts->repair  ? repairing
                     : opts->write ? writing
@@ -142,7 +150,9 @@ static int start_once(const struct offline_opts *opts, struct offline *ret, stru
     enum offline_line kind = OFFLINE_ENDED;
     (void)snprintf(
         waiting.note, sizeof waiting.note, "starting a helper for the files of %s %s",
-        opts->sandbox ? "sandbox" : "image",
+        opts->sandbox       ? "sandbox"
+        : is_snapshot(opts) ? "snapshot"
+                            : "image",
         bg_quote(opts->sandbox ? opts->sandbox->name : opts->image, quoted, sizeof quoted));
     int r = start_process(opts, &offline, err);
     if (r == 0)

@@ -1,5 +1,5 @@
 /* offline: the files of what does not run, through a helper's VM (docs/protocol.md, "Supervisor
- * start"): a stopped sandbox's disk or an image's. Blocking. */
+ * start"): the disk of a stopped sandbox, of a snapshot or of an image. Blocking. */
 #pragma once
 
 #include <stdbool.h>
@@ -10,7 +10,7 @@
 
 struct offline_opts {
     const struct bg_sandbox *sandbox; /* borrowed; or NULL */
-    const char *image;                /* if that is NULL */
+    const char *image;                /* if that is NULL: an image, or a snapshot "NAME@TAG" */
     bool write;                       /* a sandbox's only */
     bool repair;                      /* with write */
 };

@@ -138,8 +138,9 @@ static json_t *secrets(const struct bg_sandbox *s)
     for (size_t i = 0; array && i < s->secret_count; i++) {
         const struct bg_secret_use *use = &s->secrets[i];
         json_t *entry =
-            json_pack("{s:s, s:o, s:s}", "name", use->name, "hosts",
-                      output_texts(use->hosts, use->host_count), "placeholder", use->placeholder);
+            json_pack("{s:s, s:o, s:s, s:o}", "name", use->name, "hosts",
+                      output_texts(use->hosts, use->host_count), "placeholder", use->placeholder,
+                      "inherited", output_texts(use->inherited, use->inherited_count));
         if (json_array_append_new(array, entry) < 0) {
             json_decref(array);
             return NULL;

@@ -53,7 +53,7 @@ void supervisor_child_stop(const struct supervisor_child *child, uint64_t grace_
 ssize_t supervisor_child_spoke(struct supervisor_child *child, char message[SUPERVISOR_LINK_MAX])
 {
     ssize_t n = recv(child->link_fd, message, SUPERVISOR_LINK_MAX, MSG_DONTWAIT);
-    if (n == (ssize_t)SUPERVISOR_LINK_MAX && message[0] == LINK_ENDED) {
+    if (n == (ssize_t)(1 + sizeof child->why) && message[0] == LINK_ENDED && !child->ended) {
         memcpy(&child->why, message + 1, sizeof child->why);
         child->why.text[sizeof child->why.text - 1] = '\0';
         child->ended = true;

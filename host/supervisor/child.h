@@ -14,7 +14,7 @@ struct supervisor_child {
     struct bg_err why;
 };
 
-#define SUPERVISOR_LINK_MAX (1 + sizeof(struct bg_err)) /* bytes of one message */
+#define SUPERVISOR_LINK_MAX (1 + LINK_WANT_MAX) /* bytes of one message */
 
 /* Starts it. opts: all but link_fd. not_its: fds of ours that it must not have; those below 0 are
  * passed over. Errors: errno of socketpair(2), fork(2). */

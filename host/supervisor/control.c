@@ -26,6 +26,7 @@ struct client {
         CLIENT_CONNECTING, /* the agent is being dialled */
         CLIENT_PIPING,     /* the poll handle is closing; then the pipe begins */
         CLIENT_WAITING,    /* for the guest's end */
+        CLIENT_SNAPSHOT,   /* for the snapshot that it wants */
         CLIENT_CLOSING
     } state; /* only moves right, but that one who is dialled when we are parked is held again */
     uint8_t *in;
@@ -62,10 +63,10 @@ struct control {
 static const struct {
     const char *name;
     uint16_t kind;
-} kinds[] = {{"exec", BG_STREAM_EXEC},   {"copy", BG_STREAM_COPY},
-             {"fuse", BG_STREAM_FUSE},   {"forward", BG_STREAM_FORWARD},
-             {"bench", BG_STREAM_BENCH}, {"watch", BG_STREAM_WATCH},
-             {"share", BG_STREAM_SHARE}, {"changes", BG_STREAM_CHANGES}};
+} kinds[] = {
+    {"exec", BG_STREAM_EXEC},       {"copy", BG_STREAM_COPY},   {"fuse", BG_STREAM_FUSE},
+    {"forward", BG_STREAM_FORWARD}, {"bench", BG_STREAM_BENCH}, {"watch", BG_STREAM_WATCH},
+    {"share", BG_STREAM_SHARE},     {"execs", BG_STREAM_EXECS}, {"changes", BG_STREAM_CHANGES}};
 
 static void client_readable(uv_poll_t *poll, int status, int events);
 static void listener_readable(uv_poll_t *poll, int status, int events);
@@ -364,6 +365,16 @@ static void take_request(struct client *client, const json_t *request)
         control->opts.reload(control->opts.owner);
         answer(client, json_pack("{s:b}", "ok", 1));
         client_close(client);
+    } else if (strcmp(op, "snapshot") == 0) {
+        struct bg_err err;
+        int r = control->opts.snapshot(control->opts.owner, (const char *)client->in,
+                                       client->body_at - 1, &err);
+        if (r < 0) {
+            refuse(client, r, err.text);
+        } else {
+            client->state = CLIENT_SNAPSHOT;
+            (void)uv_poll_stop(&client->poll); /* cannot fail; its going away changes nothing */
+        }
     } else if (strcmp(op, "open") == 0) {
         take_open(client, request);
     } else {
@@ -471,7 +482,8 @@ int control_open(uv_loop_t *loop, const struct control_opts *opts, struct contro
     if (!control)
         return bg_err_errno(err, -ENOMEM, "control socket");
     /* 1 is the session's. */
-    *control = (struct control){.loop = loop, .opts = *opts, .next_stream = 2};
+    *control = (struct control){
+        .loop = loop, .opts = *opts, .next_stream = opts->next_stream > 2 ? opts->next_stream : 2};
     int r = uv_poll_init(loop, &control->listener, opts->listen_fd);
     if (r < 0) {
         free(control);
@@ -493,6 +505,24 @@ void control_stopped(struct control *control, bool clean)
         answer(client, json_pack("{s:b, s:b}", "ok", 1, "clean", clean));
         client_close(client);
     }
+}
+
+void control_snapshot_done(struct control *control, json_t *answer_json)
+{
+    struct client *next;
+    for (struct client *client = control->clients; client; client = next) {
+        next = client->next;
+        if (client->state != CLIENT_SNAPSHOT)
+            continue;
+        answer(client, json_incref(answer_json));
+        client_close(client);
+    }
+    json_decref(answer_json);
+}
+
+uint32_t control_next_stream(const struct control *control)
+{
+    return control->next_stream;
 }
 
 bool control_park(struct control *control)

@@ -21,7 +21,10 @@ struct control_opts {
     json_t *(*status)(void *owner); /* a new object with the fields of the `status` answer */
     /* The guest is to end: after grace_ms at the latest; 0: now. control_stopped() follows. */
     void (*stop)(void *owner, uint64_t grace_ms);
-    void (*reload)(void *owner);     /* a new proxy is to take over; the status tells its pid */
+    void (*reload)(void *owner); /* a new proxy is to take over; the status tells its pid */
+    /* A snapshot is wanted: request is the client's JSON. control_snapshot_done() follows on 0. */
+    int (*snapshot)(void *owner, const char *request, size_t size, struct bg_err *err);
+    uint32_t next_stream;            /* id of the first one; 0: the usual */
     void (*on_parked)(void *owner);  /* see below; NULL if it is never parked */
     void (*on_resumed)(void *owner); /* likewise */
     void (*on_closed)(void *owner);
@@ -33,6 +36,12 @@ int control_open(uv_loop_t *loop, const struct control_opts *opts, struct contro
 
 /* Answers everyone who waits for the end. */
 void control_stopped(struct control *control, bool clean);
+
+/* Answers the client that waits for the snapshot. answer: taken. */
+void control_snapshot_done(struct control *control, json_t *answer);
+
+/* The id that the next stream will have. */
+uint32_t control_next_stream(const struct control *control);
 
 /* Streams that are open. */
 size_t control_streams(const struct control *control);

@@ -27,7 +27,7 @@
 
 /* Those that a fork needs but a cold boot does not come last. */
 static const char *const file_names[] = {"disk.qcow2", "initrd", "child.qcow2", "memory", "state"};
-#define FILE_COUNT_COLD 2
+#define FILE_COUNT_COLD 3
 #define FILE_COUNT      (sizeof file_names / sizeof file_names[0])
 
 static void progress(const struct golden_opts *opts, const char *text)
@@ -60,6 +60,19 @@ static void add_cpu_model(struct bg_sha256 *hash)
         if (line)
             bg_sha256_update(hash, line, strcspn(line, "\n"));
     }
+}
+
+void golden_cpu(enum accel accel, char ret[GOLDEN_CPU_SIZE])
+{
+    struct bg_sha256 hash;
+    uint8_t digest[BG_SHA256_SIZE];
+    ret[0] = '\0';
+    if (accel != ACCEL_KVM)
+        return;
+    bg_sha256_init(&hash);
+    add_cpu_model(&hash);
+    bg_sha256_final(&hash, digest);
+    bg_hex(digest, (GOLDEN_CPU_SIZE - 1) / 2, ret);
 }
 
 static int make_key(const struct golden_opts *opts, char key[KEY_HEX_SIZE], struct bg_err *err)
@@ -166,7 +179,7 @@ static int open_golden(const struct bg_paths *paths, const struct bg_image *imag
         r = open_below(dir_fd, "memory", O_RDONLY, &g.memory_fd, err);
     if (r == 0 && !cold)
         r = open_below(dir_fd, "state", O_RDONLY, &g.state_fd, err);
-    if (r == 0 && !cold)
+    if (r == 0)
         r = open_below(dir_fd, "child.qcow2", O_RDONLY, &g.child_fd, err);
     if (r == 0)
         r = open_below(dir_fd, "initrd", O_RDONLY, &g.initrd_fd, err);
@@ -195,6 +208,12 @@ int golden_open_disk(const struct bg_paths *paths, const struct bg_image *image,
                      struct golden *ret, struct bg_err *err)
 {
     return open_golden(paths, image, name, /* cold= */ true, ret, err);
+}
+
+int golden_open(const struct bg_paths *paths, const struct bg_image *image, const char *name,
+                struct golden *ret, struct bg_err *err)
+{
+    return open_golden(paths, image, name, /* cold= */ false, ret, err);
 }
 
 /* ---- making ---- */
@@ -237,7 +256,7 @@ static int make_overlay(const char *path, const char *base, struct bg_err *err)
 struct maker {
     struct vm *vm;
     int state_fd;
-    struct bg_err why;
+    struct bg_err why, failure;
     bool saved, ended;
 };
 
@@ -245,7 +264,9 @@ static void booted(void *owner, const struct vm_timings *timings)
 {
     struct maker *maker = owner;
     (void)timings;
-    vm_save(maker->vm, maker->state_fd);
+    const struct vm_snapshot_opts opts = {
+        .state_fd = maker->state_fd, .memory_fd = -1, .overlay_fd = -1};
+    vm_snapshot(maker->vm, &opts); /* RAM and disk are files that QEMU writes itself */
 }
 
 static void refuse(void *owner, struct vsock_conn *conn, uint32_t host_port)
@@ -255,16 +276,19 @@ static void refuse(void *owner, struct vsock_conn *conn, uint32_t host_port)
     vsock_reset(conn); /* nothing in a golden snapshot has business outside */
 }
 
-static void saved(void *owner)
+static void saved(void *owner, const struct bg_err *why, const struct vm_snapshot_result *result)
 {
     struct maker *maker = owner;
-    maker->saved = true;
+    (void)result;
+    maker->failure = *why;
+    maker->saved = why->code == 0;
+    vm_quit(maker->vm);
 }
 
 static void ended(void *owner, const struct bg_err *why)
 {
     struct maker *maker = owner;
-    maker->why = *why;
+    maker->why = maker->failure.code < 0 ? maker->failure : *why;
     maker->ended = true;
 }
 
@@ -306,7 +330,7 @@ static void run_maker(const struct golden_opts *opts, const struct golden *files
         .silence_timeout_ms = golden_ready_timeout_ms(opts->accel),
         .on_ready = booted,
         .on_request = refuse,
-        .on_saved = saved,
+        .on_snapshot = saved,
         .on_ended = ended,
         .owner = &maker,
     };

@@ -37,12 +37,21 @@ struct golden {
 int golden_get(const struct golden_opts *opts, struct golden *ret,
                struct bg_err *err) BG_MUST_CHECK;
 
-/* Opens the one that a sandbox was made from, by its folder's name, to boot the sandbox's own disk:
- * only disk, kernel and initrd are checked and opened. Errors: -ENOENT gone; -EUCLEAN damaged. */
+/* Opens the one that a sandbox was made from, by its folder's name. Errors: -ENOENT gone; -EUCLEAN
+ * damaged. */
+int golden_open(const struct bg_paths *paths, const struct bg_image *image, const char *name,
+                struct golden *ret, struct bg_err *err) BG_MUST_CHECK;
+
+/* The same to boot the sandbox's own disk: only disks, kernel and initrd are checked and opened. */
 int golden_open_disk(const struct bg_paths *paths, const struct bg_image *image, const char *name,
                      struct golden *ret, struct bg_err *err) BG_MUST_CHECK;
 
 void golden_done(struct golden *golden);
+
+#define GOLDEN_CPU_SIZE 33
+
+/* What of this machine's CPU a guest's state depends on, in hex; "" where it does not. */
+void golden_cpu(enum accel accel, char ret[GOLDEN_CPU_SIZE]);
 
 /* The kernel's command line for every cold boot. */
 #define GOLDEN_CMDLINE "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t rdinit=/init"

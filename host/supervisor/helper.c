@@ -29,9 +29,12 @@
 struct helper {
     const struct helper_opts *opts;
     struct parts parts;
-    struct bg_sandbox sandbox; /* the one whose disk it is; name NULL: none */
-    struct golden below;       /* what the sandbox's disk is an overlay of */
-    struct bg_sandbox self;    /* what the supervisor runs */
+    struct bg_sandbox sandbox;   /* the one whose disk it is; name NULL: none */
+    struct bg_snapshot snapshot; /* likewise */
+    struct bg_disk disk;         /* of that sandbox: its layers come after the scratch, if any */
+    size_t layer_count;
+    struct golden below;    /* what they are above */
+    struct bg_sandbox self; /* what the supervisor runs */
     struct supervisor_disk second;
     int lock_fd, scratch_fd, root_fd, log_fd;
     struct bg_log log;
@@ -97,36 +100,46 @@ static int keep_copy(const struct bg_sandbox *sandbox, int disk_fd, struct bg_er
 static int open_sandbox_disk(struct helper *h, struct bg_err *err)
 {
     const struct helper_opts *opts = h->opts;
-    BG_AUTOFREE char *golden = NULL;
-    BG_AUTOCLOSE int dir_fd = open(h->sandbox.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir_fd < 0)
-        return bg_err_errno(err, -errno, "%s", h->sandbox.dir);
-    int disk_fd =
-        openat(dir_fd, "disk.qcow2", (opts->write ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_CLOEXEC);
-    if (disk_fd < 0 && errno == ENOENT)
-        return bg_err_set(err, -ENOENT, "it has no disk yet; start it: bellglass start %s",
-                          h->sandbox.name);
-    if (disk_fd < 0)
-        return bg_err_errno(err, -errno, "%s/disk.qcow2", h->sandbox.dir);
     size_t at = opts->write ? 0 : 1; /* the overlay that goes away comes first */
-    h->second.fds[at] = disk_fd;
-    h->second.count = at + 1;
-    uint8_t header[QCOW2_HEADER_SIZE];
-    ssize_t n = pread(disk_fd, header, sizeof header, 0);
-    int r = n < 0 ? bg_err_errno(err, -errno, "disk.qcow2") : qcow2_check(header, (size_t)n, err);
-    if (r < 0)
-        return bg_err_prefix(err, "%s/disk.qcow2", h->sandbox.dir);
-    r = bg_read_file(dir_fd, "golden", BG_NAME_MAX, &golden, NULL, err);
+    int r = source_open_layers(&h->sandbox, opts->write, &h->disk, h->second.fds + at,
+                               &h->layer_count, err);
+    h->second.count = at + h->layer_count;
+    for (size_t i = 0; i < h->layer_count && r == 0; i++) {
+        uint8_t header[QCOW2_HEADER_SIZE];
+        ssize_t n = pread(h->second.fds[at + i], header, sizeof header, 0);
+        r = n < 0 ? bg_err_errno(err, -errno, "read") : qcow2_check(header, (size_t)n, err);
+        if (r < 0)
+            (void)bg_err_prefix(err, "%s/%s", h->sandbox.dir,
+                                h->disk.layers[h->layer_count - 1 - i].file);
+    }
     if (r == 0)
-        r = golden_open_disk(opts->paths, &h->parts.image, golden, &h->below, err);
+        r = golden_open_disk(opts->paths, &h->parts.image, h->disk.golden, &h->below, err);
     if (r == 0 && opts->repair)
-        r = keep_copy(&h->sandbox, disk_fd, err);
+        r = keep_copy(&h->sandbox, h->second.fds[0], err);
     if (r < 0)
         return r;
-    h->second.fds[at + 1] = h->below.disk_fd;
-    h->second.fds[at + 2] = h->below.base_fd;
-    h->second.count = at + 3;
+    h->second.fds[h->second.count++] = h->below.disk_fd;
+    h->second.fds[h->second.count++] = h->below.base_fd;
     return 0;
+}
+
+static int open_snapshot_disk(struct helper *h, struct bg_err *err)
+{
+    const struct bg_snapshot *snapshot = &h->snapshot;
+    BG_AUTOCLOSE int dir_fd = open(snapshot->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir_fd < 0)
+        return bg_err_errno(err, -errno, "%s", snapshot->dir);
+    h->second.count = 1; /* the overlay that goes away */
+    for (size_t i = snapshot->disk_count; i-- > 0;) {
+        char file[BG_LAYER_FILE_SIZE];
+        bg_layer_disk_file(snapshot->disk[i].id, file);
+        int fd = openat(dir_fd, file, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0)
+            return bg_err_errno(err, -errno, "%s/%s", snapshot->dir, file);
+        h->second.fds[h->second.count++] = fd;
+        h->layer_count++;
+    }
+    return golden_open_disk(h->opts->paths, &h->parts.image, snapshot->golden, &h->below, err);
 }
 
 /* The overlays, and the chain of the disk from them down. */
@@ -138,11 +151,16 @@ static int open_disks(struct helper *h, struct bg_err *err)
         r = make_scratch(h, dir, &h->scratch_fd, err);
     if (r == 0 && h->sandbox.name)
         r = open_sandbox_disk(h, err);
+    else if (r == 0 && h->snapshot.name)
+        r = open_snapshot_disk(h, err);
     if (r < 0)
         return r;
     if (!h->opts->write)
         h->second.fds[0] = h->scratch_fd;
-    if (!h->sandbox.name) { /* the image as it was built: without the golden snapshot's boot */
+    if (h->snapshot.name) {
+        h->second.fds[h->second.count++] = h->below.disk_fd;
+        h->second.fds[h->second.count++] = h->below.base_fd;
+    } else if (!h->sandbox.name) { /* as it was built: without the golden snapshot's boot */
         h->second.fds[1] = h->parts.golden.base_fd;
         h->second.count = 2;
     }
@@ -194,13 +212,18 @@ static int prepare(struct helper *h, struct bg_err *err)
         r = bg_sandbox_load(opts->paths, opts->sandbox, &h->sandbox, err);
         if (r == 0)
             r = bg_sandbox_lock_disk(&h->sandbox, opts->write, &h->lock_fd, err);
+    } else if (opts->snapshot) {
+        r = bg_snapshot_load(opts->paths, opts->snapshot, &h->snapshot, err);
     }
     if (r == 0)
         r = make_self(h, err);
     if (r == 0)
         r = open_log(h, err);
     if (r == 0)
-        r = parts_find(opts->paths, opts->sandbox ? h->sandbox.image_digest : opts->image,
+        r = parts_find(opts->paths,
+                       opts->sandbox    ? h->sandbox.image_digest
+                       : opts->snapshot ? h->snapshot.image_digest
+                                        : opts->image,
                        &h->parts, err);
     if (r == 0)
         r = parts_golden(opts->paths, h->self.cpus, h->self.memory_bytes, opts->report, &h->parts,
@@ -269,7 +292,8 @@ static int start_supervisor(struct helper *h, struct bg_err *err)
                                          .qemu = &h->parts.qemu,
                                          .accel = h->parts.accel,
                                          .ca_pem = h->parts.ca_pem,
-                                         .disk_fd = h->root_fd,
+                                         .disk_fds = &h->root_fd,
+                                         .disk_count = 1,
                                          .second = &h->second,
                                          .control_fd = control,
                                          .log_fd = h->log_fd,
@@ -327,8 +351,11 @@ static void helper_done(struct helper *h)
         if (fds[i] >= 0)
             (void)close(fds[i]); /* the background process has its own */
     size_t at = h->opts->write ? 0 : 1;
-    if (h->sandbox.name && h->second.count > at)
-        (void)close(h->second.fds[at]); /* the others are scratch_fd's and below's */
+    for (size_t i = 0; i < h->layer_count; i++)
+        (void)close(h->second.fds[at + i]); /* the others are scratch_fd's and below's */
+    bg_disk_done(&h->disk);
+    if (h->snapshot.name)
+        bg_snapshot_done(&h->snapshot);
     golden_done(&h->below);
     parts_done(&h->parts);
     bg_sandbox_done(&h->sandbox);

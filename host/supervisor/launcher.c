@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "common/fault.h"
 #include "common/io.h"
 #include "common/limits.h"
 #include "common/log.h"
@@ -18,17 +19,24 @@
 #include "host/supervisor/background.h"
 #include "host/supervisor/child.h"
 #include "host/supervisor/parts.h"
+#include "host/supervisor/snapshots.h"
 
 #define PROXY_BACKOFF_MIN_MS 100
 #define PROXY_BACKOFF_MAX_MS 5000
 #define PROXY_STEADY_MS      10000 /* after running so long, its next death is a first one again */
 #define OLD_PROXIES_MAX      16
 #define PROXY_EXIT_MS        2000  /* to write its last audit lines */
+#define FLATTEN_FROM         8     /* layers of a disk; half of what it may have */
 #define STOP_GRACE_MS        10000 /* for a guest whose owner is gone, or when we get SIGTERM */
 
 struct launcher {
     const struct launcher_opts *opts;
     struct parts *parts;
+    struct source *source;
+    struct snapshots_opts snapshots_opts;
+    struct snapshots snapshots;
+    bool suspended; /* the supervisor ends for that */
+    bool flattens;  /* the disk's layers are being made fewer */
     struct bg_log log;
     int log_fd, proxy_log_fd;
     struct supervisor_child child;
@@ -78,57 +86,41 @@ static int note_ca(const struct launcher_opts *opts, struct parts *parts, struct
     }
 }
 
-/* A sandbox that has a disk has been started before: its disk is booted with the golden snapshot
- * that it was forked from below it. The name of that one is in the file "golden". A new one is a
- * fork, unless $BELLGLASS_START says "cold": that is how the benchmarks measure what a fork saves.
- */
-static int choose_start(const struct launcher_opts *opts, struct parts *parts, struct bg_err *err)
+/* A sandbox that is new is a fork of the golden snapshot, unless $BELLGLASS_START says "cold": that
+ * is how the benchmarks measure what a fork saves. One that has run has its disk booted, above the
+ * golden snapshot that it was forked from; or it goes on from what is in its folder. */
+static int choose_start(const struct launcher_opts *opts, struct parts *parts,
+                        struct source *source, struct bg_err *err)
 {
     const struct bg_sandbox *sandbox = opts->sandbox;
-    BG_AUTOFREE char *name = NULL;
-    size_t size;
-    BG_AUTOCLOSE int dir_fd = open(sandbox->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir_fd < 0)
-        return bg_err_errno(err, -errno, "%s", sandbox->dir);
     const char *forced = getenv("BELLGLASS_START");
     if (forced && strcmp(forced, "cold") != 0 && strcmp(forced, "fork") != 0)
         return bg_err_set(err, -EINVAL, "BELLGLASS_START='%s': give fork or cold", forced);
-    parts->has_disk = faccessat(dir_fd, "disk.qcow2", F_OK, 0) == 0;
-    parts->cold = parts->has_disk || (forced && strcmp(forced, "cold") == 0);
-    if (parts->has_disk) {
-        int r = bg_read_file(dir_fd, "golden", BG_NAME_MAX, &name, &size, err);
-        return r < 0 ? r : golden_open_disk(opts->paths, &parts->image, name, &parts->golden, err);
-    }
-    int r =
-        parts_golden(opts->paths, sandbox->cpus, sandbox->memory_bytes, opts->report, parts, err);
+    bool cold = opts->cold || (forced && strcmp(forced, "cold") == 0);
+    int r = source_find(sandbox, &parts->qemu, parts->accel, cold, source, err);
     if (r < 0)
         return r;
-    const char *base = strrchr(parts->golden.dir, '/') + 1;
-    return bg_write_file(dir_fd, "golden", base, strlen(base), 0644, err);
+    parts->cold = cold || (source->has_disk && !source->resumes);
+    if (source->resumes && !source->snapshot.memory_base_none)
+        return golden_open(opts->paths, &parts->image, source->disk.golden, &parts->golden, err);
+    if (source->has_disk)
+        return golden_open_disk(opts->paths, &parts->image, source->disk.golden, &parts->golden,
+                                err);
+    return parts_golden(opts->paths, sandbox->cpus, sandbox->memory_bytes, opts->report, parts,
+                        err);
 }
 
-/* The overlay appears whole or not at all: a half one would be taken for a used disk. It is not
- * synced: what a power failure could take is a disk on which nothing has been written. */
-static int make_disk(const struct bg_sandbox *sandbox, const struct golden *golden,
-                     struct bg_err *err)
+/* What an earlier run stood on, and a memory that is not wanted, are in the way. */
+static int clear_memory(const struct launcher_opts *opts, const struct source *source,
+                        struct bg_err *err)
 {
-    unsigned uid, gid;
-    BG_AUTOCLOSE int dir_fd = open(sandbox->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir_fd < 0)
-        return bg_err_errno(err, -errno, "%s", sandbox->dir);
-    BG_AUTOCLOSE int fd =
-        openat(dir_fd, "disk.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return bg_err_errno(err, -errno, "%s/disk.new", sandbox->dir);
-    int r = parts_write_overlay(golden, fd, err);
-    if (r < 0)
-        return r;
-    bg_runner_ids(&uid, &gid);
-    if (geteuid() == 0 && fchown(fd, uid, gid) < 0)
-        r = -errno;
-    if (r == 0 && renameat(dir_fd, "disk.new", dir_fd, "disk.qcow2") < 0)
-        r = -errno;
-    return r < 0 ? bg_err_errno(err, r, "%s/disk.qcow2", sandbox->dir) : 0;
+    source_forget_memory(opts->sandbox);
+    if (source->resumes || !source->has_disk)
+        return 0;
+    int r = source_consume(opts->sandbox, err);
+    if (r == 0)
+        source_forget_memory(opts->sandbox);
+    return r;
 }
 
 /* ---- in the background ---- */
@@ -288,6 +280,104 @@ static void reap(struct launcher *l)
     }
 }
 
+static void say(struct launcher *l, char type, const void *bytes, size_t size, const int *fds,
+                size_t fd_count)
+{
+    uint8_t message[1 + sizeof(struct link_done)];
+    message[0] = (uint8_t)type;
+    if (size > 0)
+        memcpy(message + 1, bytes, size);
+    if (bg_send_fds(l->child.link_fd, message, size + 1, fds, fd_count) < 0 && l->child.pid != 0)
+        (void)kill(l->child.pid, SIGKILL); /* our child, not reaped; it waits for this word */
+}
+
+/* Nothing has run yet, and from now on it may. */
+static void let_run(struct launcher *l)
+{
+    struct bg_err err;
+    int r = 0;
+    if (l->source->resumes)
+        r = source_consume(l->opts->sandbox, &err);
+    (void)bg_fault("resume-consumed");
+    if (r == 0) {
+        say(l, LINK_RUN, NULL, 0, NULL, 0);
+        return;
+    }
+    l->child.why = err;
+    l->child.ended = true; /* a reason that is better than what it will say */
+    supervisor_child_stop(&l->child, 0);
+}
+
+/* ---- snapshots ---- */
+
+static void snapshot_over(struct launcher *l, const struct bg_err *why, const char *name)
+{
+    struct link_done word = {.why = *why};
+    (void)snprintf(word.name, sizeof word.name, "%s", name);
+    if (why->code < 0)
+        bg_log(&l->log, BG_LOG_ERROR, "snapshot: %s", why->text);
+    say(l, LINK_DONE, &word, sizeof word, NULL, 0);
+}
+
+static void begin_snapshot(struct launcher *l, const char *request, size_t size)
+{
+    struct snapshots_files files = {.count = 0};
+    struct bg_err err = {0};
+    if (snapshots_begin(&l->snapshots, request, size, &files, &err) < 0) {
+        snapshot_over(l, &err, "");
+        return;
+    }
+    say(l, LINK_FILES, &files.said, sizeof files.said, files.fds, files.count);
+    while (files.count > 0)
+        (void)close(files.fds[--files.count]); /* the supervisor's copies are written */
+}
+
+static void take_snapshot(struct launcher *l, const struct link_taken *taken)
+{
+    struct bg_err err = {0};
+    const uint8_t go_on = 0, end = 1;
+    int r = snapshots_taken(&l->snapshots, taken, &err);
+    if (r == 0 && l->snapshots.suspend) {
+        l->suspended = true;
+        say(l, LINK_GO, &end, 1, NULL, 0);
+        return;
+    }
+    if (r < 0 && taken->why.code == 0 && l->snapshots.active && !l->snapshots.suspend) {
+        /* QEMU writes to a top that no file tells of: whatever it wrote would be lost. */
+        bg_log(&l->log, BG_LOG_ERROR, "%s", err.text);
+        l->child.why = err;
+        l->child.ended = true;
+        say(l, LINK_GO, &end, 1, NULL, 0);
+        return;
+    }
+    say(l, LINK_GO, &go_on, 1, NULL, 0);
+    if (r == 0)
+        r = snapshots_finish(&l->snapshots, &err);
+    if (r < 0) {
+        snapshots_drop(&l->snapshots);
+        snapshot_over(l, &err, "");
+    }
+}
+
+static void snapshot_finished(struct launcher *l)
+{
+    struct link_done word = {.why.code = 0};
+    snapshots_finished(&l->snapshots, &word);
+    snapshot_over(l, &word.why, word.name);
+    if (!l->flattens && l->source->disk.count >= FLATTEN_FROM) {
+        l->flattens = true;
+        say(l, LINK_FLATTEN, NULL, 0, NULL, 0);
+    }
+}
+
+/* The guest reads from no layer but its top: the others are only what snapshots stand on. */
+static void disk_is_flat(struct launcher *l)
+{
+    struct bg_err err;
+    if (snapshots_flat(&l->snapshots, &err) < 0)
+        bg_log(&l->log, BG_LOG_ERROR, "%s", err.text);
+}
+
 static void supervisor_spoke(struct launcher *l)
 {
     char message[SUPERVISOR_LINK_MAX];
@@ -299,8 +389,20 @@ static void supervisor_spoke(struct launcher *l)
         if (bg_sandbox_set_state(l->opts->sandbox, BG_SANDBOX_RUNNING, "", &err) < 0)
             bg_log(&l->log, BG_LOG_WARN, "%s", err.text);
         report_ready(l->opts->report, &timings);
+    } else if (n == 1 && message[0] == LINK_LOADED) {
+        let_run(l);
+    } else if (n == 2 && message[0] == LINK_FLAT) {
+        l->flattens = false;
+        if (message[1])
+            disk_is_flat(l);
     } else if (n == 1 && message[0] == LINK_RELOAD) {
         replace_proxy(l);
+    } else if (n > 1 && message[0] == LINK_WANT) {
+        begin_snapshot(l, message + 1, (size_t)n - 1);
+    } else if (n == 1 + sizeof(struct link_taken) && message[0] == LINK_TAKEN) {
+        struct link_taken taken;
+        memcpy(&taken, message + 1, sizeof taken);
+        take_snapshot(l, &taken);
     }
 }
 
@@ -323,7 +425,8 @@ static void watch(struct launcher *l)
         struct pollfd fds[] = {{.fd = l->signal_fd, .events = POLLIN},
                                {.fd = l->child.link_fd, .events = POLLIN},
                                {.fd = owner_fd, .events = POLLIN},
-                               {.fd = l->audit_fd, .events = POLLIN}};
+                               {.fd = l->audit_fd, .events = POLLIN},
+                               {.fd = l->snapshots.finisher_fd, .events = POLLIN}};
         struct bg_err err;
         uint64_t now = bg_now_ms();
         bool proxy_wanted = l->proxy_pid == 0 && l->child.link_fd >= 0 && !l->child.ended;
@@ -335,10 +438,12 @@ static void watch(struct launcher *l)
             }
             continue;
         }
-        if (poll(fds, 4, timeout) < 0)
+        if (poll(fds, sizeof fds / sizeof fds[0], timeout) < 0)
             continue; /* EINTR; nothing else can be */
         if (fds[1].revents)
             supervisor_spoke(l);
+        if (fds[4].revents)
+            snapshot_finished(l);
         if (fds[2].revents) {
             /* The owner holds the other end and writes nothing: any event is its end. */
             owner_fd = -1;
@@ -392,18 +497,12 @@ static int open_log(const struct bg_sandbox *sandbox, const char *name, int *ret
 static int start_supervisor(struct launcher *l, struct bg_err *err)
 {
     const struct bg_sandbox *sandbox = l->opts->sandbox;
-    BG_AUTOFREE char *disk = NULL;
     int console_fd = -1, control_fd = -1;
-    if (asprintf(&disk, "%s/disk.qcow2", sandbox->dir) < 0)
-        return bg_err_errno(err, -ENOMEM, "disk");
     int r = open_log(sandbox, "console.log", &console_fd, err);
     BG_AUTOCLOSE int console = console_fd;
     if (r == 0)
         r = bg_sandbox_listen(l->opts->paths, sandbox, &control_fd, err);
     BG_AUTOCLOSE int control = control_fd;
-    BG_AUTOCLOSE int disk_fd = r < 0 ? -1 : open(disk, O_RDWR | O_CLOEXEC);
-    if (r == 0 && disk_fd < 0)
-        r = bg_err_errno(err, -errno, "%s", disk);
     if (r < 0)
         return r;
     const struct supervisor_opts opts = {.sandbox = sandbox,
@@ -412,7 +511,9 @@ static int start_supervisor(struct launcher *l, struct bg_err *err)
                                          .accel = l->parts->accel,
                                          .ca_pem = l->parts->ca_pem,
                                          .cold = l->parts->cold,
-                                         .disk_fd = disk_fd,
+                                         .disk_fds = l->source->disk_fds,
+                                         .disk_count = l->source->disk_count,
+                                         .source = l->source->resumes ? l->source : NULL,
                                          .control_fd = control,
                                          .log_fd = l->log_fd,
                                          .console_fd = console,
@@ -434,13 +535,15 @@ static void clean_up(struct launcher *l)
         bg_log(&l->log, BG_LOG_ERROR, "%s", l->child.why.text);
     if (l->child.why.code < 0)
         report_error(l->opts->report, &l->child.why);
-    int r = sandbox->ephemeral
+    snapshots_drop(&l->snapshots);
+    source_forget_memory(sandbox);
+    enum bg_sandbox_state state = l->suspended ? BG_SANDBOX_SUSPENDED
+                                  : l->child.why.code < 0 && l->child.why.code != -ETIME
+                                      ? BG_SANDBOX_CRASHED
+                                      : BG_SANDBOX_STOPPED;
+    int r = sandbox->ephemeral && !l->suspended
                 ? bg_sandbox_remove(sandbox, &err)
-                : bg_sandbox_set_state(sandbox,
-                                       l->child.why.code < 0 && l->child.why.code != -ETIME
-                                           ? BG_SANDBOX_CRASHED
-                                           : BG_SANDBOX_STOPPED,
-                                       l->child.why.text, &err);
+                : bg_sandbox_set_state(sandbox, state, l->child.why.text, &err);
     if (r < 0)
         bg_log(&l->log, BG_LOG_ERROR, "%s", err.text);
 }
@@ -465,8 +568,10 @@ static void run(struct launcher *l)
 int launcher_run(const struct launcher_opts *opts, struct bg_err *err)
 {
     struct parts parts = {0};
+    struct source source = {.state_fd = -1, .base_fd = -1};
     struct launcher l = {.opts = opts,
                          .parts = &parts,
+                         .source = &source,
                          .log = {.fd = -1, .level = BG_LOG_INFO, .tag = "launcher"},
                          .log_fd = -1,
                          .proxy_log_fd = -1,
@@ -477,14 +582,25 @@ int launcher_run(const struct launcher_opts *opts, struct bg_err *err)
     if (r == 0)
         r = note_ca(opts, &parts, err);
     if (r == 0)
-        r = choose_start(opts, &parts, err);
-    if (r == 0 && !parts.has_disk)
-        r = make_disk(opts->sandbox, &parts.golden, err);
+        r = choose_start(opts, &parts, &source, err);
+    if (r == 0)
+        r = clear_memory(opts, &source, err);
+    if (r == 0)
+        r = source_open_disk(opts->sandbox, &parts.golden, &source, err);
     if (r == 0)
         r = open_log(opts->sandbox, "supervisor.log", &l.log_fd, err);
     if (r == 0)
         r = open_log(opts->sandbox, "proxy.log", &l.proxy_log_fd, err);
     l.log.fd = l.log_fd;
+    l.snapshots_opts = (struct snapshots_opts){.paths = opts->paths,
+                                               .sandbox = opts->sandbox,
+                                               .image = &parts.image,
+                                               .golden = &parts.golden,
+                                               .qemu = &parts.qemu,
+                                               .accel = parts.accel,
+                                               .cold = parts.cold,
+                                               .source = &source};
+    snapshots_init(&l.snapshots, &l.snapshots_opts);
     pid_t pid = r < 0 ? -1 : fork();
     if (r == 0 && pid < 0)
         r = bg_err_errno(err, -errno, "fork");
@@ -492,6 +608,7 @@ int launcher_run(const struct launcher_opts *opts, struct bg_err *err)
         run(&l);
         _exit(l.child.why.code < 0);
     }
+    source_done(&source);
     parts_done(&parts);
     const int fds[] = {l.log_fd, l.proxy_log_fd};
     for (size_t i = 0; i < 2; i++)

@@ -3,6 +3,8 @@
  * cleans up when the supervisor ends, however that comes. It reads no byte of the guest. */
 #pragma once
 
+#include <stdbool.h>
+
 #include "common/err.h"
 #include "common/state/sandbox.h"
 #include "host/supervisor/report.h"
@@ -13,6 +15,7 @@ struct launcher_opts {
     int lock_fd;  /* the sandbox's lock, held until we exit */
     int owner_fd; /* a pipe whose other end the owner holds: at its end the sandbox stops; -1: none
                    */
+    bool cold;    /* boot its disk, and forget the memory that it could go on from */
     struct report *report;
 };
 

@@ -16,9 +16,9 @@
 #define EXIT_OURS 125 /* our own failure, as opposed to a command's */
 
 static const char usage[] =
-    "usage: bellglass-supervisor run NAME [--status-fd N] [--owner-fd M]\n"
+    "usage: bellglass-supervisor run NAME [--cold] [--status-fd N] [--owner-fd M]\n"
     "       bellglass-supervisor files sandbox NAME read|write|repair --owner-fd M\n"
-    "       bellglass-supervisor files image NAME read --owner-fd M\n"
+    "       bellglass-supervisor files snapshot|image NAME read --owner-fd M\n"
     "       bellglass-supervisor golden IMAGE CPUS MEMORY_BYTES [--status-fd N]\n"
     "       bellglass-supervisor probe\n"
     "Started by the bellglass command; docs/protocol.md describes it.\n";
@@ -27,6 +27,7 @@ struct request {
     const char *args[4];
     size_t arg_count;
     int status_fd, owner_fd;
+    bool cold;
 };
 
 static int parse(int argc, char **argv, struct request *ret)
@@ -38,6 +39,8 @@ static int parse(int argc, char **argv, struct request *ret)
             r = bg_parse_fd(argv[++i], &ret->status_fd);
         else if (strcmp(argv[i], "--owner-fd") == 0)
             r = bg_parse_fd(argv[++i], &ret->owner_fd);
+        else if (strcmp(argv[i], "--cold") == 0)
+            ret->cold = true;
         else if (ret->arg_count < 4)
             ret->args[ret->arg_count++] = argv[i];
         else
@@ -63,6 +66,7 @@ static int run(const struct bg_paths *paths, const struct request *request, stru
                                            .sandbox = &sandbox,
                                            .lock_fd = lock,
                                            .owner_fd = request->owner_fd,
+                                           .cold = request->cold,
                                            .report = report};
         r = launcher_run(&opts, err);
     }
@@ -75,18 +79,21 @@ static int serve_files(const struct bg_paths *paths, const struct request *reque
                        struct report *report, struct bg_err *err)
 {
     bool sandbox = strcmp(request->args[1], "sandbox") == 0;
+    bool snapshot = strcmp(request->args[1], "snapshot") == 0;
     const char *how = request->args[3];
     const struct helper_opts opts = {.paths = paths,
                                      .sandbox = sandbox ? request->args[2] : NULL,
+                                     .snapshot = snapshot ? request->args[2] : NULL,
                                      .image = request->args[2],
                                      .repair = strcmp(how, "repair") == 0,
                                      .write =
                                          strcmp(how, "repair") == 0 || strcmp(how, "write") == 0,
                                      .owner_fd = request->owner_fd,
                                      .report = report};
-    if ((!sandbox && strcmp(request->args[1], "image") != 0) || request->owner_fd < 0 ||
-        (!opts.write && strcmp(how, "read") != 0) || (opts.write && !sandbox))
-        return bg_err_set(err, -EINVAL, "files: want sandbox or image, and how");
+    if ((!sandbox && !snapshot && strcmp(request->args[1], "image") != 0) ||
+        request->owner_fd < 0 || (!opts.write && strcmp(how, "read") != 0) ||
+        (opts.write && !sandbox))
+        return bg_err_set(err, -EINVAL, "files: want sandbox, snapshot or image, and how");
     int r = helper_run(&opts, err);
     return r < 0 ? bg_err_prefix(err, "%s '%s'", request->args[1], request->args[2]) : 0;
 }

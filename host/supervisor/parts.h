@@ -14,8 +14,7 @@ struct parts {
     enum accel accel;
     char *agent_path, *proxy_path;
     char *ca_pem;
-    bool cold;     /* boot the disk instead of forking the snapshot */
-    bool has_disk; /* the sandbox has been started before */
+    bool cold; /* boot the disk instead of forking a snapshot */
 };
 
 /* Everything but the golden snapshot. Errors: what is not there, with the way out. */

@@ -1,5 +1,6 @@
 #include "host/supervisor/qemu.h"
 
+#include <assert.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <inttypes.h>
@@ -18,7 +19,7 @@
 #include "common/io.h"
 #include "common/state/paths.h"
 
-#define ARGS_MAX 80
+#define ARGS_MAX 160
 
 /* ---- finding it ---- */
 
@@ -130,7 +131,7 @@ static void args_done(struct args *args)
 static void add_nodes(struct args *args, const char *name, const int *fds, size_t count,
                       size_t first_set)
 {
-    char text[2048] = "null";
+    char text[QEMU_DISKS_MAX * 256] = "null";
     for (size_t i = count; i-- > 0;) {
         char outer[sizeof text];
         const char *read_only = i == 0 ? "false" : "true";
@@ -225,12 +226,26 @@ static void build_args(struct args *args, const struct qemu_opts *opts)
     add(args, "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 }
 
-/* The library that makes QEMU open a private memory file read-only; NULL where none is needed. */
+/* The library that makes QEMU open a private memory file read-only and map the layers over it; NULL
+ * where none is needed. */
 static int preload_path(const struct qemu_opts *opts, char **ret, struct bg_err *err)
 {
     if (opts->memory_shared)
         return 0;
     return bg_helper_path("libbellglass-qemu-memory.so", ret, err);
+}
+
+static void add_layers(struct args *env, const struct qemu_opts *opts)
+{
+    char text[BG_MEMORY_LAYERS_MAX * 12] = ""; /* a number and a colon each */
+    size_t used = 0;
+    for (size_t i = 0; i < opts->memory_layer_count; i++)
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%d", i > 0 ? ":" : "",
+                                 opts->memory_layer_fds[i]);
+    if (used > 0)
+        add(env, "BELLGLASS_MEMORY_LAYERS=%s", text);
+    if (opts->memory_base_none)
+        add(env, "BELLGLASS_MEMORY_BASE=none");
 }
 
 /* QEMU gets no environment of ours but what it needs. */
@@ -244,6 +259,7 @@ static int build_env(struct args *env, const struct qemu_opts *opts, struct bg_e
     if (library) {
         add(env, "LD_PRELOAD=%s", library);
         add(env, "BELLGLASS_MEMORY_PATH=/proc/self/fd/%d", opts->memory_fd);
+        add_layers(env, opts);
     }
     return 0;
 }
@@ -296,6 +312,10 @@ int qemu_confine_files(const struct qemu_opts *opts, struct bg_err *err)
     for (size_t i = 0; i < sizeof given / sizeof given[0]; i++)
         /* EBADFD: a memfd, which has no place in a tree and needs no rule. */
         if (given[i].fd >= 0 && landlock_allow(ruleset, given[i].fd, given[i].access) < 0 &&
+            errno != EBADFD)
+            return bg_err_errno(err, -errno, "Landlock");
+    for (size_t i = 0; i < opts->memory_layer_count; i++)
+        if (landlock_allow(ruleset, opts->memory_layer_fds[i], LANDLOCK_ACCESS_FS_READ_FILE) < 0 &&
             errno != EBADFD)
             return bg_err_errno(err, -errno, "Landlock");
     BG_AUTOFREE char *library = NULL;
@@ -358,6 +378,9 @@ static int become_qemu(const struct qemu_opts *opts, pid_t parent, char **argv, 
     for (size_t i = 0; i < opts->second_count; i++)
         if (fcntl(opts->second_fds[i], F_SETFD, 0) < 0)
             return -errno;
+    for (size_t i = 0; i < opts->memory_layer_count; i++)
+        if (fcntl(opts->memory_layer_fds[i], F_SETFD, 0) < 0)
+            return -errno;
     sigset_t none;
     (void)sigemptyset(&none); /* cannot fail */
     if (sigprocmask(SIG_SETMASK, &none, NULL) < 0)
@@ -370,6 +393,8 @@ static int become_qemu(const struct qemu_opts *opts, pid_t parent, char **argv, 
 int qemu_start(const struct qemu_opts *opts, pid_t *ret_pid, struct bg_err *err)
 {
     struct args args = {.count = 0}, env = {.count = 0};
+    assert(opts->memory_layer_count <= BG_MEMORY_LAYERS_MAX);
+    assert(!opts->memory_shared || (opts->memory_layer_count == 0 && !opts->memory_base_none));
     int r = build_env(&env, opts, err);
     build_args(&args, opts);
     if (r == 0 && (args.failed || env.failed))

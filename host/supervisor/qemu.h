@@ -7,7 +7,9 @@
 #include <sys/types.h>
 
 #include "common/err.h"
+#include "common/limits.h"
 #include "host/supervisor/accel.h"
+#include "host/supervisor/memory_layer.h"
 
 /* The oldest QEMU that the fork machinery was written for. */
 #define QEMU_MAJOR_MIN 7
@@ -22,7 +24,8 @@ struct qemu_program {
 int qemu_find(struct qemu_program *ret, struct bg_err *err) BG_MUST_CHECK;
 void qemu_program_done(struct qemu_program *program);
 
-#define QEMU_DISKS_MAX 4
+/* A sandbox's layers, the golden snapshot's and the image's, and one that goes away. */
+#define QEMU_DISKS_MAX (BG_DISK_LAYERS_MAX + 3)
 
 struct qemu_opts {
     const char *path, *name;
@@ -33,6 +36,11 @@ struct qemu_opts {
      * fork), and an fd opened read-only will do. */
     int memory_fd;
     bool memory_shared;
+    /* Of a fork of a snapshot: its memory layers, from the bottom to the top, open for reading. */
+    int memory_layer_fds[BG_MEMORY_LAYERS_MAX];
+    size_t memory_layer_count;
+    /* They stand on zeros, and of the memory file only its size is used. */
+    bool memory_base_none;
     int state_fd;             /* device state to begin from (a fork); -1: cold boot */
     int kernel_fd, initrd_fd; /* cold boot only */
     const char *cmdline;

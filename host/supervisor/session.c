@@ -59,6 +59,7 @@ void session_prepare(struct session *session)
 void session_go_on(struct session *session, enum bg_go_on how)
 {
     uint8_t payload = (uint8_t)how;
+    session->preparing = false;
     send_frame(session, BG_FRAME_GO_ON, &payload, sizeof payload);
 }
 

@@ -11,6 +11,7 @@
 
 #include "common/io.h"
 #include "common/limits.h"
+#include "host/supervisor/child.h"
 #include "host/supervisor/confine.h"
 #include "host/supervisor/control.h"
 #include "host/supervisor/disk_stream.h"
@@ -18,7 +19,8 @@
 #include "host/supervisor/vm.h"
 
 #define SILENCE_MS(accel) ((accel) == ACCEL_KVM ? 15000u : 60000u)
-#define FDS_MAX           8192 /* connections each way and clients, with room to spare */
+#define PARK_MS           10000 /* for the guest to read what opens a stream */
+#define FDS_MAX           8192  /* connections each way and clients, with room to spare */
 
 struct supervisor {
     const struct supervisor_opts *opts;
@@ -34,9 +36,26 @@ struct supervisor {
     struct bg_err why;
     struct disk_stream *second; /* while the second disk is the agent's */
     uv_timer_t second_timer;    /* for it to be mounted, or unmounted */
+    uv_timer_t park_timer;      /* for the streams to stand still before a snapshot */
     struct bg_err second_why;
     uint8_t *env;
     size_t env_size;
+    struct {
+        bool wanted;   /* a client waits for it */
+        bool taken;    /* the VM is held */
+        bool going_on; /* the guest is not there again yet */
+        bool suspended;
+        struct vm_snapshot_opts opts;
+        bool parks;             /* the streams are about to stand still */
+        unsigned unresumed;     /* of control and egress, those whose streams are not there again */
+        uint64_t stop_after_ms; /* the grace of a stop that came meanwhile; 0: none */
+        bool done;              /* the launcher has said what became of it */
+        struct link_done word;
+        int fds[LINK_FILES_MAX];
+        size_t fd_count;
+        uint64_t began_ms, streams_ms; /* how long the streams stood still */
+        struct vm_snapshot_result result;
+    } snapshot;
 };
 
 static void stop_second(struct supervisor *s, uint64_t grace_ms);
@@ -45,7 +64,7 @@ static void stop_second(struct supervisor *s, uint64_t grace_ms);
 
 static void tell(struct supervisor *s, char type, const void *bytes, size_t size)
 {
-    char message[1 + sizeof(struct bg_err)];
+    char message[SUPERVISOR_LINK_MAX];
     message[0] = type;
     if (size > 0)
         memcpy(message + 1, bytes, size);
@@ -62,6 +81,11 @@ static void stop(void *owner, uint64_t grace_ms)
         stop_second(s, grace_ms);
         return;
     }
+    /* A guest that is asked during its snapshot would not hear it. */
+    if (s->snapshot.wanted && !vm_is_ready(s->vm) && grace_ms > 0) {
+        s->snapshot.stop_after_ms = grace_ms;
+        return;
+    }
     s->stopping = true;
     if (s->opts->second)
         vm_kill(s->vm); /* its disk is unmounted, or nobody waits for that */
@@ -74,10 +98,202 @@ static void reload(void *owner)
     tell(owner, LINK_RELOAD, NULL, 0);
 }
 
+/* ---- snapshots ---- */
+
+static void close_files(struct supervisor *s)
+{
+    while (s->snapshot.fd_count > 0)
+        (void)close(s->snapshot.fds[--s->snapshot.fd_count]); /* the launcher's to sync */
+}
+
+static void say_taken(struct supervisor *s, const struct bg_err *why)
+{
+    const struct link_taken word = {.why = *why,
+                                    .dirty_bytes = s->snapshot.result.dirty_bytes,
+                                    .written_bytes = s->snapshot.result.written_bytes,
+                                    .next_stream = control_next_stream(s->control)};
+    tell(s, LINK_TAKEN, &word, sizeof word);
+}
+
+/* Asked by a client. The launcher makes the files; LINK_FILES brings them. */
+static int want_snapshot(void *owner, const char *request, size_t size, struct bg_err *err)
+{
+    struct supervisor *s = owner;
+    if (s->opts->second)
+        return bg_err_set(err, -EOPNOTSUPP, "a helper has no snapshots");
+    if (!s->vm || !vm_is_ready(s->vm) || s->stopping)
+        return bg_err_set(err, -EAGAIN, "the guest is not ready, or on its way out");
+    if (s->snapshot.wanted)
+        return bg_err_set(err, -EBUSY, "another snapshot of it is under way");
+    if (size > LINK_WANT_MAX)
+        return bg_err_set(err, -E2BIG, "snapshot: request too long");
+    s->snapshot.wanted = true;
+    s->snapshot.taken = false;
+    tell(s, LINK_WANT, request, size);
+    return 0;
+}
+
+/* The streams stand still, so the guest may be asked to do the same. */
+static void parked(void *owner)
+{
+    struct supervisor *s = owner;
+    if (!s->snapshot.parks || !s->vm)
+        return;
+    s->snapshot.parks = false;
+    (void)uv_timer_stop(&s->park_timer); /* cannot fail */
+    vm_snapshot(s->vm, &s->snapshot.opts);
+}
+
+/* The guest does not read what opens a stream. */
+static void park_late(uv_timer_t *timer)
+{
+    struct supervisor *s = timer->data;
+    struct bg_err why;
+    (void)bg_err_set(&why, -ETIMEDOUT, "the agent does not take its streams");
+    s->snapshot.parks = false;
+    close_files(s);
+    control_go_on(s->control);
+    egress_go_on(s->egress);
+    say_taken(s, &why);
+}
+
+static void take_files(struct supervisor *s, const struct link_files *files, const int *fds,
+                       size_t count)
+{
+    struct vm_snapshot_opts opts = {.state_fd = -1, .memory_fd = -1, .overlay_fd = -1};
+    const struct bg_err gone = {.code = -EAGAIN, .text = "the guest has become busy or has ended"};
+    size_t at = 0;
+    memcpy(s->snapshot.fds, fds, count * sizeof *fds);
+    s->snapshot.fd_count = count;
+    if (files->state)
+        opts.state_fd = fds[at++];
+    if (files->memory)
+        opts.memory_fd = fds[at++];
+    if (files->top)
+        opts.overlay_fd = fds[at++];
+    for (; opts.fold_count < files->fold; opts.fold_count++)
+        opts.fold[opts.fold_count] = fds[at++];
+    for (; opts.previous_count < files->previous; opts.previous_count++)
+        opts.previous[opts.previous_count] = fds[at++];
+    if (!s->vm || !vm_is_ready(s->vm) || s->stopping) {
+        close_files(s);
+        say_taken(s, &gone);
+        return;
+    }
+    s->snapshot.began_ms = bg_now_ms();
+    s->snapshot.result = (struct vm_snapshot_result){0};
+    s->snapshot.opts = opts;
+    s->snapshot.parks = true;
+    egress_park(s->egress);
+    (void)uv_timer_start(&s->park_timer, park_late, PARK_MS, 0); /* not closing */
+    if (control_park(s->control))
+        parked(s);
+}
+
+static void held(void *owner, const struct bg_err *why, const struct vm_snapshot_result *result)
+{
+    struct supervisor *s = owner;
+    s->snapshot.result = *result;
+    s->snapshot.taken = true;
+    close_files(s);
+    say_taken(s, why);
+}
+
+/* Once it is known what became of it and the guest goes on. */
+static void answer_snapshot(struct supervisor *s)
+{
+    const struct link_done *done = &s->snapshot.word;
+    if (!s->snapshot.done || s->snapshot.going_on)
+        return;
+    s->snapshot.wanted = s->snapshot.done = false;
+    json_t *answer = done->why.code < 0
+                         ? json_pack("{s:b, s:i, s:s}", "ok", 0, "errno", -done->why.code, "error",
+                                     done->why.text)
+                         : json_pack("{s:b, s:s, s:f, s:I, s:I, s:I}", "ok", 1, "name", done->name,
+                                     "pause_ms", (double)s->snapshot.result.pause_us / 1000,
+                                     "stream_pause_ms", (json_int_t)s->snapshot.streams_ms,
+                                     "dirty_bytes", (json_int_t)s->snapshot.result.dirty_bytes,
+                                     "written_bytes", (json_int_t)s->snapshot.result.written_bytes);
+    control_snapshot_done(s->control, answer);
+}
+
+static void streams_go_on(struct supervisor *s);
+
+static void runs_again(void *owner)
+{
+    struct supervisor *s = owner;
+    s->snapshot.result = *vm_snapshot_result(s->vm);
+    s->snapshot.unresumed = s->snapshot.result.unplugged ? 2 : 0;
+    if (s->snapshot.unresumed > 0) {
+        bool control = control_resume(s->control, vm_vsock(s->vm));
+        bool egress = egress_resume(s->egress, vm_vsock(s->vm));
+        s->snapshot.unresumed -= (unsigned)control + (unsigned)egress;
+    }
+    if (s->snapshot.unresumed == 0)
+        streams_go_on(s);
+}
+
+static void resumed(void *owner)
+{
+    struct supervisor *s = owner;
+    if (s->snapshot.unresumed > 0 && --s->snapshot.unresumed == 0 && s->vm)
+        streams_go_on(s);
+}
+
+static void streams_go_on(struct supervisor *s)
+{
+    if (s->snapshot.result.unplugged)
+        vm_resumed(s->vm);
+    control_go_on(s->control);
+    egress_go_on(s->egress);
+    s->snapshot.streams_ms = bg_now_ms() - s->snapshot.began_ms;
+    s->snapshot.going_on = false;
+    answer_snapshot(s);
+    if (s->snapshot.stop_after_ms > 0)
+        stop(s, s->snapshot.stop_after_ms);
+}
+
+/* The launcher's word on the VM that is held. */
+static void go(struct supervisor *s, bool end)
+{
+    if (!s->vm || !s->snapshot.taken)
+        return; /* it has not begun, or has ended meanwhile */
+    s->snapshot.taken = false;
+    if (!end) {
+        s->snapshot.going_on = true;
+        vm_go_on(s->vm);
+        return;
+    }
+    /* QEMU has written all when it stopped; it shall write no more. */
+    s->stopping = true;
+    s->snapshot.suspended = true;
+    vm_kill(s->vm);
+}
+
+static void snapshot_done(struct supervisor *s, const struct link_done *done)
+{
+    if (!s->snapshot.wanted)
+        return;
+    s->snapshot.word = *done;
+    s->snapshot.done = true;
+    answer_snapshot(s);
+}
+
+static void flat(void *owner, bool done)
+{
+    uint8_t word = done;
+    tell(owner, LINK_FLAT, &word, 1);
+}
+
+static void loaded(void *owner)
+{
+    tell(owner, LINK_LOADED, NULL, 0);
+}
+
 static void link_readable(uv_poll_t *poll, int status, int events)
 {
     struct supervisor *s = poll->data;
-    uint8_t message[64];
+    uint8_t message[1 + sizeof(struct link_done)];
     int fds[BG_RECV_FDS_MAX];
     size_t fd_count = 0;
     (void)events;
@@ -95,6 +311,22 @@ static void link_readable(uv_poll_t *poll, int status, int events)
         fd_count = 0;
     } else if (message[0] == LINK_STOP) {
         stop(s, bg_reader_u64le(&in));
+    } else if (message[0] == LINK_RUN && s->vm) {
+        vm_run(s->vm);
+    } else if (message[0] == LINK_FILES && n == 1 + (ssize_t)sizeof(struct link_files)) {
+        struct link_files files;
+        memcpy(&files, message + 1, sizeof files);
+        take_files(s, &files, fds, fd_count);
+        fd_count = 0;
+    } else if (message[0] == LINK_FLATTEN) {
+        if (!s->vm || !vm_flatten(s->vm))
+            flat(s, false);
+    } else if (message[0] == LINK_GO && n == 2) {
+        go(s, message[1]);
+    } else if (message[0] == LINK_DONE && n == 1 + (ssize_t)sizeof(struct link_done)) {
+        struct link_done done;
+        memcpy(&done, message + 1, sizeof done);
+        snapshot_done(s, &done);
     }
     while (fd_count > 0)
         (void)close(fds[--fd_count]); /* not asked for */
@@ -115,9 +347,9 @@ static json_t *status(void *owner)
     const struct vm_timings none = {0}, *t = s->vm ? vm_timings(s->vm) : &none;
     return json_pack(
         "{s:s, s:i, s:i, s:i, s:i, s:s, s:b, s:I, s:I, s:{s:I, s:I, s:I, s:I}, s:I, s:I}", "state",
-        s->stopping ? "stopping"
-        : ready     ? "running"
-                    : "starting",
+        s->stopping                   ? "stopping"
+        : ready || s->snapshot.wanted ? "running"
+                                      : "starting",
         "launcher_pid", (int)getppid(), "supervisor_pid", (int)getpid(), "qemu_pid",
         s->vm ? (int)vm_qemu_pid(s->vm) : 0, "proxy_pid", (int)s->proxy_pid, "accel",
         accel_name(s->opts->accel), "cold", (int)s->opts->cold, "uptime_ms",
@@ -205,7 +437,9 @@ static void ready(void *owner, const struct vm_timings *timings)
 static void asked(void *owner, struct vsock_conn *conn, uint32_t host_port)
 {
     struct supervisor *s = owner;
-    if (host_port == BG_VSOCK_EGRESS_PORT && ready_device(s))
+    /* What it asks for on the way to a snapshot goes on after it. */
+    bool heard = s->vm && !s->stopping && (vm_is_ready(s->vm) || s->snapshot.wanted);
+    if (host_port == BG_VSOCK_EGRESS_PORT && heard)
         egress_take(s->egress, conn);
     else
         vsock_reset(conn);
@@ -215,8 +449,17 @@ static void ended(void *owner, const struct bg_err *why)
 {
     struct supervisor *s = owner;
     s->vm = NULL;
+    control_go_on(s->control); /* what was to be resumed ends */
+    egress_go_on(s->egress);
     s->why = s->second_why.code < 0 ? s->second_why : *why;
     uv_close((uv_handle_t *)&s->second_timer, NULL);
+    uv_close((uv_handle_t *)&s->park_timer, NULL);
+    if (s->snapshot.wanted && s->snapshot.suspended)
+        control_snapshot_done(s->control, json_pack("{s:b}", "ok", 1));
+    else if (s->snapshot.wanted)
+        control_snapshot_done(s->control,
+                              json_pack("{s:b, s:i, s:s}", "ok", 0, "errno", ECONNRESET, "error",
+                                        "the sandbox ended while its snapshot was taken"));
     control_stopped(s->control, s->why.code == 0);
     control_close(s->control);
 }
@@ -258,12 +501,12 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
                  .cpus = o->sandbox->cpus,
                  .memory_bytes = o->sandbox->memory_bytes,
                  .memory_fd = o->golden->memory_fd, /* none when cold: see below */
-                 .state_fd = o->cold ? -1 : o->golden->state_fd,
+                 .state_fd = o->cold     ? -1
+                             : o->source ? o->source->state_fd
+                                         : o->golden->state_fd,
                  .kernel_fd = o->cold ? o->golden->kernel_fd : -1,
                  .initrd_fd = o->cold ? o->golden->initrd_fd : -1,
                  .cmdline = GOLDEN_CMDLINE,
-                 .disk_fds = {o->disk_fd, o->golden->disk_fd, o->golden->base_fd},
-                 .disk_count = 3,
                  .log_fd = o->log_fd,
                  .uid = uid,
                  .gid = gid},
@@ -272,14 +515,30 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
         .console_fd = o->console_fd,
         .ready_timeout_ms = golden_ready_timeout_ms(o->accel),
         .silence_timeout_ms = SILENCE_MS(o->accel),
+        .on_loaded = o->second ? NULL : loaded, /* a helper has nothing to be careful with */
         .on_ready = ready,
         .on_request = asked,
+        .on_snapshot = held,
+        .on_again = runs_again,
+        .on_flat = flat,
         .on_ended = ended,
         .owner = s,
     };
     int r = build_env(s, &vm.identity.envc, err);
     if (r < 0)
         return r;
+    memcpy(vm.qemu.disk_fds, o->disk_fds, o->disk_count * sizeof *o->disk_fds);
+    vm.qemu.disk_count = o->disk_count;
+    vm.qemu.disk_fds[vm.qemu.disk_count++] = o->golden->disk_fd;
+    vm.qemu.disk_fds[vm.qemu.disk_count++] = o->golden->base_fd;
+    if (o->source) {
+        vm.identity.flags |= BG_IDENTITY_AGAIN;
+        vm.qemu.memory_base_none = o->source->snapshot.memory_base_none;
+        if (vm.qemu.memory_base_none)
+            vm.qemu.memory_fd = o->source->base_fd;
+        for (size_t i = 0; i < o->source->mapped_count; i++)
+            vm.qemu.memory_layer_fds[vm.qemu.memory_layer_count++] = o->source->memory[i].fd;
+    }
     BG_AUTOCLOSE int fresh_memory = -1;
     if (o->cold) {
         /* vhost-user takes RAM only from a file that is shared; this one has no name. */
@@ -295,7 +554,7 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
     }
     vm.identity.env = s->env;
     vm.identity.env_size = s->env_size;
-    bg_random(vm.identity.machine_id, sizeof vm.identity.machine_id);
+    bg_sandbox_machine_id(o->sandbox, vm.identity.machine_id);
     (void)snprintf(vm.identity.hostname, sizeof vm.identity.hostname, "%s", o->sandbox->name);
     (void)snprintf(vm.identity.sandbox_id, sizeof vm.identity.sandbox_id, "%s", o->sandbox->id);
     r = qemu_confine_files(&vm.qemu, err);
@@ -308,6 +567,12 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
     return r;
 }
 
+/* Ids go on where they were: the guest may know streams of before. */
+static uint32_t opts_next_stream(const struct supervisor_opts *opts)
+{
+    return opts->source ? opts->source->snapshot.next_stream : 0;
+}
+
 static int start(struct supervisor *s, struct bg_err *err)
 {
     struct control_opts control = {.listen_fd = s->opts->control_fd,
@@ -317,6 +582,10 @@ static int start(struct supervisor *s, struct bg_err *err)
                                    .status = status,
                                    .stop = stop,
                                    .reload = reload,
+                                   .snapshot = want_snapshot,
+                                   .next_stream = opts_next_stream(s->opts),
+                                   .on_parked = parked,
+                                   .on_resumed = resumed,
                                    .on_closed = control_closed,
                                    .owner = s};
     int r = uv_loop_init(&s->loop);
@@ -328,7 +597,11 @@ static int start(struct supervisor *s, struct bg_err *err)
     s->link.data = s;
     (void)uv_timer_init(&s->loop, &s->second_timer); /* cannot fail */
     s->second_timer.data = s;
+    (void)uv_timer_init(&s->loop, &s->park_timer); /* cannot fail */
+    s->park_timer.data = s;
     r = egress_open(&s->loop, &s->log, &s->egress, err);
+    if (r == 0)
+        egress_on_resumed(s->egress, resumed, s);
     if (r == 0)
         r = control_open(&s->loop, &control, &s->control, err);
     if (r == 0)

@@ -4,14 +4,46 @@
 
 #include "common/state/sandbox.h"
 #include "host/supervisor/golden.h"
+#include "host/supervisor/source.h"
 
 /* Between launcher and supervisor: datagrams of a SOCK_SEQPACKET pair, a type and what follows. */
 enum link_message {
-    LINK_READY = 'R',  /* supervisor -> launcher: struct vm_timings */
-    LINK_ENDED = 'E',  /* supervisor -> launcher: struct bg_err; last */
-    LINK_PROXY = 'P',  /* launcher -> supervisor: i32 the proxy's pid; carries its socket */
-    LINK_RELOAD = 'L', /* supervisor -> launcher: another proxy is wanted, for files have changed */
-    LINK_STOP = 'S',   /* launcher -> supervisor: u64 grace in ms */
+    /* supervisor -> launcher */
+    LINK_LOADED = 'U', /* all is there and nothing has run: may it? Answered by LINK_RUN */
+    LINK_READY = 'R',  /* struct vm_timings */
+    LINK_ENDED = 'E',  /* struct bg_err; last */
+    LINK_RELOAD = 'L', /* another proxy is wanted, for files have changed */
+    LINK_WANT = 'W',   /* a snapshot is wanted: the client's request, JSON */
+    LINK_TAKEN = 'T',  /* struct link_taken: the VM is held; answered by LINK_GO */
+    LINK_FLAT = 'O',   /* u8: 1 the disk's layers between top and golden are of no use any more */
+    /* launcher -> supervisor */
+    LINK_RUN = 'V',
+    LINK_PROXY = 'P',   /* i32 the proxy's pid; carries its socket */
+    LINK_STOP = 'S',    /* u64 grace in ms */
+    LINK_FILES = 'F',   /* struct link_files; carries the files of a snapshot */
+    LINK_FLATTEN = 'M', /* they shall be; answered by LINK_FLAT */
+    LINK_GO = 'G',      /* u8: 0 the guest goes on, 1 it is suspended and the VM ends */
+    LINK_DONE = 'D',    /* struct link_done: the snapshot is in the store, or is not */
+};
+
+#define LINK_WANT_MAX  4096 /* bytes of a request */
+#define LINK_FILES_MAX (3 + BG_MEMORY_LAYERS_MAX)
+
+/* Which fds come with it, in this order. */
+struct link_files {
+    bool state, memory, top;
+    uint8_t fold, previous; /* so many memory layers, bottom to top, in the roles of memory_save */
+};
+
+struct link_taken {
+    struct bg_err why; /* code 0: taken */
+    uint64_t dirty_bytes, written_bytes;
+    uint32_t next_stream;
+};
+
+struct link_done {
+    struct bg_err why;
+    char name[2 * (BG_SANDBOX_NAME_MAX + 1)];
 };
 
 /* A second disk, for the agent to mount: the VM is a helper's, which serves the files of it. */
@@ -27,8 +59,11 @@ struct supervisor_opts {
     const struct qemu_program *qemu;
     enum accel accel;
     const char *ca_pem;
-    bool cold;                            /* boot the disk instead of forking the snapshot */
-    int disk_fd;                          /* the sandbox's overlay, or as good as that */
+    bool cold;           /* boot the disk instead of forking the snapshot */
+    const int *disk_fds; /* the sandbox's layers, top first, or as good as that */
+    size_t disk_count;
+    /* What it goes on from instead of the golden snapshot's state; NULL: nothing. */
+    const struct source *source;
     const struct supervisor_disk *second; /* NULL: none. READY is when it is mounted */
     int control_fd;                       /* listening */
     int link_fd;

@@ -1,8 +1,7 @@
-#include "host/supervisor/vm.h"
-
 #include <assert.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -11,8 +10,7 @@
 
 #include "common/io.h"
 #include "common/quote.h"
-#include "host/supervisor/qmp.h"
-#include "host/supervisor/session.h"
+#include "host/supervisor/vm_private.h"
 
 #define POLL_MS      2  /* between looks at a condition that sends no event */
 #define RECONNECT_MS 10 /* between tries to reach an agent that does not listen yet */
@@ -20,53 +18,6 @@
 #define LAST_WORD_MS 1000 /* for QEMU to end after the session did: its exit tells why */
 #define DRIVER_PINGS 3    /* that may find no driver: a guest that powers off ends in that time */
 #define OUT_MAX      (BG_IDENTITY_SIZE_MAX + 64 * 1024) /* bytes to the agent not yet taken */
-
-enum vm_state {
-    VM_MONITOR,    /* QEMU's monitor is awaited */
-    VM_RESTORING,  /* the device state is being loaded */
-    VM_PLUGGING,   /* the vsock device is being added */
-    VM_CONNECTING, /* the guest runs; the agent is awaited */
-    VM_READY,
-    VM_PREPARING,  /* snapshot: the agent syncs */
-    VM_UNPLUGGING, /* snapshot: the device is being taken away */
-    VM_SAVING,     /* snapshot: vCPUs are stopped, the state is being written */
-    VM_SAVED,
-    VM_ENDING
-};
-
-struct vm {
-    struct vm_opts opts;
-    uv_loop_t *loop;
-    enum vm_state state; /* only moves right */
-    uint64_t started_ms;
-    struct vm_timings timings;
-
-    pid_t pid; /* 0: reaped */
-    struct qmp *qmp;
-    struct vsock_device *vsock;
-    struct vsock_conn *agent; /* the session's connection, from connect to on_end */
-    bool agent_open;
-    struct session session;
-    uint8_t *out; /* bytes that the connection did not take yet */
-    size_t out_size;
-
-    uv_signal_t child;
-    uv_timer_t deadline; /* READY, or the end of a shutdown */
-    uv_timer_t retry;
-    uv_timer_t ping;
-    uv_poll_t console;
-    int console_in;
-    uint64_t console_bytes;
-    int state_fd;
-    unsigned open_handles; /* until 0 the memory stays */
-    bool shutting_down;    /* the end is wanted: it is no failure */
-    bool guest_reset;      /* the guest's kernel restarted: with -no-reboot QEMU's end */
-    bool silence_logged;
-    unsigned pings_without_driver; /* in a row */
-    uint64_t log_minute;           /* the minute in which the agent has logged log_lines */
-    unsigned log_lines;
-    struct bg_err why;
-};
 
 static void connect_agent(struct vm *vm);
 
@@ -80,6 +31,10 @@ static void finish_if_done(struct vm *vm)
     void *owner = vm->opts.owner;
     struct bg_err why = vm->why;
     free(vm->out);
+    if (vm->pagemap_fd >= 0)
+        (void)close(vm->pagemap_fd); /* only read from */
+    if (vm->shared_memory_fd >= 0)
+        (void)close(vm->shared_memory_fd); /* a copy; RAM without a disk below it */
     free(vm);
     on_ended(owner, &why);
 }
@@ -105,8 +60,7 @@ static void console_closed(uv_handle_t *handle)
     handle_closed(handle);
 }
 
-/* Goes to the end; the first reason stays. why NULL: as wanted. */
-static void end(struct vm *vm, const struct bg_err *why)
+void vm_end(struct vm *vm, const struct bg_err *why)
 {
     if (vm->state == VM_ENDING)
         return;
@@ -141,7 +95,7 @@ static void child_changed(uv_signal_t *handle, int signal_number)
         uv_close((uv_handle_t *)&vm->child, handle_closed);
         return;
     }
-    struct bg_err why = {0}; /* end() closes the device before the pid can be another's */
+    struct bg_err why = {0}; /* vm_end() closes the device before the pid can be another's */
     bool clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
     if (WIFSIGNALED(status))
         (void)bg_err_set(&why, -EIO, "QEMU was killed by signal %d (%s)", WTERMSIG(status),
@@ -154,7 +108,7 @@ static void child_changed(uv_signal_t *handle, int signal_number)
                          "the guest's kernel panicked or rebooted; see its console.log");
     else if (vm->state < VM_READY)
         (void)bg_err_set(&why, -EIO, "the guest ended before it was ready; see its console.log");
-    end(vm, why.code < 0 ? &why : NULL);
+    vm_end(vm, why.code < 0 ? &why : NULL);
 }
 
 /* ---- console ---- */
@@ -200,7 +154,7 @@ static void session_send(void *owner, const uint8_t *bytes, size_t size)
     if (!grown) {
         struct bg_err why;
         (void)bg_err_set(&why, -ENOBUFS, "the agent does not read its session");
-        end(vm, &why);
+        vm_end(vm, &why);
         return;
     }
     vm->out = grown;
@@ -213,9 +167,12 @@ static void agent_greeted(void *owner, const char *agent_version)
 {
     struct vm *vm = owner;
     char quoted[128];
-    vm->timings.connected_ms = bg_now_ms() - vm->started_ms;
+    if (!vm->was_ready)
+        vm->timings.connected_ms = bg_now_ms() - vm->started_ms;
     bg_log(vm->opts.log, BG_LOG_DEBUG, "agent %s", bg_quote(agent_version, quoted, sizeof quoted));
     struct bg_identity identity = vm->opts.identity;
+    if (vm->was_ready) /* it has the rest, and what was borrowed for it may be gone */
+        identity = (struct bg_identity){.flags = BG_IDENTITY_CONTINUE};
     struct timespec now;
     (void)clock_gettime(CLOCK_REALTIME, &now); /* cannot fail with this clock */
     identity.realtime_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
@@ -227,7 +184,7 @@ static void agent_greeted(void *owner, const char *agent_version)
         struct bg_err why;
         (void)bg_err_set(&why, -E2BIG, "environment and CA of the sandbox: over %d bytes",
                          BG_IDENTITY_SIZE_MAX);
-        end(vm, &why);
+        vm_end(vm, &why);
         return;
     }
     session_identify(&vm->session, payload, w.used);
@@ -239,10 +196,16 @@ static void agent_ready(void *owner)
     struct vm *vm = owner;
     if (vm->state != VM_CONNECTING)
         return;
+    bool again = vm->was_ready;
     vm->state = VM_READY;
-    vm->timings.ready_ms = bg_now_ms() - vm->started_ms;
+    vm->was_ready = true;
     if (!vm->shutting_down)
         (void)uv_timer_stop(&vm->deadline); /* cannot fail */
+    if (again) {
+        vm->opts.on_again(vm->opts.owner);
+        return;
+    }
+    vm->timings.ready_ms = bg_now_ms() - vm->started_ms;
     vm->opts.on_ready(vm->opts.owner, &vm->timings);
 }
 
@@ -282,7 +245,7 @@ static void agent_data(void *owner, const uint8_t *bytes, size_t size)
     if (vm->state == VM_ENDING)
         return;
     if (session_feed(&vm->session, bytes, size, bg_now_ms(), &err) < 0) {
-        end(vm, &err);
+        vm_end(vm, &err);
         return;
     }
     vm->silence_logged = false;
@@ -305,7 +268,7 @@ static void agent_left(struct vm *vm, int code)
     struct bg_err why;
     (void)bg_err_set(&why, -EIO, "the agent left its session (%s)",
                      code < 0 ? strerror(-code) : "closed");
-    end(vm, &why);
+    vm_end(vm, &why);
 }
 
 static void agent_reset(uv_timer_t *timer)
@@ -373,18 +336,18 @@ static void device_failed(void *owner, const struct bg_err *err)
     }
     struct bg_err why = *err;
     (void)bg_err_prefix(&why, "vsock device");
-    end(vm, &why);
+    vm_end(vm, &why);
 }
 
 /* ---- monitor ---- */
 
-static void fail_qmp(struct vm *vm, const struct bg_err *err, const char *what)
+void vm_fail_qmp(struct vm *vm, const struct bg_err *err, const char *what)
 {
     struct bg_err why = *err;
     if (vm->state == VM_ENDING || err->code == -ECANCELED)
         return; /* the lost monitor is told by its own callback, or QEMU's exit */
     (void)bg_err_prefix(&why, "%s", what);
-    end(vm, &why);
+    vm_end(vm, &why);
 }
 
 static void guest_runs(void *arg, const struct bg_err *err, const json_t *value)
@@ -392,16 +355,35 @@ static void guest_runs(void *arg, const struct bg_err *err, const json_t *value)
     struct vm *vm = arg;
     (void)value;
     if (err) {
-        fail_qmp(vm, err, "cannot start the guest's CPUs");
+        vm_fail_qmp(vm, err, "cannot start the guest's CPUs");
         return;
     }
-    vm->timings.running_ms = bg_now_ms() - vm->started_ms;
+    if (!vm->was_ready)
+        vm->timings.running_ms = bg_now_ms() - vm->started_ms;
+    else if (vm->snapshot.stopped)
+        vm->snapshot.result.pause_us = vm_now_us() - vm->snapshot.stopped_us;
+}
+
+static void let_run(struct vm *vm)
+{
+    vm->state = VM_CONNECTING;
+    qmp_send(vm->qmp, "cont", NULL, -1, guest_runs, vm);
 }
 
 static void plugged(struct vm *vm)
 {
-    vm->state = VM_CONNECTING;
-    qmp_send(vm->qmp, "cont", NULL, -1, guest_runs, vm);
+    if (vm->was_ready || !vm->opts.on_loaded) {
+        let_run(vm);
+        return;
+    }
+    vm->state = VM_WAITING;
+    vm->opts.on_loaded(vm->opts.owner);
+}
+
+void vm_run(struct vm *vm)
+{
+    if (vm->state == VM_WAITING)
+        let_run(vm);
 }
 
 static void disk_plugged(void *arg, const struct bg_err *err, const json_t *value)
@@ -409,7 +391,7 @@ static void disk_plugged(void *arg, const struct bg_err *err, const json_t *valu
     struct vm *vm = arg;
     (void)value;
     if (err)
-        fail_qmp(vm, err, "cannot plug the second disk");
+        vm_fail_qmp(vm, err, "cannot plug the second disk");
     else if (vm->state == VM_PLUGGING)
         plugged(vm);
 }
@@ -419,12 +401,12 @@ static void device_plugged(void *arg, const struct bg_err *err, const json_t *va
     struct vm *vm = arg;
     (void)value;
     if (err) {
-        fail_qmp(vm, err, "cannot plug the vsock device");
+        vm_fail_qmp(vm, err, "cannot plug the vsock device");
         return;
     }
     if (vm->state != VM_PLUGGING)
         return;
-    if (vm->opts.qemu.second_count == 0)
+    if (vm->opts.qemu.second_count == 0 || vm->was_ready)
         plugged(vm);
     else
         qmp_send(vm->qmp, "device_add",
@@ -434,12 +416,14 @@ static void device_plugged(void *arg, const struct bg_err *err, const json_t *va
                  -1, disk_plugged, vm);
 }
 
-static void plug_device(struct vm *vm)
+void vm_plug(struct vm *vm)
 {
+    char chardev[32];
+    vm_vsock_name(vm, chardev);
     vm->state = VM_PLUGGING;
     qmp_send(vm->qmp, "device_add",
              json_pack("{s:s, s:s, s:s, s:s}", "driver", "vhost-user-vsock-pci", "id",
-                       QEMU_VSOCK_DEVICE, "chardev", "vsock", "addr", QEMU_VSOCK_ADDR),
+                       QEMU_VSOCK_DEVICE, "chardev", chardev, "addr", QEMU_VSOCK_ADDR),
              -1, device_plugged, vm);
 }
 
@@ -449,7 +433,7 @@ static void status_answered(void *arg, const struct bg_err *err, const json_t *v
 {
     struct vm *vm = arg;
     if (err) {
-        fail_qmp(vm, err, "cannot load the snapshot's device state");
+        vm_fail_qmp(vm, err, "cannot load the snapshot's device state");
         return;
     }
     if (vm->state != VM_RESTORING)
@@ -458,7 +442,7 @@ static void status_answered(void *arg, const struct bg_err *err, const json_t *v
     if (status && strcmp(status, "inmigrate") == 0)
         (void)uv_timer_start(&vm->retry, ask_status, POLL_MS, 0); /* cannot fail */
     else
-        plug_device(vm);
+        vm_plug(vm);
 }
 
 static void ask_status(uv_timer_t *timer)
@@ -476,66 +460,13 @@ static void monitor_ready(void *owner)
         vm->state = VM_RESTORING;
         ask_status(&vm->retry);
     } else {
-        plug_device(vm);
+        vm_plug(vm);
     }
-}
-
-static void state_written(void *arg, const struct bg_err *err, const json_t *value)
-{
-    struct vm *vm = arg;
-    (void)value;
-    if (err) {
-        fail_qmp(vm, err, "cannot write the device state");
-        return;
-    }
-    if (vm->state != VM_SAVING)
-        return;
-    vm->state = VM_SAVED;
-    vm->shutting_down = true;
-    vm->opts.on_saved(vm->opts.owner);
-    qmp_send(vm->qmp, "quit", NULL, -1, NULL, NULL);
-}
-
-static void state_file_known(void *arg, const struct bg_err *err, const json_t *value)
-{
-    struct vm *vm = arg;
-    if (err) {
-        fail_qmp(vm, err, "cannot pass the state file");
-        return;
-    }
-    json_int_t set = json_integer_value(json_object_get(value, "fdset-id"));
-    char name[64];
-    (void)snprintf(name, sizeof name, "/dev/fdset/%lld", (long long)set);
-    /* "live": false leaves the vCPUs stopped. Despite its name it works everywhere. */
-    qmp_send(vm->qmp, "xen-save-devices-state",
-             json_pack("{s:s, s:b}", "filename", name, "live", 0), -1, state_written, vm);
-}
-
-static void cpus_stopped(void *arg, const struct bg_err *err, const json_t *value)
-{
-    struct vm *vm = arg;
-    (void)value;
-    if (err)
-        fail_qmp(vm, err, "cannot stop the guest's CPUs");
-    else
-        qmp_send(vm->qmp, "add-fd", NULL, vm->state_fd, state_file_known, vm);
-}
-
-static void device_asked_out(void *arg, const struct bg_err *err, const json_t *value)
-{
-    (void)value;
-    if (err)
-        fail_qmp(arg, err, "cannot unplug the vsock device");
 }
 
 static void agent_prepared(void *owner)
 {
-    struct vm *vm = owner;
-    if (vm->state != VM_PREPARING)
-        return;
-    vm->state = VM_UNPLUGGING;
-    qmp_send(vm->qmp, "device_del", json_pack("{s:s}", "id", QEMU_VSOCK_DEVICE), -1,
-             device_asked_out, vm);
+    vm_snapshot_prepared(owner);
 }
 
 static void monitor_event(void *owner, const char *name, const json_t *data)
@@ -545,14 +476,12 @@ static void monitor_event(void *owner, const char *name, const json_t *data)
     const char *reason = json_string_value(json_object_get(data, "reason"));
     if (strcmp(name, "SHUTDOWN") == 0 && reason && strcmp(reason, "guest-reset") == 0)
         vm->guest_reset = true;
-    if (strcmp(name, "DEVICE_DELETED") == 0 && device && strcmp(device, QEMU_VSOCK_DEVICE) == 0 &&
-        vm->state == VM_UNPLUGGING) {
-        vm->state = VM_SAVING;
-        if (vm->vsock)
-            vsock_device_close(vm->vsock);
-        vm->vsock = NULL;
-        qmp_send(vm->qmp, "stop", NULL, -1, cpus_stopped, vm);
-    }
+    if (device && strcmp(device, VM_FLATTEN_JOB) == 0 &&
+        (strcmp(name, "BLOCK_JOB_COMPLETED") == 0 || strcmp(name, "BLOCK_JOB_CANCELLED") == 0))
+        vm_flatten_ended(vm, strcmp(name, "BLOCK_JOB_COMPLETED") == 0 &&
+                                 !json_object_get(data, "error"));
+    if (strcmp(name, "DEVICE_DELETED") == 0 && device && strcmp(device, QEMU_VSOCK_DEVICE) == 0)
+        vm_snapshot_unplugged(vm);
 }
 
 static void monitor_lost(void *owner, const struct bg_err *err)
@@ -560,7 +489,7 @@ static void monitor_lost(void *owner, const struct bg_err *err)
     struct vm *vm = owner;
     if (err->code == -EPIPE || vm->state == VM_ENDING)
         return; /* QEMU ends; its exit status is on its way */
-    end(vm, err);
+    vm_end(vm, err);
 }
 
 /* ---- timers ---- */
@@ -569,17 +498,22 @@ static void deadline_passed(uv_timer_t *timer)
 {
     struct vm *vm = timer->data;
     struct bg_err why;
+    if (vm->state >= VM_PREPARING && vm->state <= VM_SAVING && !vm->shutting_down) {
+        vm_snapshot_late(vm);
+        return;
+    }
     if (vm->shutting_down) {
         (void)bg_err_set(&why, -ETIME, "the guest did not power off in time and was killed");
     } else {
         static const char *const steps[] = {
             "QEMU's monitor did not answer", "the snapshot's device state was not loaded",
-            "the vsock device could not be plugged", "the agent in the guest did not connect"};
+            "the vsock device could not be plugged", "the launcher did not let the guest run",
+            "the agent in the guest did not connect"};
         (void)bg_err_set(&why, -ETIMEDOUT, "%s within %llu s; see its console.log",
                          vm->state <= VM_CONNECTING ? steps[vm->state] : "no answer",
                          (unsigned long long)(vm->opts.ready_timeout_ms / 1000));
     }
-    end(vm, &why);
+    vm_end(vm, &why);
 }
 
 static void ping_due(uv_timer_t *timer)
@@ -592,7 +526,7 @@ static void ping_due(uv_timer_t *timer)
     if (vm->pings_without_driver == DRIVER_PINGS && !vm->shutting_down) {
         struct bg_err why;
         (void)bg_err_set(&why, -ENOTCONN, "the guest took its vsock device away");
-        end(vm, &why);
+        vm_end(vm, &why);
         return;
     }
     if (vm_silent_ms(vm) > vm->opts.silence_timeout_ms && !vm->silence_logged) {
@@ -604,14 +538,52 @@ static void ping_due(uv_timer_t *timer)
         session_ping(&vm->session);
 }
 
+void vm_deadline(struct vm *vm, uint64_t ms)
+{
+    (void)uv_timer_start(&vm->deadline, deadline_passed, ms, 0); /* not closing: cannot fail */
+}
+
 /* ---- api ---- */
+
+/* What a snapshot of the memory is taken from. Opened while we may: a VM without is one that no
+ * snapshot can be taken of. */
+static void open_memory(struct vm *vm)
+{
+    char path[64];
+    (void)snprintf(path, sizeof path, "/proc/%d/pagemap", (int)vm->pid);
+    vm->pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (vm->opts.qemu.memory_shared)
+        vm->shared_memory_fd = fcntl(vm->opts.qemu.memory_fd, F_DUPFD_CLOEXEC, 3);
+}
+
+int vm_serve_vsock(struct vm *vm, int fd, struct bg_err *err)
+{
+    struct vsock_device_opts opts = {.fd = fd,
+                                     .memory_pid = vm->pid,
+                                     .guest_cid = BG_VSOCK_GUEST_CID,
+                                     .log = vm->opts.log,
+                                     .on_ready = driver_up,
+                                     .on_request = guest_asks,
+                                     .on_failed = device_failed,
+                                     .on_closed = part_closed,
+                                     .owner = vm};
+    bg_random(&opts.first_port, sizeof opts.first_port);
+    int r = vsock_device_open(vm->loop, &opts, &vm->vsock, err);
+    if (r == 0)
+        vm->open_handles++;
+    return r;
+}
 
 int vm_open(uv_loop_t *loop, const struct vm_opts *opts, struct vm **ret, struct bg_err *err)
 {
     struct vm *vm = calloc(1, sizeof *vm);
     if (!vm)
         return bg_err_errno(err, -ENOMEM, "VM");
-    *vm = (struct vm){.opts = *opts, .loop = loop, .started_ms = bg_now_ms(), .state_fd = -1};
+    *vm = (struct vm){.opts = *opts,
+                      .loop = loop,
+                      .started_ms = bg_now_ms(),
+                      .pagemap_fd = -1,
+                      .shared_memory_fd = -1};
 
     int pairs[3][2] = {{-1, -1}, {-1, -1}, {-1, -1}};
     int r = 0;
@@ -635,8 +607,9 @@ int vm_open(uv_loop_t *loop, const struct vm_opts *opts, struct vm **ret, struct
         return r;
     }
 
-    /* From here on every failure goes through end(), which needs the handles. None of these calls
-     * fails with a live loop but for lack of an fd, which the owner then hears as the end. */
+    open_memory(vm);
+    /* From here on every failure goes through vm_end(), which needs the handles. None of these
+     * calls fails with a live loop but for lack of an fd, which the owner then hears as the end. */
     vm->console_in = pairs[1][0];
     (void)uv_signal_init(loop, &vm->child);
     (void)uv_timer_init(loop, &vm->deadline);
@@ -657,25 +630,14 @@ int vm_open(uv_loop_t *loop, const struct vm_opts *opts, struct vm **ret, struct
                            .on_lost = monitor_lost,
                            .on_closed = part_closed,
                            .owner = vm};
-    struct vsock_device_opts vsock = {.fd = pairs[2][0],
-                                      .memory_pid = vm->pid,
-                                      .guest_cid = BG_VSOCK_GUEST_CID,
-                                      .log = opts->log,
-                                      .on_ready = driver_up,
-                                      .on_request = guest_asks,
-                                      .on_failed = device_failed,
-                                      .on_closed = part_closed,
-                                      .owner = vm};
     if (qmp_open(loop, &qmp, &vm->qmp, &why) < 0)
         (void)close(pairs[0][0]);
     else
         vm->open_handles++;
-    if (why.code == 0 && vsock_device_open(loop, &vsock, &vm->vsock, &why) == 0)
-        vm->open_handles++;
-    else
+    if (why.code < 0 || vm_serve_vsock(vm, pairs[2][0], &why) < 0)
         (void)close(pairs[2][0]);
     if (why.code < 0)
-        end(vm, &why);
+        vm_end(vm, &why);
     else
         child_changed(&vm->child, SIGCHLD); /* it may have ended before we watched */
     *ret = vm;
@@ -702,16 +664,27 @@ void vm_shutdown(struct vm *vm, uint64_t grace_ms)
 void vm_kill(struct vm *vm)
 {
     vm->shutting_down = true;
-    end(vm, NULL);
+    vm_end(vm, NULL);
 }
 
-void vm_save(struct vm *vm, int state_fd)
+void vm_quit(struct vm *vm)
 {
-    assert(vm->state == VM_READY);
-    vm->state_fd = state_fd;
-    vm->state = VM_PREPARING;
-    (void)uv_timer_start(&vm->deadline, deadline_passed, vm->opts.ready_timeout_ms, 0);
-    session_prepare(&vm->session);
+    if (vm->state == VM_ENDING)
+        return;
+    vm->shutting_down = true;
+    vm_deadline(vm, vm->opts.ready_timeout_ms);
+    qmp_send(vm->qmp, "quit", NULL, -1, NULL, NULL);
+}
+
+void vm_resumed(struct vm *vm)
+{
+    if (vm->state == VM_READY && vm->agent_open)
+        session_go_on(&vm->session, BG_GO_ON_RESUMED);
+}
+
+const struct vm_snapshot_result *vm_snapshot_result(const struct vm *vm)
+{
+    return &vm->snapshot.result;
 }
 
 struct vsock_device *vm_vsock(struct vm *vm)

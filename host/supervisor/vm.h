@@ -2,10 +2,10 @@
  *
  * Life of a fork:  QEMU up and stopped -> device state loaded -> vsock device plugged -> cont ->
  *   driver up -> session -> identity in force -> READY.
- * A cold boot is the same without the second step. A snapshot (vm_save) goes READY -> agent has
- *   synced -> device unplugged -> vCPUs stopped -> state written -> SAVED; there is no way back
- * from it but the end. Whatever fails, and whatever the guest or QEMU does wrong, leads to one end:
- * QEMU is killed and reaped, every handle closed, and on_ended called as the last thing. */
+ * A cold boot is the same without the second step. A snapshot goes READY -> agent has synced ->
+ *   device unplugged -> vCPUs stopped -> state, memory, disk -> held; then vm_go_on() or the end.
+ * Whatever fails at the start, and whatever the guest or QEMU does wrong, leads to one end: QEMU is
+ * killed and reaped, every handle closed, and on_ended called as the last thing. */
 #pragma once
 
 #include <stdint.h>
@@ -28,6 +28,23 @@ struct vm_timings {
     uint64_t ready_ms;     /* the identity is in force */
 };
 
+struct vm_snapshot_opts {
+    int state_fd;   /* write-only: gets the device state; -1: of the disk alone, and then the device
+                       stays plugged */
+    int memory_fd;  /* gets a memory layer (host/supervisor/memory_layer.h); -1: none */
+    int overlay_fd; /* a qcow2 without content that becomes the disk's top, so that what was the top
+                       is never written again; -1: the top stays */
+    /* Files of memory layers in the roles that memory_save.h gives them. */
+    int fold[BG_MEMORY_LAYERS_MAX], previous[BG_MEMORY_LAYERS_MAX];
+    size_t fold_count, previous_count;
+};
+
+struct vm_snapshot_result {
+    uint64_t pause_us; /* the vCPUs stood; known in on_again */
+    uint64_t dirty_bytes, written_bytes;
+    bool unplugged; /* the device was taken away: every connection is gone */
+};
+
 struct vm_opts {
     struct qemu_opts qemu; /* qmp_fd, console_fd, vsock_fd are filled in; its other fds stay the
                               caller's and may be closed after vm_open */
@@ -37,10 +54,22 @@ struct vm_opts {
     int console_fd; /* where the guest's console goes, at most VM_CONSOLE_MAX; -1: nowhere */
     uint64_t ready_timeout_ms;   /* from vm_open to READY */
     uint64_t silence_timeout_ms; /* without an answer to a ping: the guest hangs, and is logged */
+    /* Everything is loaded and nothing has run: vm_run() follows, now or later. NULL: it runs at
+     * once. */
+    void (*on_loaded)(void *owner);
     void (*on_ready)(void *owner, const struct vm_timings *timings);
     /* A connection that the guest asks for, to be accepted or reset by the owner. */
     void (*on_request)(void *owner, struct vsock_conn *conn, uint32_t host_port);
-    void (*on_saved)(void *owner);
+    /* The snapshot is over and the VM is held: why->code is 0 when all is written to the given fds
+     * (not synced). vm_go_on(), vm_quit() or vm_kill() follows, now or later. Both borrowed. */
+    void (*on_snapshot)(void *owner, const struct bg_err *why,
+                        const struct vm_snapshot_result *result);
+    /* The guest goes on after a snapshot and the agent is there again. If the device was unplugged
+     * streams can be resumed now; vm_resumed() follows when they are. */
+    void (*on_again)(void *owner);
+    /* vm_flatten() is over: the layers in between are of no use to this VM any more, or (done
+     * false) they still are. */
+    void (*on_flat)(void *owner, bool done);
     /* Last of all; why->code is 0 when the guest ended as asked or by itself. vm is freed after it.
      */
     void (*on_ended)(void *owner, const struct bg_err *why);
@@ -60,9 +89,27 @@ void vm_shutdown(struct vm *vm, uint64_t grace_ms);
 /* Ends it now. */
 void vm_kill(struct vm *vm);
 
-/* Begins a snapshot of the device state into state_fd (borrowed until on_saved). Only when READY.
- * The guest's RAM and disk are complete in their files once on_ended has come. */
-void vm_save(struct vm *vm, int state_fd);
+/* Lets the CPUs run, after on_loaded. */
+void vm_run(struct vm *vm);
+
+/* Begins a snapshot; only when READY. The fds are borrowed until on_snapshot. */
+void vm_snapshot(struct vm *vm, const struct vm_snapshot_opts *opts);
+
+/* After on_snapshot: the guest goes on; on_again follows, or the end. */
+void vm_go_on(struct vm *vm);
+
+/* After on_again: the streams that were to be resumed are; the agent drops the others. */
+void vm_resumed(struct vm *vm);
+
+/* Begins to copy what the disk's layers between its top and the golden snapshot's disk hold into
+ * the top, slowly, while the guest runs; on_flat follows. A snapshot that begins meanwhile ends it.
+ * Only when READY, and one at a time: false if it cannot be begun now. */
+bool vm_flatten(struct vm *vm);
+
+/* QEMU shall end in good order, without the guest's doing; for a VM that is held. */
+void vm_quit(struct vm *vm);
+
+const struct vm_snapshot_result *vm_snapshot_result(const struct vm *vm);
 
 /* The device to open streams on; NULL while there is none. */
 struct vsock_device *vm_vsock(struct vm *vm);

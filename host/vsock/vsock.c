@@ -616,3 +616,11 @@ void vsock_device_close(struct vsock_device *device)
     device->rx_active = device->tx_active = false;
     uv_close((uv_handle_t *)&device->idle, idle_closed);
 }
+
+uint64_t vsock_ram_address(const struct vsock_device *device)
+{
+    for (size_t i = 0; i < device->memory.region_count; i++)
+        if (device->memory.regions[i].guest_addr == 0)
+            return device->memory.regions[i].user_addr;
+    return 0;
+}

@@ -1,5 +1,5 @@
-/* bellglass-bench start|exec|vsock IMAGE MODULES|memory: one benchmark; tests/bench/run calls it
- * with BELLGLASS_HOME, BG_TEST_BELLGLASS and the rest set up. */
+/* bellglass-bench start|exec|vsock IMAGE MODULES|memory|layers: one benchmark; tests/bench/run
+ * calls it with BELLGLASS_HOME, BG_TEST_BELLGLASS and the rest set up. */
 #include <stdio.h>
 #include <string.h>
 
@@ -16,7 +16,9 @@ int main(int argc, char **argv)
         bench_vsock(argv[2], argv[3]);
     else if (argc == 2 && strcmp(argv[1], "memory") == 0)
         bench_memory();
+    else if (argc == 2 && strcmp(argv[1], "layers") == 0)
+        bench_layers();
     else
-        bench_fail("usage: %s start|exec|vsock IMAGE MODULES|memory", argv[0]);
+        bench_fail("usage: %s start|exec|vsock IMAGE MODULES|memory|layers", argv[0]);
     return 0;
 }

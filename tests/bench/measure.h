@@ -65,3 +65,4 @@ void bench_start(void);
 void bench_exec(void);
 void bench_vsock(const char *images, const char *modules);
 void bench_memory(void);
+void bench_layers(void);

@@ -29,7 +29,7 @@ build_tree() {
     name=$(basename "$folder")
     if [ ! -f "$folder/build.ninja" ]; then
         logged "$name-setup" meson setup "$folder" "$root_dir" --prefix "$folder/stage" "$@" || return
-    elif ! grep -q "\"$folder/stage\"" "$folder/meson-info/intro-buildoptions.json"; then
+    elif [ $# -gt 0 ] || ! grep -q "\"$folder/stage\"" "$folder/meson-info/intro-buildoptions.json"; then
         logged "$name-setup" meson configure "$folder" --prefix "$folder/stage" "$@" || return
     fi
     logged "$name-compile" ninja -C "$folder" || return

@@ -92,9 +92,10 @@ static int parent_of(struct vm *vm, int pid)
 void vm_mount_pids(struct vm *vm, const char *folder, int ret[2])
 {
     const char *text = vm_host(
-        vm, "all=$(pgrep -d ' ' -f -- '^bellglass-mount .*--mountpoint %s( |$)'); for p in $all; do "
-            "parent=$(ps -o ppid= -p $p | tr -d ' '); case \" $all \" in *\" $parent \"*) ;; "
-            "*) echo $p; pgrep -P $p;; esac; done",
+        vm,
+        "all=$(pgrep -d ' ' -f -- '^bellglass-mount .*--mountpoint %s( |$)'); for p in $all; do "
+        "parent=$(ps -o ppid= -p $p | tr -d ' '); case \" $all \" in *\" $parent \"*) ;; "
+        "*) echo $p; pgrep -P $p;; esac; done",
         folder);
     char *rest;
     ret[0] = (int)strtol(text, &rest, 10);

@@ -1,5 +1,5 @@
-/* What a guest sends on an exec stream. byte 0: tty; byte 1: how finely the rest is cut (0: not at
- * all); then the stream. However it is cut, the same must come of it. */
+/* What a guest sends on an exec stream. byte 0: 1 tty, 2 attached; byte 1: how finely the rest is
+ * cut (0: not at all); then the stream. However it is cut, the same must come of it. */
 #include <assert.h>
 #include <stdint.h>
 #include <string.h>
@@ -42,16 +42,23 @@ static void take(struct digest *d, const struct exec_event *event)
     if (event->kind == EXEC_ENDED)
         assert(event->exit_status >= 0 && event->exit_status <= 255);
     if (event->kind == EXEC_WINDOW)
-        assert(event->window > 0 && event->window <= OWED);
-    d->over = d->over || event->kind == EXEC_ENDED || event->kind == EXEC_REFUSED;
+        assert(event->window > 0 && event->window <= BG_EXEC_STDIN_WINDOW);
+    if (event->kind == EXEC_ATTACHED)
+        assert(event->pid != 0 && event->attached.stdin_owed <= BG_EXEC_STDIN_WINDOW);
+    d->over = d->over || event->kind == EXEC_ENDED || event->kind == EXEC_REFUSED ||
+              event->kind == EXEC_TAKEN;
 }
 
-static struct digest run(bool tty, const uint8_t *bytes, size_t size, size_t piece)
+static struct digest run(unsigned how, const uint8_t *bytes, size_t size, size_t piece)
 {
     static struct exec_frames frames;
     struct digest d = {.hash = 0xcbf29ce484222325};
-    exec_frames_init(&frames, tty);
-    exec_frames_sent(&frames, OWED);
+    if (how & 2)
+        exec_frames_init_attach(&frames);
+    else
+        exec_frames_init(&frames, how & 1);
+    if (!(how & 2))
+        exec_frames_sent(&frames, OWED);
     for (size_t at = 0; at < size && !d.failed;) {
         size_t here = size - at < piece ? size - at : piece;
         for (size_t done = 0; done < here && !d.failed;) {
@@ -77,8 +84,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
     if (size < 2)
         return 0;
-    struct digest whole = run(bytes[0] & 1, bytes + 2, size - 2, size);
-    struct digest cut = run(bytes[0] & 1, bytes + 2, size - 2, bytes[1] ? bytes[1] : size);
+    struct digest whole = run(bytes[0] & 3, bytes + 2, size - 2, size);
+    struct digest cut = run(bytes[0] & 3, bytes + 2, size - 2, bytes[1] ? bytes[1] : size);
     assert(whole.hash == cut.hash && whole.over == cut.over && whole.failed == cut.failed);
     return 0;
 }

@@ -168,10 +168,47 @@ static void disk(const uint8_t *bytes, size_t size, struct bg_err *err)
     must_equal(bytes, size, out, w.used);
 }
 
+static void attach(const uint8_t *bytes, size_t size, struct bg_err *err)
+{
+    struct bg_exec_attach q;
+    if (bg_exec_attach_parse(bytes, size, &q, err) < 0)
+        return;
+    must(bg_exec_is_attach(bytes, size));
+    uint8_t out[64];
+    struct bg_writer w = bg_writer_init(out, sizeof out);
+    bg_exec_attach_emit(&q, &w);
+    must_equal(bytes, size, out, w.used);
+}
+
+static void attached(const uint8_t *bytes, size_t size, struct bg_err *err)
+{
+    struct bg_exec_attached q;
+    if (bg_exec_attached_parse(bytes, size, &q, err) < 0)
+        return;
+    must(q.pid != 0 && q.stdin_owed <= BG_EXEC_STDIN_WINDOW && q.stdin_owed <= q.stdin_taken);
+    uint8_t out[BG_EXEC_ATTACHED_SIZE];
+    struct bg_writer w = bg_writer_init(out, sizeof out);
+    bg_exec_attached_emit(&q, &w);
+    must_equal(bytes, size, out, w.used);
+}
+
+static void info(const uint8_t *bytes, size_t size, struct bg_err *err)
+{
+    struct bg_exec_info q;
+    if (bg_exec_info_parse(bytes, size, &q, err) < 0)
+        return;
+    must(q.pid != 0 && strlen(q.command) < sizeof q.command);
+    uint8_t out[sizeof q + 64];
+    struct bg_writer w = bg_writer_init(out, sizeof out);
+    bg_exec_info_emit(&q, &w);
+    must_equal(bytes, size, out, w.used);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
     static void (*const parsers[])(const uint8_t *, size_t, struct bg_err *) = {
-        header, reply, frame, exec, copy, identity, connect, bench, forward, fuse, disk, share};
+        header,  reply, frame, exec,  copy,   identity, connect, bench,
+        forward, fuse,  disk,  share, attach, attached, info};
     struct bg_err err = {0};
     if (size == 0)
         return 0;

@@ -13,6 +13,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 
 static const char placeholder[] =
     SECRET_PREFIX "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+static const char inherited[] =
+    SECRET_PREFIX "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 static const char value[] = "\x01THE-SECRET\x02"; /* bytes that no header has */
 
 static bool holds(const void *bytes, size_t size, const char *text)
@@ -68,7 +70,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     if (!copy)
         abort();
     memcpy(copy, value, sizeof value - 1);
-    if (secrets_add(&secrets, "KEY", placeholder, hosts, 1, copy, sizeof value - 1, NULL) < 0)
+    if (secrets_add(&secrets, "KEY", placeholder, hosts, 1, copy, sizeof value - 1, NULL) < 0 ||
+        secrets_add_inherited(&secrets, "KEY", inherited, NULL) < 0)
         abort();
     const char *name = names[bytes[0] & 3];
     const struct http_field field = {{name, strlen(name)}, {(const char *)bytes + 1, size - 1}};

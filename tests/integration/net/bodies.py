@@ -14,7 +14,7 @@ import subprocess
 import harness
 from harness import DEADLINE_S, Failure, read_exactly, read_to_end
 from rows import CHUNKED, PLAIN, RULED, SCRUBBED_HEAD, SCRUBBED_OK, Row
-from world import OK, check_audit, check_guest, guest, run_row
+from world import OK, check_audit, check_guest, guest, read_response, run_row
 
 POLICY = """
 network:
@@ -429,6 +429,46 @@ def test_is_strict_about_bodies(world):
     if upstream.settle()[0] != 1:
         raise Failure("a refused body was sent")
     proxy.stop()
+
+
+def test_takes_the_placeholders_of_a_forks_source(world):
+    """Where its own may stand, and nowhere else; answers have its own; another sandbox's stay."""
+    policy = POLICY.format(**{name: world.port(name) for name in ("good", "http")})
+    old = {"RULED": [b"BELLGLASS_SECRET_" + b"%064d" % n for n in (1, 2)]}
+    proxy = world.make("forked", policy=policy, inherited={
+        name: [p.decode() for p in texts] for name, texts in old.items()})
+    fresh = world.make("fresh", policy=policy)
+    got = []
+
+    def script(connection):
+        got.append(b"".join(read_request(connection)))
+        connection.sendall(b"HTTP/1.1 200 OK\r\nA: " + SECRET + b"\r\nContent-Length: 0\r\n\r\n")
+
+    inherited = {"secrets": ["RULED"], "placeholders_inherited": ["RULED"], "scrubbed": ["RULED"]}
+    for one, sender, want, audit in (
+            (old["RULED"][0], proxy, SECRET, inherited), (old["RULED"][1], proxy, SECRET, inherited),
+            (P, proxy, SECRET, dict(inherited, placeholders_inherited=None)),
+            (STRANGER, proxy, STRANGER, {"placeholders_unknown": 2, "secrets": []}),
+            (old["RULED"][0], fresh, old["RULED"][0], {"placeholders_unknown": 2, "secrets": []})):
+        sender.audit_skip()
+        world.upstreams["good"].expect(script)
+        with guest(world, host="all.rule.test", proxy=sender) as connection:
+            connection.sendall(post(world, b"A: " + one + b"\r\n" + TEXT, len(one)) + one)
+            status, answer, _ = read_response(connection)
+        if status != 200 or b"A: " + P + b"\r\n" not in answer:
+            raise Failure(f"{answer!r}")
+        if got[-1].count(want) != 2 or (want != one and one in got[-1]):
+            raise Failure(f"{got[-1]!r}")
+        check_audit(sender, [audit])
+    proxy.audit_skip()
+    world.upstreams["good"].expect(script)
+    with guest(world, host="small.rule.test", proxy=proxy) as connection:  # not in fields
+        connection.sendall(post(world, b"A: " + old["RULED"][0] + b"\r\n" + TEXT, 0,
+                                host="small.rule.test"))
+        read_response(connection)
+    check_audit(proxy, [dict(NOT_APPROVED, placeholders_inherited=None)])
+    proxy.stop()
+    fresh.stop()
 
 
 def policy_tool(world, *arguments):

@@ -290,7 +290,7 @@ class Proxy(Observed):
     """bellglass-proxy for one sandbox."""
 
     def __init__(self, folder, certificates, allow, secrets=None, options=(), name="box",
-                 policy=None):
+                 policy=None, inherited=None):
         self.home = folder
         self.name = name
         self.environment = dict(os.environ, BELLGLASS_HOME=folder)
@@ -308,7 +308,8 @@ class Proxy(Observed):
             "image": {"name": "debian", "digest": "0" * 64}, "cpus": 1,
             "memory_bytes": 512 << 20, "ephemeral": False, "env": [],
             "network": {"allow": allow, "upstream_ca": certificates.path("ca.pem"), "policy": policy},
-            "secrets": [{"name": s, "hosts": hosts, "placeholder": PLACEHOLDERS[s]}
+            "secrets": [{"name": s, "hosts": hosts, "placeholder": PLACEHOLDERS[s],
+                         "inherited": (inherited or {}).get(s, [])}
                         for s, hosts in secrets.items()],
         }
         with open(os.path.join(self.sandbox, "sandbox.json"), "w", encoding="utf-8") as f:

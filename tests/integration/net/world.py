@@ -80,11 +80,11 @@ class World:
         self.names.answers.update(answers)
         return self.names
 
-    def make(self, name, allow=None, options=(), secrets=None, policy=None):
+    def make(self, name, allow=None, options=(), secrets=None, policy=None, inherited=None):
         folder = os.path.join(self.folder, name)
         os.mkdir(folder)
         return Proxy(folder, self.certificates, allow or self.allow, secrets, options,
-                     policy=policy)
+                     policy=policy, inherited=inherited)
 
     def port(self, which):
         if which == "dead":

@@ -57,15 +57,9 @@ static void begin(void)
     put_reply(0, "\x2a\0\0\0", 4);
 }
 
-/* Everything that came, as text: "started out(..) err(..) window(n) exit(n)". Feeds pieces of at
- * most `piece` bytes. */
-static int digest(bool tty, uint32_t owed, size_t piece, char *out, size_t out_size,
-                  struct bg_err *err)
+static int digest_of(struct exec_frames *frames, size_t piece, char *out, size_t out_size,
+                     struct bg_err *err)
 {
-    static struct exec_frames frames;
-    exec_frames_init(&frames, tty);
-    if (owed > 0)
-        exec_frames_sent(&frames, owed);
     size_t used = 0;
     int last_stream = -1; /* joins pieces of output */
     out[0] = '\0';
@@ -75,7 +69,7 @@ static int digest(bool tty, uint32_t owed, size_t piece, char *out, size_t out_s
             struct exec_event event;
             size_t n;
             int r =
-                exec_frames_next(&frames, stream.bytes + at + done, size - done, &n, &event, err);
+                exec_frames_next(frames, stream.bytes + at + done, size - done, &n, &event, err);
             if (r < 0)
                 return r;
             done += n;
@@ -85,6 +79,14 @@ static int digest(bool tty, uint32_t owed, size_t piece, char *out, size_t out_s
                 break;
             case EXEC_STARTED:
                 (void)snprintf(text, sizeof text, "started");
+                assert_true(event.pid != 0);
+                break;
+            case EXEC_ATTACHED:
+                (void)snprintf(text, sizeof text, "attached(%u,%u,%u)", event.pid,
+                               (unsigned)event.attached.out_at, event.attached.stdin_owed);
+                break;
+            case EXEC_TAKEN:
+                (void)snprintf(text, sizeof text, "taken");
                 break;
             case EXEC_REFUSED:
                 (void)snprintf(text, sizeof text, "refused(%d,%s)", event.status, event.text);
@@ -110,6 +112,60 @@ static int digest(bool tty, uint32_t owed, size_t piece, char *out, size_t out_s
         at += size;
     }
     return 0;
+}
+
+/* Everything that came, as text: "started out(..) err(..) window(n) exit(n)". Feeds pieces of at
+ * most `piece` bytes. */
+static int digest(bool tty, uint32_t owed, size_t piece, char *out, size_t out_size,
+                  struct bg_err *err)
+{
+    static struct exec_frames frames;
+    exec_frames_init(&frames, tty);
+    if (owed > 0)
+        exec_frames_sent(&frames, owed);
+    return digest_of(&frames, piece, out, out_size, err);
+}
+
+static void reads_what_an_attach_tells(void **state)
+{
+    (void)state;
+    uint8_t body[BG_EXEC_ATTACHED_SIZE];
+    for (unsigned tty = 0; tty < 2; tty++) {
+        struct bg_writer w = bg_writer_init(body, sizeof body);
+        bg_exec_attached_emit(&(struct bg_exec_attached){.pid = 7,
+                                                         .flags = tty ? BG_EXEC_IS_TTY : 0,
+                                                         .out_at = 99,
+                                                         .stdin_taken = 20,
+                                                         .stdin_owed = 10},
+                              &w);
+        stream.size = 0;
+        put_reply(0, body, sizeof body);
+        put_u32s(BG_FRAME_WINDOW, 10, 0, 1); /* what is owed may be given back, and no more */
+        put_frame(BG_FRAME_STDERR, "two", 3);
+        put_frame(BG_FRAME_TAKEN, NULL, 0);
+        put("more", 4);
+        for (size_t piece = 1; piece <= stream.size; piece++) {
+            char text[256];
+            struct bg_err err;
+            struct exec_frames frames;
+            exec_frames_init_attach(&frames);
+            assert_int_equal(digest_of(&frames, piece, text, sizeof text, &err), tty ? -EPROTO : 0);
+            assert_string_equal(text, tty ? "attached(7,99,10)window(10)"
+                                          : "attached(7,99,10)window(10)err:twotaken");
+        }
+    }
+    /* Not that reply; and more given back than is owed. */
+    struct exec_frames frames;
+    char text[256];
+    struct bg_err err;
+    begin();
+    exec_frames_init_attach(&frames);
+    assert_int_equal(digest_of(&frames, 1000, text, sizeof text, &err), -EPROTO);
+    stream.size = 0;
+    put_reply(0, body, sizeof body);
+    put_u32s(BG_FRAME_WINDOW, 11, 0, 1);
+    exec_frames_init_attach(&frames);
+    assert_int_equal(digest_of(&frames, 1000, text, sizeof text, &err), -EPROTO);
 }
 
 static void reads_a_stream_however_it_is_cut(void **state)
@@ -363,6 +419,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_a_stream_however_it_is_cut),
+        cmocka_unit_test(reads_what_an_attach_tells),
         cmocka_unit_test(tells_signals),
         cmocka_unit_test(reads_nothing_behind_the_end),
         cmocka_unit_test(tells_why_a_command_was_refused),

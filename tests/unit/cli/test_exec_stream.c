@@ -81,8 +81,9 @@ struct run {
     struct terminal terminal;
     ssize_t (*on_output)(void *owner, bool is_stderr, const uint8_t *bytes, size_t size,
                          struct bg_err *err);
+    int (*on_lost)(void *owner, const struct exec_position *at, int *ret_fd, struct bg_err *err);
     void *owner;
-    bool tty;
+    bool tty, attach, leave, detach_keys;
     struct exec_stream_result result;
     struct bg_err why;
 };
@@ -120,7 +121,11 @@ static int go(struct run *run)
                                           .stderr_fd = run->err[1],
                                           .signal_fd = run->signals,
                                           .terminal = run->tty ? &run->terminal : NULL,
+                                          .attach = run->attach,
+                                          .leave = run->leave,
+                                          .detach_keys = run->detach_keys,
                                           .on_output = run->on_output,
+                                          .on_lost = run->on_lost,
                                           .owner = run->owner};
     return exec_stream_run(&opts, &run->result, &run->why);
 }
@@ -278,6 +283,17 @@ static uint8_t byte_at(size_t offset)
     return (uint8_t)(((uint32_t)offset * 2654435761u) >> 24);
 }
 
+enum { CUTS = 9 };
+
+/* The sockets between the two sides, made before the guest is forked: one for each connection. */
+static int lines[CUTS + 1][2];
+
+static void make_lines(void)
+{
+    for (size_t i = 0; i <= CUTS; i++)
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, lines[i]), 0);
+}
+
 /* Writes LARGE_SIZE bytes to stdin and checks that they come back, in a child. */
 static pid_t start_checker(struct run *run)
 {
@@ -289,6 +305,9 @@ static pid_t start_checker(struct run *run)
     size_t written = 0, checked = 0;
     uint8_t bytes[8192];
     (void)close(run->out[1]);
+    for (size_t i = 0; i <= CUTS; i++)
+        for (size_t k = 0; k < 2 && lines[i][k] > 0; k++)
+            (void)close(lines[i][k]);
     MUST(fcntl(run->in[1], F_SETFL, O_NONBLOCK) == 0);
     while (checked < LARGE_SIZE) {
         struct pollfd fds[] = {{.fd = run->out[0], .events = POLLIN},
@@ -323,6 +342,228 @@ static void carries_much_both_ways_within_the_window(void **state)
     assert_int_equal(go(&run), 0);
     assert_int_equal(run.result.exit_status, 0);
     expect_good_end(checker);
+    end(&run);
+}
+
+/* --- connections that end before their command --- */
+
+/* The next connection; begins with the position that we have, for the guest. */
+static int take_line(void *owner, const struct exec_position *at, int *ret_fd, struct bg_err *err)
+{
+    size_t *count = owner;
+    (void)err;
+    assert_int_equal(at->pid, 1);
+    assert_true(*count <= CUTS);
+    *ret_fd = lines[*count][0];
+    (void)close(lines[*count][1]);
+    assert_int_equal(bg_write_full(*ret_fd, &at->out, sizeof at->out), 0);
+    ++*count;
+    return 0;
+}
+
+static void put_attached(int fd, const struct bg_exec_attached *attached)
+{
+    uint8_t header[BG_REPLY_HEADER_SIZE], body[BG_EXEC_ATTACHED_SIZE];
+    bg_reply_header_emit(&(struct bg_reply_header){.body_size = sizeof body}, header);
+    struct bg_writer w = bg_writer_init(body, sizeof body);
+    bg_exec_attached_emit(attached, &w);
+    MUST(bg_write_full(fd, header, sizeof header) == 0);
+    MUST(bg_write_full(fd, body, sizeof body) == 0);
+}
+
+/* Sends back what comes, as the agent would, and cuts the connection now and then: in the middle of
+ * a frame of output, with input on its way, and with a window given back that never arrives. */
+static void echoes_with_cuts(int first)
+{
+    static uint8_t input[LARGE_SIZE], payload[BG_FRAME_SIZE_MAX];
+    size_t taken = 0, out = 0, given = 0;
+    bool ended = false;
+    int fd = first;
+    for (size_t i = 0; i <= CUTS; i++)
+        (void)close(lines[i][0]);
+    for (size_t cut = 0; !ended || cut <= CUTS; cut++) {
+        if (cut == 0) {
+            put_reply(fd, 0, NULL);
+        } else {
+            uint64_t position;
+            (void)close(fd);
+            fd = lines[cut - 1][1];
+            MUST(bg_read_full(fd, &position, sizeof position) == 0);
+            MUST(position <= out && out - position <= 2 * sizeof payload);
+            out = position;
+            put_attached(fd, &(struct bg_exec_attached){.pid = 1,
+                                                        .flags = ended ? BG_EXEC_STDIN_ENDED : 0,
+                                                        .out_at = out,
+                                                        .stdin_taken = taken,
+                                                        .stdin_owed = (uint32_t)(taken - given)});
+        }
+        size_t until = LARGE_SIZE / (CUTS + 1) * (cut + 1);
+        while (!ended && (cut == CUTS || taken < until)) {
+            uint32_t size;
+            uint8_t type = get_frame(fd, payload, &size);
+            ended = type == BG_FRAME_STDIN_EOF;
+            MUST(ended || (type == BG_FRAME_STDIN && size > 0));
+            MUST(size <= LARGE_SIZE - taken && size <= BG_EXEC_STDIN_WINDOW - (taken - given));
+            memcpy(input + taken, payload, size);
+            taken += size;
+            if (taken - given > BG_EXEC_STDIN_WINDOW / 2) {
+                put_u32s(fd, BG_FRAME_WINDOW, (uint32_t)(taken - given), 0, 1);
+                given = taken;
+            }
+            while (out < taken && (cut == CUTS || taken < until)) {
+                size = (uint32_t)(taken - out < sizeof payload ? taken - out : sizeof payload);
+                put_frame(fd, BG_FRAME_STDOUT, input + out, size);
+                out += size;
+            }
+        }
+        if (cut < CUTS && out < taken) {
+            uint8_t header[BG_FRAME_HEADER_SIZE];
+            uint32_t size = (uint32_t)(taken - out < sizeof payload ? taken - out : sizeof payload);
+            bg_frame_header_emit(BG_FRAME_STDOUT, size, header);
+            MUST(bg_write_full(fd, header, cut % 2 ? sizeof header : 3) == 0);
+            if (cut % 2)
+                MUST(bg_write_full(fd, input + out, size / 2) == 0);
+            out += size;
+            given = taken; /* in a WINDOW that is lost */
+        }
+    }
+    while (out < taken) {
+        uint32_t size = (uint32_t)(taken - out < sizeof payload ? taken - out : sizeof payload);
+        put_frame(fd, BG_FRAME_STDOUT, input + out, size);
+        out += size;
+    }
+    put_exit(fd, 4);
+}
+
+static void goes_on_over_other_connections(void **state)
+{
+    (void)state;
+    size_t count = 0;
+    make_lines();
+    struct run run = begin(echoes_with_cuts);
+    pid_t checker = start_checker(&run);
+    close_fd(&run.in[1]);
+    run.on_lost = take_line;
+    run.owner = &count;
+    assert_int_equal(go(&run), 0);
+    assert_int_equal(run.result.exit_status, 4);
+    assert_true(count >= CUTS - 1);
+    expect_good_end(checker);
+    for (size_t i = count; i <= CUTS; i++) {
+        (void)close(lines[i][0]);
+        (void)close(lines[i][1]);
+    }
+    end(&run);
+}
+
+static void begins_and_is_gone(int fd)
+{
+    put_reply(fd, 0, NULL);
+    put_frame(fd, BG_FRAME_STDOUT, "begun\n", 6);
+}
+
+static int give_up(void *owner, const struct exec_position *at, int *ret_fd, struct bg_err *err)
+{
+    const int *how = owner;
+    (void)ret_fd;
+    assert_int_equal(at->out, 6);
+    return *how > 0 ? *how : bg_err_set(err, *how, "it is gone");
+}
+
+static void gives_up_when_there_is_no_other_connection(void **state)
+{
+    (void)state;
+    int how = -ESRCH;
+    struct run run = begin(begins_and_is_gone);
+    run.on_lost = give_up;
+    run.owner = &how;
+    assert_int_equal(go(&run), -ESRCH);
+    assert_string_equal(run.why.text, "it is gone");
+    end(&run);
+    how = SIGTERM; /* which came while we waited */
+    run = begin(begins_and_is_gone);
+    run.on_lost = give_up;
+    run.owner = &how;
+    assert_int_equal(go(&run), 0);
+    assert_int_equal(run.result.exit_status, 128 + SIGTERM);
+    end(&run);
+}
+
+static void replies_and_ends(int fd)
+{
+    put_reply(fd, 0, NULL);
+}
+
+static void leaves_a_command_that_was_begun_alone(void **state)
+{
+    (void)state;
+    struct run run = begin(replies_and_ends);
+    run.leave = true;
+    assert_int_equal(go(&run), 0);
+    assert_true(run.result.left && run.result.started);
+    assert_int_equal(run.result.exit_status, 0);
+    assert_int_equal(run.result.pid, 1);
+    end(&run);
+}
+
+static void waits_for_the_detach_keys(int fd)
+{
+    uint8_t payload[BG_FRAME_SIZE_MAX], all[64];
+    uint32_t size, used = 0;
+    put_attached(fd, &(struct bg_exec_attached){.pid = 1, .flags = BG_EXEC_IS_TTY});
+    for (;;) {
+        uint8_t type = get_frame(fd, payload, &size);
+        if (type == BG_FRAME_LEAVE)
+            break;
+        MUST(type == BG_FRAME_STDIN && used + size <= sizeof all);
+        memcpy(all + used, payload, size);
+        used += size;
+    }
+    /* A Ctrl-P by itself is the command's. */
+    MUST(used == 4 && memcmp(all,
+                             "a\x10"
+                             "bc",
+                             4) == 0);
+}
+
+static void the_detach_keys_leave_the_command(void **state)
+{
+    (void)state;
+    static const char *const typed[] = {"a\x10"
+                                        "bc\x10\x11",
+                                        "a",
+                                        "\x10",
+                                        "bc",
+                                        "\x10",
+                                        "\x11"};
+    for (size_t piecewise = 0; piecewise < 2; piecewise++) {
+        struct run run = begin(waits_for_the_detach_keys);
+        int ends[2];
+        run.attach = run.detach_keys = run.tty = true;
+        /* A packet each, so that each is read by itself. */
+        assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
+        close_fd(&run.in[0]);
+        run.in[0] = ends[0];
+        for (size_t i = piecewise; i < (piecewise ? sizeof typed / sizeof *typed : 1); i++)
+            assert_true(write(ends[1], typed[i], strlen(typed[i])) > 0);
+        assert_int_equal(go(&run), 0);
+        assert_true(run.result.left);
+        (void)close(ends[1]);
+        end(&run);
+    }
+}
+
+static void is_taken(int fd)
+{
+    put_reply(fd, 0, NULL);
+    put_frame(fd, BG_FRAME_TAKEN, NULL, 0);
+}
+
+static void says_that_somebody_else_has_it(void **state)
+{
+    (void)state;
+    struct run run = begin(is_taken);
+    assert_int_equal(go(&run), -EBUSY);
     end(&run);
 }
 
@@ -640,6 +881,11 @@ int main(void)
         cmocka_unit_test(an_owner_takes_output_off_the_front),
         cmocka_unit_test(an_owner_leaves_the_rest_or_ends_the_run),
         cmocka_unit_test(carries_much_both_ways_within_the_window),
+        cmocka_unit_test(goes_on_over_other_connections),
+        cmocka_unit_test(gives_up_when_there_is_no_other_connection),
+        cmocka_unit_test(leaves_a_command_that_was_begun_alone),
+        cmocka_unit_test(the_detach_keys_leave_the_command),
+        cmocka_unit_test(says_that_somebody_else_has_it),
         cmocka_unit_test(ends_though_stdin_stays_open),
         cmocka_unit_test(stops_when_nobody_reads_the_output),
         cmocka_unit_test(tells_refusals_as_shells_do),

@@ -365,6 +365,102 @@ static void check_disk(const uint8_t *bytes, size_t size)
     assert_string_equal(out.serial, "second");
 }
 
+static const struct bg_exec_attach good_attach = {.flags = BG_EXEC_ATTACH | BG_EXEC_STEAL,
+                                                  .rows = 24,
+                                                  .columns = 80,
+                                                  .pid = 1234,
+                                                  .out_at = UINT64_C(1) << 40,
+                                                  .err_at = 7};
+
+static size_t make_attach(uint8_t *out)
+{
+    struct bg_writer w = bg_writer_init(out, GOOD_SIZE_MAX);
+    bg_exec_attach_emit(&good_attach, &w);
+    return w.used;
+}
+
+static int parse_attach(const uint8_t *bytes, size_t size, struct bg_err *err)
+{
+    struct bg_exec_attach out;
+    return bg_exec_attach_parse(bytes, size, &out, err);
+}
+
+static void check_attach(const uint8_t *bytes, size_t size)
+{
+    struct bg_exec_attach out;
+    assert_true(bg_exec_is_attach(bytes, size));
+    assert_int_equal(bg_exec_attach_parse(bytes, size, &out, NULL), 0);
+    assert_int_equal(out.flags, good_attach.flags);
+    assert_int_equal(out.rows, 24);
+    assert_int_equal(out.columns, 80);
+    assert_int_equal(out.pid, 1234);
+    assert_true(out.out_at == good_attach.out_at && out.err_at == 7);
+    /* The other form is none. */
+    uint8_t exec[GOOD_SIZE_MAX];
+    assert_false(bg_exec_is_attach(exec, make_exec(exec)));
+    assert_false(bg_exec_is_attach(bytes, 3));
+}
+
+static const struct bg_exec_attached good_attached = {.pid = 1234,
+                                                      .flags = BG_EXEC_IS_TTY,
+                                                      .out_at = 5,
+                                                      .err_at = 6,
+                                                      .stdin_taken = BG_EXEC_STDIN_WINDOW + 1,
+                                                      .stdin_owed = BG_EXEC_STDIN_WINDOW};
+
+static size_t make_attached(uint8_t *out)
+{
+    struct bg_writer w = bg_writer_init(out, GOOD_SIZE_MAX);
+    bg_exec_attached_emit(&good_attached, &w);
+    assert_int_equal(w.used, BG_EXEC_ATTACHED_SIZE);
+    return w.used;
+}
+
+static int parse_attached(const uint8_t *bytes, size_t size, struct bg_err *err)
+{
+    struct bg_exec_attached out;
+    return bg_exec_attached_parse(bytes, size, &out, err);
+}
+
+static void check_attached(const uint8_t *bytes, size_t size)
+{
+    struct bg_exec_attached out;
+    assert_int_equal(bg_exec_attached_parse(bytes, size, &out, NULL), 0);
+    assert_int_equal(out.pid, 1234);
+    assert_int_equal(out.flags, BG_EXEC_IS_TTY);
+    assert_true(out.out_at == 5 && out.err_at == 6);
+    assert_true(out.stdin_taken == good_attached.stdin_taken);
+    assert_int_equal(out.stdin_owed, BG_EXEC_STDIN_WINDOW);
+}
+
+static size_t make_info(uint8_t *out)
+{
+    const struct bg_exec_info info = {.pid = 9,
+                                      .flags = BG_EXEC_INFO_TTY | BG_EXEC_INFO_ENDED,
+                                      .age_ms = 1000,
+                                      .waiting = 3,
+                                      .command = "sh -c \xff"};
+    struct bg_writer w = bg_writer_init(out, GOOD_SIZE_MAX);
+    bg_exec_info_emit(&info, &w);
+    return w.used;
+}
+
+static int parse_info(const uint8_t *bytes, size_t size, struct bg_err *err)
+{
+    struct bg_exec_info out;
+    return bg_exec_info_parse(bytes, size, &out, err);
+}
+
+static void check_info(const uint8_t *bytes, size_t size)
+{
+    struct bg_exec_info out;
+    assert_int_equal(bg_exec_info_parse(bytes, size, &out, NULL), 0);
+    assert_int_equal(out.pid, 9);
+    assert_int_equal(out.flags, BG_EXEC_INFO_TTY | BG_EXEC_INFO_ENDED);
+    assert_true(out.age_ms == 1000 && out.waiting == 3);
+    assert_string_equal(out.command, "sh -c \xff");
+}
+
 static const struct message messages[] = {
     {"header", make_header, parse_header, check_header},
     {"reply", make_reply, parse_reply, check_reply},
@@ -378,6 +474,9 @@ static const struct message messages[] = {
     {"fuse", make_fuse, parse_fuse, check_fuse},
     {"share", make_share, parse_share, check_share},
     {"disk", make_disk, parse_disk, check_disk},
+    {"attach", make_attach, parse_attach, check_attach},
+    {"attached", make_attached, parse_attached, check_attached},
+    {"exec info", make_info, parse_info, check_info},
 };
 
 static void parses_what_it_emits(void **state)
@@ -502,6 +601,8 @@ static void refuses_bodies_with_a_wrong_field(void **state)
     /* identity: flags 0, time 4, entropy 12, machine-id 76, "web" 92, id 99, CA 117, envc 124 */
     static const struct damage identity[] = {
         {"unknown flag", 0, 4, 8, -EPROTO},
+        {"two flags", 0, 4, BG_IDENTITY_GOLDEN | BG_IDENTITY_AGAIN, -EPROTO},
+        {"again", 0, 4, BG_IDENTITY_AGAIN, 0},
         {"hostname too long", 92, 4, 65, -EPROTO},
         {"NUL in the hostname", 97, 1, 0, -EPROTO},
         {"CA longer than the frame", 117, 4, 4096, -EPROTO},
@@ -519,6 +620,25 @@ static void refuses_bodies_with_a_wrong_field(void **state)
         {"form address", 0, 1, 2, 0},
     };
     APPLY(6, connect);
+    static const struct damage attach[] = {
+        {"not this form", 0, 4, BG_EXEC_TTY, -EPROTO},
+        {"unknown flag", 0, 4, BG_EXEC_ATTACH | 128, -EPROTO},
+        {"no process", 8, 4, 0, 0},
+    };
+    APPLY(12, attach);
+    static const struct damage attached[] = {
+        {"no process", 0, 4, 0, -EPROTO},
+        {"unknown flag", 4, 4, 4, -EPROTO},
+        {"owed more than the window", 32, 4, BG_EXEC_STDIN_WINDOW + 1, -EPROTO},
+        {"owed more than taken", 24, 8, BG_EXEC_STDIN_WINDOW - 1, -EPROTO},
+    };
+    APPLY(13, attached);
+    static const struct damage info[] = {
+        {"no process", 0, 4, 0, -EPROTO},
+        {"unknown flag", 4, 4, 8, -EPROTO},
+        {"NUL in the command", 28, 1, 0, -EPROTO},
+    };
+    APPLY(14, info);
     static const struct damage bench[] = {{"mode 3", 0, 1, 3, -EPROTO}};
     APPLY(7, bench);
     static const struct damage forward[] = {{"port 0", 0, 2, 0, -EPROTO}};

@@ -53,7 +53,7 @@ static void writes_one_line_of_json(void **state)
         .bytes_down = UINT64_MAX / 4,
         .duration_ms = 5,
         .secrets = &secrets,
-        .use = {.used = 1, .not_approved = 2, .valueless = 3, .unknown = 4},
+        .use = {.used = 1, .inherited = 1, .not_approved = 2, .valueless = 3, .unknown = 4},
     };
     json_t *json = format(&event);
     assert_string_equal(text_of(json, "ts"), "2023-11-14T22:13:20.123Z");
@@ -63,6 +63,7 @@ static void writes_one_line_of_json(void **state)
     assert_string_equal(text_of(json, "address"), "192.0.2.1");
     assert_int_equal(json_integer_value(json_object_get(json, "status")), 200);
     assert_int_equal(json_array_size(json_object_get(json, "secrets")), 1);
+    assert_int_equal(json_array_size(json_object_get(json, "placeholders_inherited")), 1);
     assert_string_equal(
         json_string_value(json_array_get(json_object_get(json, "placeholders_not_approved"), 0)),
         "B");

@@ -119,23 +119,120 @@ static const struct {
     {"a.org", true, "Upgrade", A, NULL, 0, 0, 0, 0},
 };
 
-static void exchanges_placeholders_where_they_may_go(void **state)
+static void check_rows(const struct secrets *secrets, bool inherited)
 {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct buffer out;
         struct secrets_use use =
-            put(*state, rows[i].to, rows[i].verified, rows[i].name, rows[i].value, &out);
+            put(secrets, rows[i].to, rows[i].verified, rows[i].name, rows[i].value, &out);
         const char *want = rows[i].want ? rows[i].want : rows[i].value;
         if (buffer_size(&out) != strlen(want) ||
             (*want && memcmp(buffer_bytes(&out), want, strlen(want)) != 0))
             fail_msg("row %zu: '%.*s'", i, (int)buffer_size(&out),
                      (const char *)buffer_bytes(&out));
         if (use.used != rows[i].used || use.not_approved != rows[i].not_approved ||
-            use.valueless != rows[i].valueless || use.unknown != rows[i].unknown)
+            use.valueless != rows[i].valueless || use.unknown != rows[i].unknown ||
+            use.inherited != (inherited ? rows[i].used : 0))
             fail_msg("row %zu: use %d %d %d %u", i, (int)use.used, (int)use.not_approved,
                      (int)use.valueless, use.unknown);
         buffer_reset(&out);
     }
+}
+
+static void exchanges_placeholders_where_they_may_go(void **state)
+{
+    check_rows(*state, false);
+}
+
+#define FORK(n) SECRET_PREFIX "f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f" #n
+
+/* As three(), but each has a placeholder of its own, and those of three() from before. */
+static struct secrets three_of_a_fork(void)
+{
+    struct secrets secrets = {0};
+    static const char *const names[] = {"AKEY", "BKEY", "CKEY"}, *const before[] = {A, B, C};
+    add(&secrets, "AKEY", FORK(1), "a.org", "s3cret-A");
+    add(&secrets, "BKEY", FORK(2), "*.b.org:8443", "Bs");
+    add(&secrets, "CKEY", FORK(3), "a.org", NULL);
+    for (size_t i = 0; i < 3; i++)
+        assert_int_equal(secrets_add_inherited(&secrets, names[i], before[i], NULL), 0);
+    return secrets;
+}
+
+static void inherited_placeholders_are_good_for_the_same(void **state)
+{
+    (void)state;
+    struct secrets secrets = three_of_a_fork();
+    check_rows(&secrets, true);
+    /* Its own as well. */
+    struct buffer out;
+    struct secrets_use use = put(&secrets, "a.org", true, "X-Key", FORK(1) "," A, &out);
+    assert_int_equal(buffer_size(&out), 17);
+    assert_memory_equal(buffer_bytes(&out), "s3cret-A,s3cret-A", 17);
+    assert_true(use.used == 1 && use.inherited == 1);
+    buffer_reset(&out);
+    use = put(&secrets, "a.org", true, "X-Key", FORK(1), &out);
+    assert_true(use.used == 1 && use.inherited == 0);
+    buffer_reset(&out);
+    /* "x:A" and "x:FORK(1)" alike. */
+    static const char *const plain[] = {"x:" A, "x:" FORK(1)};
+    for (size_t i = 0; i < 2; i++) {
+        char value[256] = "Basic ";
+        bg_base64_encode(plain[i], strlen(plain[i]), value + 6);
+        value[6 + BG_BASE64_SIZE(strlen(plain[i]))] = '\0';
+        use = put(&secrets, "a.org", true, "Authorization", value, &out);
+        assert_int_equal(buffer_size(&out), 6 + BG_BASE64_SIZE(10));
+        assert_memory_equal(buffer_bytes(&out), "Basic eDpzM2NyZXQtQQ==", 6 + 16);
+        assert_true(use.used == 1 && use.inherited == (i == 0));
+        buffer_reset(&out);
+    }
+    secrets_done(&secrets);
+}
+
+static void inherited_placeholders_are_taken_in_targets(void **state)
+{
+    (void)state;
+    struct secrets secrets = three_of_a_fork();
+    struct secret_rule rule = {.in = (unsigned)SECRET_IN_QUERY | SECRET_IN_PATH};
+    assert_int_equal(host_pattern_parse("a.org", 5, &rule.host, NULL), 0);
+    assert_int_equal(secrets_add_rule(&secrets, "AKEY", &rule, NULL), 0);
+    struct destination d;
+    assert_int_equal(destination_parse("a.org", 5, 443, &d, NULL), 0);
+    const struct secrets_scope scope = {.secrets = &secrets, .to = &d, .verified = true};
+    static const char target[] = "/" A "?k=" A "&x=" X;
+    static const char want[] = "/s3cret-A?k=s3cret-A&x=" X;
+    struct secrets_use use = {0};
+    struct buffer out = buffer_init(4096);
+    secrets_put_target(&scope, (struct slice){target, sizeof target - 1}, &out, &use);
+    assert_int_equal(buffer_size(&out), sizeof want - 1);
+    assert_memory_equal(buffer_bytes(&out), want, sizeof want - 1);
+    assert_true(use.used == 1 && use.inherited == 1 && use.unknown == 1);
+    buffer_reset(&out);
+    secrets_done(&secrets);
+}
+
+static void refuses_unfit_inheritances(void **state)
+{
+    (void)state;
+    struct secrets set = three(), *secrets = &set;
+    struct bg_err err;
+    assert_int_equal(secrets_add_inherited(secrets, "AKEY", "x", &err), -EINVAL);
+    assert_int_equal(secrets_add_inherited(secrets, "AKEY", A, &err), -EEXIST);
+    assert_int_equal(secrets_add_inherited(secrets, "AKEY", B, &err), -EEXIST);
+    assert_int_equal(secrets_add_inherited(secrets, "NONE", X, &err), -ENOENT);
+    for (unsigned i = 0; i <= BG_SECRET_INHERITED_MAX; i++) {
+        char placeholder[SECRET_PLACEHOLDER_SIZE + 1];
+        (void)snprintf(placeholder, sizeof placeholder, "%s%064x", SECRET_PREFIX, i);
+        assert_int_equal(secrets_add_inherited(secrets, "BKEY", placeholder, &err),
+                         i < BG_SECRET_INHERITED_MAX ? 0 : -E2BIG);
+        assert_int_equal(secrets_add_inherited(secrets, "AKEY", placeholder, &err),
+                         i < BG_SECRET_INHERITED_MAX ? -EEXIST : 0);
+    }
+    const char *host = "a.org";
+    char first[SECRET_PLACEHOLDER_SIZE + 1];
+    (void)snprintf(first, sizeof first, "%s%064x", SECRET_PREFIX, 0u);
+    assert_int_equal(secrets_add(secrets, "NEW", first, &host, 1, NULL, 0, &err), -EEXIST);
+    secrets_done(secrets);
 }
 
 static void exchanges_inside_of_basic_credentials(void **state)
@@ -414,6 +511,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(exchanges_placeholders_where_they_may_go),
+        cmocka_unit_test(inherited_placeholders_are_good_for_the_same),
+        cmocka_unit_test(inherited_placeholders_are_taken_in_targets),
+        cmocka_unit_test(refuses_unfit_inheritances),
         cmocka_unit_test(exchanges_inside_of_basic_credentials),
         cmocka_unit_test(notes_what_stands_in_basic_credentials),
         cmocka_unit_test(exchanges_again_in_another_header),

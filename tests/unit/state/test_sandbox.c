@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "common/io.h"
+#include "common/limits.h"
 #include "common/state/sandbox.h"
 #include "common/state/sandbox_json.h"
 
@@ -192,6 +193,138 @@ static void saves_what_was_changed(void **state)
     assert_string_equal(back.id, s.id);
     assert_string_equal(back.secrets[0].placeholder, s.secrets[0].placeholder);
     bg_sandbox_done(&back);
+    bg_sandbox_done(&s);
+}
+
+/* sandbox.json as a snapshot has it. */
+static json_t *config_of(const struct bg_sandbox *s)
+{
+    BG_AUTOFREE char *text = sandbox_json_emit(s);
+    assert_non_null(text);
+    json_t *json = json_loads(text, 0, NULL);
+    assert_non_null(json);
+    return json;
+}
+
+/* A fork of s as it is read back. */
+static void fork_of(struct fixture *f, const struct bg_sandbox *s, const char *name,
+                    struct bg_sandbox *ret)
+{
+    struct bg_err err;
+    struct bg_sandbox made;
+    json_auto_t *json = config_of(s);
+    assert_int_equal(bg_sandbox_fork_config(json, name, &made, &err), 0);
+    assert_int_equal(bg_sandbox_create(&f->paths, &made, &err), 0);
+    assert_int_equal(bg_sandbox_load(&f->paths, made.name, ret, &err), 0);
+    assert_string_equal(ret->secrets[0].placeholder, made.secrets[0].placeholder);
+    bg_sandbox_done(&made);
+}
+
+static void a_fork_is_like_its_source_but_itself(void **state)
+{
+    struct fixture *f = *state;
+    struct bg_err err;
+    struct bg_sandbox s = wanted("web"), child, grandchild;
+    assert_int_equal(bg_sandbox_create(&f->paths, &s, &err), 0);
+    fork_of(f, &s, NULL, &child);
+    assert_string_not_equal(child.id, s.id);
+    assert_string_not_equal(child.name, s.name);
+    assert_false(child.ephemeral);
+    assert_string_equal(child.image_digest, s.image_digest);
+    assert_int_equal(child.cpus, s.cpus);
+    assert_true(child.memory_bytes == s.memory_bytes);
+    assert_int_equal(child.env_count, 2);
+    assert_string_equal(child.env[1], s.env[1]);
+    assert_string_equal(child.allow[0], s.allow[0]);
+    assert_string_equal(child.upstream_ca, s.upstream_ca);
+    assert_string_equal(child.policy, s.policy);
+    assert_int_equal(child.share_count, 1);
+    assert_string_equal(child.shares[0].host, s.shares[0].host);
+    assert_int_equal(child.shares[0].id, 3);
+    assert_int_equal(child.secret_count, 1);
+    assert_string_equal(child.secrets[0].hosts[1], "*.example.net");
+    assert_string_not_equal(child.secrets[0].placeholder, s.secrets[0].placeholder);
+    assert_int_equal(child.secrets[0].inherited_count, 1);
+    assert_string_equal(child.secrets[0].inherited[0], s.secrets[0].placeholder);
+
+    fork_of(f, &child, "third", &grandchild);
+    assert_string_equal(grandchild.name, "third");
+    assert_int_equal(grandchild.secrets[0].inherited_count, 2);
+    assert_string_equal(grandchild.secrets[0].inherited[0], child.secrets[0].placeholder);
+    assert_string_equal(grandchild.secrets[0].inherited[1], s.secrets[0].placeholder);
+    bg_sandbox_disinherit(&grandchild);
+    assert_int_equal(bg_sandbox_save(&grandchild, &err), 0);
+    struct bg_sandbox back;
+    assert_int_equal(bg_sandbox_load(&f->paths, "third", &back, &err), 0);
+    assert_int_equal(back.secrets[0].inherited_count, 0);
+    bg_sandbox_done(&back);
+    bg_sandbox_done(&grandchild);
+    bg_sandbox_done(&child);
+    bg_sandbox_done(&s);
+}
+
+static void the_machine_id_is_the_sandboxs(void **state)
+{
+    (void)state;
+    struct bg_sandbox one = {.id = "sbx_00000000000000000000"},
+                      two = {.id = "sbx_00000000000000000001"};
+    uint8_t first[16], again[16], other[16];
+    bg_sandbox_machine_id(&one, first);
+    bg_sandbox_machine_id(&one, again);
+    bg_sandbox_machine_id(&two, other);
+    assert_memory_equal(first, again, sizeof first);
+    assert_memory_not_equal(first, other, sizeof first);
+    assert_int_equal(first[6] >> 4, 4);
+    assert_int_equal(first[8] >> 6, 2);
+}
+
+static void the_oldest_placeholders_are_not_inherited(void **state)
+{
+    struct fixture *f = *state;
+    struct bg_err err;
+    struct bg_sandbox s = wanted(NULL);
+    assert_int_equal(bg_sandbox_create(&f->paths, &s, &err), 0);
+    char first[sizeof s.secrets[0].placeholder], second[sizeof first];
+    memcpy(first, s.secrets[0].placeholder, sizeof first);
+    for (int i = 0; i < BG_SECRET_INHERITED_MAX + 1; i++) {
+        struct bg_sandbox child;
+        fork_of(f, &s, NULL, &child);
+        bg_sandbox_done(&s);
+        s = child;
+        if (i == 0)
+            memcpy(second, s.secrets[0].placeholder, sizeof second);
+    }
+    const struct bg_secret_use *use = &s.secrets[0];
+    assert_int_equal(use->inherited_count, BG_SECRET_INHERITED_MAX);
+    assert_string_equal(use->inherited[BG_SECRET_INHERITED_MAX - 1], second);
+    for (size_t i = 0; i < use->inherited_count; i++)
+        assert_string_not_equal(use->inherited[i], first);
+    bg_sandbox_done(&s);
+}
+
+static void a_fork_of_damaged_settings_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct bg_err err;
+    struct bg_sandbox s = wanted("web"), child;
+    assert_int_equal(bg_sandbox_create(&f->paths, &s, &err), 0);
+    json_auto_t *json = config_of(&s);
+    json_t *secret = json_array_get(json_object_get(json, "secrets"), 0);
+    json_t *list = json_array();
+    assert_int_equal(json_object_set_new(secret, "inherited", list), 0);
+    for (int i = 0; i < BG_SECRET_INHERITED_MAX; i++)
+        assert_int_equal(json_array_append_new(list, json_string(s.secrets[0].placeholder)), 0);
+    assert_int_equal(bg_sandbox_fork_config(json, NULL, &child, &err), 0);
+    bg_sandbox_done(&child);
+    assert_int_equal(json_array_append_new(list, json_string(s.secrets[0].placeholder)), 0);
+    assert_int_equal(bg_sandbox_fork_config(json, NULL, &child, &err), -EINVAL);
+    assert_int_equal(json_array_clear(list), 0);
+    assert_int_equal(json_array_append_new(list, json_string("BELLGLASS_SECRET_12")), 0);
+    assert_int_equal(bg_sandbox_fork_config(json, NULL, &child, &err), -EINVAL);
+    assert_int_equal(json_object_del(json, "name"), 0);
+    assert_int_equal(bg_sandbox_fork_config(json, NULL, &child, &err), -EINVAL);
+    json_auto_t *no_object = json_true();
+    assert_int_equal(bg_sandbox_fork_config(no_object, NULL, &child, &err), -EINVAL);
     bg_sandbox_done(&s);
 }
 
@@ -580,6 +713,10 @@ int main(void)
         cmocka_unit_test(accepts_only_plain_names),
         cmocka_unit_test_setup_teardown(loads_what_it_created, setup, teardown),
         cmocka_unit_test_setup_teardown(saves_what_was_changed, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_fork_is_like_its_source_but_itself, setup, teardown),
+        cmocka_unit_test(the_machine_id_is_the_sandboxs),
+        cmocka_unit_test_setup_teardown(the_oldest_placeholders_are_not_inherited, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_fork_of_damaged_settings_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(a_name_is_taken_once, setup, teardown),
         cmocka_unit_test_setup_teardown(of_racing_creators_one_wins, setup, teardown),
         cmocka_unit_test_setup_teardown(makes_up_names, setup, teardown),

@@ -1,0 +1,98 @@
+/* What vm.c and vm_snapshot.c share. For those two only. */
+#pragma once
+
+#include "host/supervisor/qmp.h"
+#include "host/supervisor/session.h"
+#include "host/supervisor/vm.h"
+
+#define VM_FLATTEN_JOB "flatten"
+
+/* Of a VM that runs, from left to right; a snapshot goes from READY to HELD, and back by way of
+ * PLUGGING and CONNECTING if the device was unplugged. ENDING is final. */
+enum vm_state {
+    VM_MONITOR,    /* QEMU's monitor is awaited */
+    VM_RESTORING,  /* the device state is being loaded */
+    VM_PLUGGING,   /* the vsock device is being added */
+    VM_WAITING,    /* all is there; the owner says when the CPUs may run */
+    VM_CONNECTING, /* the guest runs; the agent is awaited */
+    VM_READY,
+    VM_PREPARING,  /* snapshot: the agent syncs */
+    VM_UNPLUGGING, /* snapshot: the device is being taken away */
+    VM_SAVING,     /* snapshot: the vCPUs are being stopped, or are and the state is written */
+    VM_HELD,       /* snapshot: over, however it went; vm_go_on() or the end follows */
+    VM_ENDING
+};
+
+/* How far the latest snapshot got, which is what vm_go_on() has to undo. */
+struct vm_snapshot_run {
+    struct vm_snapshot_opts opts;
+    struct vm_snapshot_result result;
+    struct bg_err why;
+    bool asked_out; /* the guest has been asked to let go of the device, and has not yet */
+    bool unplugged, stopped;
+    uint64_t began_ms, stopped_us;
+    uint64_t ram_address; /* QEMU's address of the RAM's first byte; 0: not known */
+    json_int_t fd_set;    /* QEMU's set with the file that it is given now */
+};
+
+struct vm {
+    struct vm_opts opts;
+    uv_loop_t *loop;
+    enum vm_state state;
+    uint64_t started_ms;
+    struct vm_timings timings;
+
+    pid_t pid; /* 0: reaped */
+    struct qmp *qmp;
+    struct vsock_device *vsock;
+    struct vsock_conn *agent; /* the session's connection, from connect to on_end */
+    bool agent_open;
+    struct session session;
+    uint8_t *out; /* bytes that the connection did not take yet */
+    size_t out_size;
+
+    uv_signal_t child;
+    uv_timer_t deadline; /* READY, a snapshot, or the end of a shutdown */
+    uv_timer_t retry;
+    uv_timer_t ping;
+    uv_poll_t console;
+    int console_in;
+    uint64_t console_bytes;
+    int pagemap_fd, shared_memory_fd; /* -1: none */
+    unsigned open_handles;            /* until 0 the memory stays */
+    bool was_ready;                   /* on_ready has been called */
+    bool shutting_down;               /* the end is wanted: it is no failure */
+    bool guest_reset;                 /* the guest's kernel restarted: with -no-reboot QEMU's end */
+    bool silence_logged;
+    unsigned pings_without_driver; /* in a row */
+    uint64_t log_minute;           /* the minute in which the agent has logged log_lines */
+    unsigned log_lines;
+    struct vm_snapshot_run snapshot;
+    enum { FLAT_NONE, FLAT_RUNS, FLAT_ENDS } flatten; /* ENDS: it is being ended for a snapshot */
+    unsigned vsock_number; /* of the device that is or was plugged: names its chardev */
+    unsigned disk_number;  /* of the disk's top node */
+    struct bg_err why;
+};
+
+/* ---- vm.c for vm_snapshot.c ---- */
+
+/* Goes to the end; the first reason stays. why NULL: as wanted. */
+void vm_end(struct vm *vm, const struct bg_err *why);
+/* Ends it because of a monitor command that failed, unless that has a better reason. */
+void vm_fail_qmp(struct vm *vm, const struct bg_err *err, const char *what);
+/* Serves a new vsock device over fd (taken on success). */
+int vm_serve_vsock(struct vm *vm, int fd, struct bg_err *err) BG_MUST_CHECK;
+/* Plugs the device that is served, and lets the CPUs run when that is done. */
+void vm_plug(struct vm *vm);
+/* What is going on must be over by then. */
+void vm_deadline(struct vm *vm, uint64_t ms);
+uint64_t vm_now_us(void);
+
+/* ---- vm_snapshot.c for vm.c ---- */
+
+/* The name of the chardev of the device that is or was plugged last. */
+void vm_vsock_name(const struct vm *vm, char ret[32]);
+void vm_snapshot_prepared(struct vm *vm);  /* the agent has answered */
+void vm_snapshot_unplugged(struct vm *vm); /* the device is gone, expected or late */
+void vm_flatten_ended(struct vm *vm, bool done);
+void vm_snapshot_late(struct vm *vm); /* the deadline has passed while it was in progress */

@@ -1,0 +1,178 @@
+/* A process that dies, or a write that fails, at any step of a snapshot, a suspend or a resume: the
+ * sandbox goes on or can be started, nothing of its disk is lost, and every snapshot that the store
+ * has is whole. */
+#include "tests/lib/vm.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A process that holds a number, and a file that holds the same. */
+static void leave_marks(struct vm *vm, const char *s)
+{
+    (void)vm_guest(
+        vm, s,
+        "echo kept >kept; sync; setsid sh -c 'X=kept; while :; do sleep 1; echo $X >said; "
+        "done' >/dev/null 2>&1 </dev/null &");
+}
+
+static void check_memory(struct vm *vm, const char *s)
+{
+    assert_string_equal(
+        vm_guest(vm, s, "rm -f said; until [ -s said ]; do sleep 0.2; done; cat said kept"),
+        "kept\nkept\n");
+}
+
+/* The sandbox was started with the fault in its processes' environment. */
+static const char *sandbox_with(struct vm *vm, const char *fault)
+{
+    (void)vm_shared(vm); /* the golden snapshot is made without the fault */
+    assert_int_equal(setenv("BELLGLASS_FAULT", fault, 1), 0);
+    const char *s = vm_sandbox(vm);
+    assert_int_equal(unsetenv("BELLGLASS_FAULT"), 0);
+    leave_marks(vm, s);
+    return s;
+}
+
+/* Every snapshot that there is can be gone on from. */
+static size_t expect_whole_store(struct vm *vm, const char *s)
+{
+    size_t mine = 0;
+    (void)vm_call(vm, "doctor", "--fix", NULL);
+    json_t *list = vm_json(vm, "snapshot", "ls", "--json", NULL);
+    size_t i;
+    json_t *one;
+    json_array_foreach(list, i, one)
+    {
+        const char *name = json_string_value(json_object_get(one, "name"));
+        if (strncmp(name, s, strlen(s)) != 0 || name[strlen(s)] != '@')
+            continue;
+        mine++;
+        const char *child = vm_name(vm);
+        (void)vm_ok(vm, "fork", name, child, NULL);
+        check_memory(vm, child);
+        (void)vm_ok(vm, "rm", "--force", child, NULL);
+        (void)vm_ok(vm, "snapshot", "rm", name, NULL);
+    }
+    json_decref(list);
+    assert_string_equal(vm_host(vm, "ls -A %s/state/snapshots", vm->home), "");
+    return mine;
+}
+
+/* It has been ended by the fault, can be made to run, and has its file. */
+static void expect_start(struct vm *vm, const char *s, const char *state)
+{
+    vm_wait_state(vm, s, state);
+    (void)vm_ok(vm, "start", s, NULL);
+    assert_string_equal(vm_guest(vm, s, "cat kept"), "kept\n");
+}
+
+static void dies_at(struct vm *vm, const char *fault, bool ends_it, size_t made)
+{
+    const char *s = sandbox_with(vm, fault);
+    struct vm_result *r = vm_call(vm, "snapshot", s, "tag", NULL);
+    assert_int_not_equal(r->status, 0);
+    if (ends_it)
+        expect_start(vm, s, "crashed");
+    else
+        check_memory(vm, s);
+    assert_int_equal(expect_whole_store(vm, s), made);
+    (void)vm_ok(vm, "rm", "--force", s, NULL);
+}
+
+static void the_supervisor_dies(void **state)
+{
+    static const char *const points[] = {
+        "snapshot-prepared", "snapshot-unplugged", "snapshot-stopped", "snapshot-state",
+        "snapshot-memory",   "snapshot-switched",  "snapshot-replug"};
+    for (size_t i = 0; i < sizeof points / sizeof *points; i++)
+        dies_at(*state, points[i], /* ends_it= */ true, 0);
+}
+
+static void the_launcher_dies(void **state)
+{
+    dies_at(*state, "snapshot-begun", /* ends_it= */ true, 0);
+    dies_at(*state, "snapshot-noted", /* ends_it= */ true, 0);
+}
+
+static void the_finisher_dies(void **state)
+{
+    static const char *const points[] = {"snapshot-linked", "snapshot-synced", "snapshot-written"};
+    for (size_t i = 0; i < sizeof points / sizeof *points; i++)
+        dies_at(*state, points[i], /* ends_it= */ false, 0);
+    dies_at(*state, "snapshot-committed", /* ends_it= */ false, 1);
+}
+
+static void a_write_fails(void **state)
+{
+    struct vm *vm = *state;
+    static const char *const points[] = {"snapshot-begun=ENOSPC", "snapshot-state=EIO",
+                                         "snapshot-memory=ENOSPC", "snapshot-linked=EIO",
+                                         "snapshot-synced=ENOSPC"};
+    for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
+        const char *s = sandbox_with(vm, points[i]);
+        int qemu = vm_pid(vm, s, "qemu_pid");
+        vm_refused(vm, strstr(points[i], "EIO") ? "Input/output" : "No space", "snapshot", s, "tag",
+                   NULL);
+        assert_int_equal(vm_pid(vm, s, "qemu_pid"), qemu);
+        check_memory(vm, s);
+        assert_int_equal(expect_whole_store(vm, s), 0);
+        /* Suspending fails likewise, and the guest goes on. */
+        vm_refused(vm, strstr(points[i], "EIO") ? "Input/output" : "No space", "suspend", s, NULL);
+        assert_int_equal(vm_pid(vm, s, "qemu_pid"), qemu);
+        check_memory(vm, s);
+        (void)vm_ok(vm, "rm", "--force", s, NULL);
+    }
+}
+
+static void a_suspend_is_cut_short(void **state)
+{
+    struct vm *vm = *state;
+    static const char *const points[] = {"snapshot-memory", "snapshot-synced", "suspend-committed"};
+    for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
+        const char *s = sandbox_with(vm, points[i]);
+        assert_int_not_equal(vm_call(vm, "suspend", s, NULL)->status, 0);
+        expect_start(vm, s, "crashed");
+        if (strcmp(points[i], "suspend-committed") == 0)
+            check_memory(vm, s); /* it was whole by then */
+        (void)vm_ok(vm, "rm", "--force", s, NULL);
+    }
+}
+
+static void a_resume_is_cut_short(void **state)
+{
+    struct vm *vm = *state;
+    const char *s = vm_sandbox(vm);
+    leave_marks(vm, s);
+    (void)vm_ok(vm, "suspend", s, NULL);
+    assert_int_equal(setenv("BELLGLASS_FAULT", "resume-consumed", 1), 0);
+    assert_int_not_equal(vm_call(vm, "resume", s, NULL)->status, 0);
+    assert_int_equal(unsetenv("BELLGLASS_FAULT"), 0);
+    expect_start(vm, s, "crashed");
+    (void)vm_ok(vm, "rm", "--force", s, NULL);
+}
+
+static void a_damaged_one_is_refused(void **state)
+{
+    struct vm *vm = *state;
+    const char *s = vm_sandbox(vm);
+    leave_marks(vm, s);
+    (void)vm_ok(vm, "snapshot", s, "whole", NULL);
+    const char *name = vm_text(vm, "%s@whole", s);
+    (void)vm_host(vm,
+                  "cd %s/state/snapshots/%s && printf x | dd of=state conv=notrunc bs=1 seek=99 "
+                  "2>/dev/null",
+                  vm->home, name);
+    vm_refused(vm, "whole|state", "fork", name, NULL);
+    (void)vm_ok(vm, "suspend", s, NULL);
+    (void)vm_host(vm, "cd %s/resume && printf x >>manifest.json", vm_sandbox_dir(vm, s));
+    vm_refused(vm, vm_text(vm, "%s|--cold", s), "start", s, NULL);
+    (void)vm_ok(vm, "start", "--cold", s, NULL);
+    assert_string_equal(vm_guest(vm, s, "cat kept"), "kept\n");
+    (void)vm_ok(vm, "rm", "--force", s, NULL);
+    (void)vm_ok(vm, "snapshot", "rm", name, NULL);
+}
+
+VM_MAIN(VM_NEEDS_VM, cmocka_unit_test(the_supervisor_dies), cmocka_unit_test(the_launcher_dies),
+        cmocka_unit_test(the_finisher_dies), cmocka_unit_test(a_write_fails),
+        cmocka_unit_test(a_suspend_is_cut_short), cmocka_unit_test(a_resume_is_cut_short),
+        cmocka_unit_test(a_damaged_one_is_refused))
