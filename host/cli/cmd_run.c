@@ -68,7 +68,7 @@ static int run_in(struct app *app, struct bg_sandbox *sandbox, const struct args
     if (!started)
         app_hint_space(&err);
     if (r == 0)
-        r = guest_command_run(app, sandbox, command, &status, &err);
+        r = guest_command_run(app, sandbox, command, NULL, &status, &err);
     if (r < 0 || err.text[0] != '\0')
         (void)app_fail(&err);
     if (!started || sandbox->ephemeral)
