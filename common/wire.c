@@ -8,7 +8,7 @@ int bg_stream_header_parse(const uint8_t *bytes, size_t size, struct bg_stream_h
     uint16_t version = bg_reader_u16le(&in);
     struct bg_stream_header h = {.kind = bg_reader_u16le(&in)};
     h.id = bg_reader_u32le(&in);
-    uint32_t flags = bg_reader_u32le(&in);
+    h.flags = bg_reader_u32le(&in);
     const uint8_t *resume = bg_reader_bytes(&in, sizeof h.resume);
     h.body_size = bg_reader_u32le(&in);
     if (!bg_reader_end(&in) || !resume)
@@ -16,12 +16,13 @@ int bg_stream_header_parse(const uint8_t *bytes, size_t size, struct bg_stream_h
                           BG_STREAM_HEADER_SIZE);
     if (magic != BG_WIRE_MAGIC || version != BG_WIRE_VERSION)
         return bg_err_set(err, -EPROTO, "stream header: magic 0x%x, version %u", magic, version);
-    if (flags != 0 || h.id == 0)
-        return bg_err_set(err, -EPROTO, "stream header: flags 0x%x, id %u", flags, h.id);
+    if ((h.flags & ~BG_STREAM_RESUME) != 0 || h.id == 0)
+        return bg_err_set(err, -EPROTO, "stream header: flags 0x%x, id %u", h.flags, h.id);
     if (!((h.kind >= BG_STREAM_SESSION && h.kind <= BG_STREAM_CHANGES) ||
           h.kind == BG_STREAM_DISK || h.kind == BG_STREAM_EXECS || h.kind == BG_STREAM_CONNECT))
         return bg_err_set(err, -EPROTO, "stream header: unknown kind %u", h.kind);
-    if (h.body_size > BG_STREAM_BODY_MAX)
+    if (h.body_size > BG_STREAM_BODY_MAX ||
+        ((h.flags & BG_STREAM_RESUME) && h.body_size != BG_RESUME_SIZE))
         return bg_err_set(err, -EPROTO, "stream header: body of %u bytes", h.body_size);
     memcpy(h.resume, resume, sizeof h.resume);
     *ret = h;
@@ -36,7 +37,7 @@ void bg_stream_header_emit(const struct bg_stream_header *header,
     bg_writer_u16le(&w, BG_WIRE_VERSION);
     bg_writer_u16le(&w, header->kind);
     bg_writer_u32le(&w, header->id);
-    bg_writer_u32le(&w, 0);
+    bg_writer_u32le(&w, header->flags);
     bg_writer_bytes(&w, header->resume, sizeof header->resume);
     bg_writer_u32le(&w, header->body_size);
 }

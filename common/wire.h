@@ -37,9 +37,12 @@ enum bg_stream_kind {
 
 #define BG_STREAM_HEADER_SIZE 36u
 
+#define BG_STREAM_RESUME 1u /* goes on with the stream of this kind and id; the body is a u64 */
+
 struct bg_stream_header {
     uint16_t kind;      /* enum bg_stream_kind, checked */
     uint32_t id;        /* not 0; unique among the opener's streams since its boot or fork */
+    uint32_t flags;     /* BG_STREAM_RESUME or 0 */
     uint8_t resume[16]; /* all zero: the stream does not survive a reconnect */
     uint32_t body_size; /* bytes that follow, <= BG_STREAM_BODY_MAX */
 };
@@ -48,6 +51,12 @@ struct bg_stream_header {
  * or size is off. */
 int bg_stream_header_parse(const uint8_t *bytes, size_t size, struct bg_stream_header *ret,
                            struct bg_err *err) BG_MUST_CHECK;
+
+/* How a stream goes on after its connection was taken away on purpose (docs/protocol.md,
+ * "Resumption"). The body of a RESUME header: how many bytes of the stream's other side the opener
+ * has. The body of the reply: how many of the opener's the other side has read. */
+#define BG_RESUME_SIZE 8u
+#define BG_RESUME_ANY  UINT64_MAX /* instead of a count: the opener's client reads no more */
 
 /* Writes BG_STREAM_HEADER_SIZE bytes. */
 void bg_stream_header_emit(const struct bg_stream_header *header,
@@ -221,8 +230,9 @@ void bg_copy_request_emit(const struct bg_copy_request *request, struct bg_write
 /* Identity (payload of BG_FRAME_IDENTITY): what makes a fork itself. */
 #define BG_IDENTITY_GOLDEN 1u /* the guest is about to become the golden snapshot */
 #define BG_IDENTITY_CONTINUE                                                                       \
-    2u                       /* a snapshot was taken of it: nothing changes but clock and entropy */
-#define BG_IDENTITY_AGAIN 4u /* restored from a snapshot: connections are gone, processes stay */
+    2u                       /* it goes on after its snapshot: only clock and entropy are new      \
+                              */
+#define BG_IDENTITY_AGAIN 4u /* it was restored from a snapshot: connections are gone */
 
 struct bg_identity {
     uint32_t flags;

@@ -13,6 +13,7 @@
 #include "common/io.h"
 #include "guest/cgroup.h"
 #include "guest/exec.h"
+#include "guest/parking.h"
 #include "guest/power.h"
 #include "guest/stream.h"
 
@@ -124,7 +125,8 @@ static void network_ended(struct child *child, int wait_status);
 
 static void start_network(struct agent *agent)
 {
-    pid_t pid = agent->opts.start_network(&agent->opts);
+    int fd = -1;
+    pid_t pid = agent->opts.start_network(&agent->opts, &fd);
     if (pid < 0) {
         bg_log(agent->log, BG_LOG_ERROR, "cannot start the network: %s", strerror((int)-pid));
         return;
@@ -132,6 +134,7 @@ static void start_network(struct agent *agent)
     agent->network = (struct child){.pid = pid, .on_exit = network_ended};
     agent->network_started_ms = bg_now_ms();
     agent_watch_child(agent, &agent->network);
+    parking_network_started(agent, fd);
 }
 
 static void network_paused(uv_timer_t *timer)
@@ -145,6 +148,7 @@ static void network_ended(struct child *child, int wait_status)
 {
     struct agent *agent = CONTAINER_OF(child, struct agent, network);
     child->pid = 0;
+    parking_network_ended(agent);
     if (agent->power || agent->stopping)
         return;
     bg_log(agent->log, BG_LOG_ERROR, "the network process ended (status 0x%x), starting it again",
@@ -208,22 +212,33 @@ static bool is_host(int fd)
            peer.svm_cid == BG_VSOCK_HOST_CID;
 }
 
+/* Returns false when there was none. */
+static bool accept_one(struct agent *agent)
+{
+    BG_AUTOCLOSE int fd = accept4(agent->opts.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd < 0)
+        return false; /* -EAGAIN; anything else is about a connection that is gone */
+    if (agent->opts.vsock && !is_host(fd))
+        return true;
+    if (stream_accept(agent, fd) == 0)
+        (void)bg_take_fd(&fd);
+    return true;
+}
+
 static void connected(uv_poll_t *poll, int status, int events)
 {
     (void)events;
-    struct agent *agent = poll->data;
     if (status < 0)
         return; /* the socket's own error is accept's to tell */
-    for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
-        BG_AUTOCLOSE int fd =
-            accept4(agent->opts.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd < 0)
-            return; /* -EAGAIN; anything else is about a connection that is gone */
-        if (agent->opts.vsock && !is_host(fd))
-            continue;
-        if (stream_accept(agent, fd) == 0)
-            (void)bg_take_fd(&fd);
-    }
+    for (int i = 0; i < ACCEPTS_PER_TURN && accept_one(poll->data); i++)
+        ;
+}
+
+void agent_accept_all(struct agent *agent)
+{
+    /* More than that at once nobody may have. */
+    for (int i = 0; i < BG_AGENT_STREAMS_MAX && accept_one(agent); i++)
+        ;
 }
 
 /* ---- life ---- */
@@ -238,6 +253,8 @@ void agent_stop(struct agent *agent)
     uv_close((uv_handle_t *)&agent->listener, NULL);
     uv_close((uv_handle_t *)&agent->sweep_timer, NULL);
     uv_close((uv_handle_t *)&agent->network_timer, NULL);
+    parking_network_ended(agent); /* so that it is not waited for */
+    parking_close(agent);
     if (agent->network.pid > 0)
         (void)kill(agent->network.pid, SIGTERM); /* our child, unreaped: the pid is its own */
 }
@@ -263,6 +280,9 @@ static int open_handles(struct agent *agent, struct bg_err *err)
     if (r < 0)
         return bg_err_errno(err, r, "listening socket");
     agent->listener.data = agent;
+    r = parking_open(agent, err);
+    if (r < 0)
+        return r;
     r = uv_poll_init(&agent->loop, &agent->signals, agent->signal_fd);
     if (r < 0)
         return bg_err_errno(err, r, "signals");
@@ -296,7 +316,7 @@ int agent_run(const struct agent_opts *opts, struct bg_err *err)
     agent->log = opts->log;
     /* What our parent left open is nothing for the guest's processes. */
     (void)close_range(3, ~0u, CLOSE_RANGE_CLOEXEC); /* cannot fail with these arguments */
-    agent->signal_fd = agent->cgroup_fd = -1;
+    agent->signal_fd = agent->cgroup_fd = agent->parking.event_fd = agent->parking.network_fd = -1;
     LIST_INIT(&agent->live);
     LIST_INIT(&agent->children);
     LIST_INIT(&agent->execs);
@@ -328,6 +348,8 @@ int agent_run(const struct agent_opts *opts, struct bg_err *err)
         (void)close(agent->signal_fd);
     if (agent->cgroup_fd >= 0)
         (void)close(agent->cgroup_fd);
+    if (agent->parking.event_fd >= 0)
+        (void)close(agent->parking.event_fd);
     free(agent);
     return r;
 }

@@ -24,11 +24,28 @@ struct stream;
 #define CONTAINER_OF(pointer, type, member)                                                        \
     ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
+struct live;
+
+/* How a stream is cut and goes on (guest/parking.h). */
+struct parkable {
+    bool (*park)(struct live *live);     /* no more bytes are sent; false: the stream is over */
+    bool (*is_quiet)(struct live *live); /* and none is just being sent; NULL: at once */
+    /* What was read and written on the stream, if it is parked; nothing is read from then on.
+     * Errors: -EAGAIN not known at this moment, parking_changed() comes; -ENOENT it has ended. */
+    int (*counts)(struct live *live, uint64_t *ret_read, uint64_t *ret_written);
+    void (*swap)(struct live *live, int fd); /* another connection, nonblocking; taken */
+    void (*go_on)(struct live *live);        /* with the connection that it has */
+};
+
 /* Whatever lives for one of the host's connections: a stream, a pair of sockets, a worker. */
 struct live {
     LIST_ENTRY(live) link;
     void (*drop)(struct live *live); /* ends it; it unlinks itself, now or later */
     bool dropped;
+    const struct parkable *parkable; /* NULL: it ends with its connection */
+    uint16_t kind;                   /* of the stream, if it is parkable */
+    uint32_t id;
+    bool parked;
 };
 
 /* A process that somebody waits for. */
@@ -38,6 +55,17 @@ struct child {
     void (*on_exit)(struct child *child, int wait_status); /* already unlinked */
 };
 
+/* See guest/parking.h; zeroed until parking_open(). */
+struct parking {
+    uv_poll_t event;               /* of event_fd: a worker's gate has changed */
+    uv_poll_t network;             /* of network_fd */
+    int event_fd, network_fd;      /* -1: none */
+    bool network_busy;             /* it was told to park and has not said that it is done */
+    void (*on_quiet)(void *owner); /* NULL: nobody waits */
+    void *owner;
+    LIST_HEAD(, resumption) resumptions; /* that wait */
+};
+
 struct agent_opts {
     int listen_fd;            /* listening socket, nonblocking; taken */
     bool vsock;               /* it is AF_VSOCK: only the host may connect */
@@ -45,8 +73,8 @@ struct agent_opts {
     const char *cgroup_path;  /* folder for the cgroups of execs; NULL: none, process groups only */
     const struct bg_log *log; /* borrowed */
     /* Starts the guest's network in a process of its own and returns its pid; restarted when it
-     * ends. NULL: there is no network. */
-    pid_t (*start_network)(const struct agent_opts *opts);
+     * ends. *ret_fd: its socket (guest/network.h), the caller's. NULL: there is no network. */
+    pid_t (*start_network)(const struct agent_opts *opts, int *ret_fd);
     const char *egress_path; /* for start_network: a Unix socket instead of the host's vsock port */
 };
 
@@ -73,6 +101,7 @@ struct agent {
     LIST_HEAD(, child) children;
     struct child network;
     uint64_t network_started_ms;
+    struct parking parking;
     struct stream *session; /* the supervisor's, or NULL */
     char identity[64 + 1];  /* the sandbox id that is in force; "": none yet */
     struct env env;         /* the identity's, for every exec */
@@ -87,6 +116,9 @@ int agent_run(const struct agent_opts *opts, struct bg_err *err) BG_MUST_CHECK;
 
 /* Ends the loop of an agent that is not PID 1, after everything in it. */
 void agent_stop(struct agent *agent);
+
+/* Takes every connection that waits. */
+void agent_accept_all(struct agent *agent);
 
 /* ---- for the streams ---- */
 

@@ -13,7 +13,7 @@
 #include "guest/worker.h"
 
 struct changer {
-    int fd;
+    struct link *link;
     struct bg_changes_request request;
     struct account account;                                  /* the guest's user */
     uint8_t frame[BG_FRAME_HEADER_SIZE + BG_FRAME_SIZE_MAX]; /* `used` bytes of payload in it */
@@ -29,7 +29,7 @@ static int flush(struct changer *c)
     if (c->used == 0)
         return 0;
     bg_frame_header_emit(BG_FRAME_DATA, (uint32_t)c->used, c->frame);
-    int r = bg_write_full(c->fd, c->frame, BG_FRAME_HEADER_SIZE + c->used);
+    int r = link_write(c->link, c->frame, BG_FRAME_HEADER_SIZE + c->used);
     c->used = 0;
     return r;
 }
@@ -68,8 +68,8 @@ static int send_end(struct changer *c, const struct bg_err *err)
     bg_frame_header_emit(BG_FRAME_END, (uint32_t)w.used, header);
     int r = flush(c);
     if (r == 0)
-        r = bg_write_full(c->fd, header, sizeof header);
-    return r < 0 ? r : bg_write_full(c->fd, payload, w.used);
+        r = link_write(c->link, header, sizeof header);
+    return r < 0 ? r : link_write(c->link, payload, w.used);
 }
 
 /* ---- from the host ---- */
@@ -99,13 +99,13 @@ static int read_items(struct changer *c, struct bg_err *err)
     size_t room = 0;
     for (;;) {
         struct bg_frame_header frame;
-        int r = bg_read_full(c->fd, c->frame, BG_FRAME_HEADER_SIZE);
+        int r = link_read_full(c->link, c->frame, BG_FRAME_HEADER_SIZE);
         if (r < 0)
             return bg_err_errno(err, r, "the host's list");
         r = bg_frame_header_parse(c->frame, BG_FRAME_HEADER_SIZE, BG_FRAME_SIZE_MAX, &frame, err);
         if (r < 0)
             return r;
-        r = bg_read_full(c->fd, c->frame + BG_FRAME_HEADER_SIZE, frame.size);
+        r = link_read_full(c->link, c->frame + BG_FRAME_HEADER_SIZE, frame.size);
         if (r < 0)
             return bg_err_errno(err, r, "the host's list");
         if (frame.type == BG_FRAME_END)
@@ -162,11 +162,9 @@ static int work(struct changer *c, struct bg_err *err)
 /* After our END the host may still be writing: read it all, so that it gets to read ours. */
 static void drain(struct changer *c)
 {
-    (void)shutdown(c->fd, SHUT_WR); /* fails if the host is gone */
-    ssize_t n;
-    do {
-        n = read(c->fd, c->frame, sizeof c->frame);
-    } while (n > 0 || (n < 0 && errno == EINTR));
+    link_finish(c->link);
+    while (link_read(c->link, c->frame, sizeof c->frame) > 0)
+        ;
 }
 
 static int change_mount(const struct changer *c, struct bg_err *err)
@@ -183,21 +181,21 @@ static int change_mount(const struct changer *c, struct bg_err *err)
     return layer_mount(&opts, err);
 }
 
-static int run(int fd, void *arg)
+static int run(struct link *link, void *arg)
 {
     struct changer *c = arg;
     struct bg_err err = {0};
-    c->fd = fd;
+    c->link = link;
     if (c->request.op >= BG_CHANGES_MOUNT) {
         int r = change_mount(c, &err);
         bool stays = r == 0 && c->request.op <= BG_CHANGES_NEW;
-        r = stream_reply_fd(fd, &err) < 0 || r < 0;
-        (void)close(fd); /* the reply was all */
+        r = link_reply(link, &err) < 0 || r < 0;
+        link_close(link); /* the reply was all */
         if (stays)
             layer_watch(BG_CHANGES_FOLDER, c->request.share);
         return r;
     }
-    if (stream_reply_fd(fd, &err) < 0)
+    if (link_reply(link, &err) < 0)
         return 1;
     int r = work(c, &err);
     if (r == 0)
@@ -221,7 +219,7 @@ static int changes_open(struct stream *stream, const uint8_t *body, size_t size,
     if (r < 0)
         return r;
     const struct worker_opts opts = {
-        .name = "bellglass-cow", .fd = stream_detach(stream), .run = run, .arg = c};
+        .name = "bellglass-cow", .stream = stream, .lasts = true, .run = run, .arg = c};
     /* Detached: if there is no worker, the host sees the connection close. */
     if (worker_start(stream->agent, &opts, err) < 0)
         bg_log(stream->agent->log, BG_LOG_ERROR, "changes: %s", err->text);

@@ -2,8 +2,10 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 /* Parts of one write: a frame's header and its payload, and a spare. */
 #define PARTS_MAX 4
@@ -13,6 +15,8 @@ static void polled(uv_poll_t *poll, int status, int events);
 static void watch(struct channel *ch)
 {
     int events = (ch->want_input ? UV_READABLE : 0) | (channel_queued(ch) > 0 ? UV_WRITABLE : 0);
+    if (ch->parked)
+        events = 0;
     if (events == ch->events)
         return;
     ch->events = events;
@@ -42,6 +46,7 @@ static int flush(struct channel *ch)
         if (n < 0)
             return errno == EAGAIN ? 0 : -errno;
         ch->queue_at += (size_t)n;
+        ch->bytes_written += (uint64_t)n;
     }
     free(ch->queue);
     ch->queue = NULL;
@@ -54,7 +59,7 @@ static int flush(struct channel *ch)
 static void polled(uv_poll_t *poll, int status, int events)
 {
     struct channel *ch = poll->data;
-    if (ch->state != CHANNEL_OPEN)
+    if (ch->state != CHANNEL_OPEN || ch->parked)
         return;
     if (status < 0) { /* POLLERR: libuv has stopped the handle and has no code for us */
         ch->events = 0;
@@ -105,8 +110,10 @@ ssize_t channel_read(struct channel *ch, void *buffer, size_t size)
 {
     for (;;) {
         ssize_t n = read(ch->fd, buffer, size);
-        if (n >= 0)
+        if (n >= 0) {
+            ch->bytes_read += (uint64_t)n;
             return n;
+        }
         if (errno == EIO)
             return 0; /* the other side of a pty is gone */
         if (errno != EINTR)
@@ -153,7 +160,7 @@ int channel_write(struct channel *ch, const struct iovec *parts, int count)
         size += parts[i].iov_len;
     if (size == 0)
         return 0;
-    if (channel_queued(ch) == 0) {
+    if (channel_queued(ch) == 0 && !ch->parked) {
         ssize_t n;
         do {
             n = count == 1 ? write(ch->fd, parts[0].iov_base, size) : writev(ch->fd, parts, count);
@@ -161,6 +168,7 @@ int channel_write(struct channel *ch, const struct iovec *parts, int count)
         if (n < 0 && errno != EAGAIN)
             return -errno;
         done = n > 0 ? (size_t)n : 0;
+        ch->bytes_written += done;
     }
     if (done == size)
         return 0;
@@ -186,8 +194,34 @@ void channel_finish(struct channel *ch)
 {
     assert(ch->state == CHANNEL_OPEN);
     ch->finishing = true;
-    if (channel_queued(ch) == 0)
+    if (channel_queued(ch) == 0 && !ch->parked)
         (void)shutdown(ch->fd, SHUT_WR); /* fails if the peer is gone; the read side tells */
+}
+
+void channel_park(struct channel *ch)
+{
+    assert(ch->state == CHANNEL_OPEN);
+    ch->parked = true;
+    watch(ch);
+}
+
+int channel_swap(struct channel *ch, int fd)
+{
+    /* The loop has no part in the old one any more: its handle is stopped. */
+    assert(ch->state == CHANNEL_OPEN && ch->parked && ch->events == 0);
+    if (dup3(fd, ch->fd, O_CLOEXEC) < 0)
+        return -errno;
+    (void)close(fd); /* a duplicate */
+    return 0;
+}
+
+void channel_go_on(struct channel *ch)
+{
+    assert(ch->state == CHANNEL_OPEN);
+    ch->parked = false;
+    if (ch->finishing && channel_queued(ch) == 0)
+        (void)shutdown(ch->fd, SHUT_WR); /* as above */
+    watch(ch);
 }
 
 static void closed(uv_handle_t *handle)

@@ -1,6 +1,9 @@
 /* A nonblocking fd on the loop: input when asked for, output through a bounded queue. Everything
  * the agent moves (streams, pipes of commands, TCP connections) goes through channels.
  *
+ * Bytes are counted both ways, and the fd of a parked channel can be replaced: so a stream can go
+ * on with another connection (docs/protocol.md, "Resumption").
+ *
  * The struct is a member of its owner; its memory belongs to the loop from channel_open until
  * on_closed. Callbacks are made from the loop only, never from inside a call. Loop thread only. */
 #pragma once
@@ -29,7 +32,9 @@ struct channel {
     int events;      /* what the loop watches now */
     bool want_input; /* the owner's wish */
     bool finishing;  /* shut down the sending side once the queue is empty */
-    uint8_t *queue;  /* bytes [queue_at, queue_end) are still to be written */
+    bool parked;     /* nothing is read or written */
+    uint64_t bytes_read, bytes_written;
+    uint8_t *queue; /* bytes [queue_at, queue_end) are still to be written */
     size_t queue_at, queue_end, queue_room;
     void (*on_closed)(void *owner);
 };
@@ -60,6 +65,17 @@ static inline size_t channel_queued(const struct channel *ch)
 
 /* Ends our sending side (shutdown(2)) after the queue. For sockets. */
 void channel_finish(struct channel *ch);
+
+/* From now on nothing is read from the fd or written to it, and nobody looks at it; output is
+ * queued. It may be parked already. */
+void channel_park(struct channel *ch);
+
+/* Puts another connected socket (nonblocking, taken) in the place of a parked channel's. Errors:
+ * those of dup3; it is not taken then. */
+int channel_swap(struct channel *ch, int fd) BG_MUST_CHECK;
+
+/* Ends the parking: with another fd it says its half-close again. */
+void channel_go_on(struct channel *ch);
 
 /* Closes the fd at once, the queue is dropped; on_closed (may be NULL) comes in a later turn of the
  * loop. Once only, in state CHANNEL_OPEN. */

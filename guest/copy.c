@@ -18,7 +18,7 @@
 /* ---- in the worker ---- */
 
 struct copier {
-    int fd;
+    struct link *link;
     struct bg_copy_request request;
     struct account account;
     bool drop_rights;
@@ -33,7 +33,7 @@ static int send_frame(struct copier *c, uint8_t type, const void *payload, size_
 {
     bg_frame_header_emit(type, (uint32_t)size, c->frame);
     memcpy(c->frame + BG_FRAME_HEADER_SIZE, payload, size);
-    return bg_write_full(c->fd, c->frame, BG_FRAME_HEADER_SIZE + size);
+    return link_write(c->link, c->frame, BG_FRAME_HEADER_SIZE + size);
 }
 
 static int send_data(void *owner, const void *bytes, size_t size)
@@ -80,12 +80,12 @@ static ssize_t read_data(void *owner, const void **ret_bytes)
     do {
         if (c->input_ended)
             return 0;
-        int r = bg_read_full(c->fd, c->frame, BG_FRAME_HEADER_SIZE);
+        int r = link_read_full(c->link, c->frame, BG_FRAME_HEADER_SIZE);
         if (r == 0)
             r = bg_frame_header_parse(c->frame, BG_FRAME_HEADER_SIZE, BG_FRAME_SIZE_MAX, &frame,
                                       &c->stream_err);
         if (r == 0)
-            r = bg_read_full(c->fd, c->frame + BG_FRAME_HEADER_SIZE, frame.size);
+            r = link_read_full(c->link, c->frame + BG_FRAME_HEADER_SIZE, frame.size);
         if (r < 0)
             return r;
         if (frame.type == BG_FRAME_END)
@@ -145,17 +145,15 @@ static int copy_in(struct copier *c, struct bg_err *err)
 /* After our END the host may still be writing: read it all, so that it gets to read ours. */
 static void drain(struct copier *c)
 {
-    (void)shutdown(c->fd, SHUT_WR); /* fails if the host is gone */
-    ssize_t n;
-    do {
-        n = read(c->fd, c->frame, sizeof c->frame);
-    } while (n > 0 || (n < 0 && errno == EINTR));
+    link_finish(c->link);
+    while (link_read(c->link, c->frame, sizeof c->frame) > 0)
+        ;
 }
 
-static int run(int fd, void *arg)
+static int run(struct link *link, void *arg)
 {
     struct copier *c = arg;
-    c->fd = fd;
+    c->link = link;
     struct bg_err err = {0};
     int r = 0;
     if (c->request.flags & BG_COPY_DISK) { /* the user is one of the disk's */
@@ -163,7 +161,7 @@ static int run(int fd, void *arg)
         if (r == 0)
             r = account_load(c->request.user, &c->account, &err);
     }
-    if (stream_reply_fd(fd, &err) < 0 || r < 0)
+    if (link_reply(link, &err) < 0 || r < 0)
         return 1;
     (void)umask(022);
     r = c->drop_rights ? become_user(&c->account, &err) : 0;
@@ -194,7 +192,7 @@ static int copy_open(struct stream *stream, const uint8_t *body, size_t size, st
         return r;
     c->drop_rights = geteuid() == 0;
     const struct worker_opts opts = {
-        .name = "bellglass-copy", .fd = stream_detach(stream), .run = run, .arg = c};
+        .name = "bellglass-copy", .stream = stream, .lasts = true, .run = run, .arg = c};
     /* Detached: if there is no worker, the host sees the connection close. */
     if (worker_start(stream->agent, &opts, err) < 0)
         bg_log(stream->agent->log, BG_LOG_ERROR, "copy: %s", err->text);

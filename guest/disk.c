@@ -219,8 +219,9 @@ static int send_end(int fd, const struct bg_err *err)
     return bg_write_full(fd, bytes, BG_FRAME_HEADER_SIZE + w.used);
 }
 
-static int run(int fd, void *arg)
+static int run(struct link *link, void *arg)
 {
+    int fd = link->fd;
     struct disk *disk = arg;
     struct bg_err err = {0};
     int r = mount_disk(disk, &err);
@@ -251,7 +252,7 @@ static int disk_open(struct stream *stream, const uint8_t *body, size_t size, st
     if (!stream->agent->opts.pid1)
         return bg_err_set(err, -EOPNOTSUPP, "this agent is not the guest's init");
     const struct worker_opts opts = {
-        .name = "bellglass-disk", .fd = stream_detach(stream), .run = run, .arg = disk};
+        .name = "bellglass-disk", .stream = stream, .run = run, .arg = disk};
     /* Detached: if there is no worker, the host sees the connection close. */
     if (worker_start(stream->agent, &opts, err) < 0)
         bg_log(stream->agent->log, BG_LOG_ERROR, "disk: %s", err->text);

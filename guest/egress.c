@@ -6,6 +6,7 @@
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/queue.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -16,6 +17,7 @@
 #include "guest/pump.h"
 #include "guest/redirect.h"
 #include "guest/sockets.h"
+#include "guest/stream.h"
 
 /* linux/netfilter_ipv4.h and _ipv6.h clash with libc's headers. */
 #define ORIGINAL_DST 80
@@ -37,15 +39,23 @@ struct listener {
 struct egress {
     struct egress_opts opts;
     struct listener listeners[LISTENERS];
-    unsigned count;     /* connections */
+    LIST_HEAD(, connection) connections;
+    unsigned count; /* of them */
+    bool parked;
     uint32_t stream_id; /* of the last stream */
     uint8_t scratch[SCRATCH_SIZE];
 };
 
-/* Waiting for the host's reply (the channel is the stream), then a pump. */
+/* Waiting for the host's reply (the channel is the stream), then a pump. One that came while we
+ * were parked has no channel yet. */
 struct connection {
+    LIST_ENTRY(connection) link;
     struct egress *egress;
+    struct bg_connect_request request;
+    uint32_t id; /* of the stream, 0: not opened */
     struct channel stream;
+    struct pump *pump; /* NULL: not yet */
+    bool parked;
     int tcp_fd;            /* -1: the pump has it, or it is closed */
     unsigned open_handles; /* the channel, the pump */
     uint8_t reply[BG_REPLY_HEADER_SIZE];
@@ -57,15 +67,20 @@ struct connection {
 
 static void watch_listeners(struct egress *egress);
 
-static void handle_closed(void *owner)
+static void connection_free(struct connection *connection)
 {
-    struct connection *connection = owner;
-    if (--connection->open_handles > 0)
-        return;
     struct egress *egress = connection->egress;
+    LIST_REMOVE(connection, link);
     free(connection);
     if (egress->count-- == BG_AGENT_EGRESS_MAX)
         watch_listeners(egress);
+}
+
+static void handle_closed(void *owner)
+{
+    struct connection *connection = owner;
+    if (--connection->open_handles == 0)
+        connection_free(connection);
 }
 
 /* The guest's side gets a reset: "connection refused" or "reset", never an orderly end. */
@@ -75,6 +90,14 @@ static void refuse(struct connection *connection)
         pump_reset_fd(bg_take_fd(&connection->tcp_fd));
     if (connection->stream.state == CHANNEL_OPEN)
         channel_close(&connection->stream, handle_closed);
+    else if (connection->open_handles == 0)
+        connection_free(connection);
+}
+
+static void pump_done(void *owner)
+{
+    ((struct connection *)owner)->pump = NULL;
+    handle_closed(owner);
 }
 
 static void accepted(struct connection *connection)
@@ -83,12 +106,14 @@ static void accepted(struct connection *connection)
     const struct pump_opts opts = {.loop = egress->opts.loop,
                                    .fds = {bg_take_fd(&connection->tcp_fd),
                                            channel_detach(&connection->stream, handle_closed)},
+                                   .stream = 1,
+                                   .bytes_read = connection->stream.bytes_read,
+                                   .bytes_written = connection->stream.bytes_written,
                                    .scratch = egress->scratch,
                                    .scratch_size = sizeof egress->scratch,
-                                   .on_done = handle_closed,
+                                   .on_done = pump_done,
                                    .owner = connection};
-    struct pump *pump; /* it ends by itself */
-    if (pump_open(&opts, &pump, NULL) == 0)
+    if (pump_open(&opts, &connection->pump, NULL) == 0)
         connection->open_handles++;
 }
 
@@ -216,20 +241,38 @@ static int dial(const struct egress_opts *opts)
     return bg_take_fd(&fd);
 }
 
-static int send_opening(struct connection *connection, const struct bg_connect_request *request)
+static int send_opening(struct connection *connection)
 {
     struct egress *egress = connection->egress;
     if (++egress->stream_id == 0)
         egress->stream_id = 1; /* 0 is not an id */
+    connection->id = egress->stream_id;
     uint8_t opening[OPENING_MAX];
     struct bg_writer body =
         bg_writer_init(opening + BG_STREAM_HEADER_SIZE, sizeof opening - BG_STREAM_HEADER_SIZE);
-    bg_connect_request_emit(request, &body);
+    bg_connect_request_emit(&connection->request, &body);
     const struct bg_stream_header header = {
         .kind = BG_STREAM_CONNECT, .id = egress->stream_id, .body_size = (uint32_t)body.used};
     bg_stream_header_emit(&header, opening);
     struct iovec part = {.iov_base = opening, .iov_len = BG_STREAM_HEADER_SIZE + body.used};
     return channel_write_later(&connection->stream, &part, 1);
+}
+
+/* Dials the host for a connection; one that fails is refused. */
+static void open_stream(struct connection *connection)
+{
+    struct egress *egress = connection->egress;
+    int fd = dial(&egress->opts);
+    if (fd < 0 || channel_open(&connection->stream, egress->opts.loop, fd, &ops, connection) < 0) {
+        bg_cleanup_close(&fd);
+        refuse(connection);
+        return;
+    }
+    connection->open_handles++;
+    if (send_opening(connection) < 0)
+        refuse(connection);
+    else
+        channel_want_input(&connection->stream, true);
 }
 
 /* Takes tcp_fd on success. */
@@ -243,25 +286,165 @@ static int open_connection(struct egress *egress, int tcp_fd)
     if (!connection)
         return -ENOMEM;
     connection->egress = egress;
-    connection->tcp_fd = -1;
-    int fd = dial(&egress->opts);
-    r = fd < 0 ? fd : channel_open(&connection->stream, egress->opts.loop, fd, &ops, connection);
-    if (r < 0) {
-        bg_cleanup_close(&fd);
-        free(connection);
-        return r;
-    }
-    connection->open_handles = 1;
+    connection->request = request;
     connection->tcp_fd = tcp_fd;
+    LIST_INSERT_HEAD(&egress->connections, connection, link);
     egress->count++;
     int on = 1;
     (void)setsockopt(tcp_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* slower without */
-    if (send_opening(connection, &request) < 0)
-        refuse(connection);
-    else
-        channel_want_input(&connection->stream, true);
+    if (!egress->parked)
+        open_stream(connection);
     return 0;
 }
+
+/* ---- parking ---- */
+
+/* Whether the host may have heard of it. */
+static bool is_opened(const struct connection *connection)
+{
+    return connection->pump || connection->stream.bytes_written > 0;
+}
+
+void egress_park(struct egress *egress)
+{
+    struct connection *connection;
+    egress->parked = true;
+    LIST_FOREACH(connection, &egress->connections, link)
+    {
+        if (connection->pump)
+            connection->parked = pump_park(connection->pump);
+        else if (connection->stream.state == CHANNEL_OPEN)
+            channel_park(&connection->stream);
+        connection->parked =
+            connection->parked || (!connection->pump && connection->stream.state == CHANNEL_OPEN);
+    }
+}
+
+static int counts(const struct connection *connection, uint64_t *ret_read, uint64_t *ret_written)
+{
+    if (connection->pump)
+        return pump_counts(connection->pump, ret_read, ret_written);
+    if (connection->stream.state != CHANNEL_OPEN)
+        return -ENOENT;
+    *ret_read = connection->stream.bytes_read;
+    *ret_written = connection->stream.bytes_written;
+    return 0;
+}
+
+static void set_going(struct connection *connection)
+{
+    connection->parked = false;
+    if (connection->pump)
+        pump_go_on(connection->pump);
+    else if (connection->stream.state == CHANNEL_OPEN)
+        channel_go_on(&connection->stream);
+}
+
+/* fd is taken. */
+static void swap(struct connection *connection, int fd)
+{
+    if (connection->pump) {
+        pump_swap(connection->pump, fd);
+    } else if (channel_swap(&connection->stream, fd) < 0) {
+        (void)close(fd); /* not taken */
+        refuse(connection);
+        return;
+    }
+    set_going(connection);
+}
+
+static void drop(struct connection *connection)
+{
+    connection->parked = false;
+    if (connection->pump)
+        pump_abort(connection->pump);
+    else
+        refuse(connection);
+}
+
+static struct connection *find_parked(struct egress *egress, uint32_t id)
+{
+    struct connection *connection;
+    LIST_FOREACH(connection, &egress->connections, link)
+    {
+        if (connection->parked && connection->id == id && is_opened(connection))
+            return connection;
+    }
+    return NULL;
+}
+
+void egress_resume(struct egress *egress, uint32_t id, uint64_t host_has, int fd)
+{
+    BG_AUTOCLOSE int taken = fd;
+    struct bg_err err = {0};
+    uint64_t read, written;
+    struct connection *connection = find_parked(egress, id);
+    int r = connection ? counts(connection, &read, &written) : -ENOENT;
+    if (r < 0)
+        (void)bg_err_set(&err, -ENOENT, "no connection %u waits to go on", id);
+    else if (host_has != BG_RESUME_ANY && host_has != written)
+        (void)bg_err_set(&err, -EPROTO, "connection %u: the host has other bytes than were sent",
+                         id);
+    if (err.code < 0) {
+        r = stream_reply_fd(fd, &err);
+        (void)r; /* if it cannot be said, the host sees the connection close */
+        return;
+    }
+    uint8_t reply[BG_REPLY_HEADER_SIZE + BG_RESUME_SIZE];
+    struct bg_writer w = bg_writer_init(reply + BG_REPLY_HEADER_SIZE, BG_RESUME_SIZE);
+    bg_reply_header_emit(&(struct bg_reply_header){.body_size = BG_RESUME_SIZE}, reply);
+    bg_writer_u64le(&w, read);
+    /* A fresh connection has room for it. */
+    if (write(fd, reply, sizeof reply) == (ssize_t)sizeof reply)
+        swap(connection, bg_take_fd(&taken));
+}
+
+/* One of which the host does not know, or that was waiting. */
+static void open_again(struct connection *connection, enum bg_go_on how)
+{
+    if (connection->stream.state == CHANNEL_NONE && connection->open_handles == 0) {
+        open_stream(connection);
+        return;
+    }
+    if (!connection->parked)
+        return; /* it is closing */
+    if (how == BG_GO_ON_ALIVE) {
+        set_going(connection);
+        return;
+    }
+    int fd = dial(&connection->egress->opts); /* its queue has all of the opening */
+    if (fd < 0)
+        drop(connection);
+    else
+        swap(connection, fd);
+}
+
+void egress_go_on(struct egress *egress, enum bg_go_on how)
+{
+    struct connection *next;
+    egress->parked = false;
+    for (struct connection *c = LIST_FIRST(&egress->connections); c; c = next) {
+        next = LIST_NEXT(c, link);
+        if (!is_opened(c))
+            open_again(c, how);
+        else if (c->parked && how == BG_GO_ON_ALIVE)
+            set_going(c);
+        else if (c->parked)
+            drop(c);
+    }
+}
+
+void egress_reset(struct egress *egress)
+{
+    struct connection *next;
+    egress->parked = false;
+    for (struct connection *c = LIST_FIRST(&egress->connections); c; c = next) {
+        next = LIST_NEXT(c, link);
+        drop(c);
+    }
+}
+
+/* ---- listening ---- */
 
 static void connected(uv_poll_t *poll, int status, int events)
 {

@@ -988,6 +988,7 @@ static int exec_open(struct stream *stream, const uint8_t *body, size_t size, st
 
 const struct stream_kind exec_kind = {.name = "exec",
                                       .frame_size_max = BG_FRAME_SIZE_MAX,
+                                      .lasts = true,
                                       .open = exec_open,
                                       .on_frame = on_frame,
                                       .on_room = on_room,

@@ -17,6 +17,9 @@ struct forward {
     int stream_fd;   /* until the pump has it */
     int tcp_fd;      /* likewise */
     uv_poll_t connecting;
+    uint64_t bytes_read; /* of the stream before the pump has it; nothing is written until then */
+    /* Parked: what is to be done then; connecting is closed. NULL: nothing. */
+    void (*held)(struct forward *forward);
     struct pump *pump; /* NULL: not connected yet */
 };
 
@@ -55,6 +58,11 @@ static void drop(struct live *live)
         pump_abort(forward->pump);
         return;
     }
+    if (forward->held) {
+        close_fds(forward);
+        finish(forward);
+        return;
+    }
     /* While the handle closes, its callback is to come and looks at live.dropped. */
     if (uv_is_closing((uv_handle_t *)&forward->connecting))
         return;
@@ -62,10 +70,18 @@ static void drop(struct live *live)
     close_fds(forward);
 }
 
-/* Connected: reply, then hand both over. The poll handle is closed by now. */
-static void connected(uv_handle_t *handle)
+/* Does it now, or when the stream is no longer parked. */
+static void do_unparked(struct forward *forward, void (*what)(struct forward *forward))
 {
-    struct forward *forward = handle->data;
+    if (forward->live.parked && !forward->live.dropped)
+        forward->held = what;
+    else
+        what(forward);
+}
+
+/* Connected: reply, then hand both over. The poll handle is closed by now. */
+static void begin(struct forward *forward)
+{
     if (forward->live.dropped || stream_reply_fd(forward->stream_fd, &(struct bg_err){0}) < 0) {
         close_fds(forward);
         finish(forward);
@@ -74,12 +90,20 @@ static void connected(uv_handle_t *handle)
     const struct pump_opts opts = {
         .loop = &forward->agent->loop,
         .fds = {bg_take_fd(&forward->stream_fd), bg_take_fd(&forward->tcp_fd)},
+        .stream = 0,
+        .bytes_read = forward->bytes_read,
+        .bytes_written = BG_REPLY_HEADER_SIZE,
         .scratch = forward->agent->scratch,
         .scratch_size = AGENT_SCRATCH_SIZE,
         .on_done = finish,
         .owner = forward};
     if (pump_open(&opts, &forward->pump, NULL) < 0)
         finish(forward); /* out of memory; the host sees the connection close */
+}
+
+static void connected(uv_handle_t *handle)
+{
+    do_unparked(handle->data, begin);
 }
 
 /* Starts a nonblocking connect. Returns 0 (under way, or done) or negative errno. */
@@ -135,9 +159,8 @@ static int try_connect(struct forward *forward)
 }
 
 /* The handle of the first try is closed; now the second address. */
-static void try_second(uv_handle_t *handle)
+static void begin_second(struct forward *forward)
 {
-    struct forward *forward = handle->data;
     forward->second_try = true;
     if (forward->live.dropped) {
         close_fds(forward);
@@ -151,11 +174,20 @@ static void try_second(uv_handle_t *handle)
     }
 }
 
+static void try_second(uv_handle_t *handle)
+{
+    do_unparked(handle->data, begin_second);
+}
+
 static void tried(uv_poll_t *poll, int status, int events)
 {
     (void)status; /* the socket knows better */
     (void)events;
     struct forward *forward = poll->data;
+    if (forward->live.parked) {
+        (void)uv_poll_stop(poll); /* it is told again */
+        return;
+    }
     int code = 0;
     socklen_t size = sizeof code;
     if (getsockopt(forward->tcp_fd, SOL_SOCKET, SO_ERROR, &code, &size) < 0)
@@ -172,6 +204,54 @@ static void tried(uv_poll_t *poll, int status, int events)
     uv_close((uv_handle_t *)poll, connecting_closed);
     refuse(forward, -code);
 }
+
+/* ---- parking ---- */
+
+static bool park(struct live *live)
+{
+    const struct forward *forward = CONTAINER_OF(live, struct forward, live);
+    return forward->pump ? pump_park(forward->pump) : forward->stream_fd >= 0; /* else refused */
+}
+
+static int counts(struct live *live, uint64_t *ret_read, uint64_t *ret_written)
+{
+    const struct forward *forward = CONTAINER_OF(live, struct forward, live);
+    if (forward->pump)
+        return pump_counts(forward->pump, ret_read, ret_written);
+    if (forward->stream_fd < 0)
+        return -ENOENT; /* it was refused */
+    *ret_read = forward->bytes_read;
+    *ret_written = 0;
+    return 0;
+}
+
+static void go_on(struct live *live)
+{
+    struct forward *forward = CONTAINER_OF(live, struct forward, live);
+    void (*held)(struct forward *) = forward->held;
+    forward->held = NULL;
+    if (forward->pump)
+        pump_go_on(forward->pump);
+    else if (held)
+        held(forward); /* may free it */
+    else if (!uv_is_closing((uv_handle_t *)&forward->connecting))
+        (void)uv_poll_start(&forward->connecting, UV_WRITABLE, tried); /* not closing */
+}
+
+static void swap(struct live *live, int fd)
+{
+    struct forward *forward = CONTAINER_OF(live, struct forward, live);
+    if (forward->pump) {
+        pump_swap(forward->pump, fd);
+    } else {
+        bg_cleanup_close(&forward->stream_fd);
+        forward->stream_fd = fd;
+    }
+    go_on(live);
+}
+
+static const struct parkable forward_parkable = {
+    .park = park, .counts = counts, .swap = swap, .go_on = go_on};
 
 static int forward_open(struct stream *stream, const uint8_t *body, size_t size, struct bg_err *err)
 {
@@ -196,6 +276,10 @@ static int forward_open(struct stream *stream, const uint8_t *body, size_t size,
         finish(forward);
         return bg_err_errno(err, r, "port %u in the sandbox", port);
     }
+    forward->live.parkable = &forward_parkable;
+    forward->live.kind = stream->live.kind;
+    forward->live.id = stream->id;
+    forward->bytes_read = stream->channel.bytes_read;
     forward->stream_fd = stream_detach(stream);
     return 0;
 }

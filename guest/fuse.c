@@ -40,7 +40,22 @@ static int find_on_disk(struct server *server, char *root, size_t root_size, str
     return r;
 }
 
-static int run(int fd, void *arg)
+static ssize_t read_link(void *owner, void *buffer, size_t size)
+{
+    return link_read(owner, buffer, size);
+}
+
+static int write_link(void *owner, const struct iovec *parts, int count)
+{
+    return link_writev(owner, parts, count);
+}
+
+static void stop_link(void *owner)
+{
+    link_stop(owner);
+}
+
+static int run(struct link *link, void *arg)
 {
     struct server *server = arg;
     struct bg_err err = {0};
@@ -50,7 +65,7 @@ static int run(int fd, void *arg)
         (void)(find_on_disk(server, on_disk, sizeof on_disk, &err) < 0); /* err tells */
     else if (access(server->request.path, F_OK) < 0)
         (void)bg_err_errno(&err, -errno, "folder '%s' in the sandbox", server->request.path);
-    if (stream_reply_fd(fd, &err) < 0 || err.code < 0)
+    if (link_reply(link, &err) < 0 || err.code < 0)
         return 1;
     const struct fs_server_opts opts = {
         .root = disk ? on_disk : server->request.path,
@@ -62,8 +77,9 @@ static int run(int fd, void *arg)
         .groups = server->account.groups,
         .group_count = server->account.group_count,
         .threads = THREADS,
+        .io = {.read = read_link, .write = write_link, .stop = stop_link, .owner = link},
     };
-    if (fs_server_run(fd, fd, &opts, &err) < 0) {
+    if (fs_server_run(link->fd, link->fd, &opts, &err) < 0) {
         bg_log(server->log, BG_LOG_WARN, "mount: %s", err.text);
         return 1;
     }
@@ -83,7 +99,7 @@ static int fuse_open(struct stream *stream, const uint8_t *body, size_t size, st
     server->drop_rights = geteuid() == 0;
     server->log = stream->agent->log;
     const struct worker_opts opts = {
-        .name = "bellglass-fuse", .fd = stream_detach(stream), .run = run, .arg = server};
+        .name = "bellglass-fuse", .stream = stream, .lasts = true, .run = run, .arg = server};
     /* Detached: if there is no worker, the host sees the connection close. */
     if (worker_start(stream->agent, &opts, err) < 0)
         bg_log(stream->agent->log, BG_LOG_ERROR, "mount: %s", err->text);

@@ -1,5 +1,6 @@
 #include "guest/pump.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -47,6 +48,44 @@ void pump_abort(struct pump *pump)
     for (int i = 0; i < 2; i++)
         if (pump->sides[i].channel.state == CHANNEL_OPEN)
             pump_reset_fd(channel_detach(&pump->sides[i].channel, side_closed));
+}
+
+static struct channel *stream_channel(struct pump *pump)
+{
+    return &pump->sides[pump->opts.stream].channel;
+}
+
+bool pump_park(struct pump *pump)
+{
+    if (stream_channel(pump)->state != CHANNEL_OPEN)
+        return false;
+    channel_park(stream_channel(pump));
+    return true;
+}
+
+int pump_counts(const struct pump *pump, uint64_t *ret_read, uint64_t *ret_written)
+{
+    const struct channel *ch = &pump->sides[pump->opts.stream].channel;
+    if (ch->state != CHANNEL_OPEN)
+        return -ENOENT;
+    *ret_read = ch->bytes_read;
+    *ret_written = ch->bytes_written;
+    return 0;
+}
+
+void pump_swap(struct pump *pump, int fd)
+{
+    struct channel *ch = stream_channel(pump);
+    if (ch->state == CHANNEL_OPEN && channel_swap(ch, fd) == 0)
+        return;
+    (void)close(fd); /* not taken */
+    pump_abort(pump);
+}
+
+void pump_go_on(struct pump *pump)
+{
+    if (stream_channel(pump)->state == CHANNEL_OPEN)
+        channel_go_on(stream_channel(pump));
 }
 
 static void close_if_done(struct pump *pump)
@@ -143,6 +182,8 @@ int pump_open(const struct pump_opts *opts, struct pump **ret_pump, struct bg_er
         return 0;
     }
     pump->open_handles++;
+    stream_channel(pump)->bytes_read = opts->bytes_read;
+    stream_channel(pump)->bytes_written = opts->bytes_written;
     channel_want_input(&pump->sides[0].channel, true);
     channel_want_input(&pump->sides[1].channel, true);
     *ret_pump = pump;

@@ -10,6 +10,7 @@
 #include "guest/cgroup.h"
 #include "guest/exec.h"
 #include "guest/identity.h"
+#include "guest/parking.h"
 #include "guest/power.h"
 #include "guest/ssh_keys.h"
 #include "guest/version.h"
@@ -22,7 +23,9 @@ struct session {
     struct agent *agent;
     struct stream *stream; /* NULL: gone, and we wait for what is under way only */
     bool identified;
-    bool preparing; /* a sync is under way; it will be answered by PREPARED */
+    bool preparing; /* it will be answered by PREPARED, when neither of these is the case: */
+    bool syncing;   /* a sync is under way */
+    bool parking;   /* streams are being parked */
     unsigned busy;  /* syncs and warm-ups under way: they hold this struct */
 };
 
@@ -45,9 +48,9 @@ static void send_ready(struct session *session, const struct bg_err *err)
     stream_send(session->stream, BG_FRAME_READY, payload, w.used);
 }
 
-static int run_ssh_keygen(int fd, void *unused)
+static int run_ssh_keygen(struct link *link, void *unused)
 {
-    (void)fd;
+    (void)link;
     (void)unused;
     return ssh_keys_make();
 }
@@ -56,7 +59,7 @@ static int run_ssh_keygen(int fd, void *unused)
 static void make_ssh_keys(struct agent *agent)
 {
     struct bg_err err = {0};
-    const struct worker_opts opts = {.name = "ssh-keys", .fd = -1, .run = run_ssh_keygen};
+    const struct worker_opts opts = {.name = "ssh-keys", .run = run_ssh_keygen};
     if (worker_start(agent, &opts, &err) < 0)
         bg_log(agent->log, BG_LOG_ERROR, "ssh host keys: %s; there are none now", err.text);
 }
@@ -84,8 +87,10 @@ static int take_identity(struct session *session, const uint8_t *payload, size_t
     if (identity.flags & BG_IDENTITY_AGAIN) {
         exec_orphan_all(agent, fork);
         agent_drop_streams(agent, &session->stream->live);
+        parking_drop(agent);
     } else if (!(identity.flags & BG_IDENTITY_CONTINUE)) {
         agent_drop_all(agent, &session->stream->live);
+        parking_drop(agent);
     }
     memcpy(agent->identity, identity.sandbox_id, sizeof agent->identity);
     struct bg_err why = {0};
@@ -109,24 +114,42 @@ static int take_identity(struct session *session, const uint8_t *payload, size_t
 
 /* ---- snapshot ---- */
 
+static void answer_if_prepared(struct session *session)
+{
+    if (!session->preparing || session->syncing || session->parking)
+        return;
+    session->preparing = false;
+    if (session->stream)
+        stream_send(session->stream, BG_FRAME_PREPARED, NULL, 0);
+}
+
 static void synced(void *owner, int wait_status)
 {
     struct session *session = owner;
     session->busy--;
-    session->preparing = false;
+    session->syncing = false;
     if (wait_status != 0)
         bg_log(session->agent->log, BG_LOG_ERROR, "the sync ended with status 0x%x",
                (unsigned)wait_status);
-    if (session->stream)
-        stream_send(session->stream, BG_FRAME_PREPARED, NULL, 0);
+    answer_if_prepared(session);
     free_if_idle(session);
+}
+
+static void parked(void *owner)
+{
+    struct session *session = owner;
+    session->parking = false;
+    answer_if_prepared(session);
 }
 
 /* Of the commands, what waits in the kernel comes to a stop when it is done with that: it has not
  * run on either. */
-static int sync_disk(int cgroup_fd, void *arg)
+static int sync_disk(struct link *link, void *arg)
 {
     const struct agent *agent = arg;
+    (void)link;
+    BG_AUTOCLOSE int cgroup_fd =
+        agent->frozen ? open(agent->opts.cgroup_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
     if (cgroup_fd >= 0 && cgroup_wait_frozen(cgroup_fd, BG_AGENT_FREEZE_MS) < 0)
         bg_log(agent->log, BG_LOG_WARN, "some commands do not stand still yet; going on");
     sync();
@@ -137,23 +160,22 @@ static int prepare(struct session *session, struct bg_err *err)
 {
     if (session->preparing)
         return bg_err_set(err, -EPROTO, "PREPARE before the last one was answered");
-    session->preparing = true;
+    session->preparing = session->syncing = true;
+    session->parking = !parking_begin(session->agent, parked, session);
     session->busy++;
     agent_freeze(session->agent);
     /* In a process of its own: the disk may be slow, and the heartbeat goes on. */
-    const struct worker_opts opts = {
-        .name = "sync",
-        .fd = session->agent->frozen ? fcntl(session->agent->cgroup_fd, F_DUPFD_CLOEXEC, 0) : -1,
-        .run = sync_disk,
-        .arg = session->agent,
-        .on_exit = synced,
-        .owner = session};
+    const struct worker_opts opts = {.name = "sync",
+                                     .run = sync_disk,
+                                     .arg = session->agent,
+                                     .on_exit = synced,
+                                     .owner = session};
     int r = worker_start(session->agent, &opts, err);
     if (r < 0) {
         session->busy--;
-        session->preparing = false;
+        session->syncing = false;
         sync();
-        stream_send(session->stream, BG_FRAME_PREPARED, NULL, 0);
+        answer_if_prepared(session);
     }
     return 0;
 }
@@ -188,9 +210,13 @@ static int on_frame(void *context, uint8_t type, const uint8_t *payload, size_t 
             break;
         return prepare(session, err);
     case BG_FRAME_GO_ON:
-        if (size != 1)
+        if (size != 1 || payload[0] > BG_GO_ON_RESUMED)
             break;
+        parking_forget(session->agent, session);
+        session->parking = false;
+        parking_end(session->agent, (enum bg_go_on)payload[0]);
         agent_thaw(session->agent);
+        answer_if_prepared(session); /* late, but it is waited for */
         return 0;
     default:
         return bg_err_set(err, -EPROTO, "frame type %u in a session", type);
@@ -203,6 +229,9 @@ static void on_gone(void *context)
     struct session *session = context;
     if (session->agent->session == session->stream)
         session->agent->session = NULL;
+    if (session->parking)
+        parking_forget(session->agent, session);
+    session->parking = false;
     session->stream = NULL;
     free_if_idle(session);
 }

@@ -27,11 +27,11 @@ struct share {
 
 /* ---- in the worker ---- */
 
-static int end_mount(int fd, const struct share *share)
+static int end_mount(struct link *link, const struct share *share)
 {
     struct bg_err err = {0};
     int r = share_unmount(share->request.path, share->request.flags & BG_SHARE_LAZY, &err);
-    return stream_reply_fd(fd, &err) < 0 || r < 0;
+    return link_reply(link, &err) < 0 || r < 0;
 }
 
 static int make_mount(const struct share *share, int *ret_fuse_fd, struct bg_err *err)
@@ -89,13 +89,13 @@ static int open_signals(int *ret_fd, struct bg_err *err)
     return *ret_fd < 0 ? bg_err_errno(err, -errno, "signalfd") : 0;
 }
 
-static int run(int fd, void *arg)
+static int run(struct link *link, void *arg)
 {
     const struct share *share = arg;
     struct bg_err err = {0};
     if (share->request.flags & BG_SHARE_END)
-        return end_mount(fd, share);
-    struct share_relay_opts opts = {.stream_fd = fd,
+        return end_mount(link, share);
+    struct share_relay_opts opts = {.link = link,
                                     .needed = others_live,
                                     .read_only = share->request.flags & BG_SHARE_READ_ONLY,
                                     .uid = share->account.uid,
@@ -103,7 +103,7 @@ static int run(int fd, void *arg)
     int r = open_signals(&opts.signal_fd, &err);
     if (r == 0)
         r = make_mount(share, &opts.fuse_fd, &err);
-    if (stream_reply_fd(fd, &err) < 0 || r < 0)
+    if (link_reply(link, &err) < 0 || r < 0)
         return 1; /* the agent's next worker takes the mount away */
     r = share_relay_greet(&opts, &err);
     if (r == 0)
@@ -115,11 +115,11 @@ static int run(int fd, void *arg)
     return r < 0;
 }
 
-static int run_cleanup(int fd, void *arg)
+static int run_cleanup(struct link *link, void *arg)
 {
     const struct share *share = arg;
     struct bg_err err = {0};
-    (void)fd;
+    (void)link;
     if (share_unmount_id(share->id, &err) < 0) {
         bg_log(share->log, BG_LOG_WARN, "share: %s", err.text);
         return 1;
@@ -137,8 +137,7 @@ static void worker_ended(void *owner, int wait_status)
     (void)wait_status; /* it has logged why */
     if (share->request.flags & BG_SHARE_END || share->agent->power)
         return;
-    const struct worker_opts opts = {
-        .name = "bellglass-share", .fd = -1, .run = run_cleanup, .arg = share};
+    const struct worker_opts opts = {.name = "bellglass-share", .run = run_cleanup, .arg = share};
     if (worker_start(share->agent, &opts, &err) < 0)
         bg_log(share->log, BG_LOG_ERROR, "share: %s", err.text);
 }
@@ -157,7 +156,8 @@ static int share_open(struct stream *stream, const uint8_t *body, size_t size, s
     share->log = stream->agent->log;
     share->id = stream->id;
     const struct worker_opts opts = {.name = "bellglass-share",
-                                     .fd = stream_detach(stream),
+                                     .stream = stream,
+                                     .lasts = true,
                                      .run = run,
                                      .arg = share,
                                      .on_exit = worker_ended,

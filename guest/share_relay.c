@@ -29,7 +29,8 @@ static const uint64_t wanted_flags = FUSE_ASYNC_READ | FUSE_POSIX_LOCKS | FUSE_A
                                      FUSE_HANDLE_KILLPRIV_V2 | FUSE_INIT_EXT;
 
 struct relay {
-    int fuse_fd, stream_fd;
+    int fuse_fd;
+    struct link *link;
     uint8_t *out; /* requests, OUT_SIZE */
     size_t out_at, out_used;
     uint8_t *in; /* replies, IN_SIZE */
@@ -44,9 +45,9 @@ int share_relay_greet(const struct share_relay_opts *opts, struct bg_err *err)
     if (opts->read_only)
         hello.flags |= FS_HELLO_READ_ONLY;
     fs_hello_emit(&hello, bytes);
-    int r = bg_write_full(opts->stream_fd, bytes, sizeof bytes);
+    int r = link_write(opts->link, bytes, sizeof bytes);
     if (r == 0)
-        r = bg_read_full(opts->stream_fd, bytes, sizeof bytes);
+        r = link_read_full(opts->link, bytes, sizeof bytes);
     if (r < 0)
         return bg_err_errno(err, r, "share: hello");
     return fs_hello_parse(bytes, sizeof bytes, /* from_server= */ true, &theirs, err);
@@ -150,14 +151,12 @@ static int read_requests(struct relay *relay, struct bg_err *err)
 static int write_requests(struct relay *relay, struct bg_err *err)
 {
     while (relay->out_at < relay->out_used) {
-        ssize_t n =
-            write(relay->stream_fd, relay->out + relay->out_at, relay->out_used - relay->out_at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0 && errno == EAGAIN)
+        ssize_t n = link_write_now(relay->link, relay->out + relay->out_at,
+                                   relay->out_used - relay->out_at);
+        if (n == -EAGAIN)
             return 0;
         if (n < 0)
-            return bg_err_errno(err, -errno, "share: asking the host");
+            return bg_err_errno(err, (int)n, "share: asking the host");
         relay->out_at += (size_t)n;
     }
     relay->out_at = relay->out_used = 0;
@@ -185,13 +184,13 @@ static int take_replies(struct relay *relay, struct bg_err *err)
 
 static int read_replies(struct relay *relay, struct bg_err *err)
 {
-    ssize_t n = read(relay->stream_fd, relay->in + relay->in_used, IN_SIZE - relay->in_used);
-    if (n < 0 && (errno == EINTR || errno == EAGAIN))
+    ssize_t n = link_read_now(relay->link, relay->in + relay->in_used, IN_SIZE - relay->in_used);
+    if (n == -EAGAIN)
         return 0;
     if (n == 0)
         return bg_err_set(err, -ENODATA, "share: the host has ended it");
     if (n < 0)
-        return bg_err_errno(err, -errno, "share: answers of the host");
+        return bg_err_errno(err, (int)n, "share: answers of the host");
     relay->in_used += (size_t)n;
     return take_replies(relay, err);
 }
@@ -202,7 +201,7 @@ static int relay_loop(struct relay *relay, const struct share_relay_opts *opts, 
         bool unsent = relay->out_at < relay->out_used;
         struct pollfd fds[] = {
             {.fd = relay->fuse_fd, .events = unsent ? 0 : POLLIN},
-            {.fd = relay->stream_fd, .events = (short)(POLLIN | (unsent ? POLLOUT : 0))},
+            {.fd = relay->link->fd, .events = (short)(POLLIN | (unsent ? POLLOUT : 0))},
             {.fd = relay->ending ? -1 : opts->signal_fd, .events = POLLIN}};
         int n = poll(fds, 3, relay->ending ? IDLE_MS : -1);
         if (n < 0 && errno != EINTR)
@@ -234,10 +233,6 @@ int share_relay_run(const struct share_relay_opts *opts, struct bg_err *err)
     BG_AUTOFREE uint8_t *in = malloc(IN_SIZE);
     if (!out || !in)
         return bg_err_errno(err, -ENOMEM, "share");
-    struct relay relay = {
-        .fuse_fd = opts->fuse_fd, .stream_fd = opts->stream_fd, .out = out, .in = in};
-    int flags = fcntl(relay.stream_fd, F_GETFL);
-    if (flags < 0 || fcntl(relay.stream_fd, F_SETFL, flags | O_NONBLOCK) < 0)
-        return bg_err_errno(err, -errno, "share's stream");
+    struct relay relay = {.fuse_fd = opts->fuse_fd, .link = opts->link, .out = out, .in = in};
     return relay_loop(&relay, opts, err);
 }

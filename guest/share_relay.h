@@ -7,11 +7,12 @@
 #include <sys/types.h>
 
 #include "common/err.h"
+#include "guest/link.h"
 
 struct share_relay_opts {
-    int fuse_fd;   /* /dev/fuse, mounted and non-blocking; borrowed */
-    int stream_fd; /* to the server; made non-blocking; borrowed */
-    int signal_fd; /* readable when it shall end; borrowed; -1: none */
+    int fuse_fd;       /* /dev/fuse, mounted and non-blocking; borrowed */
+    struct link *link; /* to the server; borrowed */
+    int signal_fd;     /* readable when it shall end; borrowed; -1: none */
     /* Asked when nobody wants anything after the signal: is there still somebody who may? NULL: no.
      */
     bool (*needed)(void);

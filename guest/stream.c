@@ -12,6 +12,7 @@
 #include "guest/exec.h"
 #include "guest/forward.h"
 #include "guest/fuse.h"
+#include "guest/parking.h"
 #include "guest/session.h"
 #include "guest/share.h"
 #include "guest/watch.h"
@@ -69,6 +70,7 @@ void stream_abort(struct stream *stream)
     if (stream->state == STREAM_CLOSING)
         return;
     stream->state = STREAM_CLOSING;
+    stream->live.parkable = NULL;
     channel_close(&stream->channel, channel_closed);
 }
 
@@ -76,6 +78,7 @@ int stream_detach(struct stream *stream)
 {
     assert(stream->state == STREAM_OPEN && !stream->context);
     stream->state = STREAM_CLOSING;
+    stream->live.parkable = NULL;
     return channel_detach(&stream->channel, channel_closed);
 }
 
@@ -133,24 +136,30 @@ void stream_refuse(struct stream *stream, const struct bg_err *err)
     stream_finish(stream);
 }
 
-int stream_reply_fd(int fd, const struct bg_err *err)
+size_t stream_emit_reply(const struct bg_err *err, uint8_t out[STREAM_REPLY_MAX])
 {
-    uint8_t bytes[BG_REPLY_HEADER_SIZE + BG_ERR_TEXT_SIZE];
     size_t size = 0;
     if (err->code < 0) {
-        size = emit_refusal(err, bytes);
-        memcpy(bytes + BG_REPLY_HEADER_SIZE, err->text, size);
+        size = emit_refusal(err, out);
+        memcpy(out + BG_REPLY_HEADER_SIZE, err->text, size);
     } else {
-        bg_reply_header_emit(&(struct bg_reply_header){0}, bytes);
+        bg_reply_header_emit(&(struct bg_reply_header){0}, out);
     }
+    return BG_REPLY_HEADER_SIZE + size;
+}
+
+int stream_reply_fd(int fd, const struct bg_err *err)
+{
+    uint8_t bytes[STREAM_REPLY_MAX];
+    size_t size = stream_emit_reply(err, bytes);
     /* A fresh connection has room for it; a short write is a broken one. */
     ssize_t n;
     do {
-        n = write(fd, bytes, BG_REPLY_HEADER_SIZE + size);
+        n = write(fd, bytes, size);
     } while (n < 0 && errno == EINTR);
     if (n < 0)
         return -errno;
-    return (size_t)n == BG_REPLY_HEADER_SIZE + size ? 0 : -EIO;
+    return (size_t)n == size ? 0 : -EIO;
 }
 
 void stream_send(struct stream *stream, uint8_t type, const void *payload, size_t size)
@@ -200,6 +209,57 @@ static void fail(struct stream *stream, const struct bg_err *err)
     stream_abort(stream);
 }
 
+/* ---- parking: for the kinds with frames ---- */
+
+static bool park(struct live *live)
+{
+    channel_park(&CONTAINER_OF(live, struct stream, live)->channel);
+    return true;
+}
+
+static int counts(struct live *live, uint64_t *ret_read, uint64_t *ret_written)
+{
+    const struct stream *stream = CONTAINER_OF(live, struct stream, live);
+    *ret_read = stream->channel.bytes_read;
+    *ret_written = stream->channel.bytes_written;
+    return 0;
+}
+
+static void swap(struct live *live, int fd)
+{
+    struct stream *stream = CONTAINER_OF(live, struct stream, live);
+    if (channel_swap(&stream->channel, fd) == 0) {
+        channel_go_on(&stream->channel);
+        return;
+    }
+    (void)close(fd); /* not taken */
+    stream_abort(stream);
+}
+
+static void go_on(struct live *live)
+{
+    struct stream *stream = CONTAINER_OF(live, struct stream, live);
+    if (stream->state != STREAM_CLOSING)
+        channel_go_on(&stream->channel);
+}
+
+static const struct parkable stream_parkable = {
+    .park = park, .counts = counts, .swap = swap, .go_on = go_on};
+
+/* ---- openings ---- */
+
+/* What is to be done about a header: the kind, or one that goes on with an older stream. */
+static const struct stream_kind *choose_kind(struct stream *stream,
+                                             const struct bg_stream_header *header)
+{
+    static const uint8_t no_token[sizeof header->resume];
+    if (memcmp(header->resume, no_token, sizeof no_token) != 0)
+        return NULL;
+    stream->live.kind = header->kind;
+    stream->live.id = stream->id = header->id;
+    return header->flags & BG_STREAM_RESUME ? &resume_kind : find_kind(header->kind);
+}
+
 /* The input is complete for the state: header or body. */
 static void take_opening(struct stream *stream)
 {
@@ -210,11 +270,9 @@ static void take_opening(struct stream *stream)
             fail(stream, &err);
             return;
         }
-        stream->id = header.id;
-        stream->kind = find_kind(header.kind);
+        stream->kind = choose_kind(stream, &header);
         stream->state = STREAM_BODY;
-        static const uint8_t no_token[sizeof header.resume];
-        if (!stream->kind || memcmp(header.resume, no_token, sizeof no_token) != 0) {
+        if (!stream->kind) {
             stream->state = STREAM_OPEN;
             (void)bg_err_set(&err, -EOPNOTSUPP, "this agent does not take such a stream");
             stream_refuse(stream, &err);
@@ -236,6 +294,8 @@ static void take_opening(struct stream *stream)
     BG_AUTOFREE uint8_t *body = BG_TAKE(stream->input);
     size_t body_size = stream->input_want;
     stream->input_used = stream->input_want = 0;
+    if (stream->kind->lasts)
+        stream->live.parkable = &stream_parkable;
     if (stream->kind->open(stream, body, body_size, &err) < 0)
         stream_refuse(stream, &err);
 }
@@ -255,6 +315,16 @@ static void read_opening(struct stream *stream)
         stream->input_used += (size_t)n;
         if (stream->input_used == stream->input_want)
             take_opening(stream);
+    }
+}
+
+void stream_read_openings(struct agent *agent)
+{
+    struct live *next; /* an opening may add to the list, at its head */
+    for (struct live *live = LIST_FIRST(&agent->live); live; live = next) {
+        next = LIST_NEXT(live, link);
+        if (live->drop == drop)
+            read_opening(CONTAINER_OF(live, struct stream, live));
     }
 }
 

@@ -14,6 +14,7 @@ struct stream;
 struct stream_kind {
     const char *name;
     uint32_t frame_size_max; /* payload; 0: this kind has no frames and takes the connection */
+    bool lasts;              /* with frames: it may outlive its connection */
     /* Acts on the body (borrowed for the call), and replies now or later. On an error the stream
      * sends the reply itself and ends; the kind keeps nothing then. */
     int (*open)(struct stream *stream, const uint8_t *body, size_t size, struct bg_err *err);
@@ -66,8 +67,17 @@ void stream_finish(struct stream *stream);
 void stream_abort(struct stream *stream);
 
 /* For raw kinds, from inside open: takes the connection away (nonblocking fd, nothing read past the
- * body). The stream goes away by itself. */
+ * body). The stream goes away by itself; its id and counts are those of what takes it. */
 int stream_detach(struct stream *stream);
+
+/* The largest reply that stream_emit_reply() makes. */
+#define STREAM_REPLY_MAX (BG_REPLY_HEADER_SIZE + BG_ERR_TEXT_SIZE)
+
+/* A reply without a body, or with the text of why not (err->code < 0). Returns its size. */
+size_t stream_emit_reply(const struct bg_err *err, uint8_t out[STREAM_REPLY_MAX]);
+
+/* Reads what has come of the streams that have no complete opening yet. */
+void stream_read_openings(struct agent *agent);
 
 /* Writes a reply to a fd of a detached stream; blocking or with room in its buffer. Errors: -EIO or
  * errno of write. */

@@ -47,7 +47,8 @@ struct watcher {
     char path[BG_PATH_MAX];
     const struct bg_log *log;
 
-    int stream_fd, events_fd;
+    struct link *link;
+    int events_fd;
     struct file_system file_systems[FILE_SYSTEMS_MAX];
     size_t file_system_count;
     uint8_t events[EVENTS_SIZE], output[OUTPUT_SIZE];
@@ -144,7 +145,7 @@ static int start(struct watcher *w, struct bg_err *err)
 
 static int flush(struct watcher *w)
 {
-    int r = bg_write_full(w->stream_fd, w->output, w->out.used);
+    int r = link_write(w->link, w->output, w->out.used);
     w->out = bg_writer_init(w->output, sizeof w->output);
     return r;
 }
@@ -236,26 +237,33 @@ static int take_events(struct watcher *w)
     return r < 0 ? r : flush(w);
 }
 
+/* The stream has something to tell: 0: it goes on; 1: the host has closed it. */
+static int look_at_stream(struct watcher *w)
+{
+    char byte;
+    ssize_t n = link_read_now(w->link, &byte, 1);
+    return n == -EAGAIN ? 0 : n < 0 ? (int)n : 1; /* the host says nothing but the end */
+}
+
 /* Until the host closes the stream. */
 static int serve(struct watcher *w)
 {
     int r = 0;
     w->out = bg_writer_init(w->output, sizeof w->output);
     while (r == 0) {
-        struct pollfd fds[2] = {{.fd = w->stream_fd, .events = POLLIN},
+        struct pollfd fds[2] = {{.fd = w->link->fd, .events = POLLIN},
                                 {.fd = w->events_fd, .events = POLLIN}};
         if (poll(fds, 2, -1) < 0)
             continue; /* interrupted */
         if (fds[0].revents)
-            return 0;
-        r = take_events(w);
-        if (r == 0 && poll(fds, 1, PAUSE_MS) > 0)
-            return 0;
+            r = look_at_stream(w);
+        else if ((r = take_events(w)) == 0 && poll(fds, 1, PAUSE_MS) > 0)
+            r = look_at_stream(w);
     }
-    return r;
+    return r < 0 ? r : 0;
 }
 
-static void send_end(int fd, int code)
+static void send_end(struct link *link, int code)
 {
     struct bg_err err;
     uint8_t frame[BG_FRAME_HEADER_SIZE + 4 + BG_ERR_TEXT_SIZE];
@@ -265,21 +273,21 @@ static void send_end(int fd, int code)
     bg_writer_u32le(&w, (uint32_t)err.code);
     bg_writer_bytes(&w, err.text, strnlen(err.text, sizeof err.text));
     bg_frame_header_emit(BG_FRAME_END, (uint32_t)(w.used - BG_FRAME_HEADER_SIZE), frame);
-    int r = bg_write_full(fd, frame, w.used);
+    int r = link_write(link, frame, w.used);
     (void)r; /* the host has gone: it needs no reason */
 }
 
-static int run(int fd, void *arg)
+static int run(struct link *link, void *arg)
 {
     struct watcher *w = arg;
     struct bg_err err = {0};
-    w->stream_fd = fd;
+    w->link = link;
     int r = start(w, &err);
-    if (stream_reply_fd(fd, &err) < 0 || r < 0)
+    if (link_reply(link, &err) < 0 || r < 0)
         return 1;
     r = serve(w);
     if (r < 0 && r != -EPIPE && r != -ECONNRESET)
-        send_end(fd, r);
+        send_end(link, r);
     return 0;
 }
 
@@ -293,7 +301,7 @@ static int watch_open(struct stream *stream, const uint8_t *body, size_t size, s
     if (r < 0)
         return r;
     const struct worker_opts opts = {
-        .name = "bellglass-watch", .fd = stream_detach(stream), .run = run, .arg = w};
+        .name = "bellglass-watch", .stream = stream, .lasts = true, .run = run, .arg = w};
     /* Detached: if there is no worker, the host sees the connection close. */
     if (worker_start(stream->agent, &opts, err) < 0)
         bg_log(stream->agent->log, BG_LOG_ERROR, "watch: %s", err->text);

@@ -31,6 +31,7 @@
 
 struct server {
     int in_fd, out_fd;
+    struct fs_server_io io;
     struct fs_identity identity;
     struct fs_ops ops;
     struct fs_feed *feed; /* NULL: changes are not told */
@@ -51,6 +52,48 @@ struct server {
     pthread_mutex_t out_lock;
 };
 
+/* ---- the stream, when it is fds ---- */
+
+static ssize_t read_fd(void *owner, void *buffer, size_t size)
+{
+    struct server *server = owner;
+    ssize_t n;
+    do {
+        n = read(server->in_fd, buffer, size);
+    } while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
+static int write_fd(void *owner, const struct iovec *parts, int count)
+{
+    struct server *server = owner;
+    ssize_t n;
+    do {
+        n = writev(server->out_fd, parts, count);
+    } while (n < 0 && errno == EINTR);
+    if (n < 0)
+        return -errno;
+    int r = 0;
+    size_t skip = (size_t)n;
+    for (int i = 0; i < count && r == 0; i++) {
+        size_t over = skip < parts[i].iov_len ? skip : parts[i].iov_len;
+        skip -= over;
+        if (over < parts[i].iov_len)
+            r = bg_write_full(server->out_fd, (char *)parts[i].iov_base + over,
+                              parts[i].iov_len - over);
+    }
+    return r;
+}
+
+static void stop_fd(void *owner)
+{
+    struct server *server = owner;
+    /* Fails on what is not a socket, where the read ends when the client goes. */
+    (void)shutdown(server->in_fd, SHUT_RD);
+}
+
+/* ---- the reader ---- */
+
 /* Ends the stream for all threads. err: NULL when the client has closed. in_lock is held. */
 static void end_stream(struct server *server, const struct bg_err *err)
 {
@@ -62,9 +105,7 @@ static void end_stream(struct server *server, const struct bg_err *err)
 
 static void fail_stream(struct server *server, const struct bg_err *err)
 {
-    /* Wakes a thread that waits in read(); fails on what is not a socket, where the read ends when
-     * the client goes. */
-    (void)shutdown(server->in_fd, SHUT_RD);
+    server->io.stop(server->io.owner); /* wakes a thread that reads */
     (void)pthread_mutex_lock(&server->in_lock);
     end_stream(server, err);
     (void)pthread_mutex_unlock(&server->in_lock);
@@ -75,14 +116,17 @@ static int take(struct server *server, uint8_t *out, size_t size)
 {
     while (size > 0) {
         size_t have = server->input_size - server->input_at;
-        if (have == 0 && size >= INPUT_SIZE)
-            return bg_read_full(server->in_fd, out, size);
         if (have == 0) {
-            ssize_t n = read(server->in_fd, server->input, INPUT_SIZE);
-            if (n < 0 && errno == EINTR)
-                continue;
+            bool direct = size >= INPUT_SIZE;
+            ssize_t n = server->io.read(server->io.owner, direct ? out : server->input,
+                                        direct ? size : INPUT_SIZE);
             if (n <= 0)
-                return n < 0 ? -errno : -ENODATA;
+                return n < 0 ? (int)n : -ENODATA;
+            if (direct) {
+                out += n;
+                size -= (size_t)n;
+                continue;
+            }
             server->input_at = 0;
             have = server->input_size = (size_t)n;
         }
@@ -182,33 +226,24 @@ static bool next_message(struct server *server, uint8_t *out, size_t *ret_size)
     return go_on;
 }
 
+static int write_bytes(struct server *server, const uint8_t *bytes, size_t size)
+{
+    struct iovec part = {.iov_len = size};
+    memcpy(&part.iov_base, &bytes, sizeof bytes); /* writing only reads it */
+    return server->io.write(server->io.owner, &part, 1);
+}
+
 static void send_reply(struct server *server, uint32_t opcode, const struct fs_reply *reply)
 {
     uint8_t head[REPLY_HEAD_SIZE];
     struct bg_writer w = bg_writer_init(head, sizeof head);
     fs_reply_emit(opcode, reply, &w);
     assert(bg_writer_ok(&w));
-    int r = 0;
+    struct iovec parts[2] = {{.iov_base = head, .iov_len = w.used}, {.iov_len = reply->data_size}};
+    memcpy(&parts[1].iov_base, &reply->data, sizeof reply->data); /* writing only reads it */
+    bool has_data = reply->data_size > 0 && reply->error >= 0;
     (void)pthread_mutex_lock(&server->out_lock);
-    if (reply->data_size == 0 || reply->error < 0) {
-        r = bg_write_full(server->out_fd, head, w.used);
-    } else {
-        struct iovec parts[2] = {{.iov_base = head, .iov_len = w.used},
-                                 {.iov_len = reply->data_size}};
-        memcpy(&parts[1].iov_base, &reply->data, sizeof reply->data); /* writev only reads it */
-        ssize_t n;
-        do {
-            n = writev(server->out_fd, parts, 2);
-        } while (n < 0 && errno == EINTR);
-        if (n < 0)
-            r = -errno;
-        else if ((size_t)n < w.used)
-            r = bg_write_full(server->out_fd, head + n, w.used - (size_t)n);
-        size_t data_sent = n < 0 || (size_t)n < w.used ? 0 : (size_t)n - w.used;
-        if (r == 0)
-            r = bg_write_full(server->out_fd, reply->data + data_sent,
-                              reply->data_size - data_sent);
-    }
+    int r = server->io.write(server->io.owner, parts, has_data ? 2 : 1);
     (void)pthread_mutex_unlock(&server->out_lock);
     if (r < 0) {
         struct bg_err err = {0};
@@ -223,7 +258,7 @@ static void changes_seen(void *owner, const uint8_t *bytes, size_t size)
 {
     struct server *server = owner;
     (void)pthread_mutex_lock(&server->out_lock);
-    int r = bg_write_full(server->out_fd, bytes, size);
+    int r = write_bytes(server, bytes, size);
     (void)pthread_mutex_unlock(&server->out_lock);
     if (r < 0)
         fail_stream(server, NULL); /* a worker that answers will say why */
@@ -344,9 +379,9 @@ static int exchange_hellos(struct server *server, const struct fs_server_opts *o
         hello.flags |= FS_HELLO_FEED;
     uint8_t bytes[FS_HELLO_SIZE];
     fs_hello_emit(&hello, bytes);
-    int r = bg_write_full(server->out_fd, bytes, sizeof bytes);
+    int r = write_bytes(server, bytes, sizeof bytes);
     if (r == 0)
-        r = bg_read_full(server->in_fd, bytes, sizeof bytes);
+        r = take(server, bytes, sizeof bytes);
     if (r < 0)
         return bg_err_errno(err, r, "file server: hello");
     struct fs_hello theirs;
@@ -395,7 +430,10 @@ static int run_threads(struct server *server, unsigned count, struct bg_err *err
 int fs_server_run(int in_fd, int out_fd, const struct fs_server_opts *opts, struct bg_err *err)
 {
     assert(opts->threads >= 1 && opts->threads <= FS_SERVER_THREADS_MAX);
-    struct server server = {.in_fd = in_fd, .out_fd = out_fd};
+    struct server server = {.in_fd = in_fd, .out_fd = out_fd, .io = opts->io};
+    if (!server.io.read)
+        server.io = (struct fs_server_io){
+            .read = read_fd, .write = write_fd, .stop = stop_fd, .owner = &server};
     server.identity = (struct fs_identity){.switched = geteuid() == 0 && !opts->as_root,
                                            .uid = opts->uid,
                                            .gid = opts->gid,

@@ -10,12 +10,22 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 #include "common/err.h"
 
 struct fs_share_rules;
 
 #define FS_SERVER_THREADS_MAX 32u
+
+/* How the client is reached when it is not by the fds alone. One thread reads at a time and one
+ * writes. */
+struct fs_server_io {
+    ssize_t (*read)(void *owner, void *buffer, size_t size); /* > 0, 0 at the end, -errno; waits */
+    int (*write)(void *owner, const struct iovec *parts, int count); /* all, or -errno; waits */
+    void (*stop)(void *owner); /* read returns 0 from now on, also one that waits */
+    void *owner;
+};
 
 struct fs_server_opts {
     const char *root; /* folder to serve; borrowed for the call */
@@ -31,7 +41,8 @@ struct fs_server_opts {
     const struct fs_share_rules *share;
     void (*on_ready)(void *owner); /* both sides have said hello; may be NULL */
     void *owner;
-    unsigned threads; /* requests worked on at once, 1..FS_SERVER_THREADS_MAX */
+    unsigned threads;       /* requests worked on at once, 1..FS_SERVER_THREADS_MAX */
+    struct fs_server_io io; /* all NULL: read(2) and write(2) on the fds */
 };
 
 /* Serves until the client closes the stream (0), breaks the protocol, or an fd fails. Blocks;

@@ -234,3 +234,25 @@ bool grammar_split_path(const char *text, char **ret_name, const char **ret_path
     *ret_path = colon + 1;
     return true;
 }
+
+int grammar_parse_duration(const char *text, uint64_t *ret_ms, struct bg_err *err)
+{
+    static const struct {
+        char unit;
+        uint64_t ms;
+    } units[] = {{'s', 1000}, {'m', 60 * 1000}, {'h', 3600 * 1000}, {'d', 24 * 3600 * 1000}};
+    char number[16], quoted[64];
+    size_t size = strlen(text);
+    uint64_t value;
+    if (size >= 2 && size <= sizeof number) {
+        (void)snprintf(number, sizeof number, "%.*s", (int)size - 1, text);
+        for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+            if (text[size - 1] == units[i].unit &&
+                bg_parse_u64(number, 0, 1000 * 1000 * 1000, &value) == 0) {
+                *ret_ms = value * units[i].ms;
+                return 0;
+            }
+    }
+    return bg_err_set(err, -EINVAL, "%s: want a length of time such as 90s, 10m, 12h or 7d",
+                      bg_quote(text, quoted, sizeof quoted));
+}

@@ -3,6 +3,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "common/err.h"
 
@@ -31,6 +32,9 @@ void grammar_secret_done(struct grammar_secret *secret);
  * -EINVAL no name, or not set here; -ENOMEM. */
 int grammar_parse_env(const char *text, char *(*getenv_fn)(const char *name), char **ret,
                       struct bg_err *err) BG_MUST_CHECK;
+
+/* A length of time: "90s", "10m", "12h", "7d". Errors: -EINVAL with what it should be. */
+int grammar_parse_duration(const char *text, uint64_t *ret_ms, struct bg_err *err) BG_MUST_CHECK;
 
 /* NAME:PATH of cp and mount; false if text has no sandbox in it ("./a:b", "/x", "-", "plain").
  * *ret_name: heap, the caller's; *ret_path: borrowed from text. */

@@ -4,11 +4,11 @@
 #include <string.h>
 
 #include "common/quote.h"
-#include "host/cli/client.h"
-#include "host/cli/exec_request.h"
 #include "common/wire.h"
+#include "host/cli/exec_request.h"
 #include "host/cli/exec_stream.h"
 #include "host/cli/reattach.h"
+#include "host/cli/wake.h"
 
 int guest_command_operands(const struct args *args, size_t at, struct guest_command *ret,
                            struct bg_err *err)
@@ -75,7 +75,7 @@ static int open_stream(struct app *app, const struct bg_sandbox *sandbox,
         terminal_size(isatty(STDIN_FILENO) ? STDIN_FILENO : STDOUT_FILENO, &request.rows,
                       &request.columns);
     int r = exec_request_emit(&request, &body, &size, err);
-    return r < 0 ? r : client_open(&app->paths, sandbox, "exec", body, size, ret_fd, err);
+    return r < 0 ? r : wake_open(app, sandbox, "exec", body, size, ret_fd, err);
 }
 
 /* Runs the stream, as stdin, stdout and stderr are here. */

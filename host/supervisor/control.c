@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/queue.h>
 #include <sys/socket.h>
 
 #include "common/io.h"
@@ -21,12 +22,13 @@ struct client {
     enum {
         CLIENT_LINE,       /* the request is being read */
         CLIENT_BODY,       /* the body of an open */
+        CLIENT_HELD,       /* complete, but we are parked */
         CLIENT_CONNECTING, /* the agent is being dialled */
         CLIENT_PIPING,     /* the poll handle is closing; then the pipe begins */
         CLIENT_WAITING,    /* for the guest's end */
         CLIENT_SNAPSHOT,   /* for the snapshot that it wants */
         CLIENT_CLOSING
-    } state; /* only moves right */
+    } state; /* only moves right, but that one who is dialled when we are parked is held again */
     uint8_t *in;
     size_t used, room;
     size_t body_at; /* where the body begins in `in` */
@@ -35,13 +37,25 @@ struct client {
     struct vsock_conn *conn;
 };
 
+/* A pipe. */
+struct stream {
+    LIST_ENTRY(stream) link;
+    struct control *control;
+    struct vsock_pipe *pipe;
+    bool unparked;  /* it is to be parked and is not yet */
+    bool unresumed; /* likewise */
+};
+
 struct control {
     uv_loop_t *loop;
     struct control_opts opts;
     uv_poll_t listener;
     struct client *clients;
     size_t client_count; /* with their handles not yet closed */
+    LIST_HEAD(, stream) streams;
     size_t stream_count;
+    bool parked;
+    bool parking, resuming; /* on_parked, on_resumed is owed */
     uint32_t next_stream;
     bool closing, listener_closed, paused;
 };
@@ -69,6 +83,45 @@ static void finish_if_done(struct control *control)
     on_closed(owner);
 }
 
+static bool all_parked(const struct control *control)
+{
+    const struct stream *stream;
+    LIST_FOREACH(stream, &control->streams, link)
+    {
+        if (stream->unparked)
+            return false;
+    }
+    for (const struct client *client = control->clients; client; client = client->next)
+        if (client->state == CLIENT_PIPING)
+            return false;
+    return true;
+}
+
+static bool all_resumed(const struct control *control)
+{
+    const struct stream *stream;
+    LIST_FOREACH(stream, &control->streams, link)
+    {
+        if (stream->unresumed)
+            return false;
+    }
+    return true;
+}
+
+/* Calls the owner when it waits for what has come. */
+static void tell_owner(struct control *control)
+{
+    if (control->closing)
+        return;
+    if (control->parking && all_parked(control)) {
+        control->parking = false;
+        control->opts.on_parked(control->opts.owner);
+    } else if (control->resuming && all_resumed(control)) {
+        control->resuming = false;
+        control->opts.on_resumed(control->opts.owner);
+    }
+}
+
 static void client_gone(struct client *client)
 {
     struct control *control = client->control;
@@ -81,6 +134,7 @@ static void client_gone(struct client *client)
         control->paused = false;
         (void)uv_poll_start(&control->listener, UV_READABLE, listener_readable); /* was running */
     }
+    tell_owner(control);
     finish_if_done(control);
 }
 
@@ -134,11 +188,64 @@ static void refuse(struct client *client, int code, const char *text)
 
 static void pipe_ended(void *owner, uint64_t to_guest, uint64_t from_guest)
 {
-    struct control *control = owner;
+    struct stream *stream = owner;
+    struct control *control = stream->control;
     (void)to_guest;
     (void)from_guest;
+    LIST_REMOVE(stream, link);
+    free(stream);
     control->stream_count--;
+    tell_owner(control);
     finish_if_done(control);
+}
+
+static void pipe_parked(void *owner)
+{
+    struct stream *stream = owner;
+    stream->unparked = false;
+    tell_owner(stream->control);
+}
+
+static void pipe_resumed(void *owner)
+{
+    struct stream *stream = owner;
+    stream->unresumed = false;
+    tell_owner(stream->control);
+}
+
+static void start_pipe(struct client *client, const uint8_t *first, size_t first_size,
+                       size_t opening_size, uint32_t id)
+{
+    struct control *control = client->control;
+    struct bg_err err = {0};
+    /* Measurements, and disks that are to be unmounted, end with their connection. */
+    bool lasts = client->kind != BG_STREAM_BENCH && client->kind != BG_STREAM_DISK;
+    struct stream *stream = calloc(1, sizeof *stream);
+    const struct vsock_pipe_opts opts = {.conn = client->conn,
+                                         .fd = client->fd,
+                                         .to_guest = first,
+                                         .to_guest_size = first_size,
+                                         .opening_size = opening_size,
+                                         .kind = lasts ? (enum bg_stream_kind)client->kind : 0,
+                                         .id = id,
+                                         .on_end = pipe_ended,
+                                         .on_parked = pipe_parked,
+                                         .on_resumed = pipe_resumed,
+                                         .owner = stream};
+    int r = stream ? vsock_pipe_start(control->loop, &opts, &stream->pipe, &err)
+                   : bg_err_errno(&err, -ENOMEM, "stream");
+    if (r < 0) {
+        bg_log(control->opts.log, BG_LOG_ERROR, "stream: %s", err.text);
+        vsock_reset(client->conn);
+        free(stream);
+        return;
+    }
+    client->fd = -1;
+    stream->control = control;
+    LIST_INSERT_HEAD(&control->streams, stream, link);
+    control->stream_count++;
+    if (control->parked)
+        stream->unparked = !vsock_pipe_park(stream->pipe);
 }
 
 static void poll_closed_for_pipe(uv_handle_t *handle)
@@ -156,29 +263,15 @@ static void poll_closed_for_pipe(uv_handle_t *handle)
     /* What the client sent behind its body are the stream's first bytes. */
     size_t rest = client->used - client->body_at;
     BG_AUTOFREE uint8_t *first = malloc(sizeof header_bytes + rest);
-    struct bg_err err;
-    struct vsock_conn *conn = client->conn;
-    client->conn = NULL;
     if (!first) {
-        vsock_reset(conn);
+        vsock_reset(client->conn);
     } else {
         memcpy(first, header_bytes, sizeof header_bytes);
         memcpy(first + sizeof header_bytes, client->in + client->body_at, rest);
-        struct vsock_pipe *pipe;
-        const struct vsock_pipe_opts opts = {.conn = conn,
-                                             .fd = client->fd,
-                                             .to_guest = first,
-                                             .to_guest_size = sizeof header_bytes + rest,
-                                             .on_end = pipe_ended,
-                                             .owner = control};
-        if (vsock_pipe_start(control->loop, &opts, &pipe, &err) < 0) {
-            bg_log(control->opts.log, BG_LOG_ERROR, "stream: %s", err.text);
-            vsock_reset(conn);
-        } else {
-            control->stream_count++;
-            client->fd = -1;
-        }
+        start_pipe(client, first, sizeof header_bytes + rest,
+                   sizeof header_bytes + client->body_size, header.id);
     }
+    client->conn = NULL; /* the pipe's, or reset */
     client_unlink(client);
     client_gone(client);
 }
@@ -218,8 +311,10 @@ static void open_stream(struct client *client)
     struct control *control = client->control;
     struct vsock_device *device = control->opts.vsock(control->opts.owner);
     struct bg_err err;
-    client->state = CLIENT_CONNECTING;
     (void)uv_poll_stop(&client->poll); /* cannot fail; a hang-up is seen by the pipe */
+    client->state = control->parked ? CLIENT_HELD : CLIENT_CONNECTING;
+    if (control->parked)
+        return;
     if (!device) {
         refuse(client, -EAGAIN, "the guest is not ready, or on its way out");
         return;
@@ -428,6 +523,52 @@ void control_snapshot_done(struct control *control, json_t *answer_json)
 uint32_t control_next_stream(const struct control *control)
 {
     return control->next_stream;
+}
+
+bool control_park(struct control *control)
+{
+    control->parked = true;
+    for (struct client *client = control->clients; client; client = client->next) {
+        if (client->state != CLIENT_CONNECTING)
+            continue;
+        vsock_reset(client->conn); /* it is dialled again */
+        client->conn = NULL;
+        client->state = CLIENT_HELD;
+    }
+    struct stream *stream;
+    LIST_FOREACH(stream, &control->streams, link)
+    stream->unparked = !vsock_pipe_park(stream->pipe);
+    control->parking = !all_parked(control);
+    return !control->parking;
+}
+
+bool control_resume(struct control *control, struct vsock_device *device)
+{
+    struct stream *stream;
+    LIST_FOREACH(stream, &control->streams, link)
+    {
+        stream->unresumed = true;
+        vsock_pipe_resume(stream->pipe, device);
+    }
+    control->resuming = !all_resumed(control);
+    return !control->resuming;
+}
+
+void control_go_on(struct control *control)
+{
+    control->parked = control->parking = control->resuming = false;
+    struct stream *stream;
+    LIST_FOREACH(stream, &control->streams, link)
+    {
+        stream->unparked = stream->unresumed = false;
+        vsock_pipe_go_on(stream->pipe);
+    }
+    struct client *next;
+    for (struct client *client = control->clients; client; client = next) {
+        next = client->next; /* one that is refused is unlinked */
+        if (client->state == CLIENT_HELD)
+            open_stream(client);
+    }
 }
 
 size_t control_streams(const struct control *control)

@@ -24,7 +24,9 @@ struct control_opts {
     void (*reload)(void *owner); /* a new proxy is to take over; the status tells its pid */
     /* A snapshot is wanted: request is the client's JSON. control_snapshot_done() follows on 0. */
     int (*snapshot)(void *owner, const char *request, size_t size, struct bg_err *err);
-    uint32_t next_stream; /* id of the first one; 0: the usual */
+    uint32_t next_stream;            /* id of the first one; 0: the usual */
+    void (*on_parked)(void *owner);  /* see below; NULL if it is never parked */
+    void (*on_resumed)(void *owner); /* likewise */
     void (*on_closed)(void *owner);
     void *owner;
 };
@@ -43,6 +45,19 @@ uint32_t control_next_stream(const struct control *control);
 
 /* Streams that are open. */
 size_t control_streams(const struct control *control);
+
+/* A snapshot takes the device away for a while (docs/protocol.md, "Resumption"). Requests are taken
+ * as ever, but what is to be opened waits. In this order:
+ *
+ * control_park: no stream sends anything more. Returns whether that holds already; if not,
+ * on_parked follows. While a guest does not read an opening it does not come: give up then.
+ * control_resume: all streams get connections of this device. Returns whether none is left to wait
+ * for; if not, on_resumed follows. Left out when the device was not taken away.
+ * control_go_on: what was not resumed goes on with the connection that it has, or ends without one;
+ * what waited is opened. */
+bool control_park(struct control *control);
+bool control_resume(struct control *control, struct vsock_device *device);
+void control_go_on(struct control *control);
 
 /* Ends all clients; on_closed later. NULL: no-op. */
 void control_close(struct control *control);

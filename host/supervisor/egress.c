@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/queue.h>
 #include <sys/socket.h>
 
 #include "common/io.h"
@@ -13,11 +14,24 @@
 /* Form, port, and a name with its length. */
 #define BODY_MAX (1u + 2u + 4u + BG_NAME_MAX)
 
+/* A connection that is with the proxy. */
+struct stream {
+    LIST_ENTRY(stream) link;
+    struct egress *egress;
+    struct vsock_pipe *pipe;
+    bool unresumed; /* it is to be resumed and is not yet */
+};
+
 struct egress {
     uv_loop_t *loop;
     const struct bg_log *log;
     int proxy_fd;
-    size_t waiting, streams;
+    size_t waiting, stream_count;
+    LIST_HEAD(, stream) streams;
+    bool parked;
+    bool resuming; /* on_resumed is owed */
+    void (*on_resumed)(void *owner);
+    void *owner;
 };
 
 /* A connection whose header is being read. What the guest sends eagerly behind the body stays
@@ -41,12 +55,42 @@ static void refuse(struct request *request)
     request_free(request);
 }
 
+static bool all_resumed(const struct egress *egress)
+{
+    const struct stream *stream;
+    LIST_FOREACH(stream, &egress->streams, link)
+    {
+        if (stream->unresumed)
+            return false;
+    }
+    return true;
+}
+
+static void tell_owner(struct egress *egress)
+{
+    if (!egress->resuming || !all_resumed(egress))
+        return;
+    egress->resuming = false;
+    egress->on_resumed(egress->owner);
+}
+
 static void pipe_ended(void *owner, uint64_t to_guest, uint64_t from_guest)
 {
-    struct egress *egress = owner;
+    struct stream *stream = owner;
+    struct egress *egress = stream->egress;
     (void)to_guest;
     (void)from_guest;
-    egress->streams--;
+    LIST_REMOVE(stream, link);
+    free(stream);
+    egress->stream_count--;
+    tell_owner(egress);
+}
+
+static void pipe_resumed(void *owner)
+{
+    struct stream *stream = owner;
+    stream->unresumed = false;
+    tell_owner(stream->egress);
 }
 
 /* Sends the request and one end of a socketpair to the proxy, and joins the other end. */
@@ -68,14 +112,27 @@ static int hand_over(struct request *request, const struct bg_stream_header *hea
     int r = bg_send_fd(egress->proxy_fd, message, w.used, theirs);
     if (r < 0)
         return bg_err_errno(err, r, "proxy");
-    struct vsock_pipe *pipe;
-    const struct vsock_pipe_opts opts = {
-        .conn = request->conn, .fd = ours, .on_end = pipe_ended, .owner = egress};
-    r = vsock_pipe_start(egress->loop, &opts, &pipe, err);
+    BG_AUTOFREE struct stream *stream = calloc(1, sizeof *stream);
+    if (!stream)
+        return bg_err_errno(err, -ENOMEM, "connection");
+    const struct vsock_pipe_opts opts = {.conn = request->conn,
+                                         .fd = ours,
+                                         .kind = BG_STREAM_CONNECT,
+                                         .id = header->id,
+                                         .guest_size = request->used,
+                                         .on_end = pipe_ended,
+                                         .on_resumed = pipe_resumed,
+                                         .owner = stream};
+    r = vsock_pipe_start(egress->loop, &opts, &stream->pipe, err);
     if (r < 0)
         return r;
     (void)bg_take_fd(&ours); /* the pipe's now */
-    egress->streams++;
+    stream->egress = egress;
+    LIST_INSERT_HEAD(&egress->streams, stream, link);
+    egress->stream_count++;
+    if (egress->parked) /* it has no opening: at once */
+        (void)vsock_pipe_park(stream->pipe);
+    (void)BG_TAKE(stream); /* pipe_ended's */
     return 0;
 }
 
@@ -94,7 +151,8 @@ static void request_data(void *owner, const uint8_t *bytes, size_t size)
     if (request->used < BG_STREAM_HEADER_SIZE)
         return;
     int r = bg_stream_header_parse(request->bytes, BG_STREAM_HEADER_SIZE, &header, &err);
-    if (r == 0 && (header.kind != BG_STREAM_CONNECT || header.body_size > BODY_MAX))
+    if (r == 0 &&
+        (header.kind != BG_STREAM_CONNECT || header.flags != 0 || header.body_size > BODY_MAX))
         r = bg_err_set(&err, -EPROTO, "kind %u, body of %u bytes", header.kind, header.body_size);
     if (r == 0 && request->used < BG_STREAM_HEADER_SIZE + header.body_size)
         return;
@@ -149,16 +207,53 @@ void egress_take(struct egress *egress, struct vsock_conn *conn)
     vsock_accept(conn, &ops, request);
 }
 
+void egress_on_resumed(struct egress *egress, void (*on_resumed)(void *owner), void *owner)
+{
+    egress->on_resumed = on_resumed;
+    egress->owner = owner;
+}
+
+void egress_park(struct egress *egress)
+{
+    egress->parked = true;
+    struct stream *stream;
+    LIST_FOREACH(stream, &egress->streams, link)
+    (void)vsock_pipe_park(stream->pipe); /* none has an opening: at once */
+}
+
+bool egress_resume(struct egress *egress, struct vsock_device *device)
+{
+    struct stream *stream;
+    LIST_FOREACH(stream, &egress->streams, link)
+    {
+        stream->unresumed = true;
+        vsock_pipe_resume(stream->pipe, device);
+    }
+    egress->resuming = !all_resumed(egress);
+    return !egress->resuming;
+}
+
+void egress_go_on(struct egress *egress)
+{
+    egress->parked = egress->resuming = false;
+    struct stream *stream;
+    LIST_FOREACH(stream, &egress->streams, link)
+    {
+        stream->unresumed = false;
+        vsock_pipe_go_on(stream->pipe);
+    }
+}
+
 size_t egress_streams(const struct egress *egress)
 {
-    return egress->streams;
+    return egress->stream_count;
 }
 
 void egress_free(struct egress *egress)
 {
     if (!egress)
         return;
-    assert(egress->waiting == 0 && egress->streams == 0);
+    assert(egress->waiting == 0 && egress->stream_count == 0);
     egress_set_proxy(egress, -1);
     free(egress);
 }

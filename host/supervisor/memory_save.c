@@ -99,7 +99,9 @@ static int writer_note(struct writer *w, uint64_t ram_page, uint64_t count, bool
 static int write_failed(int code, struct bg_err *err)
 {
     if (code == -ENOSPC || code == -EDQUOT)
-        return bg_err_errno(err, code, "memory layer: free space, or set BELLGLASS_HOME");
+        return bg_err_set(err, code,
+                          "memory layer: %s: free space, or put BELLGLASS_HOME where there is some",
+                          strerror(-code));
     return bg_err_errno(err, code, "memory layer: cannot write");
 }
 

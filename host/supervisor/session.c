@@ -56,11 +56,11 @@ void session_prepare(struct session *session)
     send_frame(session, BG_FRAME_PREPARE, NULL, 0);
 }
 
-void session_go_on(struct session *session, bool resumed)
+void session_go_on(struct session *session, enum bg_go_on how)
 {
-    uint8_t payload = resumed;
+    uint8_t payload = (uint8_t)how;
     session->preparing = false;
-    send_frame(session, BG_FRAME_GO_ON, &payload, 1);
+    send_frame(session, BG_FRAME_GO_ON, &payload, sizeof payload);
 }
 
 static int take_hello(struct session *session, struct bg_reader *in, struct bg_err *err)

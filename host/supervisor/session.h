@@ -49,6 +49,5 @@ void session_identify(struct session *session, const uint8_t *payload, size_t si
 void session_ping(struct session *session);
 void session_shutdown(struct session *session);
 void session_prepare(struct session *session);
-/* The snapshot is over. resumed: the streams that were opened again go on, the others are gone;
- * else the connections were never cut. */
-void session_go_on(struct session *session, bool resumed);
+/* After PREPARED, on this session or on the next. */
+void session_go_on(struct session *session, enum bg_go_on how);

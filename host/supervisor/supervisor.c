@@ -19,7 +19,8 @@
 #include "host/supervisor/vm.h"
 
 #define SILENCE_MS(accel) ((accel) == ACCEL_KVM ? 15000u : 60000u)
-#define FDS_MAX           8192 /* connections each way and clients, with room to spare */
+#define PARK_MS           10000 /* for the guest to read what opens a stream */
+#define FDS_MAX           8192  /* connections each way and clients, with room to spare */
 
 struct supervisor {
     const struct supervisor_opts *opts;
@@ -35,6 +36,7 @@ struct supervisor {
     struct bg_err why;
     struct disk_stream *second; /* while the second disk is the agent's */
     uv_timer_t second_timer;    /* for it to be mounted, or unmounted */
+    uv_timer_t park_timer;      /* for the streams to stand still before a snapshot */
     struct bg_err second_why;
     uint8_t *env;
     size_t env_size;
@@ -43,6 +45,9 @@ struct supervisor {
         bool taken;    /* the VM is held */
         bool going_on; /* the guest is not there again yet */
         bool suspended;
+        struct vm_snapshot_opts opts;
+        bool parks;             /* the streams are about to stand still */
+        unsigned unresumed;     /* of control and egress, those whose streams are not there again */
         uint64_t stop_after_ms; /* the grace of a stop that came meanwhile; 0: none */
         bool done;              /* the launcher has said what became of it */
         struct link_done word;
@@ -128,6 +133,30 @@ static int want_snapshot(void *owner, const char *request, size_t size, struct b
     return 0;
 }
 
+/* The streams stand still, so the guest may be asked to do the same. */
+static void parked(void *owner)
+{
+    struct supervisor *s = owner;
+    if (!s->snapshot.parks || !s->vm)
+        return;
+    s->snapshot.parks = false;
+    (void)uv_timer_stop(&s->park_timer); /* cannot fail */
+    vm_snapshot(s->vm, &s->snapshot.opts);
+}
+
+/* The guest does not read what opens a stream. */
+static void park_late(uv_timer_t *timer)
+{
+    struct supervisor *s = timer->data;
+    struct bg_err why;
+    (void)bg_err_set(&why, -ETIMEDOUT, "the agent does not take its streams");
+    s->snapshot.parks = false;
+    close_files(s);
+    control_go_on(s->control);
+    egress_go_on(s->egress);
+    say_taken(s, &why);
+}
+
 static void take_files(struct supervisor *s, const struct link_files *files, const int *fds,
                        size_t count)
 {
@@ -153,7 +182,12 @@ static void take_files(struct supervisor *s, const struct link_files *files, con
     }
     s->snapshot.began_ms = bg_now_ms();
     s->snapshot.result = (struct vm_snapshot_result){0};
-    vm_snapshot(s->vm, &opts);
+    s->snapshot.opts = opts;
+    s->snapshot.parks = true;
+    egress_park(s->egress);
+    (void)uv_timer_start(&s->park_timer, park_late, PARK_MS, 0); /* not closing */
+    if (control_park(s->control))
+        parked(s);
 }
 
 static void held(void *owner, const struct bg_err *why, const struct vm_snapshot_result *result)
@@ -183,13 +217,37 @@ static void answer_snapshot(struct supervisor *s)
     control_snapshot_done(s->control, answer);
 }
 
+static void streams_go_on(struct supervisor *s);
+
 static void runs_again(void *owner)
 {
     struct supervisor *s = owner;
     s->snapshot.result = *vm_snapshot_result(s->vm);
+    s->snapshot.unresumed = s->snapshot.result.unplugged ? 2 : 0;
+    if (s->snapshot.unresumed > 0) {
+        bool control = control_resume(s->control, vm_vsock(s->vm));
+        bool egress = egress_resume(s->egress, vm_vsock(s->vm));
+        s->snapshot.unresumed -= (unsigned)control + (unsigned)egress;
+    }
+    if (s->snapshot.unresumed == 0)
+        streams_go_on(s);
+}
+
+static void resumed(void *owner)
+{
+    struct supervisor *s = owner;
+    if (s->snapshot.unresumed > 0 && --s->snapshot.unresumed == 0 && s->vm)
+        streams_go_on(s);
+}
+
+static void streams_go_on(struct supervisor *s)
+{
+    if (s->snapshot.result.unplugged)
+        vm_resumed(s->vm);
+    control_go_on(s->control);
+    egress_go_on(s->egress);
     s->snapshot.streams_ms = bg_now_ms() - s->snapshot.began_ms;
     s->snapshot.going_on = false;
-    vm_resumed(s->vm);
     answer_snapshot(s);
     if (s->snapshot.stop_after_ms > 0)
         stop(s, s->snapshot.stop_after_ms);
@@ -379,7 +437,9 @@ static void ready(void *owner, const struct vm_timings *timings)
 static void asked(void *owner, struct vsock_conn *conn, uint32_t host_port)
 {
     struct supervisor *s = owner;
-    if (host_port == BG_VSOCK_EGRESS_PORT && ready_device(s))
+    /* What it asks for on the way to a snapshot goes on after it. */
+    bool heard = s->vm && !s->stopping && (vm_is_ready(s->vm) || s->snapshot.wanted);
+    if (host_port == BG_VSOCK_EGRESS_PORT && heard)
         egress_take(s->egress, conn);
     else
         vsock_reset(conn);
@@ -389,8 +449,11 @@ static void ended(void *owner, const struct bg_err *why)
 {
     struct supervisor *s = owner;
     s->vm = NULL;
+    control_go_on(s->control); /* what was to be resumed ends */
+    egress_go_on(s->egress);
     s->why = s->second_why.code < 0 ? s->second_why : *why;
     uv_close((uv_handle_t *)&s->second_timer, NULL);
+    uv_close((uv_handle_t *)&s->park_timer, NULL);
     if (s->snapshot.wanted && s->snapshot.suspended)
         control_snapshot_done(s->control, json_pack("{s:b}", "ok", 1));
     else if (s->snapshot.wanted)
@@ -521,6 +584,8 @@ static int start(struct supervisor *s, struct bg_err *err)
                                    .reload = reload,
                                    .snapshot = want_snapshot,
                                    .next_stream = opts_next_stream(s->opts),
+                                   .on_parked = parked,
+                                   .on_resumed = resumed,
                                    .on_closed = control_closed,
                                    .owner = s};
     int r = uv_loop_init(&s->loop);
@@ -532,7 +597,11 @@ static int start(struct supervisor *s, struct bg_err *err)
     s->link.data = s;
     (void)uv_timer_init(&s->loop, &s->second_timer); /* cannot fail */
     s->second_timer.data = s;
+    (void)uv_timer_init(&s->loop, &s->park_timer); /* cannot fail */
+    s->park_timer.data = s;
     r = egress_open(&s->loop, &s->log, &s->egress, err);
+    if (r == 0)
+        egress_on_resumed(s->egress, resumed, s);
     if (r == 0)
         r = control_open(&s->loop, &control, &s->control, err);
     if (r == 0)

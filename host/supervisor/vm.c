@@ -567,6 +567,7 @@ int vm_serve_vsock(struct vm *vm, int fd, struct bg_err *err)
                                      .on_failed = device_failed,
                                      .on_closed = part_closed,
                                      .owner = vm};
+    bg_random(&opts.first_port, sizeof opts.first_port);
     int r = vsock_device_open(vm->loop, &opts, &vm->vsock, err);
     if (r == 0)
         vm->open_handles++;
@@ -678,7 +679,7 @@ void vm_quit(struct vm *vm)
 void vm_resumed(struct vm *vm)
 {
     if (vm->state == VM_READY && vm->agent_open)
-        session_go_on(&vm->session, /* resumed= */ true);
+        session_go_on(&vm->session, BG_GO_ON_RESUMED);
 }
 
 const struct vm_snapshot_result *vm_snapshot_result(const struct vm *vm)

@@ -42,6 +42,7 @@ struct vm_snapshot_opts {
 struct vm_snapshot_result {
     uint64_t pause_us; /* the vCPUs stood; known in on_again */
     uint64_t dirty_bytes, written_bytes;
+    bool unplugged; /* the device was taken away: every connection is gone */
 };
 
 struct vm_opts {
@@ -63,9 +64,8 @@ struct vm_opts {
      * (not synced). vm_go_on(), vm_quit() or vm_kill() follows, now or later. Both borrowed. */
     void (*on_snapshot)(void *owner, const struct bg_err *why,
                         const struct vm_snapshot_result *result);
-    /* The guest goes on after a snapshot and the agent is there again. After one that unplugged the
-     * device (all but disk-only ones that succeed, or those that fail early) streams may be resumed
-     * now; vm_resumed() follows when they are. */
+    /* The guest goes on after a snapshot and the agent is there again. If the device was unplugged
+     * streams can be resumed now; vm_resumed() follows when they are. */
     void (*on_again)(void *owner);
     /* vm_flatten() is over: the layers in between are of no use to this VM any more, or (done
      * false) they still are. */

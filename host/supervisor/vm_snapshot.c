@@ -292,7 +292,7 @@ void vm_snapshot_unplugged(struct vm *vm)
         vsock_device_close(vm->vsock);
     vm->vsock = NULL;
     (void)bg_fault("snapshot-unplugged");
-    vm->snapshot.unplugged = true;
+    vm->snapshot.unplugged = vm->snapshot.result.unplugged = true;
     vm->snapshot.asked_out = false;
     if (!late) {
         stop_cpus(vm);
@@ -319,7 +319,7 @@ static void cpus_run(void *arg, const struct bg_err *err, const json_t *value)
         vm->snapshot.result.pause_us = vm_now_us() - vm->snapshot.stopped_us;
     vm->state = VM_READY;
     (void)uv_timer_stop(&vm->deadline); /* cannot fail */
-    session_go_on(&vm->session, /* resumed= */ false);
+    session_go_on(&vm->session, BG_GO_ON_ALIVE);
     vm->opts.on_again(vm->opts.owner);
 }
 

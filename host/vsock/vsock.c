@@ -527,7 +527,6 @@ static void handle_gone(struct vsock_device *device)
     device->in_turn = false;
     conns_done(device);
     free(device->bounce);
-    free(device->scratch);
     void (*on_closed)(void *) = device->opts.on_closed;
     void *owner = device->opts.owner;
     free(device);
@@ -572,8 +571,7 @@ int vsock_device_open_access(uv_loop_t *loop, const struct vsock_device_opts *op
         return r;
     BG_AUTOFREE struct vsock_device *device = calloc(1, sizeof *device);
     BG_AUTOFREE uint8_t *bounce = malloc(VSOCK_BOUNCE_SIZE);
-    BG_AUTOFREE uint8_t *scratch = malloc(VSOCK_SCRATCH_SIZE);
-    if (!device || !bounce || !scratch)
+    if (!device || !bounce)
         return bg_err_set(err, -ENOMEM, "vsock: out of memory");
     device->loop = loop;
     device->opts = *opts;
@@ -588,7 +586,6 @@ int vsock_device_open_access(uv_loop_t *loop, const struct vsock_device_opts *op
     device->idle.data = device;
     device->open_handles = 2;
     device->bounce = BG_TAKE(bounce);
-    device->scratch = BG_TAKE(scratch);
     *ret_device = BG_TAKE(device);
     return 0;
 }
@@ -618,11 +615,6 @@ void vsock_device_close(struct vsock_device *device)
     vhost_user_close(&device->vhost);
     device->rx_active = device->tx_active = false;
     uv_close((uv_handle_t *)&device->idle, idle_closed);
-}
-
-uint8_t *vsock_scratch(struct vsock_conn *conn)
-{
-    return conn->device->scratch;
 }
 
 uint64_t vsock_ram_address(const struct vsock_device *device)

@@ -24,7 +24,10 @@ struct vsock_device_opts {
      * (or we its ptracer by other rights), and the device must be closed before the pid can be
      * reused: at the latest in the callback that learns of QEMU's end. */
     pid_t memory_pid;
-    uint64_t guest_cid;       /* >= 3 */
+    uint64_t guest_cid; /* >= 3 */
+    /* Where the ports of our connects begin. A guest that has had another device may hold sockets
+     * of that one, and refuses what looks like one of them: give any number. */
+    uint32_t first_port;
     const struct bg_log *log; /* borrowed until on_closed; may be NULL */
     /* The guest's driver is up and has given us receive buffers: connects can be tried. Again after
      * each reset and new start of the driver; a mere pause of the VM keeps all connections and does
@@ -90,6 +93,15 @@ size_t vsock_write(struct vsock_conn *conn, const uint8_t *bytes, size_t size);
 
 /* How much vsock_write() would take now; when 0, on_writable follows. */
 size_t vsock_write_room(struct vsock_conn *conn);
+
+/* How much of what was written the guest has not read, by what it says: nothing that can be relied
+ * on but by the guest itself. */
+uint32_t vsock_unread(const struct vsock_conn *conn);
+
+/* Counts bytes that the owner holds from another connection against what the guest may send on this
+ * one, as if on_data had given them: vsock_consumed() them. Right after vsock_connect(). The guest
+ * may send at least `leave` bytes all the same. Returns how many were counted. */
+size_t vsock_owe(struct vsock_conn *conn, size_t size, size_t leave);
 
 /* The guest may send size bytes more; size: of bytes that on_data has given. */
 void vsock_consumed(struct vsock_conn *conn, size_t size);

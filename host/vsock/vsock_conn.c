@@ -39,7 +39,8 @@ void conns_init(struct vsock_device *device)
     for (size_t i = 0; i < VSOCK_BUCKETS; i++)
         LIST_INIT(&device->buckets[i]);
     bg_random(&device->hash_key, sizeof device->hash_key); /* the guest chooses the ports */
-    device->next_port = HOST_PORT_FIRST;
+    device->next_port =
+        HOST_PORT_FIRST + device->opts.first_port % (HOST_PORT_LAST - HOST_PORT_FIRST);
 }
 
 static struct vsock_bucket *bucket(struct vsock_device *device, uint32_t guest_port,
@@ -418,6 +419,12 @@ static void violated(struct vsock_conn *c, const char *what)
     end_now(c, -ECONNRESET);
 }
 
+/* Bounds what an owner has to keep that may have to be sent again. */
+static uint32_t window(uint32_t buf_alloc)
+{
+    return buf_alloc < BG_VSOCK_WINDOW_MAX ? buf_alloc : BG_VSOCK_WINDOW_MAX;
+}
+
 static void receive_request(struct vsock_device *device, const struct vsock_packet *p)
 {
     struct vsock_conn *c = NULL;
@@ -430,7 +437,7 @@ static void receive_request(struct vsock_device *device, const struct vsock_pack
         return;
     }
     c->state = CONN_REQUESTED;
-    c->peer_buf_alloc = p->buf_alloc;
+    c->peer_buf_alloc = window(p->buf_alloc);
     c->peer_fwd_cnt = p->fwd_cnt;
     device->opts.on_request(device->opts.owner, c, p->dst_port);
 }
@@ -561,7 +568,7 @@ void conns_receive(struct vsock_device *device, const struct vsock_packet *p,
             stray(device, p);
         return;
     }
-    c->peer_buf_alloc = p->buf_alloc;
+    c->peer_buf_alloc = window(p->buf_alloc);
     c->peer_fwd_cnt = p->fwd_cnt;
     c->asked_credit = false;
     if (c->state == CONN_CONNECTING) {
@@ -650,6 +657,21 @@ void vsock_consumed(struct vsock_conn *c, size_t size)
         return;
     want(c, CONN_SEND_CREDIT_UPDATE);
     send_soon(c->device);
+}
+
+uint32_t vsock_unread(const struct vsock_conn *c)
+{
+    return c->sent - c->peer_fwd_cnt; /* wraps on purpose */
+}
+
+size_t vsock_owe(struct vsock_conn *c, size_t size, size_t leave)
+{
+    assert(c->state == CONN_CONNECTING && c->received == 0 && c->consumed == 0);
+    size_t most = c->buf_alloc > leave ? c->buf_alloc - leave : 0;
+    if (size > most)
+        size = most;
+    c->consumed = c->told = 0u - (uint32_t)size; /* both wrap; each packet of ours tells it */
+    return size;
 }
 
 /* One direction has ended by the owner's will. */

@@ -14,10 +14,9 @@
 #include "host/vsock/vsock.h"
 #include "host/vsock/vsock_packet.h"
 
-#define VSOCK_BOUNCE_SIZE  (256 * 1024) /* packets copied in one go: what a level 2 cache holds */
-#define VSOCK_SCRATCH_SIZE (256 * 1024) /* as much as a connection's credit usually is */
-#define VSOCK_RX_PUBLISH   32           /* packets to the guest that wait to be published */
-#define VSOCK_BUCKETS      1024         /* power of two */
+#define VSOCK_BOUNCE_SIZE (256 * 1024) /* packets copied in one go: what a level 2 cache holds */
+#define VSOCK_RX_PUBLISH  32           /* packets to the guest that wait to be published */
+#define VSOCK_BUCKETS     1024         /* power of two */
 
 /* Control packets that a connection has to send, in the order of sending. RST replaces all. */
 enum {
@@ -77,7 +76,7 @@ struct vsock_device {
     uv_idle_t idle; /* runs while a turn is owed */
     unsigned open_handles;
     pid_t memory_pid;
-    uint8_t *bounce, *scratch;
+    uint8_t *bounce;
 
     struct guest_memory memory;
     bool rx_active, tx_active;
@@ -107,9 +106,6 @@ struct vsock_device {
 int vsock_device_open_access(uv_loop_t *loop, const struct vsock_device_opts *opts,
                              const struct guest_memory_access *access,
                              struct vsock_device **ret_device, struct bg_err *err) BG_MUST_CHECK;
-
-/* A buffer of VSOCK_SCRATCH_SIZE that anyone on the loop may use between two calls to us. */
-uint8_t *vsock_scratch(struct vsock_conn *conn);
 
 /* ---- vsock.c for vsock_conn.c ---- */
 

@@ -64,15 +64,16 @@ static void nothing_runs_on_as_the_source(void **state)
 
 /* Waits until it is told to, and writes what its generators give. */
 static const char generators[] =
-    "import os, random, secrets, ssl, time, uuid\n"
+    "import os, random, secrets, ssl, uuid\n"
     "generation = open('/run/bellglass/generation')\n"
     "def read():\n"
     "    generation.seek(0)\n"
     "    return generation.read()\n"
     "was = read()\n"
     "random.seed(1), random.random(), ssl.RAND_bytes(16), os.urandom(16)\n"
+    "os.mkfifo('/home/app/go')\n"
     "open('/home/app/ready', 'w').close()\n"
-    "while not os.path.exists('/home/app/go'): time.sleep(0.02)\n"
+    "open('/home/app/go').close()\n"
     "with open('/home/app/out.new', 'w') as f:\n"
     "    print(os.urandom(16).hex(), os.getrandom(16).hex(), secrets.token_hex(), uuid.uuid4(),\n"
     "          read() != was and read().split()[1], sep='\\n', file=f)\n"
@@ -101,7 +102,7 @@ static void forks_of_a_snapshot_share_no_randomness(void **state)
     (void)vm_ok(vm, "fork", "-q", vm_text(vm, "%s@one", s), names[0], names[1], NULL);
     for (size_t i = 0; i < 2; i++) {
         new[i] = vm_guest(vm, names[i], "%s", fresh);
-        old[i] = vm_guest(vm, names[i], "touch go; until [ -e out ]; do sleep 0.1; done; cat out");
+        old[i] = vm_guest(vm, names[i], "echo >go; until [ -e out ]; do sleep 0.1; done; cat out");
     }
     /* Line by line: of the kernel's there is none twice. */
     const char *a = new[0], *b = new[1];

@@ -203,6 +203,65 @@ static void its_files_are_here(void **state)
     (void)vm_ok(vm, "snapshot", "rm", then, now, NULL);
 }
 
+#define LOAD_SNAPSHOTS 50
+#define LOAD_FORK_EACH 10
+
+static const char load[] =
+    "set -e\n"
+    "cat >db.py <<'END'\n"
+    "import sqlite3\n"
+    "db = sqlite3.connect('db', isolation_level=None)\n"
+    "db.execute('create table if not exists t (n integer primary key, square integer)')\n"
+    "n = 0\n"
+    "while True:\n"
+    "    db.execute('begin')\n"
+    "    for i in range(10):\n"
+    "        db.execute('insert into t values (?, ?)', (n, n * n))\n"
+    "        n += 1\n"
+    "    db.execute('commit')\n"
+    "END\n"
+    "git init -q r\n"
+    "git -C r config user.name n\n"
+    "git -C r config user.email e\n"
+    "setsid python3 db.py >db.log 2>&1 </dev/null &\n"
+    "setsid sh -c 'n=0; while :; do n=$((n+1)); echo $n >r/file; git -C r add file; git -C r "
+    "commit "
+    "-qm $n; done' >git.log 2>&1 </dev/null &\n"
+    "until [ -s db ] && git -C r log -1 >/dev/null 2>&1; do sleep 0.2; done\n";
+
+static const char look[] =
+    "git -C r fsck --strict && test -z \"$(cat git.log)\" && python3 -c \"\n"
+    "import sqlite3\n"
+    "db = sqlite3.connect('db')\n"
+    "print(db.execute('pragma integrity_check').fetchone()[0])\n"
+    "n, wrong = db.execute('select count(*), sum(square != n * n) from t').fetchone()\n"
+    "assert n > 0 and n % 10 == 0 and wrong == 0, (n, wrong)\n"
+    "\" && test ! -s db.log";
+
+static void a_database_and_a_repository_under_load(void **state)
+{
+    struct vm *vm = *state;
+    const char *s = vm_sandbox(vm);
+    (void)vm_guest(vm, s, "%s", load);
+    for (int i = 1; i <= LOAD_SNAPSHOTS; i++) {
+        const char *tag = vm_text(vm, "l%d", i);
+        (void)vm_ok(vm, "snapshot", s, tag, NULL);
+        if (i % LOAD_FORK_EACH == 0) {
+            const char *child = vm_name(vm);
+            (void)vm_ok(vm, "fork", vm_text(vm, "%s@%s", s, tag), child, NULL);
+            (void)vm_guest(vm, child, "pkill -f '[d]b.py'; pkill -f 'n=[0]'; %s", look);
+            (void)vm_ok(vm, "rm", "--force", child, NULL);
+        }
+        (void)vm_ok(vm, "snapshot", "rm", vm_text(vm, "%s@%s", s, tag), NULL);
+    }
+    (void)vm_guest(vm, s, "pkill -f '[d]b.py'; pkill -f 'n=[0]'; %s", look);
+    (void)vm_ok(vm, "stop", s, NULL);
+    (void)vm_ok(vm, "start", s, NULL); /* its disk alone, after fifty new tops */
+    (void)vm_guest(vm, s, "%s", look);
+    (void)vm_ok(vm, "rm", "--force", s, NULL);
+}
+
 VM_MAIN(VM_NEEDS_VM | VM_NEEDS_FUSE, cmocka_unit_test(memory_file_and_mapping_are_of_one_instant),
         cmocka_unit_test(suspended_and_resumed), cmocka_unit_test(goes_back_in_place),
-        cmocka_unit_test(one_that_was_booted_cold), cmocka_unit_test(its_files_are_here))
+        cmocka_unit_test(one_that_was_booted_cold), cmocka_unit_test(its_files_are_here),
+        cmocka_unit_test(a_database_and_a_repository_under_load))

@@ -174,9 +174,35 @@ static void tells_paths_in_sandboxes_from_others(void **state)
     }
 }
 
+static void durations_have_a_unit(void **state)
+{
+    (void)state;
+    struct bg_err err;
+    uint64_t ms = 0;
+    assert_int_equal(grammar_parse_duration("90s", &ms, &err), 0);
+    assert_int_equal(ms, 90000);
+    assert_int_equal(grammar_parse_duration("7d", &ms, &err), 0);
+    assert_int_equal(ms, 7 * 24 * 3600 * 1000);
+    assert_int_equal(grammar_parse_duration("0m", &ms, &err), 0);
+    static const char *const bad[] = {"",
+                                      "s",
+                                      "10",
+                                      "-1s",
+                                      "1.5h",
+                                      "1 h",
+                                      "10w",
+                                      "1hh",
+                                      "s10",
+                                      "1000000001s",
+                                      "11111111111111111s"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(grammar_parse_duration(bad[i], &ms, &err), -EINVAL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(durations_have_a_unit),
         cmocka_unit_test(checks_rules_of_allow),
         cmocka_unit_test(bounds_host_names),
         cmocka_unit_test(reads_secrets),

@@ -545,7 +545,8 @@ static void refuses_headers_with_a_wrong_field(void **state)
         {"kind 15", 6, 2, 15, -EPROTO},
         {"kind 17", 6, 2, 17, -EPROTO},
         {"id 0", 8, 4, 0, -EPROTO},
-        {"flags", 12, 4, 1, -EPROTO},
+        {"flags", 12, 4, 2, -EPROTO},
+        {"a resumption with another body", 12, 4, BG_STREAM_RESUME, -EPROTO},
         {"flags high", 12, 4, UINT64_C(0x80000000), -EPROTO},
         {"body at max", 32, 4, BG_STREAM_BODY_MAX, 0},
         {"body above max", 32, 4, BG_STREAM_BODY_MAX + 1, -EPROTO},
@@ -668,6 +669,25 @@ static void refuses_bodies_with_a_wrong_field(void **state)
     APPLY(11, disk);
 }
 
+static void a_resumption_has_one_count(void **state)
+{
+    (void)state;
+    uint8_t bytes[BG_STREAM_HEADER_SIZE];
+    struct bg_stream_header out, header = {.kind = BG_STREAM_CONNECT,
+                                           .id = 7,
+                                           .flags = BG_STREAM_RESUME,
+                                           .body_size = BG_RESUME_SIZE};
+    bg_stream_header_emit(&header, bytes);
+    assert_int_equal(bg_stream_header_parse(bytes, sizeof bytes, &out, NULL), 0);
+    assert_int_equal(out.flags, BG_STREAM_RESUME);
+    for (uint32_t size = 0; size < 20; size++) {
+        header.body_size = size;
+        bg_stream_header_emit(&header, bytes);
+        assert_int_equal(bg_stream_header_parse(bytes, sizeof bytes, &out, NULL),
+                         size == BG_RESUME_SIZE ? 0 : -EPROTO);
+    }
+}
+
 static void copy_top_name_is_one_component(void **state)
 {
     (void)state;
@@ -757,6 +777,7 @@ int main(void)
         cmocka_unit_test(parses_what_it_emits),
         cmocka_unit_test(refuses_every_truncation_and_one_byte_more),
         cmocka_unit_test(refuses_headers_with_a_wrong_field),
+        cmocka_unit_test(a_resumption_has_one_count),
         cmocka_unit_test(refuses_bodies_with_a_wrong_field),
         cmocka_unit_test(copy_top_name_is_one_component),
         cmocka_unit_test(lengths_at_their_maximum_and_one_above),

@@ -24,6 +24,8 @@
 struct fixture {
     int kernel, server; /* the test's ends */
     struct share_relay_opts opts;
+    struct link link;
+    int control, event; /* the agent's end of link's */
     pthread_t thread;
     int result;
     struct bg_err err;
@@ -44,7 +46,7 @@ static void *run(void *arg)
     if (f->result == 0)
         f->result = share_relay_run(&f->opts, &f->err);
     /* As in the guest, where the worker ends: both sides see that. */
-    (void)shutdown(f->opts.stream_fd, SHUT_RDWR);
+    (void)shutdown(f->link.fd, SHUT_RDWR);
     (void)shutdown(f->opts.fuse_fd, SHUT_RDWR);
     return NULL;
 }
@@ -67,7 +69,15 @@ static int start(void **state)
         (struct share_relay_opts){.needed = needed, .read_only = true, .uid = 1000, .gid = 1001};
     atomic_store(&is_needed, true);
     pair(SOCK_SEQPACKET, &f->kernel, &f->opts.fuse_fd);
-    pair(SOCK_STREAM, &f->server, &f->opts.stream_fd);
+    int stream, control;
+    pair(SOCK_STREAM, &f->server, &stream);
+    pair(SOCK_SEQPACKET, &f->control, &control);
+    f->event = eventfd(0, EFD_CLOEXEC);
+    assert_true(f->event >= 0);
+    struct gate *gate = gate_new(0);
+    assert_non_null(gate);
+    link_init(&f->link, stream, control, f->event, gate);
+    f->opts.link = &f->link;
     assert_int_equal(fcntl(f->opts.fuse_fd, F_SETFL, O_NONBLOCK), 0);
     f->opts.signal_fd = eventfd(0, EFD_CLOEXEC);
     assert_true(f->opts.signal_fd >= 0);
@@ -91,7 +101,11 @@ static int stop(void **state)
     if (!f->joined)
         (void)end(f);
     (void)close(f->opts.fuse_fd);
-    (void)close(f->opts.stream_fd);
+    (void)close(f->link.fd);
+    (void)close(f->link.control_fd);
+    (void)close(f->control);
+    (void)close(f->event);
+    gate_free(f->link.gate);
     (void)close(f->opts.signal_fd);
     free(f);
     return 0;
