@@ -14,8 +14,9 @@
 #define BG_VSOCK_CONNS_MAX  1024         /* connections per guest; further ones are reset */
 #define BG_VSOCK_BUFFER_MAX (256 * 1024) /* receive buffer of a connection; reset */
 #define BG_VSOCK_BUFFER_MIN (32 * 1024)  /* the same when there are many connections */
-#define BG_VSOCK_WINDOW_MAX (1 << 20) /* bytes of a connection that the guest has not read; wait   \
-                                       */
+#define BG_VSOCK_WINDOW_MAX                                                                        \
+    (1 << 20) /* bytes of a connection that the guest has not read; wait                           \
+               */
 #define BG_VSOCK_PACKET_MAX  (64 * 1024) /* payload of one packet; larger: connection is reset */
 #define BG_VSOCK_RESETS_MAX  256         /* RSTs to nobody's packets that wait; tx is not read */
 #define BG_VSOCK_REGIONS_MAX 8           /* regions in QEMU's memory table; device fails */
