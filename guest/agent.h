@@ -28,10 +28,10 @@ struct live;
 
 /* How a stream is cut and goes on (guest/parking.h). */
 struct parkable {
-    void (*park)(struct live *live);     /* no more bytes are sent from now on */
+    bool (*park)(struct live *live);     /* no more bytes are sent; false: the stream is over */
     bool (*is_quiet)(struct live *live); /* and none is just being sent; NULL: at once */
-    /* What was read and written on the stream. Errors: -EAGAIN not known at this moment,
-     * parking_changed() comes; -ENOENT it has ended. */
+    /* What was read and written on the stream, if it is parked; nothing is read from then on.
+     * Errors: -EAGAIN not known at this moment, parking_changed() comes; -ENOENT it has ended. */
     int (*counts)(struct live *live, uint64_t *ret_read, uint64_t *ret_written);
     void (*swap)(struct live *live, int fd); /* another connection, nonblocking; taken */
     void (*go_on)(struct live *live);        /* with the connection that it has */

@@ -207,11 +207,10 @@ static void tried(uv_poll_t *poll, int status, int events)
 
 /* ---- parking ---- */
 
-static void park(struct live *live)
+static bool park(struct live *live)
 {
-    struct forward *forward = CONTAINER_OF(live, struct forward, live);
-    if (forward->pump)
-        (void)pump_park(forward->pump); /* at its end: it has told its counts */
+    const struct forward *forward = CONTAINER_OF(live, struct forward, live);
+    return forward->pump ? pump_park(forward->pump) : forward->stream_fd >= 0; /* else refused */
 }
 
 static int counts(struct live *live, uint64_t *ret_read, uint64_t *ret_written)

@@ -2,8 +2,9 @@
  * the connection. So writers pass the gate: they count themselves into it, make one call that does
  * not wait, and count themselves out; waiting for room is done outside.
  *
- * Reading needs no gate: what is read counts, what is not is sent again. But the count must stand
- * when the host asks for it, so a reader is known from before its call until the bytes are counted.
+ * Reading may go on: what is read counts, what is not is sent again. But the count must stand when
+ * the host asks for it, so then nobody begins to read either, and a reader is known from before its
+ * call until the bytes are counted.
  * One that waits for bytes gets an error when its connection is taken away; it then waits at the
  * closed gate. It tells a cut from an end by the gate and the generation, which the agent changes
  * only after the connection is gone. */
@@ -25,7 +26,9 @@
 #include "common/io.h"
 #include "guest/stream.h"
 
-#define GATE_CLOSED 0x80000000u
+#define GATE_CLOSED 0x80000000u /* nobody begins to write */
+#define GATE_HELD   0x40000000u /* nor to read */
+#define GATE_FLAGS  (GATE_CLOSED | GATE_HELD)
 #define PARTS_MAX   4
 
 static void futex(const _Atomic uint32_t *word, int op, uint32_t value)
@@ -59,11 +62,12 @@ void gate_close(struct gate *gate)
 
 bool gate_is_quiet(const struct gate *gate)
 {
-    return (atomic_load(&gate->state) & ~GATE_CLOSED) == 0;
+    return (atomic_load(&gate->state) & ~GATE_FLAGS) == 0;
 }
 
-bool gate_is_idle(const struct gate *gate)
+bool gate_hold(struct gate *gate)
 {
+    (void)atomic_fetch_or(&gate->state, GATE_HELD);
     return gate_is_quiet(gate) && atomic_load(&gate->readers) == 0;
 }
 
@@ -71,7 +75,7 @@ void gate_open(struct gate *gate, bool renewed)
 {
     if (renewed)
         (void)atomic_fetch_add(&gate->generation, 1);
-    (void)atomic_fetch_and(&gate->state, ~GATE_CLOSED);
+    (void)atomic_fetch_and(&gate->state, ~GATE_FLAGS);
     futex(&gate->state, FUTEX_WAKE, INT_MAX);
 }
 
@@ -85,7 +89,7 @@ void link_init(struct link *link, int fd, int control_fd, int event_fd, struct g
 
 static bool is_closed(const struct link *link)
 {
-    return atomic_load(&link->gate->state) & GATE_CLOSED;
+    return atomic_load(&link->gate->state) & GATE_FLAGS;
 }
 
 static void tell_agent(const struct link *link)
@@ -98,7 +102,7 @@ static void tell_agent(const struct link *link)
 static void wait_until_open(const struct link *link)
 {
     uint32_t state;
-    while ((state = atomic_load(&link->gate->state)) & GATE_CLOSED)
+    while ((state = atomic_load(&link->gate->state)) & GATE_FLAGS)
         futex(&link->gate->state, FUTEX_WAIT, state);
 }
 
@@ -132,9 +136,10 @@ static ssize_t read_flags(struct link *link, void *buffer, size_t size, int flag
     for (;;) {
         uint32_t generation = atomic_load(&gate->generation);
         renew(link);
-        (void)atomic_fetch_add(&gate->readers, 1);
-        ssize_t n = recv(link->fd, buffer, size, flags);
-        int code = n < 0 ? errno : 0;
+        (void)atomic_fetch_add(&gate->readers, 1); /* before the look at the gate */
+        bool held = atomic_load(&gate->state) & GATE_HELD;
+        ssize_t n = held ? -1 : recv(link->fd, buffer, size, flags);
+        int code = held ? EINTR : n < 0 ? errno : 0;
         if (n > 0)
             (void)atomic_fetch_add(&gate->read, (uint64_t)n);
         (void)atomic_fetch_sub(&gate->readers, 1);
@@ -145,6 +150,8 @@ static ssize_t read_flags(struct link *link, void *buffer, size_t size, int flag
             return 0;
         if (n > 0 || code == EAGAIN)
             return n > 0 ? n : -code;
+        if (held)
+            wait_until_open(link);
         if (code == EINTR)
             continue;
         if (!closed && atomic_load(&gate->generation) == generation)
@@ -191,7 +198,7 @@ static void enter(struct link *link)
 
 static void leave(struct link *link)
 {
-    if (atomic_fetch_sub(&link->gate->state, 1) == (GATE_CLOSED | 1))
+    if (((atomic_fetch_sub(&link->gate->state, 1) - 1) | GATE_HELD) == GATE_FLAGS)
         tell_agent(link);
 }
 

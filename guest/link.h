@@ -15,7 +15,7 @@
 #include "common/err.h"
 
 struct gate {
-    _Atomic uint32_t state;         /* GATE_CLOSED, and how many write at this moment */
+    _Atomic uint32_t state;         /* GATE_ flags, and how many write at this moment */
     _Atomic uint32_t readers;       /* that read at this moment, or wait for bytes */
     _Atomic uint32_t generation;    /* of the connection */
     _Atomic uint32_t shut, ended;   /* the worker sends no more; wants nothing more of the stream */
@@ -32,7 +32,8 @@ void gate_free(struct gate *gate); /* NULL: no-op */
  * does has ended, and when a reader has noticed that the connection is gone. */
 void gate_close(struct gate *gate);
 bool gate_is_quiet(const struct gate *gate); /* nobody writes */
-bool gate_is_idle(const struct gate *gate);  /* nobody reads either: the counts stand */
+/* Lets nobody begin to read either. Returns whether nobody does: then the counts stand. */
+bool gate_hold(struct gate *gate);
 
 /* Lets all go on; renewed: a new connection lies in the control socket. */
 void gate_open(struct gate *gate, bool renewed);

@@ -230,12 +230,8 @@ bool parking_begin(struct agent *agent, void (*on_quiet)(void *owner), void *own
     stream_read_openings(agent);
     LIST_FOREACH(live, &agent->live, link)
     {
-        uint64_t read, written;
-        if (!live->parkable || live->dropped ||
-            live->parkable->counts(live, &read, &written) == -ENOENT)
-            continue;
-        live->parked = true;
-        live->parkable->park(live);
+        if (live->parkable && !live->dropped)
+            live->parked = live->parkable->park(live);
     }
     tell_network(agent, NETWORK_PARK, 0);
     if (is_quiet(agent))

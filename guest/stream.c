@@ -211,9 +211,10 @@ static void fail(struct stream *stream, const struct bg_err *err)
 
 /* ---- parking: for the kinds with frames ---- */
 
-static void park(struct live *live)
+static bool park(struct live *live)
 {
     channel_park(&CONTAINER_OF(live, struct stream, live)->channel);
+    return true;
 }
 
 static int counts(struct live *live, uint64_t *ret_read, uint64_t *ret_written)

@@ -86,9 +86,13 @@ static void drop(struct live *live)
 
 /* ---- parking ---- */
 
-static void park(struct live *live)
+static bool park(struct live *live)
 {
-    gate_close(CONTAINER_OF(live, struct worker, live)->gate);
+    struct gate *gate = CONTAINER_OF(live, struct worker, live)->gate;
+    if (atomic_load(&gate->ended))
+        return false;
+    gate_close(gate);
+    return true;
 }
 
 static bool is_quiet(struct live *live)
@@ -98,10 +102,10 @@ static bool is_quiet(struct live *live)
 
 static int counts(struct live *live, uint64_t *ret_read, uint64_t *ret_written)
 {
-    const struct gate *gate = CONTAINER_OF(live, struct worker, live)->gate;
+    struct gate *gate = CONTAINER_OF(live, struct worker, live)->gate;
     if (atomic_load(&gate->ended))
         return -ENOENT;
-    if (!gate_is_idle(gate))
+    if (!gate_hold(gate))
         return -EAGAIN;
     *ret_read = atomic_load(&gate->read);
     *ret_written = atomic_load(&gate->written);

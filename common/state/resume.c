@@ -307,13 +307,17 @@ static int link_disk(int dir_fd, const struct bg_disk *disk, int temp_fd, struct
     return r;
 }
 
+static int open_resume(int dir_fd, int *ret_fd, struct bg_err *err)
+{
+    *ret_fd = openat(dir_fd, BG_RESUME_FOLDER, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    return *ret_fd < 0 ? bg_err_errno(err, -errno, "%s", BG_RESUME_FOLDER) : 0;
+}
+
 static int link_memory(int dir_fd, int temp_fd, const struct bg_snapshot *s, struct bg_err *err)
 {
-    BG_AUTOCLOSE int resume =
-        openat(dir_fd, BG_RESUME_FOLDER, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (resume < 0)
-        return bg_err_errno(err, -errno, "%s", BG_RESUME_FOLDER);
-    int r = bg_snapshot_check_memory(s, resume, err);
+    int fd;
+    int r = open_resume(dir_fd, &fd, err);
+    BG_AUTOCLOSE int resume = fd;
     return r < 0 ? r : bg_snapshot_link_layers(resume, temp_fd, s, BG_LAYERS_MEMORY, err);
 }
 
@@ -350,6 +354,28 @@ static void note_parent(int dir_fd, struct bg_disk *disk, const char *name)
     (void)(bg_disk_save(dir_fd, disk, NULL) < 0); /* see above */
 }
 
+/* Errors: -ENOENT none that counts; -EUCLEAN. */
+static int load_instant(int dir_fd, const struct bg_disk *disk, bool check, struct bg_snapshot *ret,
+                        struct bg_err *err)
+{
+    struct bg_snapshot s;
+    int fd = -1;
+    int r = bg_resume_load(dir_fd, disk, &s, err);
+    if (r < 0)
+        return r;
+    if (check)
+        r = open_resume(dir_fd, &fd, err);
+    BG_AUTOCLOSE int resume = fd;
+    if (r == 0 && check)
+        r = bg_snapshot_check_memory(&s, resume, err);
+    if (r < 0) {
+        bg_snapshot_done(&s);
+        return r;
+    }
+    *ret = s;
+    return 0;
+}
+
 int bg_snapshot_of_folder(const struct bg_paths *paths, const struct bg_sandbox *sandbox,
                           const char *tag, const char *note, bool disk_only, char **ret_name,
                           struct bg_err *err)
@@ -367,12 +393,12 @@ int bg_snapshot_of_folder(const struct bg_paths *paths, const struct bg_sandbox 
         r = bg_disk_load(dir, &disk, err);
     bool suspended = false;
     if (r == 0 && bg_resume_present(dir)) {
-        r = bg_resume_load(dir, &disk, &resume, err);
+        r = load_instant(dir, &disk, /* check= */ !disk_only, &resume, err);
         suspended = r == 0;
         if (r == -EUCLEAN && !disk_only)
             (void)bg_err_prefix(err, "what it was suspended with is damaged, its disk is not "
                                      "(--disk-only)");
-        else
+        else if (r == -ENOENT || disk_only)
             r = 0;
     }
     bool full = suspended && !disk_only;

@@ -338,5 +338,6 @@ const struct check checks[] = {
     {"reflinks", check_reflinks},
     {"mounts", leftovers_mounts},
     {"leftovers", leftovers_files},
+    {"snapshots", leftovers_snapshots},
     {0},
 };

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "host/cli/from.h"
 #include "host/cli/output.h"
 #include "host/cli/sandbox_options.h"
 #include "host/cli/shares.h"
@@ -23,7 +24,8 @@ static const char *const examples[] = {
     NULL,
 };
 
-static int create(struct app *app, struct bg_sandbox *sandbox, const struct args *args)
+static int create(struct app *app, const char *name, struct bg_sandbox *sandbox,
+                  const struct args *args)
 {
     struct bg_err err;
     BG_AUTOCLOSE int signal_fd = -1;
@@ -31,7 +33,9 @@ static int create(struct app *app, struct bg_sandbox *sandbox, const struct args
     int signal_number;
     int r = signals_open(&signal_fd, &err);
     if (r == 0)
-        r = bg_sandbox_create(&app->paths, sandbox, &err);
+        r = args_text(args, OPTION_FROM, NULL)
+                ? from_create(app, args, name, /* ephemeral= */ false, sandbox, &err)
+                : bg_sandbox_create(&app->paths, sandbox, &err);
     if (r < 0) {
         app_hint_space(&err);
         return app_fail(&err);
@@ -68,9 +72,10 @@ static int run(struct app *app, const struct args *args)
         (void)bg_err_set(&err, -EINVAL, "two names: give either --name or the argument");
         return app_fail(&err);
     }
-    if (sandbox_options_read(app, args, name, &sandbox, &err) < 0)
+    if (!args_text(args, OPTION_FROM, NULL) &&
+        sandbox_options_read(app, args, name, &sandbox, &err) < 0)
         return app_fail(&err);
-    int status = create(app, &sandbox, args);
+    int status = create(app, name, &sandbox, args);
     bg_sandbox_done(&sandbox);
     return status;
 }

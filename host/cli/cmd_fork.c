@@ -14,10 +14,12 @@
 
 #define CHILDREN_MAX 1000 /* of one command */
 
-enum { OPTION_COUNT = OPTION_OWN, OPTION_NO_START };
+enum { OPTION_COUNT = OPTION_OWN, OPTION_NO_START, OPTION_FRESH };
 
 static const struct option_spec options[] = {
     {OPTION_COUNT, 'n', false, "count", "N", "how many [one, or as many as there are names]"},
+    {OPTION_FRESH, 0, false, "fresh-secrets", NULL,
+     "placeholders that it has from its source are worthless in it"},
     {OPTION_NO_START, 0, false, "no-start", NULL, "leave them suspended"},
     {OPTION_QUIET, 'q', false, "quiet", NULL, "no progress on stderr"},
     {OPTION_JSON, 0, false, "json", NULL, "print the new sandboxes as JSON"},
@@ -52,6 +54,8 @@ static int make_all(struct app *app, const struct args *args, const struct snaps
     for (size_t i = 0; r == 0 && i < count; i++) {
         const char *name = i + 1 < args->operand_count ? args->operands[i + 1] : NULL;
         r = snapshots_child(source, name, &children[i].sandbox, err);
+        if (r == 0 && args_flag(args, OPTION_FRESH))
+            bg_sandbox_disinherit(&children[i].sandbox);
         if (r == 0)
             r = snapshots_create(app, source, &children[i].sandbox, err);
         children[i].made = r == 0;

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include "host/cli/from.h"
 #include "host/cli/guest_command.h"
 #include "host/cli/launch.h"
 #include "host/cli/life.h"
@@ -24,6 +25,7 @@ static const char *const examples[] = {
     "run --allow '*.debian.org' -- curl -sI https://www.debian.org/",
     "run --secret GITHUB_TOKEN@api.github.com --allow api.github.com -- ./agent",
     "run -t -- bash",
+    "run --from web@before-upgrade -- make test",
     NULL,
 };
 
@@ -66,7 +68,7 @@ static int run_in(struct app *app, struct bg_sandbox *sandbox, const struct args
     if (!started)
         app_hint_space(&err);
     if (r == 0)
-        r = guest_command_run(app, sandbox, command, &status, &err);
+        r = guest_command_run(app, sandbox, command, NULL, &status, &err);
     if (r < 0 || err.text[0] != '\0')
         (void)app_fail(&err);
     if (!started || sandbox->ephemeral)
@@ -84,13 +86,15 @@ static int run(struct app *app, const struct args *args)
     BG_AUTOCLOSE int signal_fd = -1;
     const char *name = args_text(args, OPTION_NAME, NULL);
     int r = guest_command_operands(args, 0, &command, &err);
-    if (r == 0)
+    bool from = args_text(args, OPTION_FROM, NULL) != NULL;
+    if (r == 0 && !from)
         r = sandbox_options_read(app, args, name, &sandbox, &err);
     sandbox.ephemeral = !name;
     if (r == 0)
         r = signals_open(&signal_fd, &err);
     if (r == 0)
-        r = bg_sandbox_create(&app->paths, &sandbox, &err);
+        r = from ? from_create(app, args, name, /* ephemeral= */ !name, &sandbox, &err)
+                 : bg_sandbox_create(&app->paths, &sandbox, &err);
     if (r < 0) {
         bg_sandbox_done(&sandbox);
         app_hint_space(&err);

@@ -308,6 +308,8 @@ static int write_output(struct stream *s, struct bg_err *err)
 static int refused(struct stream *s, const struct exec_event *event, struct bg_err *err)
 {
     const char *text = event->text[0] ? event->text : strerror(-event->status);
+    if (s->frames.attach)
+        return bg_err_set(err, event->status, "cannot attach to the command: %s", text);
     (void)bg_err_set(err, event->status, "cannot run the command: %s", text);
     if (event->status == -ENOENT)
         leave(s, 127);

@@ -4,8 +4,10 @@
 #include <string.h>
 
 #include "common/quote.h"
+#include "common/wire.h"
 #include "host/cli/exec_request.h"
 #include "host/cli/exec_stream.h"
+#include "host/cli/reattach.h"
 #include "host/cli/wake.h"
 
 int guest_command_operands(const struct args *args, size_t at, struct guest_command *ret,
@@ -62,6 +64,7 @@ static int open_stream(struct app *app, const struct bg_sandbox *sandbox,
     if (env_with_term(c, &env, &envc, &term) < 0)
         return bg_err_errno(err, -ENOMEM, "environment");
     struct exec_request request = {.tty = c->tty,
+                                   .alone = c->leave,
                                    .user = c->user,
                                    .cwd = c->cwd,
                                    .argv = c->argv,
@@ -75,8 +78,25 @@ static int open_stream(struct app *app, const struct bg_sandbox *sandbox,
     return r < 0 ? r : wake_open(app, sandbox, "exec", body, size, ret_fd, err);
 }
 
+/* Runs the stream, as stdin, stdout and stderr are here. */
+static int run(struct exec_stream_opts *opts, struct reattach *reattach,
+               struct exec_stream_result *ret, struct bg_err *err)
+{
+    opts->stdin_fd = STDIN_FILENO;
+    opts->stdout_fd = STDOUT_FILENO;
+    opts->stderr_fd = STDERR_FILENO;
+    opts->signal_fd = reattach->signal_fd;
+    opts->on_lost = reattach_lost;
+    opts->owner = reattach;
+    int r = exec_stream_run(opts, ret, err);
+    if (err->text[0] != '\0')
+        (void)bg_err_prefix(err, "sandbox '%s'", reattach->sandbox->name);
+    return r;
+}
+
 int guest_command_run(struct app *app, const struct bg_sandbox *sandbox,
-                      const struct guest_command *command, int *ret_status, struct bg_err *err)
+                      const struct guest_command *command, uint32_t *ret_pid, int *ret_status,
+                      struct bg_err *err)
 {
     BG_AUTOCLOSE int stream = -1;
     struct terminal terminal;
@@ -86,17 +106,46 @@ int guest_command_run(struct app *app, const struct bg_sandbox *sandbox,
     if (r < 0)
         return r;
     terminal_init(&terminal, STDIN_FILENO);
-    struct exec_stream_opts opts = {.stream_fd = stream,
-                                    .stdin_fd = STDIN_FILENO,
-                                    .stdout_fd = STDOUT_FILENO,
-                                    .stderr_fd = STDERR_FILENO,
-                                    .signal_fd = command->signal_fd,
-                                    .terminal = command->tty ? &terminal : NULL};
-    r = exec_stream_run(&opts, &result, err);
-    if (err->text[0] != '\0')
-        (void)bg_err_prefix(err, "sandbox '%s'", sandbox->name);
+    struct reattach reattach = {.app = app,
+                                .sandbox = sandbox,
+                                .signal_fd = command->signal_fd,
+                                .own = true,
+                                .resize = command->tty};
+    struct exec_stream_opts opts = {
+        .stream_fd = stream, .leave = command->leave, .terminal = command->tty ? &terminal : NULL};
+    r = run(&opts, &reattach, &result, err);
     if (r < 0)
         return r;
+    if (ret_pid)
+        *ret_pid = result.pid;
+    *ret_status = result.exit_status;
+    return 0;
+}
+
+int guest_command_attach(struct app *app, const struct bg_sandbox *sandbox, uint32_t pid,
+                         bool steal, int signal_fd, int *ret_status, struct bg_err *err)
+{
+    BG_AUTOCLOSE int stream = -1;
+    struct terminal terminal;
+    struct exec_stream_result result;
+    bool typed = isatty(STDIN_FILENO);
+    struct reattach reattach = {
+        .app = app, .sandbox = sandbox, .signal_fd = signal_fd, .resize = typed};
+    *err = (struct bg_err){0};
+    int r = reattach_open(&reattach, /* at= */ NULL, pid, steal ? BG_EXEC_STEAL : 0, &stream, err);
+    if (r < 0)
+        return r;
+    terminal_init(&terminal, STDIN_FILENO);
+    struct exec_stream_opts opts = {.stream_fd = stream,
+                                    .attach = true,
+                                    .detach_keys = typed,
+                                    .terminal = typed ? &terminal : NULL};
+    r = run(&opts, &reattach, &result, err);
+    if (r < 0)
+        return r;
+    if (result.left)
+        app_note("it goes on in sandbox '%s': bellglass attach %s %u", sandbox->name, sandbox->name,
+                 result.pid);
     *ret_status = result.exit_status;
     return 0;
 }

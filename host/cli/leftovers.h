@@ -9,3 +9,6 @@ void leftovers_mounts(struct app *app, bool fix, struct check_result *ret);
 
 /* Sandboxes whose processes were killed or whose files are damaged, and their sockets. */
 void leftovers_files(struct app *app, bool fix, struct check_result *ret);
+
+/* Snapshots that were not finished, those that are damaged, and sandboxes whose memory is. */
+void leftovers_snapshots(struct app *app, bool fix, struct check_result *ret);

@@ -7,6 +7,7 @@
 
 enum {
     OPTION_IMAGE = 1,
+    OPTION_FROM,
     OPTION_CPUS,
     OPTION_MEMORY,
     OPTION_ENV,
@@ -61,6 +62,13 @@ enum {
      "IMAGE",                                                                                      \
      "what to fork from, see `bellglass image ls` "                                                \
      "[debian]"},                                                                                  \
+        {OPTION_FROM,                                                                              \
+         0,                                                                                        \
+         false,                                                                                    \
+         "from",                                                                                   \
+         "SNAPSHOT",                                                                               \
+         "go on from a snapshot, or from a sandbox as it is now; -e and --allow add to its "       \
+         "settings"},                                                                              \
         {OPTION_CPUS, 0, false, "cpus", "N", "virtual CPUs [1]"},                                  \
         {OPTION_MEMORY, 0, false, "memory", "SIZE", "its memory, such as 512M or 2G [512M]"},      \
         {OPTION_ENV, 'e', true, "env", "K=V", "a variable for every command; K alone: your own"},  \

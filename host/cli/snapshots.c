@@ -238,7 +238,8 @@ int snapshots_create(struct app *app, const struct snapshots_source *source,
     struct filling owner = {app, source};
     const struct bg_sandbox_filling filling = {fill, &owner};
     int r = bg_sandbox_create_filled(&app->paths, child, &filling, err);
-    if (r == 0 && source->snapshot.kind != BG_SNAPSHOT_DISK)
+    /* One that goes with its command is no better than one that never ran. */
+    if (r == 0 && source->snapshot.kind != BG_SNAPSHOT_DISK && !child->ephemeral)
         r = note_suspended(child, err);
     return r;
 }

@@ -5,6 +5,7 @@
 #include "common/quote.h"
 #include "host/cli/exec_request.h"
 #include "host/cli/exec_stream.h"
+#include "host/cli/reattach.h"
 #include "host/cli/ssh_files.h"
 #include "host/cli/ssh_guest.h"
 #include "host/cli/wake.h"
@@ -12,6 +13,7 @@
 #define SAID_MAX 512 /* of the guest's stderr; what follows is dropped */
 
 struct carrier {
+    struct reattach reattach;
     struct app *app;
     const struct bg_sandbox *sandbox;
     struct ssh_greeting greeting;
@@ -41,6 +43,14 @@ static ssize_t take_output(void *owner, bool is_stderr, const uint8_t *bytes, si
     return taken;
 }
 
+/* Before the greeting has come there is nothing to go on with. */
+static int on_lost(void *owner, const struct exec_position *at, int *ret_fd, struct bg_err *err)
+{
+    struct carrier *c = owner;
+    return c->greeting.done ? reattach_lost(&c->reattach, at, ret_fd, err)
+                            : bg_err_set(err, -ECONNRESET, "the sandbox stopped or crashed");
+}
+
 static int open_stream(struct app *app, const struct bg_sandbox *sandbox, int *ret_fd,
                        struct bg_err *err)
 {
@@ -61,7 +71,9 @@ static int open_stream(struct app *app, const struct bg_sandbox *sandbox, int *r
 
 int ssh_stream_run(struct app *app, const struct bg_sandbox *sandbox, struct bg_err *err)
 {
-    struct carrier c = {.app = app, .sandbox = sandbox};
+    struct carrier c = {.reattach = {.app = app, .sandbox = sandbox, .signal_fd = -1, .own = true},
+                        .app = app,
+                        .sandbox = sandbox};
     struct exec_stream_result result;
     char said[BG_ERR_TEXT_SIZE / 2];
     BG_AUTOCLOSE int stream = -1;
@@ -75,6 +87,7 @@ int ssh_stream_run(struct app *app, const struct bg_sandbox *sandbox, struct bg_
                                     .stderr_fd = STDERR_FILENO,
                                     .signal_fd = -1,
                                     .on_output = take_output,
+                                    .on_lost = on_lost,
                                     .owner = &c};
     *err = (struct bg_err){0};
     r = exec_stream_run(&opts, &result, err);

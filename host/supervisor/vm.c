@@ -567,6 +567,7 @@ int vm_serve_vsock(struct vm *vm, int fd, struct bg_err *err)
                                      .on_failed = device_failed,
                                      .on_closed = part_closed,
                                      .owner = vm};
+    bg_random(&opts.first_port, sizeof opts.first_port);
     int r = vsock_device_open(vm->loop, &opts, &vm->vsock, err);
     if (r == 0)
         vm->open_handles++;

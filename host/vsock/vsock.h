@@ -24,7 +24,10 @@ struct vsock_device_opts {
      * (or we its ptracer by other rights), and the device must be closed before the pid can be
      * reused: at the latest in the callback that learns of QEMU's end. */
     pid_t memory_pid;
-    uint64_t guest_cid;       /* >= 3 */
+    uint64_t guest_cid; /* >= 3 */
+    /* Where the ports of our connects begin. A guest that has had another device may hold sockets
+     * of that one, and refuses what looks like one of them: give any number. */
+    uint32_t first_port;
     const struct bg_log *log; /* borrowed until on_closed; may be NULL */
     /* The guest's driver is up and has given us receive buffers: connects can be tried. Again after
      * each reset and new start of the driver; a mere pause of the VM keeps all connections and does

@@ -39,7 +39,8 @@ void conns_init(struct vsock_device *device)
     for (size_t i = 0; i < VSOCK_BUCKETS; i++)
         LIST_INIT(&device->buckets[i]);
     bg_random(&device->hash_key, sizeof device->hash_key); /* the guest chooses the ports */
-    device->next_port = HOST_PORT_FIRST;
+    device->next_port =
+        HOST_PORT_FIRST + device->opts.first_port % (HOST_PORT_LAST - HOST_PORT_FIRST);
 }
 
 static struct vsock_bucket *bucket(struct vsock_device *device, uint32_t guest_port,

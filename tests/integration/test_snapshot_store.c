@@ -339,8 +339,59 @@ static void prune_removes_only_what_nothing_needs(void **state)
     bg_paths_done(&paths);
 }
 
+static const char *doctors_line(struct vm *vm, bool fix)
+{
+    struct vm_result *result =
+        fix ? vm_call(vm, "doctor", "--fix", NULL) : vm_call(vm, "doctor", NULL);
+    const char *line = strstr(result->out, " snapshots ");
+    assert_non_null(line);
+    return vm_text(vm, "%.*s", (int)strcspn(line, "\n"), line);
+}
+
+static void doctor_tells_what_is_damaged_or_left(void **state)
+{
+    struct vm *vm = *state;
+    struct bg_err err;
+    struct bg_paths paths = paths_of(vm);
+    const char *s = make(vm, true);
+    (void)vm_ok(vm, "snapshot", s, "one", NULL);
+    assert_non_null(strstr(doctors_line(vm, false), "1, none of them damaged"));
+    BG_AUTOFREE char *left = NULL;
+    int dead = -1;
+    assert_int_equal(bg_snapshot_begin(&paths, &dead, &left, &err), 0);
+    (void)close(dead);
+    (void)vm_host(vm,
+                  "cd '%s' && cp snapshots/%s@one/state x && printf %%s dEvices >x && "
+                  "cp x snapshots/%s@one/y && mv snapshots/%s@one/y snapshots/%s@one/state && "
+                  "mv x sandboxes/%s/resume/state",
+                  state_dir(vm), s, s, s, s, s);
+    const char *line = doctors_line(vm, false);
+    assert_non_null(strstr(line, "1 that were not finished; 1 damaged snapshots, 1 sandboxes"));
+    assert_non_null(strstr(line, vm_text(vm, "%s@one, %s", s, s)));
+    assert_non_null(strstr(doctors_line(vm, true), "removed 1 that"));
+    assert_non_null(strstr(doctors_line(vm, false), "0 that were not finished; 1 damaged"));
+    vm_refused(vm, "--disk-only", "snapshot", s, NULL);
+    (void)vm_ok(vm, "snapshot", "--disk-only", s, "disk", NULL);
+    (void)vm_ok(vm, "rm", s, NULL);
+    (void)vm_ok(vm, "snapshot", "rm", vm_text(vm, "%s@one", s), vm_text(vm, "%s@disk", s), NULL);
+    bg_paths_done(&paths);
+}
+
+static void run_and_create_go_on_from_a_snapshot_only_with_its_settings(void **state)
+{
+    struct vm *vm = *state;
+    const char *s = make(vm, true);
+    vm_refused(vm, "--memory|--from", "create", "--from", s, "--memory", "1G", vm_name(vm), NULL);
+    vm_refused(vm, "no sandbox", "run", "--from", "no-such", "--", "true", NULL);
+    vm_refused(vm, "no snapshot", "run", "--from", "no-such@1", "--", "true", NULL);
+    (void)vm_ok(vm, "rm", s, NULL);
+    assert_string_equal(vm_ok(vm, "snapshot", "ls", "--all", s, NULL), "");
+}
+
 VM_MAIN(0, cmocka_unit_test(snapshots_are_taken_listed_and_removed),
         cmocka_unit_test(a_damaged_one_is_told_and_can_be_removed),
         cmocka_unit_test(forks_share_files_with_what_they_are_from),
         cmocka_unit_test(goes_back_in_place), cmocka_unit_test(the_family_is_drawn),
+        cmocka_unit_test(doctor_tells_what_is_damaged_or_left),
+        cmocka_unit_test(run_and_create_go_on_from_a_snapshot_only_with_its_settings),
         cmocka_unit_test(prune_removes_only_what_nothing_needs))

@@ -323,6 +323,225 @@ static void much_data_waits_for_a_slow_host(void **state)
     (void)close(fd);
 }
 
+/* ---- a snapshot ---- */
+
+static int open_session(const struct world *world, uint32_t flags)
+{
+    char text[BG_REPLY_TEXT_MAX + 1];
+    uint8_t payload[1024];
+    size_t size;
+    struct bg_writer w = bg_writer_init(payload, sizeof payload);
+    const struct bg_identity identity = {.flags = flags, .sandbox_id = "sbx_test"};
+    bg_identity_emit(&identity, &w);
+    int fd = client_connect(&world->agent);
+    client_open(fd, BG_STREAM_SESSION, NULL, 0);
+    assert_int_equal(client_reply(fd, text), 0);
+    assert_int_equal(client_next(fd, payload + w.used, &size), BG_FRAME_HELLO);
+    client_frame(fd, BG_FRAME_IDENTITY, payload, w.used);
+    assert_int_equal(client_next(fd, payload, &size), BG_FRAME_READY);
+    return fd;
+}
+
+static void prepare(int session)
+{
+    uint8_t payload[64];
+    size_t size;
+    client_frame(session, BG_FRAME_PREPARE, NULL, 0);
+    assert_int_equal(client_next(session, payload, &size), BG_FRAME_PREPARED);
+}
+
+static void go_on(int session, enum bg_go_on how)
+{
+    uint8_t payload = (uint8_t)how;
+    client_frame(session, BG_FRAME_GO_ON, &payload, 1);
+}
+
+/* The host's side of a connection, every byte that it says and has. */
+struct host_side {
+    int fd;
+    uint32_t id;
+    size_t out_at; /* of its bytes, with the reply's first */
+    size_t in_size;
+};
+
+static void resume(const struct world *world, struct host_side *side)
+{
+    uint8_t header[BG_STREAM_HEADER_SIZE], count[BG_RESUME_SIZE];
+    char text[BG_REPLY_TEXT_MAX + 1];
+    const struct bg_stream_header h = {.kind = BG_STREAM_CONNECT,
+                                       .id = side->id,
+                                       .flags = BG_STREAM_RESUME,
+                                       .body_size = BG_RESUME_SIZE};
+    bg_stream_header_emit(&h, header);
+    struct bg_writer w = bg_writer_init(count, sizeof count);
+    bg_writer_u64le(&w, side->in_size);
+    side->fd = client_connect(&world->agent);
+    client_write(side->fd, header, sizeof header);
+    client_write(side->fd, count, sizeof count);
+    assert_int_equal(client_reply(side->fd, text), 0);
+    struct bg_reader in = bg_reader_init((const uint8_t *)text, BG_RESUME_SIZE);
+    uint64_t has = bg_reader_u64le(&in);
+    assert_true(has <= side->out_at);
+    side->out_at = (size_t)has;
+}
+
+static size_t take_opening(const struct world *world, struct host_side *side)
+{
+    uint8_t bytes[BG_STREAM_HEADER_SIZE], body[512];
+    struct bg_stream_header header;
+    side->fd = accept4(world->host_fd, NULL, NULL, SOCK_CLOEXEC);
+    assert_true(side->fd >= 0);
+    client_read(side->fd, bytes, sizeof bytes);
+    assert_int_equal(bg_stream_header_parse(bytes, sizeof bytes, &header, NULL), 0);
+    client_read(side->fd, body, header.body_size);
+    side->id = header.id;
+    side->in_size = sizeof bytes + header.body_size;
+    side->out_at = 0;
+    return side->in_size;
+}
+
+static uint8_t pattern(size_t at)
+{
+    return (uint8_t)(at * 2654435761u >> 11);
+}
+
+/* Both ends of one connection at random, with cuts of the host's: up and down at once. */
+static void a_connection_goes_on_whenever_it_is_cut(void **state)
+{
+    const struct world *world = *state;
+    const uint8_t address[4] = {10, 0, 0, 1};
+    const size_t much = 3000000;
+    const char *given = getenv("BG_TEST_SEED");
+    uint32_t random = given ? (uint32_t)strtoul(given, NULL, 10) | 1 : (uint32_t)bg_now_ms() | 1;
+    print_message("seed %u\n", random);
+    int session = open_session(world, 0);
+    int fd = dial4(address, 80), cuts = 0;
+    struct host_side side;
+    size_t opening = take_opening(world, &side), sent = 0, got = 0;
+    static uint8_t bytes[1 << 17];
+    uint8_t *out = malloc(BG_REPLY_HEADER_SIZE + much);
+    assert_non_null(out);
+    bg_reply_header_emit(&(struct bg_reply_header){0}, out);
+    for (size_t i = 0; i < much; i++)
+        out[BG_REPLY_HEADER_SIZE + i] = pattern(i);
+    while (got < much || side.in_size - opening < much) {
+        random = random * 1664525u + 1013904223u;
+        size_t size = (random >> 4) % (1u << ((random >> 25) % 17 + 1)) + 1;
+        ssize_t n;
+        switch ((random >> 13) % 4) {
+        case 0: /* the guest's program writes */
+            if (size > much - sent)
+                size = much - sent;
+            for (size_t i = 0; i < size; i++)
+                bytes[i] = pattern(sent + i);
+            n = size == 0 ? 0 : send(fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+            sent += n > 0 ? (size_t)n : 0;
+            break;
+        case 1: /* and reads */
+            n = recv(fd, bytes, size, MSG_DONTWAIT);
+            assert_true(n > 0 || (n < 0 && errno == EAGAIN));
+            for (ssize_t i = 0; i < n; i++)
+                assert_int_equal(bytes[i], pattern(got + (size_t)i));
+            got += n > 0 ? (size_t)n : 0;
+            break;
+        case 2:
+            if (size > BG_REPLY_HEADER_SIZE + much - side.out_at)
+                size = BG_REPLY_HEADER_SIZE + much - side.out_at;
+            n = size == 0 ? 0 : send(side.fd, out + side.out_at, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+            side.out_at += n > 0 ? (size_t)n : 0;
+            break;
+        case 3: {
+            bool snapshot = (random >> 7) % 16 == 0 && cuts < 50;
+            if (snapshot)
+                prepare(session);
+            do {
+                n = recv(side.fd, bytes, size, MSG_DONTWAIT);
+                assert_true(n > 0 || (n < 0 && errno == EAGAIN));
+                for (ssize_t i = 0; i < n; i++)
+                    assert_int_equal(bytes[i], pattern(side.in_size - opening + (size_t)i));
+                side.in_size += n > 0 ? (size_t)n : 0;
+            } while (snapshot && n > 0);
+            if (!snapshot)
+                break;
+            (void)close(side.fd);
+            (void)close(session);
+            session = open_session(world, BG_IDENTITY_CONTINUE);
+            resume(world, &side);
+            go_on(session, BG_GO_ON_RESUMED);
+            cuts++;
+        }
+        }
+    }
+    print_message("%d cuts\n", cuts);
+    assert_true(cuts > 0);
+    free(out);
+    (void)close(side.fd);
+    (void)close(session);
+    (void)close(fd);
+}
+
+static void connections_made_meanwhile_wait(void **state)
+{
+    const struct world *world = *state;
+    const uint8_t address[4] = {10, 0, 0, 1};
+    struct bg_connect_request request;
+    for (int how = BG_GO_ON_ALIVE; how <= BG_GO_ON_RESUMED; how++) {
+        int session = open_session(world, 0);
+        struct host_side side;
+        int before = dial4(address, 80);
+        (void)take_opening(world, &side);
+        prepare(session);
+        int fd = dial4(address, 81);
+        struct pollfd p = {.fd = world->host_fd, .events = POLLIN};
+        assert_int_equal(poll(&p, 1, 200), 0);
+        go_on(session, (enum bg_go_on)how);
+        int host = take_connect(world, &request);
+        assert_int_equal(request.port, 81);
+        reply(host, 0, "");
+        client_write(host, "hello", 5);
+        char text[8] = "";
+        client_read(fd, text, 5);
+        assert_string_equal(text, "hello");
+        if (how == BG_GO_ON_ALIVE) {
+            reply(side.fd, 0, "");
+            client_write(side.fd, "world", 5);
+            client_read(before, text, 5);
+            assert_string_equal(text, "world");
+        } else {
+            assert_true(client_at_end(before)); /* it was not resumed */
+        }
+        (void)close(before);
+        (void)close(side.fd);
+        (void)close(fd);
+        (void)close(host);
+        (void)close(session);
+    }
+}
+
+static void another_identity_resets_connections(void **state)
+{
+    const struct world *world = *state;
+    const uint8_t address[4] = {10, 0, 0, 1};
+    struct bg_connect_request request;
+    int session = open_session(world, 0);
+    int fd = dial4(address, 80), host = take_connect(world, &request);
+    reply(host, 0, "");
+    prepare(session);
+    int meanwhile = dial4(address, 81);
+    (void)close(session);
+    session = open_session(world, 0);
+    assert_true(client_at_end(fd));
+    assert_true(client_at_end(meanwhile));
+    (void)close(fd);
+    (void)close(meanwhile);
+    (void)close(host);
+    fd = dial4(address, 80); /* it works on */
+    host = take_connect(world, &request);
+    (void)close(fd);
+    (void)close(host);
+    (void)close(session);
+}
+
 /* The host's side of the next connection; nobody reads on it what is asked for. */
 static int take_any(const struct world *world)
 {
@@ -496,6 +715,9 @@ int main(void)
         TEST(raw_packets_are_refused_at_once),
         TEST(the_loopback_is_left_alone),
         TEST(the_network_is_started_again),
+        TEST(a_connection_goes_on_whenever_it_is_cut),
+        TEST(connections_made_meanwhile_wait),
+        TEST(another_identity_resets_connections),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -540,9 +541,7 @@ static void goes_on_where_the_guest_is(void **state)
     assert_int_equal(end.parked, 0); /* it was at once */
     assert_int_equal(close(pair[0]), 0);
     (void)guest_gets(f, VSOCK_OP_SHUTDOWN, NULL);
-    front_settle(&f->front);
-    vsock_pipe_stop(pipe);
-    front_settle(&f->front);
+    front_settle(&f->front); /* nobody is left to serve */
     assert_int_equal(end.count, 1);
     assert_int_equal(end.to_guest, 8 + 15);
     assert_int_equal(end.from_guest, 13);
@@ -746,7 +745,9 @@ static void loses_nothing_whenever_it_is_cut(void **state)
     struct vsock_pipe *pipe;
     int pair[2];
     pair_of_sockets(pair);
-    uint32_t seed = (uint32_t)time(NULL), random = seed | 1;
+    const char *given = getenv("BG_TEST_SEED");
+    uint32_t seed = given ? (uint32_t)strtoul(given, NULL, 10) : (uint32_t)time(NULL);
+    uint32_t random = seed | 1;
     print_message("seed %u\n", seed);
     uint32_t port = start_stream(f, pair[1], &end, &pipe), guest_port = GUEST_PORT;
     static uint8_t buffer[300000], inbox[1 << 20];
