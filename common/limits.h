@@ -55,8 +55,11 @@
 #define BG_DISK_OUTPUT_MAX 4096   /* of the checking program; the rest is dropped */
 
 /* Control socket. */
-#define BG_CONTROL_LINE_MAX    (256 * 1024) /* one JSON request or answer; client is closed */
-#define BG_CONTROL_CLIENTS_MAX 256          /* clients at once; further ones wait in the backlog */
+#define BG_CONTROL_LINE_MAX (256 * 1024) /* one JSON request or answer; client is closed */
+#define BG_FORWARD_CONNECTIONS_MAX                                                                 \
+    200                            /* of one `bellglass forward`; further ones wait likewise       \
+                                    */
+#define BG_CONTROL_CLIENTS_MAX 256 /* clients at once; further ones wait in the backlog */
 
 /* State files. */
 #define BG_MANIFEST_MAX (1024 * 1024) /* any JSON file of ours; refused as damaged */

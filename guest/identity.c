@@ -59,12 +59,15 @@ static int set_clock(uint64_t realtime_ns, struct bg_err *err)
     return 0;
 }
 
-/* Not durable and not atomic: the next identity writes it again, and a fork waits for us. */
-static int write_text(const char *path, const char *text, size_t size, int flags,
-                      struct bg_err *err)
+/* Not durable and not atomic: the next identity writes it again, and a fork waits for us. Over what
+ * is there, since ext4 puts a file on the disk that was emptied and written. */
+static int write_text(const char *path, const char *text, size_t size, struct bg_err *err)
 {
-    BG_AUTOCLOSE int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | flags, 0644);
-    int r = fd < 0 ? -errno : bg_write_full(fd, text, size);
+    struct stat st;
+    BG_AUTOCLOSE int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    int r = fd < 0 || fstat(fd, &st) < 0 ? -errno : bg_write_full(fd, text, size);
+    if (r == 0 && (uint64_t)st.st_size > size && ftruncate(fd, (off_t)size) < 0)
+        r = -errno;
     return r < 0 ? bg_err_errno(err, r, "%s", path) : 0;
 }
 
@@ -86,14 +89,14 @@ static int set_names(const struct bg_identity *identity, struct bg_err *err)
         if (sethostname(identity->hostname, strlen(identity->hostname)) < 0)
             return bg_err_errno(err, -errno, "hostname '%s'", identity->hostname);
         int size = snprintf(line, sizeof line, "%s\n", identity->hostname);
-        int r = write_text("/etc/hostname", line, (size_t)size, O_TRUNC, err);
+        int r = write_text("/etc/hostname", line, (size_t)size, err);
         if (r < 0)
             return r;
     }
     char hex[2 * sizeof identity->machine_id + 1];
     bg_hex(identity->machine_id, sizeof identity->machine_id, hex);
     int size = snprintf(line, sizeof line, "%s\n", hex);
-    return write_text(MACHINE_ID, line, (size_t)size, O_TRUNC, err);
+    return write_text(MACHINE_ID, line, (size_t)size, err);
 }
 
 /* A file that changes whenever this machine may have a twin with the same memory, for programs that

@@ -7,6 +7,7 @@
 #include "host/changes/records.h"
 #include "host/cli/client.h"
 #include "host/cli/copy_stream.h"
+#include "host/cli/wake.h"
 
 /* ---- the stream ---- */
 
@@ -32,7 +33,7 @@ static int ask(const struct link *link, enum bg_changes_op op, int *ret_fd, stru
     struct bg_writer w = bg_writer_init(body, sizeof body);
     bg_changes_request_emit(&q, &w);
     int fd = -1;
-    int r = client_open(&link->app->paths, link->sandbox, "changes", body, w.used, &fd, err);
+    int r = wake_open(link->app, link->sandbox, "changes", body, w.used, &fd, err);
     if (r == 0)
         r = client_stream_reply(fd, BG_CHANGES_WAIT_MS, err);
     if (r < 0) {

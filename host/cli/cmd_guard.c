@@ -13,6 +13,7 @@
 #include "host/cli/life.h"
 #include "host/cli/process.h"
 #include "host/cli/sandbox_options.h"
+#include "host/cli/wake.h"
 
 #define REPLY_TIMEOUT_MS 120000 /* a loaded guest without KVM is slow */
 
@@ -46,7 +47,7 @@ static int open_stream(struct app *app, const struct bg_sandbox *sandbox, int *r
     uint8_t body[BG_PATH_MAX + 64];
     struct bg_writer w = bg_writer_init(body, sizeof body);
     bg_fuse_request_emit(&q, &w);
-    int r = client_open(&app->paths, sandbox, "fuse", body, w.used, ret_fd, err);
+    int r = wake_open(app, sandbox, "fuse", body, w.used, ret_fd, err);
     return r < 0 ? r : client_stream_reply(*ret_fd, REPLY_TIMEOUT_MS, err);
 }
 

@@ -20,6 +20,7 @@
 #include "host/cli/offline.h"
 #include "host/cli/process.h"
 #include "host/cli/sandbox_options.h"
+#include "host/cli/wake.h"
 
 #define REPLY_TIMEOUT_MS 120000 /* a loaded guest without KVM is slow */
 #define READY_TIMEOUT_MS 60000  /* for the helper to mount */
@@ -135,7 +136,7 @@ static int open_stream(struct app *app, const struct source *source, const struc
                           bg_quote(path, quoted, sizeof quoted));
     memcpy(q.path, path, strlen(path) + 1);
     bg_fuse_request_emit(&q, &w);
-    int r = client_open(&app->paths, source->sandbox, "fuse", body, w.used, ret_fd, err);
+    int r = wake_open(app, source->sandbox, "fuse", body, w.used, ret_fd, err);
     if (r < 0)
         return r;
     r = client_stream_reply(*ret_fd, REPLY_TIMEOUT_MS, err);
@@ -369,6 +370,8 @@ static int mount_sandbox(struct app *app, const struct source *source, const str
     struct source sandbox = *source;
     bool write = args_flag(args, OPTION_RW);
     int r = life_open(app, source->name, &life, err);
+    if (r == 0 && wake_allowed() && (r = wake(app, &life, err)) < 0)
+        life_done(&life);
     if (r < 0)
         return r;
     sandbox.sandbox = &life.sandbox;

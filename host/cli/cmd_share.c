@@ -7,6 +7,7 @@
 #include "host/cli/output.h"
 #include "host/cli/sandbox_options.h"
 #include "host/cli/shares.h"
+#include "host/cli/wake.h"
 
 enum { OPTION_FORCE = OPTION_OWN };
 
@@ -97,6 +98,10 @@ static int run_share(struct app *app, const struct args *args)
     int status = 0;
     if (life_open(app, args->operands[0], &life, &err) < 0)
         return app_fail(&err);
+    if (args->operand_count > 1 && wake(app, &life, &err) < 0) {
+        life_done(&life);
+        return app_fail(&err);
+    }
     if (args->operand_count == 1)
         status = list(&life.sandbox, args_flag(args, OPTION_JSON));
     else if (add(app, args, &life, &err) < 0)
@@ -143,6 +148,10 @@ static int run_unshare(struct app *app, const struct args *args)
     int status = 0;
     if (life_open(app, args->operands[0], &life, &err) < 0)
         return app_fail(&err);
+    if (wake(app, &life, &err) < 0) {
+        life_done(&life);
+        return app_fail(&err);
+    }
     for (size_t i = 1; i < args->operand_count; i++)
         if (remove_one(app, args->operands[i], args_flag(args, OPTION_FORCE), &life, &err) < 0)
             status = app_fail(&err);

@@ -121,8 +121,10 @@ const struct command cmd_suspend = {
         "here end: it costs that on disk and nothing else. `bellglass resume`, or `start`, lets it "
         "go on: its programs do not notice but for the clock, and that connections to the world "
         "were closed.\n\n"
-        "Mounts of its files are unmounted first. While it is suspended its files can be read "
-        "(`bellglass mount`, `cp`) and not be written.",
+        "Commands that need it to run (exec, shell, cp, ssh, a connection that `bellglass forward` "
+        "takes) let it go on by themselves, and so do its mounts, which stay, when they are asked "
+        "for what is not known here. With BELLGLASS_WAKE=0 in the environment no command does, and "
+        "`mount` and `cp` read its files as they are on its disk.",
     .operands_min = 1,
     .operands_max = -1,
     .run = run_suspend,

@@ -11,6 +11,7 @@
 #include "host/cli/grammar.h"
 #include "host/cli/life.h"
 #include "host/cli/sandbox_options.h"
+#include "host/cli/wake.h"
 #include "host/cli/watch_frames.h"
 
 #define REPLY_TIMEOUT_MS 120000 /* a loaded guest without KVM is slow */
@@ -35,7 +36,7 @@ static int open_stream(struct app *app, const struct bg_sandbox *sandbox, const 
         return bg_err_set(err, -EINVAL, "%s: the path in the sandbox must be absolute",
                           bg_quote(path, quoted, sizeof quoted));
     bg_watch_request_emit(path, &w);
-    int r = client_open(&app->paths, sandbox, "watch", body, w.used, ret_fd, err);
+    int r = wake_open(app, sandbox, "watch", body, w.used, ret_fd, err);
     return r < 0 ? r : client_stream_reply(*ret_fd, REPLY_TIMEOUT_MS, err);
 }
 

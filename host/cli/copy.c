@@ -14,6 +14,7 @@
 #include "host/cli/life.h"
 #include "host/cli/offline.h"
 #include "host/cli/sandbox_options.h"
+#include "host/cli/wake.h"
 
 #define REPLY_TIMEOUT_MS 120000 /* to open a file there; a loaded guest without KVM is slow */
 #define CHUNK_SIZE       (64 * 1024)
@@ -141,7 +142,7 @@ static int open_copy(struct app *app, const struct bg_sandbox *sandbox, const st
         return bg_err_set(err, -ENAMETOOLONG, "the user's or the path's name is too long");
     memcpy(q.root, root, strlen(root) + 1);
     bg_copy_request_emit(&q, &w);
-    int r = client_open(&app->paths, sandbox, "copy", body, w.used, ret_fd, err);
+    int r = wake_open(app, sandbox, "copy", body, w.used, ret_fd, err);
     return r < 0 ? r : client_stream_reply(*ret_fd, REPLY_TIMEOUT_MS, err);
 }
 
@@ -198,6 +199,10 @@ static int do_copy(struct app *app, const struct copy *copy, struct bg_err *err)
         r = life_open(app, copy->name, &life, err);
     if (r < 0)
         return r;
+    if (wake_allowed() && (r = wake(app, &life, err)) < 0) {
+        life_done(&life);
+        return r;
+    }
     if (bg_sandbox_rests(life.state))
         r = copy_offline(app, &(struct offline_opts){.sandbox = &life.sandbox, .write = !copy->out},
                          copy, root, err);

@@ -8,6 +8,7 @@
 #include "common/changes.h"
 #include "host/cli/client.h"
 #include "host/cli/process.h"
+#include "host/cli/wake.h"
 
 void cow_lower(const struct bg_share *share, char out[BG_PATH_MAX])
 {
@@ -32,7 +33,7 @@ static int ask(struct app *app, const struct bg_sandbox *sandbox, const struct b
     struct bg_writer w = bg_writer_init(body, sizeof body);
     bg_changes_request_emit(&q, &w);
     BG_AUTOCLOSE int fd = -1;
-    int r = client_open(&app->paths, sandbox, "changes", body, w.used, &fd, err);
+    int r = wake_open(app, sandbox, "changes", body, w.used, &fd, err);
     return r < 0 ? r : client_stream_reply(fd, BG_CHANGES_WAIT_MS, err);
 }
 

@@ -4,11 +4,11 @@
 #include <string.h>
 
 #include "common/quote.h"
-#include "host/cli/client.h"
-#include "host/cli/exec_request.h"
 #include "common/wire.h"
+#include "host/cli/exec_request.h"
 #include "host/cli/exec_stream.h"
 #include "host/cli/reattach.h"
+#include "host/cli/wake.h"
 
 int guest_command_operands(const struct args *args, size_t at, struct guest_command *ret,
                            struct bg_err *err)
@@ -75,7 +75,7 @@ static int open_stream(struct app *app, const struct bg_sandbox *sandbox,
         terminal_size(isatty(STDIN_FILENO) ? STDIN_FILENO : STDOUT_FILENO, &request.rows,
                       &request.columns);
     int r = exec_request_emit(&request, &body, &size, err);
-    return r < 0 ? r : client_open(&app->paths, sandbox, "exec", body, size, ret_fd, err);
+    return r < 0 ? r : wake_open(app, sandbox, "exec", body, size, ret_fd, err);
 }
 
 /* Runs the stream, as stdin, stdout and stderr are here. */
@@ -89,8 +89,11 @@ static int run(struct exec_stream_opts *opts, struct reattach *reattach,
     opts->on_lost = reattach_lost;
     opts->owner = reattach;
     int r = exec_stream_run(opts, ret, err);
-    if (err->text[0] != '\0')
-        (void)bg_err_prefix(err, "sandbox '%s'", reattach->sandbox->name);
+    /* What the control socket says of it names it already. */
+    char prefix[BG_SANDBOX_NAME_MAX + 16];
+    (void)snprintf(prefix, sizeof prefix, "sandbox '%s'", reattach->sandbox->name);
+    if (err->text[0] != '\0' && !strstr(err->text, prefix))
+        (void)bg_err_prefix(err, "%s", prefix);
     return r;
 }
 
@@ -141,6 +144,10 @@ int guest_command_attach(struct app *app, const struct bg_sandbox *sandbox, uint
                                     .detach_keys = typed,
                                     .terminal = typed ? &terminal : NULL};
     r = run(&opts, &reattach, &result, err);
+    if (r == -EBUSY && !steal) {
+        size_t used = strlen(err->text);
+        (void)snprintf(err->text + used, sizeof err->text - used, "; take it over with --steal");
+    }
     if (r < 0)
         return r;
     if (result.left)

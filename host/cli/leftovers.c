@@ -30,9 +30,9 @@ static enum mount_sandbox sandbox_of(struct app *app, const struct mount_entry *
         return MOUNT_SANDBOX_UNKNOWN; /* another one of that name */
     if (use != BG_SANDBOX_UNUSED)
         return MOUNT_SANDBOX_RUNS; /* a helper does, for its files */
-    return state == BG_SANDBOX_CRASHED ? MOUNT_SANDBOX_CRASHED
-           : bg_sandbox_rests(state)   ? MOUNT_SANDBOX_STOPPED
-                                       : MOUNT_SANDBOX_RUNS;
+    return state == BG_SANDBOX_CRASHED || state == BG_SANDBOX_SUSPENDED ? MOUNT_SANDBOX_CRASHED
+           : bg_sandbox_rests(state)                                    ? MOUNT_SANDBOX_STOPPED
+                                                                        : MOUNT_SANDBOX_RUNS;
 }
 
 struct tally {

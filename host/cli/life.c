@@ -15,6 +15,7 @@
 #include "host/cli/offline.h"
 #include "host/cli/output.h"
 #include "host/cli/ssh_files.h"
+#include "host/cli/wake.h"
 
 #define ANSWER_MS      30000 /* beyond the guest's grace: for the supervisor to end QEMU */
 #define ORPHAN_AGE_MS  60000 /* creating and starting take a few seconds at most */
@@ -121,20 +122,18 @@ int life_open_running(struct app *app, const char *name, struct life *ret, struc
     int r = life_open(app, name, &life, err);
     if (r < 0)
         return r;
-    if (life.state == BG_SANDBOX_STOPPED)
+    r = wake(app, &life, err);
+    if (r == 0 && life.state == BG_SANDBOX_STOPPED)
         r = bg_err_set(err, -ENOTCONN, "sandbox '%s' is not running; start it: bellglass start %s",
                        name, name);
-    else if (life.state == BG_SANDBOX_SUSPENDED)
-        r = bg_err_set(err, -ENOTCONN, "sandbox '%s' is suspended; go on: bellglass resume %s",
-                       name, name);
-    else if (life.state == BG_SANDBOX_CRASHED) {
+    else if (r == 0 && life.state == BG_SANDBOX_CRASHED) {
         (void)bg_sandbox_noted(&life.sandbox, &noted, reason);
         bg_escape(reason, strlen(reason), escaped, sizeof escaped / 2);
         r = bg_err_set(err, -ENOTCONN,
                        "sandbox '%s' has crashed (%s); start it again: bellglass start %s", name,
                        escaped, name);
     }
-    if (life.state == BG_SANDBOX_STARTING)
+    if (r == 0 && life.state == BG_SANDBOX_STARTING)
         r = bg_err_set(err, -ENOTCONN, "sandbox '%s' is still starting: try again in a moment",
                        name);
     if (r < 0) {
@@ -239,9 +238,6 @@ int life_suspend(struct app *app, struct life *life, const char *note, json_t **
 {
     const struct bg_sandbox *sandbox = &life->sandbox;
     BG_AUTOCLOSE int pidfd = -1;
-    struct bg_err mount_err;
-    if (mounts_unmount_sandbox(sandbox, &mount_err) < 0)
-        app_note("%s", mount_err.text);
     int r = open_launcher(life, &pidfd);
     if (r < 0)
         return bg_err_set(err, -ENOTCONN, "sandbox '%s': it ended just now", sandbox->name);

@@ -28,7 +28,8 @@ void life_done(struct life *life);
  * supervisor were killed; life_open removes it. A young one may be just about to start. */
 bool life_orphaned(const struct bg_sandbox *sandbox, enum bg_sandbox_state state);
 
-/* life_open, and it must run. Errors: also -ENOTCONN with the way out. */
+/* life_open, and it must run; one that is suspended is woken (wake.h). Errors: also those of wake;
+ * -ENOTCONN with the way out. */
 int life_open_running(struct app *app, const char *name, struct life *ret,
                       struct bg_err *err) BG_MUST_CHECK;
 
@@ -41,7 +42,7 @@ int life_stop(struct app *app, struct life *life, uint64_t grace_ms, bool *ret_c
               struct bg_err *err) BG_MUST_CHECK;
 
 /* Writes a running sandbox's memory to its folder and ends it; its next start goes on from there.
- * Its mounts are unmounted first. note: what is told on stderr if that takes long, or NULL.
+ * Its mounts stay, and wake it. note: what is told on stderr if that takes long, or NULL.
  * *ret_answer: the supervisor's, the caller's. Errors: -ENOTCONN it ended meanwhile; -ETIME; what
  * the supervisor says: then it runs as before. */
 int life_suspend(struct app *app, struct life *life, const char *note, json_t **ret_answer,

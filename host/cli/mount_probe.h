@@ -8,7 +8,7 @@
 enum mount_sandbox {
     MOUNT_SANDBOX_UNKNOWN, /* none of this installation's */
     MOUNT_SANDBOX_RUNS,
-    MOUNT_SANDBOX_CRASHED, /* its mounts wait for its next start */
+    MOUNT_SANDBOX_CRASHED, /* or suspended: its mounts wait for its next start */
     MOUNT_SANDBOX_STOPPED, /* which ends its mounts; and no helper has its disk */
 };
 

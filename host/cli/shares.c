@@ -19,6 +19,7 @@
 #include "host/cli/output.h"
 #include "host/cli/process.h"
 #include "host/cli/sandbox_options.h"
+#include "host/cli/wake.h"
 
 #define REPLY_TIMEOUT_MS 120000 /* a loaded guest without KVM is slow */
 #define READY_TIMEOUT_MS 60000
@@ -235,7 +236,7 @@ static int open_stream(struct app *app, const struct bg_sandbox *sandbox,
     uint8_t body[BG_PATH_MAX + 64];
     struct bg_writer w = bg_writer_init(body, sizeof body);
     bg_share_request_emit(request, &w);
-    int r = client_open(&app->paths, sandbox, "share", body, w.used, ret_fd, err);
+    int r = wake_open(app, sandbox, "share", body, w.used, ret_fd, err);
     if (r < 0)
         return r;
     r = client_stream_reply(*ret_fd, REPLY_TIMEOUT_MS, err);

@@ -3,12 +3,12 @@
 #include <string.h>
 
 #include "common/quote.h"
-#include "host/cli/client.h"
 #include "host/cli/exec_request.h"
 #include "host/cli/exec_stream.h"
 #include "host/cli/reattach.h"
 #include "host/cli/ssh_files.h"
 #include "host/cli/ssh_guest.h"
+#include "host/cli/wake.h"
 
 #define SAID_MAX 512 /* of the guest's stderr; what follows is dropped */
 
@@ -66,7 +66,7 @@ static int open_stream(struct app *app, const struct bg_sandbox *sandbox, int *r
     struct exec_request request = {
         .detach = true, .user = "root", .cwd = "/", .argv = strings, .argc = SSH_GUEST_ARGS};
     r = exec_request_emit(&request, &body, &size, err);
-    return r < 0 ? r : client_open(&app->paths, sandbox, "exec", body, size, ret_fd, err);
+    return r < 0 ? r : wake_open(app, sandbox, "exec", body, size, ret_fd, err);
 }
 
 int ssh_stream_run(struct app *app, const struct bg_sandbox *sandbox, struct bg_err *err)

@@ -5,7 +5,8 @@
 #include "host/cli/life.h"
 
 /* Starts it, then the folders that are shared with it: without them it would work on empty ones, so
- * if one fails it is ended again. Errors: as shares_check, launch_start, shares_start_all. */
+ * if one fails it is ended again, or suspended again if it was. Errors: as shares_check,
+ * launch_start, shares_start_all. */
 int start_with_shares(struct app *app, struct life *life, const struct launch_opts *opts,
                       int *ret_signal, struct bg_err *err) BG_MUST_CHECK;
 

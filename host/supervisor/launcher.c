@@ -27,6 +27,7 @@
 #define OLD_PROXIES_MAX      16
 #define PROXY_EXIT_MS        2000  /* to write its last audit lines */
 #define FLATTEN_FROM         8     /* layers of a disk; half of what it may have */
+#define FLATTEN_FIRST        12    /* from here on a snapshot waits for it */
 #define STOP_GRACE_MS        10000 /* for a guest whose owner is gone, or when we get SIGTERM */
 
 struct launcher {
@@ -37,6 +38,8 @@ struct launcher {
     struct snapshots snapshots;
     bool suspended; /* the supervisor ends for that */
     bool flattens;  /* the disk's layers are being made fewer */
+    char *waiting;  /* the request for a snapshot that waits for that; NULL: none */
+    size_t waiting_size;
     struct bg_log log;
     int log_fd, proxy_log_fd;
     struct supervisor_child child;
@@ -319,8 +322,24 @@ static void snapshot_over(struct launcher *l, const struct bg_err *why, const ch
     say(l, LINK_DONE, &word, sizeof word, NULL, 0);
 }
 
+/* A snapshot ends the making of fewer layers, unless there are so many that it is worth waiting
+ * for. */
+static bool waits_for_flat(struct launcher *l, const char *request, size_t size)
+{
+    if (!l->flattens || l->source->disk.count < FLATTEN_FIRST || l->waiting)
+        return false;
+    l->waiting = malloc(size);
+    if (!l->waiting)
+        return false;
+    memcpy(l->waiting, request, size);
+    l->waiting_size = size;
+    return true;
+}
+
 static void begin_snapshot(struct launcher *l, const char *request, size_t size)
 {
+    if (waits_for_flat(l, request, size))
+        return;
     struct snapshots_files files = {.count = 0};
     struct bg_err err = {0};
     if (snapshots_begin(&l->snapshots, request, size, &files, &err) < 0) {
@@ -395,6 +414,10 @@ static void supervisor_spoke(struct launcher *l)
         l->flattens = false;
         if (message[1])
             disk_is_flat(l);
+        if (l->waiting) {
+            BG_AUTOFREE char *request = BG_TAKE(l->waiting);
+            begin_snapshot(l, request, l->waiting_size);
+        }
     } else if (n == 1 && message[0] == LINK_RELOAD) {
         replace_proxy(l);
     } else if (n > 1 && message[0] == LINK_WANT) {

@@ -221,10 +221,11 @@ static int add_top(struct snapshots *s, struct snapshots_files *files, struct bg
         return r;
     BG_AUTOCLOSE int dir_fd = dir;
     if (s->opts->source->disk.count == BG_DISK_LAYERS_MAX)
-        return bg_err_set(err, -EMLINK,
-                          "its disk has %d layers already: flatten it first (bellglass stop, then "
-                          "bellglass flatten %s)",
-                          BG_DISK_LAYERS_MAX, s->opts->sandbox->name);
+        return bg_err_set(
+            err, -EMLINK,
+            "its disk has %d layers already: they are made fewer while it runs, so try "
+            "again in a while",
+            BG_DISK_LAYERS_MAX);
     bg_layer_new_id(s->top_id);
     bg_layer_disk_file(s->top_id, file);
     r = add_file(files, dir_fd, file, O_RDWR, err);

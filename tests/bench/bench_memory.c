@@ -7,15 +7,6 @@
 #define FORKS_MAX 8
 #define SETTLE_MS 10000 /* the guest's own start-up work ends; nothing tells us of it */
 
-static void add_sandbox(const char *name, struct memory sums[4])
-{
-    int qemu = sandbox_pid(name, "qemu_pid");
-    const int pids[] = {qemu, parent_of(qemu), sandbox_pid(name, "proxy_pid"),
-                        sandbox_pid(name, "launcher_pid")};
-    for (int i = 0; i < 4; i++)
-        memory_add(pids[i], &sums[i]);
-}
-
 void bench_memory(void)
 {
     static const int counts[] = {1, 4, FORKS_MAX};
@@ -34,7 +25,7 @@ void bench_memory(void)
         (void)poll(NULL, 0, SETTLE_MS);
         struct memory sums[4] = {0};
         for (int i = 0; i < started; i++)
-            add_sandbox(names[i], sums);
+            sandbox_memory_add(names[i], sums);
         double each = 1.0 / 1024 / started, dirty = 0, clean = 0, pss = 0, private[4];
         for (int i = 0; i < 4; i++) {
             private[i] = (double)(sums[i].dirty + sums[i].clean) * each;

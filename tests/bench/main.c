@@ -1,5 +1,5 @@
-/* bellglass-bench start|exec|vsock IMAGE MODULES|memory|layers: one benchmark; tests/bench/run
- * calls it with BELLGLASS_HOME, BG_TEST_BELLGLASS and the rest set up. */
+/* bellglass-bench start|exec|vsock IMAGE MODULES|memory|layers|snapshot: one benchmark;
+ * tests/bench/run calls it with BELLGLASS_HOME, BG_TEST_BELLGLASS and the rest set up. */
 #include <stdio.h>
 #include <string.h>
 
@@ -18,7 +18,9 @@ int main(int argc, char **argv)
         bench_memory();
     else if (argc == 2 && strcmp(argv[1], "layers") == 0)
         bench_layers();
+    else if (argc == 2 && strcmp(argv[1], "snapshot") == 0)
+        bench_snapshot();
     else
-        bench_fail("usage: %s start|exec|vsock IMAGE MODULES|memory|layers", argv[0]);
+        bench_fail("usage: %s start|exec|vsock IMAGE MODULES|memory|layers|snapshot", argv[0]);
     return 0;
 }

@@ -9,8 +9,6 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#include <jansson.h>
-
 #include "common/io.h"
 #include "common/state/sandbox.h"
 
@@ -134,12 +132,20 @@ static int control_connect(const char *sandbox)
     return fd;
 }
 
+json_t *sandbox_ask(const char *sandbox, const char *request)
+{
+    BG_AUTOCLOSE int fd = control_connect(sandbox);
+    write_all(fd, request, strlen(request));
+    write_all(fd, "\n", 1);
+    json_t *answer = json_loadfd(fd, JSON_DISABLE_EOF_CHECK, NULL);
+    if (!answer)
+        bench_fail("%s: no answer to %s", sandbox, request);
+    return answer;
+}
+
 int sandbox_pid(const char *sandbox, const char *field)
 {
-    static const char request[] = "{\"op\":\"status\"}\n";
-    BG_AUTOCLOSE int fd = control_connect(sandbox);
-    write_all(fd, request, sizeof request - 1);
-    json_t *status = json_loadfd(fd, JSON_DISABLE_EOF_CHECK, NULL);
+    json_t *status = sandbox_ask(sandbox, "{\"op\":\"status\"}");
     int pid = (int)json_integer_value(json_object_get(status, field));
     json_decref(status);
     if (pid <= 1)
@@ -196,6 +202,15 @@ void memory_add(int pid, struct memory *sum)
         if (found)
             *fields[i].sum += strtol(found + strlen(fields[i].name), NULL, 10);
     }
+}
+
+void sandbox_memory_add(const char *sandbox, struct memory sums[4])
+{
+    int qemu = sandbox_pid(sandbox, "qemu_pid");
+    const int pids[] = {qemu, parent_of(qemu), sandbox_pid(sandbox, "proxy_pid"),
+                        sandbox_pid(sandbox, "launcher_pid")};
+    for (int i = 0; i < 4; i++)
+        memory_add(pids[i], &sums[i]);
 }
 
 int stream_open(const char *sandbox, const char *kind, const void *body, size_t body_size)

@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include <jansson.h>
+
 #include "common/cleanup.h"
 #include "common/wire.h"
 
@@ -41,6 +43,9 @@ struct timing timed(const char *program, const char *const *argv);
 /* The same with $BG_TEST_BELLGLASS. */
 #define BELLGLASS(...) timed(getenv("BG_TEST_BELLGLASS"), (const char *const[]){__VA_ARGS__, NULL})
 
+/* Asks a sandbox's supervisor: request is one line of JSON without its end. A new reference to the
+ * answer, which may be one of failure. */
+json_t *sandbox_ask(const char *sandbox, const char *request);
 /* A field of the supervisor's status. */
 int sandbox_pid(const char *sandbox, const char *field);
 /* The process that started it. */
@@ -54,6 +59,8 @@ struct memory {
 
 /* Adds the process's private memory and its proportional share. */
 void memory_add(int pid, struct memory *sum);
+/* The same of a sandbox's processes, each into its own: QEMU, supervisor, proxy, launcher. */
+void sandbox_memory_add(const char *sandbox, struct memory sums[4]);
 
 /* Opens a stream to the agent through the control socket, its reply read. */
 int stream_open(const char *sandbox, const char *kind, const void *body, size_t body_size);
@@ -66,3 +73,4 @@ void bench_exec(void);
 void bench_vsock(const char *images, const char *modules);
 void bench_memory(void);
 void bench_layers(void);
+void bench_snapshot(void);
