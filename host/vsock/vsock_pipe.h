@@ -54,5 +54,8 @@ bool vsock_pipe_park(struct vsock_pipe *pipe);
  * on_resumed follows, or on_end when the guest does not know the stream any more. */
 void vsock_pipe_resume(struct vsock_pipe *pipe, struct vsock_device *device);
 
+/* Bytes that it has carried, both ways. Grows with whatever happens on it. */
+uint64_t vsock_pipe_bytes(const struct vsock_pipe *pipe);
+
 /* Goes on with the connection that it has; a parked pipe without one ends. */
 void vsock_pipe_go_on(struct vsock_pipe *pipe);
