@@ -27,7 +27,7 @@ static const char oracle[] =
     "            os.pwrite(written, record, n * SIZE)\n"
     "            memory[n * SIZE:(n + 1) * SIZE] = record\n"
     "        n += 1\n"
-    "        if pause > 0: time.sleep(pause)\n"
+    "        if pause > 0: threading.Event().wait(pause)\n"
     "        if n % 64 == 0:\n"
     "            os.fdatasync(written)\n"
     "def check():\n"
