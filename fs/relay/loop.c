@@ -62,6 +62,12 @@ static int to_kernel(void *owner, const struct iovec *parts, int count)
     return n < 0 ? -errno : 0;
 }
 
+static void needed(void *owner)
+{
+    struct fs_loop *loop = owner;
+    loop->opts.on_needed(loop->opts.owner);
+}
+
 static bool notify(void *owner, const struct fs_notice *notice)
 {
     struct fs_loop *loop = owner;
@@ -330,6 +336,7 @@ int fs_loop_new(const struct fs_loop_opts *opts, struct fs_loop **ret, struct bg
     loop->opts.relay.to_server = to_server;
     loop->opts.relay.notify = notify;
     loop->opts.relay.to_echoer = to_echoer;
+    loop->opts.relay.on_needed = needed;
     loop->opts.relay.owner = loop;
     loop->opts.relay.returns = opts->return_fd >= 0;
     loop->opts.relay.guard.on_note = keep_note;
@@ -474,6 +481,8 @@ static void take_return(struct fs_loop *loop, uint64_t now_ms)
         (void)close(fd);
     if (n > 0 && word == FS_LOOP_NOT_SOON && wanted) {
         fs_relay_not_soon(loop->relay);
+    } else if (n > 0 && word == FS_LOOP_ASLEEP && wanted) {
+        fs_relay_asleep(loop->relay, now_ms);
     } else if (n <= 0 || word == FS_LOOP_NEVER) {
         loop->opts.return_fd = -1; /* borrowed */
         if (wanted)

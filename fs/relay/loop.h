@@ -15,10 +15,11 @@ struct fs_loop_opts {
     /* Where another stream comes from when this one is lost (loop_return_*); borrowed. -1: none
      * does, and every access fails from then on. */
     int return_fd;
-    void (*on_lost)(void *owner);  /* another stream is wanted */
-    int notes_fd;                  /* approvals, both ways (notes.h); -1: none. Borrowed */
-    struct fs_relay_opts relay;    /* its functions and owner are set by the loop */
-    void (*on_ready)(void *owner); /* the mount can be used */
+    void (*on_lost)(void *owner);   /* another stream is wanted */
+    void (*on_needed)(void *owner); /* after FS_LOOP_ASLEEP: it is wanted now */
+    int notes_fd;                   /* approvals, both ways (notes.h); -1: none. Borrowed */
+    struct fs_relay_opts relay;     /* its functions and owner are set by the loop */
+    void (*on_ready)(void *owner);  /* the mount can be used */
     void *owner;
 };
 
@@ -26,6 +27,7 @@ struct fs_loop_opts {
 enum fs_loop_return {
     FS_LOOP_STREAM = 'S',   /* another stream: non-blocking, a server of the same folder */
     FS_LOOP_NOT_SOON = 'N', /* nobody shall wait for it */
+    FS_LOOP_ASLEEP = 'Z',   /* it comes when it is needed */
     FS_LOOP_NEVER = 'G',    /* as the end of return_fd */
 };
 

@@ -56,7 +56,13 @@ struct args {
 };
 
 /* What the relay tells the keeper, in one write. */
-enum report_kind { REPORT_MOUNTED = 1, REPORT_READY = 2, REPORT_FAILED = 3, REPORT_LOST = 4 };
+enum report_kind {
+    REPORT_MOUNTED = 1,
+    REPORT_READY = 2,
+    REPORT_FAILED = 3,
+    REPORT_LOST = 4,
+    REPORT_NEEDED = 5
+};
 
 struct report {
     int kind; /* enum report_kind */
@@ -96,6 +102,11 @@ static int start_echoes(struct fs_loop *loop, const char *path, struct bg_err *e
 static void relay_lost(void *owner)
 {
     send_report(*(const int *)owner, REPORT_LOST, NULL);
+}
+
+static void relay_needed(void *owner)
+{
+    send_report(*(const int *)owner, REPORT_NEEDED, NULL);
 }
 
 static uint64_t wall_clock(void *owner)
@@ -145,6 +156,7 @@ static int serve(const struct args *args, const char *path, const struct bg_log 
         .out_fd = args->stream_fd,
         .return_fd = start->return_fd,
         .on_lost = relay_lost,
+        .on_needed = relay_needed,
         .notes_fd = start->notes_fd,
         .relay = {.uid = getuid(),
                   .gid = getgid(),
@@ -367,6 +379,8 @@ static void take_report(struct keeper *keeper)
     keeper->closed = read(keeper->report_fd, &report, sizeof report) != (ssize_t)sizeof report;
     if (!keeper->closed && report.kind == REPORT_LOST)
         fs_reopen_want(&keeper->reopen, bg_now_ms());
+    if (!keeper->closed && report.kind == REPORT_NEEDED)
+        fs_reopen_wake(&keeper->reopen);
 }
 
 /* The shorter of two times, of which -1 is for ever. */

@@ -29,6 +29,7 @@ struct place {
 struct fs_rebind {
     uint64_t since_ms; /* of the loss, or of the return */
     bool waits;        /* requests may wait; else they get EIO */
+    bool asleep;       /* nobody brings the server before somebody needs it */
     struct waiting *first, **last;
     size_t waiting_count;
 
@@ -47,10 +48,22 @@ bool fs_relay_has_server(const struct fs_relay *relay)
 
 /* ---- requests that wait ---- */
 
-int fs_rebind_wait(struct fs_relay *relay, uint64_t kernel_unique, const uint8_t *bytes,
-                   size_t size)
+/* Somebody waits: the server is to be brought, and has a deadline for it from now on. */
+static void need(struct fs_relay *relay, uint64_t now_ms)
 {
     struct fs_rebind *rebind = relay->rebind;
+    if (!rebind->asleep)
+        return;
+    rebind->asleep = false;
+    rebind->since_ms = now_ms;
+    relay->opts.on_needed(relay->opts.owner);
+}
+
+int fs_rebind_wait(struct fs_relay *relay, uint64_t kernel_unique, const uint8_t *bytes,
+                   size_t size, uint64_t now_ms)
+{
+    struct fs_rebind *rebind = relay->rebind;
+    need(relay, now_ms);
     if (!rebind->waits || rebind->waiting_count >= BG_FS_WINDOW)
         return -EIO;
     struct waiting *waiting = malloc(sizeof *waiting + size);
@@ -91,7 +104,7 @@ static void refuse_waiting(struct fs_relay *relay)
     }
     rebind->last = &rebind->first;
     rebind->waiting_count = 0;
-    rebind->waits = false;
+    rebind->waits = rebind->asleep = false;
 }
 
 bool fs_relay_has_room(const struct fs_relay *relay)
@@ -184,10 +197,11 @@ int fs_relay_lost(struct fs_relay *relay, uint64_t now_ms)
         relay->rebind->waits = true;
     }
     relay->rebind->since_ms = now_ms;
+    relay->rebind->asleep = false;
     relay->state = FS_RELAY_LOST;
     for (struct fs_pending *p; (p = relay->first);) {
         if (!p->late && p->again &&
-            fs_rebind_wait(relay, p->kernel_unique, p->again, p->again_size) == 0) {
+            fs_rebind_wait(relay, p->kernel_unique, p->again, p->again_size, now_ms) == 0) {
             fs_pending_free(relay, p); /* its answer comes from the next server */
             continue;
         }
@@ -210,6 +224,16 @@ void fs_relay_not_soon(struct fs_relay *relay)
 {
     if (relay->state == FS_RELAY_LOST)
         refuse_waiting(relay);
+}
+
+void fs_relay_asleep(struct fs_relay *relay, uint64_t now_ms)
+{
+    struct fs_rebind *rebind = relay->rebind;
+    if (relay->state != FS_RELAY_LOST)
+        return;
+    rebind->waits = rebind->asleep = true;
+    if (rebind->first)
+        need(relay, now_ms);
 }
 
 /* ---- the return ---- */
@@ -387,6 +411,7 @@ int fs_relay_returned(struct fs_relay *relay, const uint8_t *bytes, size_t size,
     relay->state = FS_RELAY_REBINDING;
     relay->rebind->since_ms = now_ms;
     relay->rebind->waits = true;
+    relay->rebind->asleep = false;
     go_on(relay, now_ms);
     return 0;
 }
@@ -440,7 +465,7 @@ void fs_rebind_reply(struct fs_relay *relay, struct fs_pending *pending, struct 
 int fs_rebind_tick(struct fs_relay *relay, uint64_t now_ms, struct bg_err *err)
 {
     struct fs_rebind *rebind = relay->rebind;
-    if (!rebind)
+    if (!rebind || rebind->asleep)
         return 0;
     uint64_t waited = now_ms - rebind->since_ms;
     if (relay->state == FS_RELAY_REBINDING && waited >= SLOWNESS_MAX * relay->opts.deadline_ms)

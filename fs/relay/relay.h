@@ -82,6 +82,8 @@ struct fs_relay_opts {
     /* Tells the kernel, later and from elsewhere: it may wait for answers. Copies. False: no room
      * now. NULL: changes of others are not asked for. */
     bool (*notify)(void *owner, const struct fs_notice *notice);
+    /* The server sleeps (fs_relay_asleep) and is needed. NULL if returns is false. */
+    void (*on_needed)(void *owner);
     /* Gives the process that makes echoes its next operation (echoer.h). False: it has ended. */
     bool (*to_echoer)(void *owner, const uint8_t *bytes, size_t size);
     void *owner;
@@ -126,6 +128,9 @@ void fs_relay_gone(struct fs_relay *relay);
 int fs_relay_lost(struct fs_relay *relay, uint64_t now_ms) BG_MUST_CHECK;
 /* It will not come soon: nobody waits for it any longer. */
 void fs_relay_not_soon(struct fs_relay *relay);
+/* It comes only when it is called: nobody is kept waiting, and nothing is done, until a request
+ * comes that it has to answer. Then on_needed is called, and requests wait for one deadline. */
+void fs_relay_asleep(struct fs_relay *relay, uint64_t now_ms);
 /* Errors: -EPROTO no hello, or one of another folder: close the stream; the relay is still LOST. */
 int fs_relay_returned(struct fs_relay *relay, const uint8_t *bytes, size_t size, uint64_t now_ms,
                       struct bg_err *err) BG_MUST_CHECK;

@@ -24,6 +24,19 @@ void fs_reopen_want(struct fs_reopen *reopen, uint64_t now_ms)
         reopen->next_ms = now_ms;
 }
 
+static void pass_need(struct fs_reopen *reopen)
+{
+    char byte = FS_REOPEN_WAKE;
+    if (reopen->needed && reopen->pid > 0) /* one that is gone is started again */
+        (void)send(reopen->fd, &byte, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+void fs_reopen_wake(struct fs_reopen *reopen)
+{
+    reopen->needed = true;
+    pass_need(reopen);
+}
+
 struct pollfd fs_reopen_poll(const struct fs_reopen *reopen)
 {
     return (struct pollfd){.fd = reopen->pid > 0 ? reopen->fd : -1, .events = POLLIN};
@@ -114,9 +127,9 @@ static void start(struct fs_reopen *reopen, uint64_t now_ms)
 }
 
 /* Takes the stream that the command sends. -1: it sent none. */
-static int receive(int fd)
+static int receive(int fd, char *ret_byte)
 {
-    char byte;
+    char byte = 0;
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof(int))];
@@ -132,6 +145,7 @@ static int receive(int fd)
     const struct cmsghdr *header = CMSG_FIRSTHDR(&message);
     if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
         memcpy(&stream, CMSG_DATA(header), sizeof stream);
+    *ret_byte = byte;
     return stream;
 }
 
@@ -148,9 +162,14 @@ static int wait_command(struct fs_reopen *reopen)
 
 void fs_reopen_turn(struct fs_reopen *reopen, bool readable, uint64_t now_ms)
 {
-    if (reopen->pid > 0 && readable) {
-        BG_AUTOCLOSE int stream = receive(reopen->fd);
+    char byte = 0;
+    BG_AUTOCLOSE int stream = reopen->pid > 0 && readable ? receive(reopen->fd, &byte) : -1;
+    if (stream < 0 && byte == FS_REOPEN_ASLEEP) {
+        tell_relay(reopen, FS_LOOP_ASLEEP, -1);
+        pass_need(reopen);
+    } else if (reopen->pid > 0 && readable) {
         int status = wait_command(reopen);
+        reopen->needed = false;
         int flags = stream < 0 ? -1 : fcntl(stream, F_GETFL);
         if (flags >= 0 && fcntl(stream, F_SETFL, flags | O_NONBLOCK) == 0) {
             tell_relay(reopen, FS_LOOP_STREAM, stream);

@@ -16,6 +16,11 @@ enum fs_reopen_kind {
     FS_REOPEN_PASSES, /* it sends one byte with the stream as SCM_RIGHTS, and ends */
 };
 
+/* A command that passes may say first, by this byte without a stream, that the server sleeps. It
+ * goes on when it gets FS_REOPEN_WAKE, or when somebody else has woken the server. */
+#define FS_REOPEN_ASLEEP 'Z'
+#define FS_REOPEN_WAKE   'W'
+
 /* Exit status of a command that knows that there will be no stream any more. */
 #define FS_REOPEN_NEVER 69 /* EX_UNAVAILABLE, sysexits.h */
 
@@ -26,13 +31,17 @@ struct fs_reopen {
     const struct bg_log *log;
     /* Its own: */
     bool wanted;
-    pid_t pid; /* the command that passes, 0: none runs */
-    int fd;    /* from it; -1 */
+    pid_t pid;   /* the command that passes, 0: none runs */
+    int fd;      /* from it; -1 */
+    bool needed; /* the relay has asked for it although the server sleeps */
     uint64_t next_ms, pause_ms;
 };
 
 /* The relay has lost its stream. */
 void fs_reopen_want(struct fs_reopen *reopen, uint64_t now_ms);
+
+/* The relay, which was told that the server sleeps, needs it. */
+void fs_reopen_wake(struct fs_reopen *reopen);
 
 /* What to poll for (fd -1: nothing), and how long at most (-1: for ever). */
 struct pollfd fs_reopen_poll(const struct fs_reopen *reopen);

@@ -340,7 +340,7 @@ static int forward(struct fs_relay *relay, struct fs_request *request, const uin
     if (relay->state == FS_RELAY_LOST || relay->state == FS_RELAY_REBINDING)
         return fs_relay_answer_from_memory(relay, request->unique, request->opcode, node)
                    ? 0
-                   : fs_rebind_wait(relay, request->unique, bytes, size);
+                   : fs_rebind_wait(relay, request->unique, bytes, size, now_ms);
     if (relay->state == FS_RELAY_STALE || relay->state == FS_RELAY_GONE)
         return fs_relay_answer_from_memory(relay, request->unique, request->opcode, node) ? 0
                                                                                           : -EIO;

@@ -218,7 +218,7 @@ bool fs_rebind_tells_loss(const struct fs_relay *relay, const struct fs_request 
 /* What becomes of a request that cannot be sent now. Returns 0: it waits, and is made again when
  * the server is back; else the error for the kernel. */
 int fs_rebind_wait(struct fs_relay *relay, uint64_t kernel_unique, const uint8_t *bytes,
-                   size_t size);
+                   size_t size, uint64_t now_ms);
 /* The kernel no longer wants this one: it is answered if it waits. */
 void fs_rebind_interrupt(struct fs_relay *relay, uint64_t kernel_unique);
 

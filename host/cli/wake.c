@@ -34,8 +34,7 @@ bool wake_allowed(void)
 
 /* ---- waiting ---- */
 
-/* An fd that is readable when something has happened to the sandbox. */
-static int watch_sandbox(const struct bg_sandbox *sandbox, int *ret_fd, struct bg_err *err)
+int wake_watch(const struct bg_sandbox *sandbox, int *ret_fd, struct bg_err *err)
 {
     BG_AUTOCLOSE int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
     if (fd < 0 || inotify_add_watch(fd, sandbox->dir,
@@ -48,12 +47,11 @@ static int watch_sandbox(const struct bg_sandbox *sandbox, int *ret_fd, struct b
     return 0;
 }
 
-/* Waits for the next thing to happen, at most timeout_ms. */
-static void await_change(int watch_fd, uint64_t timeout_ms)
+void wake_await(int watch_fd, int other_fd, int timeout_ms)
 {
     char events[4096];
-    struct pollfd p = {.fd = watch_fd, .events = POLLIN};
-    if (poll(&p, 1, (int)timeout_ms) > 0)
+    struct pollfd fds[] = {{.fd = watch_fd, .events = POLLIN}, {.fd = other_fd, .events = POLLIN}};
+    if (poll(fds, 2, timeout_ms) > 0 && fds[0].revents)
         while (read(watch_fd, events, sizeof events) > 0)
             ;
 }
@@ -114,7 +112,7 @@ static int work(struct app *app, struct life *life, struct bg_err *err)
     BG_AUTOCLOSE int turn = fd;
     (void)turn; /* held to the end of this function */
     if (r == 0)
-        r = watch_sandbox(&life->sandbox, &fd, err);
+        r = wake_watch(&life->sandbox, &fd, err);
     if (r < 0)
         return r;
     BG_AUTOCLOSE int watch = fd;
@@ -133,7 +131,7 @@ static int work(struct app *app, struct life *life, struct bg_err *err)
         if (now_ms >= until_ms)
             return bg_err_set(err, -ETIME, "sandbox '%s' is %s and does not get on",
                               life->sandbox.name, bg_sandbox_state_name(life->state));
-        await_change(watch, until_ms - now_ms);
+        wake_await(watch, -1, (int)(until_ms - now_ms));
     }
 }
 
@@ -221,7 +219,7 @@ static bool may_come(struct app *app, struct life *life, int watch_fd, int refus
         if (now_ms >= *deadline_ms)
             return false;
         bool busy = refusal == -EAGAIN && *deadline_ms - now_ms > BUSY_LOOK_MS;
-        await_change(watch_fd, busy ? BUSY_LOOK_MS : *deadline_ms - now_ms);
+        wake_await(watch_fd, -1, busy ? BUSY_LOOK_MS : (int)(*deadline_ms - now_ms));
         if (busy)
             return true;
     }
@@ -235,7 +233,7 @@ int wake_open(struct app *app, const struct bg_sandbox *sandbox, const char *kin
     int fd = -1;
     uint64_t deadline_ms = 0;
     /* A helper that serves a disk has no folder, and is never suspended. */
-    if (!wake_allowed() || !sandbox->dir || watch_sandbox(sandbox, &fd, NULL) < 0)
+    if (!wake_allowed() || !sandbox->dir || wake_watch(sandbox, &fd, NULL) < 0)
         return client_open(&app->paths, sandbox, kind, body, size, ret_fd, err);
     BG_AUTOCLOSE int watch = fd;
     for (;;) {

@@ -15,6 +15,13 @@ bool wake_allowed(void);
  * -ENOTCONN it is not to be woken; -ETIME; why it did not start. Not for processes with threads. */
 int wake(struct app *app, struct life *life, struct bg_err *err) BG_MUST_CHECK;
 
+/* For who waits for others to do something to a sandbox: an fd that is readable when something has
+ * happened to it since (its folder is looked at; several things may have become one). Reading it is
+ * left to wake_await. Errors: -ENOENT it was removed; errno. */
+int wake_watch(const struct bg_sandbox *sandbox, int *ret_fd, struct bg_err *err) BG_MUST_CHECK;
+/* Waits for that, at most timeout_ms, or for other_fd (-1: none) to be readable. */
+void wake_await(int watch_fd, int other_fd, int timeout_ms);
+
 /* client_open of a sandbox that ran when it was looked at. One that was suspended between is woken,
  * and asked again. */
 int wake_open(struct app *app, const struct bg_sandbox *sandbox, const char *kind, const void *body,

@@ -261,6 +261,12 @@ static void take_note(void *owner, const struct fs_pin_note *note)
                        (int)note->size, note->bytes ? (const char *)note->bytes : "");
 }
 
+static void needed(void *owner)
+{
+    struct bench *b = owner;
+    b->needed++;
+}
+
 static struct bench *new_bench(const struct fs_hello *hello, bool raw_names, bool read_only,
                                const struct fs_guard_opts *guard)
 {
@@ -278,6 +284,7 @@ static struct bench *new_bench(const struct fs_hello *hello, bool raw_names, boo
                                  .to_server = to_server,
                                  .notify = hello->flags & FS_HELLO_FEED ? notify : NULL,
                                  .to_echoer = to_echoer,
+                                 .on_needed = needed,
                                  .owner = b};
     if (guard) {
         opts.guard = *guard;

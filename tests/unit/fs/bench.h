@@ -43,6 +43,7 @@ struct bench {
     uint8_t command[16384]; /* the last one for the process that makes echoes */
     size_t command_size;    /* 0: none, or taken */
     uint32_t caller_pid;    /* who asks; 0: somebody */
+    unsigned needed;        /* how often the relay has asked for a server that sleeps */
     int kernel_error;       /* what /dev/fuse says to the next answers */
     /* What the relay has told about guarded files, oldest first: "+PATH=BYTES\n", "-PATH\n". */
     char notes[4096];

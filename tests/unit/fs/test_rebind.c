@@ -239,6 +239,79 @@ static void waiting_ends(void **state)
     assert_int_equal(bench_server_got(b).opcode, FUSE_READ);
 }
 
+/* How long the relay would have nothing to do. */
+static uint64_t idle_ms(struct bench *b)
+{
+    uint64_t next_ms;
+    struct bg_err err;
+    assert_int_equal(fs_relay_tick(b->relay, b->now_ms, &next_ms, &err), 0);
+    return next_ms;
+}
+
+static void a_server_that_sleeps_is_woken_by_the_first_who_needs_it(void **state)
+{
+    struct bench *b = *state;
+    lose(b);
+    fs_relay_asleep(b->relay, b->now_ms);
+    assert_true(idle_ms(b) == UINT64_MAX);
+    b->now_ms += 1000ull * BENCH_DEADLINE_MS;
+    assert_true(idle_ms(b) == UINT64_MAX);
+    /* What is known here is no need, nor is what the kernel tells for the server's good. */
+    bench_ask(b, getattr(1));
+    assert_int_equal(bench_kernel_got(b, FUSE_GETATTR).attr.ino, 1);
+    bench_ask(b, (struct fs_request){.opcode = FUSE_STATFS, .node = 1});
+    assert_int_equal(bench_kernel_got(b, FUSE_STATFS).error, 0);
+    bench_ask(b, (struct fs_request){.opcode = FUSE_FORGET, .node = b->link, .nlookup = 1});
+    assert_int_equal(b->needed, 0);
+    bench_ask(b, read_file(b));
+    assert_int_equal(b->needed, 1);
+    bench_ask(b, getattr(b->file));
+    assert_int_equal(b->needed, 1);
+    /* The deadline begins here, however long it has slept. */
+    assert_int_equal(bench_wait(b, BENCH_DEADLINE_MS - 1), 0);
+    bench_expect_nothing_for_kernel(b);
+    assert_int_equal(come_back(b, &usual_hello), 0);
+    find_all(b, "file");
+    assert_int_equal(bench_server_got(b).opcode, FUSE_READ);
+    assert_int_equal(bench_server_got(b).opcode, FUSE_GETATTR);
+}
+
+static void one_that_waits_already_wakes_it(void **state)
+{
+    struct bench *b = *state;
+    struct fs_request read = read_file(b);
+    (void)bench_pass(b, read); /* and the server fell asleep over it */
+    lose(b);
+    assert_int_equal(b->needed, 0);
+    fs_relay_asleep(b->relay, b->now_ms);
+    assert_int_equal(b->needed, 1);
+    assert_int_equal(bench_wait(b, BENCH_DEADLINE_MS), 0);
+    bench_expect_error(b, -EIO);
+    /* It did not come, and sleeps again: the next one tries again. */
+    fs_relay_not_soon(b->relay);
+    fs_relay_asleep(b->relay, b->now_ms);
+    assert_true(idle_ms(b) == UINT64_MAX);
+    bench_ask(b, read_file(b));
+    assert_int_equal(b->needed, 2);
+    bench_expect_nothing_for_kernel(b);
+}
+
+static void one_that_is_back_is_not_asleep(void **state)
+{
+    struct bench *b = *state;
+    fs_relay_asleep(b->relay, b->now_ms); /* a word that came late */
+    lose(b);
+    fs_relay_asleep(b->relay, b->now_ms);
+    assert_int_equal(come_back(b, &usual_hello), 0); /* somebody else has woken it */
+    find_all(b, "file");
+    assert_int_equal(b->needed, 0);
+    lose(b);
+    bench_ask(b, read_file(b));
+    assert_int_equal(b->needed, 0);
+    assert_int_equal(bench_wait(b, BENCH_DEADLINE_MS), 0);
+    bench_expect_error(b, -EIO);
+}
+
 static void waiting_ends_early_on_request(void **state)
 {
     struct bench *b = *state;
@@ -448,6 +521,9 @@ int main(void)
         TEST(a_renamed_open_file_is_found_at_its_new_name),
         TEST(the_root_answers_while_nobody_else_does),
         TEST(waiting_ends),
+        TEST(a_server_that_sleeps_is_woken_by_the_first_who_needs_it),
+        TEST(one_that_waits_already_wakes_it),
+        TEST(one_that_is_back_is_not_asleep),
         TEST(waiting_ends_early_on_request),
         TEST(changes_on_their_way_fail_at_the_loss),
         TEST(acknowledged_writes_that_are_lost_are_told_at_the_close),
