@@ -547,8 +547,7 @@ bool control_resume(struct control *control, struct vsock_device *device)
     struct stream *stream;
     LIST_FOREACH(stream, &control->streams, link)
     {
-        stream->unresumed = true;
-        vsock_pipe_resume(stream->pipe, device);
+        stream->unresumed = vsock_pipe_resume(stream->pipe, device);
     }
     control->resuming = !all_resumed(control);
     return !control->resuming;

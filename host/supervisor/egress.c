@@ -226,8 +226,7 @@ bool egress_resume(struct egress *egress, struct vsock_device *device)
     struct stream *stream;
     LIST_FOREACH(stream, &egress->streams, link)
     {
-        stream->unresumed = true;
-        vsock_pipe_resume(stream->pipe, device);
+        stream->unresumed = vsock_pipe_resume(stream->pipe, device);
     }
     egress->resuming = !all_resumed(egress);
     return !egress->resuming;

@@ -21,7 +21,7 @@
 #include "host/supervisor/vm.h"
 
 #define SILENCE_MS(accel) ((accel) == ACCEL_KVM ? 15000u : 60000u)
-#define PARK_MS           10000 /* for the guest to read what opens a stream */
+#define PARK_MS           10000 /* for the guest to read what opens a stream, or to resume it */
 #define FDS_MAX           8192  /* connections each way and clients, with room to spare */
 
 struct supervisor {
@@ -279,12 +279,24 @@ static void answer_snapshot(struct supervisor *s)
 
 static void streams_go_on(struct supervisor *s);
 
+/* The agent does not say what it has of a stream: that one ends. */
+static void resume_late(uv_timer_t *timer)
+{
+    struct supervisor *s = timer->data;
+    if (s->snapshot.unresumed == 0 || !s->vm)
+        return;
+    bg_log(&s->log, BG_LOG_WARN, "the agent does not resume its streams; ending them");
+    s->snapshot.unresumed = 0;
+    streams_go_on(s);
+}
+
 static void runs_again(void *owner)
 {
     struct supervisor *s = owner;
     s->snapshot.result = *vm_snapshot_result(s->vm);
     s->snapshot.unresumed = s->snapshot.result.unplugged ? 2 : 0;
     if (s->snapshot.unresumed > 0) {
+        (void)uv_timer_start(&s->park_timer, resume_late, PARK_MS, 0); /* not closing */
         bool control = control_resume(s->control, vm_vsock(s->vm));
         bool egress = egress_resume(s->egress, vm_vsock(s->vm));
         s->snapshot.unresumed -= (unsigned)control + (unsigned)egress;
@@ -302,6 +314,7 @@ static void resumed(void *owner)
 
 static void streams_go_on(struct supervisor *s)
 {
+    (void)uv_timer_stop(&s->park_timer); /* cannot fail */
     if (s->snapshot.result.unplugged)
         vm_resumed(s->vm);
     control_go_on(s->control);
