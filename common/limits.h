@@ -11,18 +11,16 @@
 #define BG_PATH_MAX          4096         /* paths on the wire, with their NUL */
 
 /* The vsock device. A wrong ring or message ends the device, a wrong packet its connection. */
-#define BG_VSOCK_CONNS_MAX  1024         /* connections per guest; further ones are reset */
-#define BG_VSOCK_BUFFER_MAX (256 * 1024) /* receive buffer of a connection; reset */
-#define BG_VSOCK_BUFFER_MIN (32 * 1024)  /* the same when there are many connections */
-#define BG_VSOCK_WINDOW_MAX                                                                        \
-    (1 << 20) /* bytes of a connection that the guest has not read; wait                           \
-               */
-#define BG_VSOCK_PACKET_MAX  (64 * 1024) /* payload of one packet; larger: connection is reset */
-#define BG_VSOCK_RESETS_MAX  256         /* RSTs to nobody's packets that wait; tx is not read */
-#define BG_VSOCK_REGIONS_MAX 8           /* regions in QEMU's memory table; device fails */
-#define BG_VSOCK_QUEUE_MAX   256         /* entries of a virtqueue; device fails */
-#define BG_VSOCK_CHAIN_MAX   64          /* descriptors of one buffer; device fails */
-#define BG_VSOCK_LOG_LINES   20          /* lines that a guest causes, per minute; dropped */
+#define BG_VSOCK_CONNS_MAX   1024          /* connections per guest; further ones are reset */
+#define BG_VSOCK_BUFFER_MAX  (256 * 1024)  /* receive buffer of a connection; reset */
+#define BG_VSOCK_BUFFER_MIN  (32 * 1024)   /* the same when there are many connections */
+#define BG_VSOCK_WINDOW_MAX  (1024 * 1024) /* bytes not read by the guest yet; we wait */
+#define BG_VSOCK_PACKET_MAX  (64 * 1024)   /* payload of one packet; larger: connection is reset */
+#define BG_VSOCK_RESETS_MAX  256           /* RSTs to nobody's packets that wait; tx is not read */
+#define BG_VSOCK_REGIONS_MAX 8             /* regions in QEMU's memory table; device fails */
+#define BG_VSOCK_QUEUE_MAX   256           /* entries of a virtqueue; device fails */
+#define BG_VSOCK_CHAIN_MAX   64            /* descriptors of one buffer; device fails */
+#define BG_VSOCK_LOG_LINES   20            /* lines that a guest causes, per minute; dropped */
 #define BG_AGENT_LOG_LINES   60 /* lines that the agent sends for the log, per minute; dropped */
 
 /* Trees as tar streams. */

@@ -843,6 +843,7 @@ static void execs_gone(void *context)
 }
 
 const struct stream_kind execs_kind = {.name = "execs",
+                                       .lasts = true,
                                        .frame_size_max = BG_FRAME_SIZE_MAX,
                                        .open = execs_open,
                                        .on_frame = execs_frame,

@@ -123,8 +123,6 @@ static int run_attach(struct app *app, const struct args *args)
         r = guest_command_attach(app, &life.sandbox, (uint32_t)pid, args_flag(args, OPTION_STEAL),
                                  signal_fd, &status, &err);
     life_done(&life);
-    if (r == -EBUSY && !args_flag(args, OPTION_STEAL))
-        app_note("take it over with --steal");
     if (r < 0)
         return app_fail(&err);
     return status;

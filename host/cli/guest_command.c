@@ -89,8 +89,11 @@ static int run(struct exec_stream_opts *opts, struct reattach *reattach,
     opts->on_lost = reattach_lost;
     opts->owner = reattach;
     int r = exec_stream_run(opts, ret, err);
-    if (err->text[0] != '\0')
-        (void)bg_err_prefix(err, "sandbox '%s'", reattach->sandbox->name);
+    /* What the control socket says of it names it already. */
+    char prefix[BG_SANDBOX_NAME_MAX + 16];
+    (void)snprintf(prefix, sizeof prefix, "sandbox '%s'", reattach->sandbox->name);
+    if (err->text[0] != '\0' && !strstr(err->text, prefix))
+        (void)bg_err_prefix(err, "%s", prefix);
     return r;
 }
 
@@ -141,6 +144,10 @@ int guest_command_attach(struct app *app, const struct bg_sandbox *sandbox, uint
                                     .detach_keys = typed,
                                     .terminal = typed ? &terminal : NULL};
     r = run(&opts, &reattach, &result, err);
+    if (r == -EBUSY && !steal) {
+        size_t used = strlen(err->text);
+        (void)snprintf(err->text + used, sizeof err->text - used, "; take it over with --steal");
+    }
     if (r < 0)
         return r;
     if (result.left)

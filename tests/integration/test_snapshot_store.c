@@ -388,10 +388,185 @@ static void run_and_create_go_on_from_a_snapshot_only_with_its_settings(void **s
     assert_string_equal(vm_ok(vm, "snapshot", "ls", "--all", s, NULL), "");
 }
 
+/* The folder of an image, so far as an import looks at it, and the golden snapshot of make(). The
+ * images that all test programs share are left alone. */
+static void make_base(struct vm *vm)
+{
+    (void)vm_host(
+        vm,
+        "set -e; rm -f '%s/data/images' 2>/dev/null || true\n"
+        "mkdir -p '%s/data/images/" DIGEST "' '%s/data/images/tags' '%s/data/snapshots'\n"
+        "cd '%s/data/images'; ln -sfn ../" DIGEST " tags/debian; cd " DIGEST "\n"
+        "for f in root.qcow2 vmlinuz modules.cpio; do echo x >$f; done\n"
+        "cat >manifest.json <<'E'\n"
+        "{\"version\":1,\"digest\":\"" DIGEST "\",\"created_ms\":1,\"virtual_bytes\":2,"
+        "\"kernel_release\":\"6.1\",\"user\":\"app\",\"files\":{\"root.qcow2\":{\"size\":2},"
+        "\"vmlinuz\":{\"size\":2},\"modules.cpio\":{\"size\":2}}}\nE\n"
+        "cd '%s/data/snapshots'; mkdir -p " GOLDEN "; cd " GOLDEN "\n"
+        "for f in disk.qcow2 initrd child.qcow2 state; do echo $f >$f; done\n"
+        "truncate -s 512M memory; printf page | dd of=memory bs=1 seek=300000000 conv=notrunc "
+        "2>/dev/null\n"
+        "echo '{\"version\":1,\"files\":{\"state\":{\"sha256\":\"x\"}}}' >manifest.json",
+        vm->home, vm->home, vm->home, vm->home, vm->home, vm->home);
+}
+
+static void an_export_is_imported_elsewhere(void **state)
+{
+    struct vm *vm = *state;
+    const char *s = make(vm, true), *file = vm_path(vm, "one.bgs");
+    const char *name = vm_text(vm, "%s@one", s);
+    make_base(vm);
+    (void)vm_ok(vm, "snapshot", s, "one", "--note", "a note", NULL);
+    json_auto_t *said = vm_json(vm, "export", "--json", name, file, NULL);
+    assert_string_equal(text_of(said, "snapshot"), name);
+    vm_refused(vm, "there already|--force", "export", name, file, NULL);
+    (void)vm_ok(vm, "export", "--force", name, file, NULL);
+    /* It is a tar file, and its memory's holes are none of its bytes. */
+    assert_string_equal(vm_host(vm, "tar --zstd -tf '%s' | head -2 | tr '\\n' ' '", file),
+                        "format snapshot/manifest.json ");
+    assert_true(strtol(vm_host(vm, "stat -c %%s '%s'", file), NULL, 10) < 100000);
+    vm_refused(vm, name, "import", "--anyway", file, NULL);
+    /* As on another machine: neither the snapshot nor the golden one is there. */
+    (void)vm_ok(vm, "snapshot", "rm", name, NULL);
+    (void)vm_host(vm, "cd '%s/data/snapshots' && mv " GOLDEN " ../kept", vm->home);
+    vm_refused(vm, "saved with|cannot be restored|--anyway", "import", file, NULL);
+    assert_string_equal(vm_ok(vm, "import", "--anyway", file, NULL), vm_text(vm, "%s\n", name));
+    assert_string_equal(vm_ok(vm, "import", "--anyway", file, "theirs@7", NULL), "theirs@7\n");
+    (void)vm_host(vm,
+                  "cd '%s/data' && for f in disk.qcow2 initrd child.qcow2 state memory; do "
+                  "cmp kept/$f snapshots/" GOLDEN "/$f; done; "
+                  "[ $(stat -c %%b snapshots/" GOLDEN "/memory) -lt 1000 ]",
+                  vm->home);
+    json_auto_t *got = vm_json(vm, "snapshot", "inspect", "theirs@7", NULL);
+    assert_true(json_is_null(json_object_get(got, "damage")));
+    assert_string_equal(text_of(got, "note"), "a note");
+    (void)vm_ok(vm, "fork", "--no-start", "theirs@7", vm_name(vm), NULL);
+    /* Through pipes; without the base, where it is and where it is not. */
+    (void)vm_host(vm,
+                  "'%s' export --no-base %s - >'%s.2' && cat '%s.2' | '%s' import --anyway - p@1",
+                  vm->bellglass, name, file, file, vm->bellglass);
+    (void)vm_host(vm, "rm -r '%s/data/snapshots/" GOLDEN "'", vm->home);
+    vm_refused(vm, "golden|--no-base", "import", "--anyway", vm_text(vm, "%s.2", file), "q@1",
+               NULL);
+    (void)vm_host(vm, "mv '%s/data/images/tags' '%s/data/images/" DIGEST "' '%s/data'", vm->home,
+                  vm->home, vm->home);
+    vm_refused(vm, "image|debian|not here", "import", "--anyway", file, "q@1", NULL);
+    assert_string_equal(vm_host(vm,
+                                "cd '%s' && ls -A data/snapshots state/snapshots | grep tmp || "
+                                "true",
+                                vm->home),
+                        "");
+    (void)vm_host(vm, "rm -rf '%s/snapshots' '%s/data/snapshots' '%s/data/kept'", state_dir(vm),
+                  vm->home, vm->home);
+}
+
+/* An export with one thing changed: script works in a folder with its entries. */
+static const char *changed(struct vm *vm, const char *file, const char *script, const char *order)
+{
+    const char *to = vm_path(vm, "changed-%s.bgs", vm_name(vm));
+    (void)vm_host(vm,
+                  "set -e; d=$(mktemp -d); cd $d; tar --zstd -xf '%s'; %s\n"
+                  "tar --zstd -cf '%s' %s; cd /; rm -r $d",
+                  file, script, to, order);
+    return to;
+}
+
+static void a_hostile_export_changes_nothing(void **state)
+{
+    struct vm *vm = *state;
+    static const char order[] = "format snapshot/manifest.json snapshot/manifest.sha256 "
+                                "snapshot/state $(ls snapshot/memory* snapshot/disk*) sums";
+    static const struct {
+        const char *script, *order, *words;
+    } cases[] = {
+        {"printf dEvices >snapshot/state", order, "state|checksum"},
+        {"printf devices-and-more >snapshot/state", order, "state|bytes"},
+        {"sed -i s/a.note/b-note/ snapshot/manifest.json", order, "manifest.json|checksum"},
+        {"sed -i '/state/d' sums", order, "state|checksum"},
+        {"echo >>sums", order, "sums"},
+        {"echo 'bellglass snapshot 2' >format", order, "later bellglass"},
+        {"true", "snapshot/manifest.json format", "manifest.json|expected"},
+        {"true", "format snapshot/manifest.json snapshot/manifest.sha256 snapshot/state", "cut"},
+        {"true",
+         "--hard-dereference format snapshot/manifest.json snapshot/manifest.sha256 snapshot/state "
+         "snapshot/state "
+         "sums",
+         "state|twice"},
+        {"ln -sf /etc/passwd snapshot/state", order, "state|expected"},
+        {"ln -f snapshot/manifest.json snapshot/state", order, "state|expected"},
+        {"mkdir golden; echo x >golden/evil",
+         "format snapshot/manifest.json snapshot/manifest.sha256 golden/evil", "evil|expected"},
+        {"echo x >snapshot/disk-0000000000000000.qcow2",
+         "format snapshot/manifest.json snapshot/manifest.sha256 "
+         "snapshot/disk-0000000000000000.qcow2",
+         "expected"},
+        {"true", "-P --transform 's,^format,../../format,' format", "expected"},
+        {"true", "format snapshot/manifest.json snapshot/manifest.sha256 snapshot/state sums",
+         "missing"},
+    };
+    const char *s = make(vm, true), *file = vm_path(vm, "hostile.bgs");
+    make_base(vm);
+    (void)vm_ok(vm, "snapshot", s, "one", "--note", "a note", NULL);
+    (void)vm_ok(vm, "export", "--no-base", vm_text(vm, "%s@one", s), file, NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        vm_refused(vm, cases[i].words, "import", "--anyway",
+                   changed(vm, file, cases[i].script, cases[i].order), "evil@1", NULL);
+    vm_refused(vm, "export", "import", "/etc/passwd", NULL);
+    (void)vm_host(vm, "head -c 700 '%s' >'%s.cut'", file, file);
+    vm_refused(vm, "export", "import", "--anyway", vm_text(vm, "%s.cut", file), NULL);
+    assert_string_equal(vm_host(vm,
+                                "cd '%s' && ls -A state/snapshots data/snapshots | grep -E "
+                                "'tmp|evil' || true",
+                                vm->home),
+                        "");
+    (void)vm_host(vm, "rm -rf '%s/snapshots' '%s/data/snapshots' '%s/data/images'", state_dir(vm),
+                  vm->home, vm->home);
+}
+
+/* What it was allowed there it is not here. */
+static void an_import_has_no_rights(void **state)
+{
+    struct vm *vm = *state;
+    struct bg_err err;
+    struct bg_paths paths = paths_of(vm);
+    struct bg_sandbox sandbox;
+    const char *s = make(vm, false), *file = vm_path(vm, "rights.bgs");
+    make_base(vm);
+    assert_int_equal(bg_sandbox_load(&paths, s, &sandbox, &err), 0);
+    sandbox.allow = calloc(1, sizeof *sandbox.allow);
+    sandbox.allow[sandbox.allow_count++] = strdup("*.example.org");
+    sandbox.policy = strdup("network:\n  default: learn\n");
+    sandbox.shares = calloc(1, sizeof *sandbox.shares);
+    sandbox.shares[sandbox.share_count++] =
+        (struct bg_share){.id = 1, .host = strdup("/root"), .guest = strdup("/x")};
+    assert_int_equal(bg_sandbox_save(&sandbox, &err), 0);
+    bg_sandbox_done(&sandbox);
+    (void)vm_ok(vm, "export", s, file, NULL);
+    (void)vm_ok(vm, "import", file, "plain@1", NULL);
+    (void)vm_ok(vm, "import", "--trust", file, "mine@1", NULL);
+    const char *plain = vm_name(vm), *mine = vm_name(vm);
+    (void)vm_ok(vm, "fork", "--no-start", "plain@1", plain, NULL);
+    (void)vm_ok(vm, "fork", "--no-start", "mine@1", mine, NULL);
+    assert_int_equal(bg_sandbox_load(&paths, plain, &sandbox, &err), 0);
+    assert_int_equal(sandbox.allow_count + sandbox.share_count, 0);
+    assert_null(sandbox.policy);
+    bg_sandbox_done(&sandbox);
+    assert_int_equal(bg_sandbox_load(&paths, mine, &sandbox, &err), 0);
+    assert_int_equal(sandbox.allow_count + sandbox.share_count, 2);
+    assert_non_null(sandbox.policy);
+    bg_sandbox_done(&sandbox);
+    bg_paths_done(&paths);
+    (void)vm_host(vm, "rm -rf '%s/snapshots' '%s/data/snapshots' '%s/data/images'", state_dir(vm),
+                  vm->home, vm->home);
+}
+
 VM_MAIN(0, cmocka_unit_test(snapshots_are_taken_listed_and_removed),
         cmocka_unit_test(a_damaged_one_is_told_and_can_be_removed),
         cmocka_unit_test(forks_share_files_with_what_they_are_from),
         cmocka_unit_test(goes_back_in_place), cmocka_unit_test(the_family_is_drawn),
         cmocka_unit_test(doctor_tells_what_is_damaged_or_left),
         cmocka_unit_test(run_and_create_go_on_from_a_snapshot_only_with_its_settings),
+        cmocka_unit_test(an_export_is_imported_elsewhere),
+        cmocka_unit_test(a_hostile_export_changes_nothing),
+        cmocka_unit_test(an_import_has_no_rights),
         cmocka_unit_test(prune_removes_only_what_nothing_needs))
