@@ -92,8 +92,10 @@ int from_create(struct app *app, const struct args *args, const char *name, bool
     struct bg_sandbox s = {0};
     int r = check_options(args, err);
     if (r == 0)
-        r = snapshots_open(app, args_text(args, OPTION_FROM, ""), /* sandboxes= */ true,
-                           args_flag(args, OPTION_QUIET), &source, err);
+        r = snapshots_open(app, args_text(args, OPTION_FROM, ""),
+                           &(struct snapshots_open_opts){.sandboxes = true,
+                                                         .quiet = args_flag(args, OPTION_QUIET)},
+                           &source, err);
     if (r < 0)
         return r;
     r = snapshots_child(&source, name, &s, err);
