@@ -46,7 +46,8 @@ static int reply_body(struct exec_frames *f, struct exec_event *ret, struct bg_e
     }
     if (f->left != 4)
         return bg_err_set(err, -EPROTO, "exec reply of %u bytes: want 4", f->left);
-    *ret = (struct exec_event){.kind = EXEC_STARTED};
+    struct bg_reader in = bg_reader_init(f->kept, f->left);
+    *ret = (struct exec_event){.kind = EXEC_STARTED, .pid = bg_reader_u32le(&in)};
     f->state = EXEC_READ_HEADER;
     return 0;
 }
@@ -85,7 +86,8 @@ static int small_frame(struct exec_frames *f, struct exec_event *ret, struct bg_
     if (first == BG_EXIT_STATUS && value <= 255)
         *ret = (struct exec_event){.kind = EXEC_ENDED, .exit_status = (int)value};
     else if (first == BG_EXIT_SIGNAL && value >= 1 && value <= 64)
-        *ret = (struct exec_event){.kind = EXEC_ENDED, .exit_status = 128 + (int)value};
+        *ret = (struct exec_event){
+            .kind = EXEC_ENDED, .exit_status = 128 + (int)value, .signal = (int)value};
     else
         return bg_err_set(err, -EPROTO, "exit frame: how %u, value %u", first, value);
     f->state = EXEC_READ_NOTHING;

@@ -12,7 +12,7 @@
 
 enum exec_event_kind {
     EXEC_NEED_MORE, /* all bytes are used up */
-    EXEC_STARTED,   /* the command runs */
+    EXEC_STARTED,   /* the command runs: pid */
     EXEC_REFUSED,   /* it could not be started: status and text; last */
     EXEC_OUTPUT,    /* bytes for stdout or stderr */
     EXEC_WINDOW,    /* window more bytes of stdin may be sent */
@@ -27,7 +27,9 @@ struct exec_event {
     const uint8_t *bytes; /* EXEC_OUTPUT: borrowed from the input */
     size_t size;
     uint32_t window;
+    uint32_t pid;    /* EXEC_STARTED: in the guest, which may say anything */
     int exit_status; /* as a shell gives it: 0..255, 128 + signal */
+    int signal;      /* EXEC_ENDED: the one that ended it, 0: none did */
 };
 
 struct exec_frames {

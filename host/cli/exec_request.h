@@ -9,7 +9,8 @@
 
 struct exec_request {
     bool tty;
-    bool detach; /* when the stream ends early, it loses its pipes instead of being killed */
+    bool clear_env; /* nothing but PATH and env */
+    bool detach;    /* when the stream ends early, it loses its pipes instead of being killed */
     uint16_t rows, columns;
     const char *user, *cwd; /* "": the guest's default */
     char *const *argv;      /* at least one */

@@ -1,0 +1,59 @@
+/* session_state: what the parts of a session (session.c, session_process.c, ...) have together. */
+#pragma once
+
+#include <sys/queue.h>
+
+#include <jansson.h>
+
+#include "host/gateway/rpc.h"
+#include "host/gateway/session.h"
+#include "host/gateway/stream_table.h"
+
+/* A stream to the client. */
+struct outbound {
+    LIST_ENTRY(outbound) link; /* session->outbound, while it is open */
+    uint64_t id;
+    bool open;                      /* started, and neither ended nor cancelled */
+    void (*on_cancel)(void *owner); /* the client does not want the rest; NULL: nothing to do */
+    void *owner;
+};
+
+struct child; /* session_process.c */
+
+struct session {
+    struct session_opts opts;
+    struct viewer viewer;
+    bool gone; /* viewer is not in a list: the sandbox has ended */
+    bool congested, closing;
+    bool starved; /* what was last told about session_wants_input, turned round */
+    struct stream_table inbound;
+    LIST_HEAD(, outbound) outbound;
+    LIST_HEAD(, child) children;
+    size_t child_count;
+};
+
+/* Answers to a call; value and error are taken and may be NULL when memory is out. */
+void session_reply(struct session *s, const json_t *id, json_t *value);
+void session_throw(struct session *s, const json_t *id, json_t *error);
+void session_fault(struct session *s, const json_t *id, enum rpc_code code, const char *text);
+
+/* Begins, goes on with and ends a stream to the client. */
+void session_stream_start(struct session *s, struct outbound *out);
+void session_stream_send(struct session *s, const struct outbound *out, const void *bytes,
+                         size_t size);
+void session_stream_end(struct session *s, struct outbound *out);
+/* Tells the client that the rest of a stream of its own is not wanted, and forgets it. NULL: no-op.
+ */
+void session_stream_refuse(struct session *s, struct inbound *in);
+
+/* After something was taken from a stream of the client's. */
+void session_input_taken(struct session *s);
+
+/* A method: reads its parameters, and answers now or later. One that finds a problem in the
+ * parameters does nothing: the session then answers. */
+typedef void method_fn(struct session *s, const json_t *id, struct rpc_params *params);
+
+method_fn method_spawn, method_process_wait, method_process_kill;
+
+void session_children_congested(struct session *s, bool congested);
+void session_children_close(struct session *s);
