@@ -210,5 +210,8 @@
 #define BG_GATEWAY_CHUNK_MAX     (64 * 1024)  /* of a stream, before base64 */
 #define BG_GATEWAY_STREAMS_MAX   1024         /* of a client's connection; it ends */
 #define BG_GATEWAY_PROCESSES_MAX 256          /* likewise; the call fails */
+#define BG_GATEWAY_FILES_MAX     256          /* open files, and files under way; likewise */
+#define BG_GATEWAY_READ_MAX      (256u << 20) /* a file that is read whole; likewise */
+#define BG_GATEWAY_ENTRIES_MAX   100000       /* of one folder; likewise */
 #define BG_GATEWAY_LABELS_MAX    64           /* of a sandbox; refused */
 #define BG_GATEWAY_LABEL_MAX     256          /* bytes of one's key or value; refused */

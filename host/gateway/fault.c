@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "host/gateway/text.h"
+
 static const struct {
     int code;
     const char *class_name;
@@ -48,9 +50,9 @@ const char *fault_class(int code)
 
 static json_t *make(const char *class_name, const char *text, const char *code, const char *name)
 {
-    return json_pack("{s:s, s:s, s:s?, s:s?, s:n, s:n, s:n, s:n, s:n}", "constructorName",
-                     class_name, "message", text, "code", code, "name", name, "stack", "cause",
-                     "errors", "error", "suppressed");
+    return json_pack("{s:s, s:o, s:s?, s:s?, s:n, s:n, s:n, s:n, s:n}", "constructorName",
+                     class_name, "message", text_lossy(text, strlen(text)), "code", code, "name",
+                     name, "stack", "cause", "errors", "error", "suppressed");
 }
 
 json_t *fault_errno(int code, const char *doing)

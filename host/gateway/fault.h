@@ -8,7 +8,7 @@
 const char *fault_class(int code);
 
 /* For a negative errno. doing: what was tried, such as "stat '/x'"; may be NULL. NULL when memory
- * is out or doing is not UTF-8. */
+ * is out, as from the others; texts need not be UTF-8. */
 json_t *fault_errno(int code, const char *doing);
 
 /* An error of this class: "TypeError", "NotSupported", ... */

@@ -63,6 +63,26 @@ char *rpc_result(const json_t *id, json_t *value)
     return answer(id, "ok", value);
 }
 
+char *rpc_result_bytes(const json_t *id, const void *bytes, size_t size)
+{
+    static const char middle[] = ",\"result\":{\"ok\":\"", tail[] = "\"}}";
+    BG_AUTOFREE char *id_text = json_dumps(id, JSON_ENCODE_ANY);
+    char *head = NULL;
+    int head_size =
+        id_text ? asprintf(&head, "{\"jsonrpc\":\"2.0\",\"id\":%s%s", id_text, middle) : -1;
+    if (head_size < 0)
+        return NULL;
+    size_t data_size = BG_BASE64_SIZE(size);
+    char *text = realloc(head, (size_t)head_size + data_size + sizeof tail);
+    if (!text) {
+        free(head);
+        return NULL;
+    }
+    bg_base64_encode(bytes, size, text + head_size);
+    memcpy(text + (size_t)head_size + data_size, tail, sizeof tail);
+    return text;
+}
+
 char *rpc_thrown(const json_t *id, json_t *error)
 {
     return answer(id, "error", error);
@@ -110,10 +130,17 @@ bool rpc_params_ok(const struct rpc_params *params)
     return params->problem[0] == '\0';
 }
 
-static void complain(struct rpc_params *params, const char *name, const char *want)
+void rpc_complain(struct rpc_params *params, const char *name, const char *want)
 {
     if (rpc_params_ok(params))
         (void)snprintf(params->problem, sizeof params->problem, "%.64s: want %s", name, want);
+}
+
+bool rpc_params_merge(struct rpc_params *params, const struct rpc_params *options)
+{
+    if (rpc_params_ok(params))
+        memcpy(params->problem, options->problem, sizeof params->problem);
+    return rpc_params_ok(params);
 }
 
 /* NULL if it is absent or null. */
@@ -137,7 +164,7 @@ const char *rpc_text_or_null(struct rpc_params *params, const char *name)
 {
     const json_t *value = find(params, name);
     if (value && !is_plain(value)) {
-        complain(params, name, "a text without a NUL");
+        rpc_complain(params, name, "a text without a NUL");
         return NULL;
     }
     return json_string_value(value);
@@ -147,7 +174,7 @@ const char *rpc_text(struct rpc_params *params, const char *name)
 {
     const char *text = rpc_text_or_null(params, name);
     if (!text)
-        complain(params, name, "a text");
+        rpc_complain(params, name, "a text");
     return text ? text : "";
 }
 
@@ -155,7 +182,7 @@ const char *rpc_bytes(struct rpc_params *params, const char *name, size_t *ret_s
 {
     const json_t *value = find(params, name);
     if (!json_is_string(value))
-        complain(params, name, "a text");
+        rpc_complain(params, name, "a text");
     *ret_size = json_string_length(value);
     return value && json_is_string(value) ? json_string_value(value) : "";
 }
@@ -180,7 +207,7 @@ int64_t rpc_number_or(struct rpc_params *params, const char *name, int64_t min, 
     if (value && !to_number(value, min, max, &number)) {
         char want[80];
         (void)snprintf(want, sizeof want, "a whole number from %" PRId64 " to %" PRId64, min, max);
-        complain(params, name, want);
+        rpc_complain(params, name, want);
         return fallback;
     }
     return number;
@@ -189,7 +216,7 @@ int64_t rpc_number_or(struct rpc_params *params, const char *name, int64_t min, 
 int64_t rpc_number(struct rpc_params *params, const char *name, int64_t min, int64_t max)
 {
     if (!find(params, name))
-        complain(params, name, "a number");
+        rpc_complain(params, name, "a number");
     return rpc_number_or(params, name, min, max, min);
 }
 
@@ -197,7 +224,7 @@ bool rpc_flag(struct rpc_params *params, const char *name, bool fallback)
 {
     const json_t *value = find(params, name);
     if (value && !json_is_boolean(value))
-        complain(params, name, "true or false");
+        rpc_complain(params, name, "true or false");
     return value ? json_is_true(value) : fallback;
 }
 
@@ -208,7 +235,7 @@ const json_t *rpc_texts(struct rpc_params *params, const char *name)
     for (size_t i = 0; ok && i < json_array_size(value); i++)
         ok = is_plain(json_array_get(value, i));
     if (!ok)
-        complain(params, name, "a list of texts without NULs");
+        rpc_complain(params, name, "a list of texts without NULs");
     return ok ? value : NULL;
 }
 
@@ -221,7 +248,7 @@ const json_t *rpc_map(struct rpc_params *params, const char *name)
          at = json_object_iter_next((json_t *)(uintptr_t)value, at))
         ok = is_plain(json_object_iter_value(at));
     if (!ok)
-        complain(params, name, "an object of texts without NULs");
+        rpc_complain(params, name, "an object of texts without NULs");
     return ok ? value : NULL;
 }
 
@@ -229,6 +256,6 @@ struct rpc_params rpc_options(struct rpc_params *params, const char *name)
 {
     const json_t *value = find(params, name);
     if (value && !json_is_object(value))
-        complain(params, name, "an object");
+        rpc_complain(params, name, "an object");
     return rpc_params(json_is_object(value) ? value : NULL);
 }

@@ -36,6 +36,8 @@ void rpc_message_done(struct rpc_message *message);
 /* The answers and notifications as text: heap, the caller's; NULL: out of memory. value and error
  * are taken, and may be NULL when memory is out. */
 char *rpc_result(const json_t *id, json_t *value);
+/* The same for bytes, as base64. */
+char *rpc_result_bytes(const json_t *id, const void *bytes, size_t size);
 char *rpc_thrown(const json_t *id, json_t *error);
 char *rpc_fault(const json_t *id, enum rpc_code code, const char *text);
 char *rpc_notification(const char *method, json_t *params);
@@ -52,6 +54,10 @@ struct rpc_params {
 
 struct rpc_params rpc_params(const json_t *object);
 bool rpc_params_ok(const struct rpc_params *params);
+/* Notes that `name` should have been something else, unless there is a problem already. */
+void rpc_complain(struct rpc_params *params, const char *name, const char *want);
+/* Takes over what is wrong with the options among them. Returns rpc_params_ok. */
+bool rpc_params_merge(struct rpc_params *params, const struct rpc_params *options);
 bool rpc_has(const struct rpc_params *params, const char *name);
 /* Texts have no NUL. Borrowed; "" if required and missing, NULL if optional and missing. */
 const char *rpc_text(struct rpc_params *params, const char *name);

@@ -11,6 +11,7 @@
 #include "common/state/image.h"
 #include "host/cli/launch.h"
 #include "host/cli/life.h"
+#include "host/gateway/text.h"
 
 /* For the clients of a gateway before this one to come back to what would end without them. */
 #define ORPHAN_MS 60000
@@ -582,23 +583,13 @@ int sandboxes_extend(struct sandbox_entry *entry, uint64_t stop_at_ms, struct bg
     return 0;
 }
 
-static json_t *iso_time(uint64_t at_ms)
-{
-    char text[64];
-    struct tm tm;
-    time_t seconds = (time_t)(at_ms / 1000);
-    if (!gmtime_r(&seconds, &tm) || strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm) == 0)
-        return NULL;
-    return json_sprintf("%s.%03uZ", text, (unsigned)(at_ms % 1000));
-}
-
 json_t *sandboxes_describe(const struct sandbox_entry *entry)
 {
     char region[4];
     (void)snprintf(region, sizeof region, "%s", entry->sandbox.name + 4);
     return json_pack("{s:s, s:o, s:n, s:s, s:s, s:O}", "id", entry->sandbox.name, "createdAt",
-                     iso_time(entry->sandbox.created_ms), "stoppedAt", "region", region, "status",
-                     "running", "labels", entry->record.labels);
+                     text_time((int64_t)entry->sandbox.created_ms * 1000000), "stoppedAt", "region",
+                     region, "status", "running", "labels", entry->record.labels);
 }
 
 static bool has_labels(const struct sandbox_entry *entry, const json_t *labels)

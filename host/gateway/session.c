@@ -18,13 +18,51 @@
 
 #define NUMBER_MAX ((int64_t)1 << 53)
 
+#define DEFAULT_UMASK 022
+
 static const struct {
     const char *name;
     method_fn *fn;
 } methods[] = {
+    {"abort", method_abort},
+    {"chmod", method_chmod},
+    {"chown", method_chown},
+    {"copyFile", method_copy_file},
+    {"create", method_create},
+    {"fileClose", method_file_close},
+    {"fileLock", method_file_lock},
+    {"fileRead", method_file_read},
+    {"fileSeek", method_file_seek},
+    {"fileStat", method_file_stat},
+    {"fileSync", method_file_sync},
+    {"fileSyncData", method_file_sync_data},
+    {"fileTruncate", method_file_truncate},
+    {"fileUnlock", method_file_unlock},
+    {"fileUtime", method_file_utime},
+    {"fileWrite", method_file_write},
+    {"link", method_link},
+    {"lstat", method_lstat},
+    {"makeTempDir", method_make_temp_dir},
+    {"makeTempFile", method_make_temp_file},
+    {"mkdir", method_mkdir},
+    {"open", method_open},
     {"processKill", method_process_kill},
     {"processWait", method_process_wait},
+    {"readDir", method_read_dir},
+    {"readFile", method_read_file},
+    {"readLink", method_read_link},
+    {"readTextFile", method_read_text_file},
+    {"realPath", method_real_path},
+    {"remove", method_remove},
+    {"rename", method_rename},
     {"spawn", method_spawn},
+    {"stat", method_stat},
+    {"symlink", method_symlink},
+    {"truncate", method_truncate},
+    {"umask", method_umask},
+    {"utime", method_utime},
+    {"writeFile", method_write_file},
+    {"writeTextFile", method_write_text_file},
 };
 
 static void end(struct session *s, uint16_t code, const char *reason)
@@ -50,9 +88,20 @@ void session_reply(struct session *s, const json_t *id, json_t *value)
     send_text(s, rpc_result(id, value));
 }
 
+void session_reply_bytes(struct session *s, const json_t *id, const void *bytes, size_t size)
+{
+    send_text(s, rpc_result_bytes(id, bytes, size));
+}
+
 void session_throw(struct session *s, const json_t *id, json_t *error)
 {
     send_text(s, rpc_thrown(id, error));
+}
+
+char *session_doing(const char *verb, const char *path)
+{
+    char *text = NULL;
+    return asprintf(&text, "%s '%s'", verb, path) < 0 ? NULL : text;
 }
 
 void session_fault(struct session *s, const json_t *id, enum rpc_code code, const char *text)
@@ -257,6 +306,10 @@ int session_open(const struct session_opts *opts, struct session **ret, struct b
     stream_table_init(&s->inbound);
     LIST_INIT(&s->outbound);
     LIST_INIT(&s->children);
+    LIST_INIT(&s->file_calls);
+    LIST_INIT(&s->handles);
+    LIST_INIT(&s->transfers);
+    s->umask = DEFAULT_UMASK;
     s->viewer.on_gone = sandbox_gone;
     sandboxes_view(opts->entry, &s->viewer);
     *ret = s;
@@ -277,6 +330,8 @@ void session_close(struct session *session)
         return;
     session->closing = true;
     session_children_close(session);
+    session_transfers_close(session);
+    session_files_close(session);
     stream_table_done(&session->inbound);
     if (!session->gone)
         sandboxes_unview(session->opts.entry, &session->viewer);

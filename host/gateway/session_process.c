@@ -12,6 +12,7 @@
 #include "host/gateway/signal_name.h"
 
 #define PID_MAX INT32_MAX
+#define HOME    "/home/app/" /* where relative folders begin */
 
 struct child {
     LIST_ENTRY(child) link;
@@ -55,10 +56,7 @@ static void throw_spawn(struct child *c, int status, const char *text)
 {
     char doing[1024];
     (void)snprintf(doing, sizeof doing, "Failed to spawn '%.256s': %.512s", c->command, text);
-    json_t *error = fault_errno(status, doing);
-    if (!error) /* the command's name is not UTF-8 when cut */
-        error = fault_errno(status, "Failed to spawn a command");
-    session_throw(c->session, c->spawn_id, error);
+    session_throw(c->session, c->spawn_id, fault_errno(status, doing));
 }
 
 /* ---- how it ends ---- */
@@ -257,9 +255,12 @@ static int start(struct child *c, const char *command, const json_t *args, const
     size_t argc = 0, envc = 0;
     BG_AUTOFREE char **argv = make_argv(command, args, &argc);
     char **variables = make_env(env, &envc);
-    int r = argv && variables ? 0 : bg_err_errno(err, -ENOMEM, "spawn");
+    BG_AUTOFREE char *folder = NULL;
+    if (asprintf(&folder, "%s%s", cwd && cwd[0] != '/' ? HOME : "", cwd ? cwd : "") < 0)
+        folder = NULL;
+    int r = argv && variables && folder ? 0 : bg_err_errno(err, -ENOMEM, "spawn");
     const struct exec_request request = {.user = "",
-                                         .cwd = cwd ? cwd : "",
+                                         .cwd = folder,
                                          .argv = argv,
                                          .argc = argc,
                                          .env = variables,

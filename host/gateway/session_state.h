@@ -18,7 +18,10 @@ struct outbound {
     void *owner;
 };
 
-struct child; /* session_process.c */
+struct child;     /* session_process.c */
+struct file_call; /* session_files.c: a call that the guest has not answered yet */
+struct handle;    /* session_files.c: a file that the client has open */
+struct transfer;  /* session_transfer.c: a whole file on its way */
 
 struct session {
     struct session_opts opts;
@@ -30,10 +33,18 @@ struct session {
     LIST_HEAD(, outbound) outbound;
     LIST_HEAD(, child) children;
     size_t child_count;
+    struct guest_files *files; /* for calls about names; NULL: not yet opened */
+    uint32_t umask;
+    LIST_HEAD(, file_call) file_calls;
+    LIST_HEAD(, handle) handles;
+    LIST_HEAD(, transfer) transfers;
+    size_t file_count; /* of handles and transfers */
+    int64_t next_handle;
 };
 
 /* Answers to a call; value and error are taken and may be NULL when memory is out. */
 void session_reply(struct session *s, const json_t *id, json_t *value);
+void session_reply_bytes(struct session *s, const json_t *id, const void *bytes, size_t size);
 void session_throw(struct session *s, const json_t *id, json_t *error);
 void session_fault(struct session *s, const json_t *id, enum rpc_code code, const char *text);
 
@@ -54,6 +65,19 @@ void session_input_taken(struct session *s);
 typedef void method_fn(struct session *s, const json_t *id, struct rpc_params *params);
 
 method_fn method_spawn, method_process_wait, method_process_kill;
+method_fn method_chmod, method_chown, method_copy_file, method_create, method_file_close,
+    method_file_lock, method_file_read, method_file_seek, method_file_stat, method_file_sync,
+    method_file_sync_data, method_file_truncate, method_file_unlock, method_file_utime,
+    method_file_write, method_link, method_lstat, method_make_temp_dir, method_make_temp_file,
+    method_mkdir, method_open, method_read_dir, method_read_link, method_real_path, method_remove,
+    method_rename, method_stat, method_symlink, method_truncate, method_umask, method_utime;
+method_fn method_abort, method_read_file, method_read_text_file, method_write_file,
+    method_write_text_file;
 
 void session_children_congested(struct session *s, bool congested);
 void session_children_close(struct session *s);
+void session_files_close(struct session *s);
+void session_transfers_close(struct session *s);
+
+/* "VERB 'PATH'" for an error's text: heap, the caller's; NULL: out of memory. */
+char *session_doing(const char *verb, const char *path);
