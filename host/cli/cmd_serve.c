@@ -12,6 +12,8 @@ static const struct option_spec options[] = {
      "a name that clients reach it by, beside localhost and its numbers"},
     {SERVE_IMAGE, 0, false, "image", "IMAGE", "what sandboxes are forks of [debian]"},
     {SERVE_CPUS, 0, false, "cpus", "N", "virtual CPUs of a sandbox [1]"},
+    {SERVE_ALLOW, 0, true, "allow", "HOST[:PORT]",
+     "what every sandbox may reach, beside what its client allows"},
     {SERVE_REGION, 0, false, "region", "REGION", "three letters, for ids: ord or ams [ord]"},
     {SERVE_UPSTREAM_CA, 0, false, "upstream-ca", "FILE",
      "also trust the CAs in FILE (PEM) when sandboxes connect to hosts"},

@@ -1,6 +1,6 @@
 #include "host/gateway/conn.h"
 
-#include <assert.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -11,6 +11,7 @@
 #include "common/quote.h"
 #include "host/gateway/http_request.h"
 #include "host/gateway/route.h"
+#include "host/gateway/tunnel.h"
 #include "host/gateway/websocket.h"
 
 #define READ_SIZE       (64 * 1024)
@@ -26,7 +27,7 @@ struct conn {
     uv_tcp_t tcp;
     uv_timer_t timer;
     unsigned open_handles; /* whose memory the loop has */
-    enum { CONN_REQUEST, CONN_ANSWERING, CONN_SOCKET, CONN_CLOSING } state;
+    enum { CONN_REQUEST, CONN_ANSWERING, CONN_SOCKET, CONN_TUNNEL, CONN_CLOSING } state;
     bool reading;
     bool last;  /* the answer under way is the connection's last */
     bool ended; /* a WebSocket: no more messages are taken, the close is under way */
@@ -35,11 +36,17 @@ struct conn {
     size_t kept_size;
     char token[64]; /* name of the one that the request under way has */
     char accept[WEBSOCKET_ACCEPT_SIZE];
+    uint8_t *raw; /* of the request, until it is known whether it is for a sandbox */
+    size_t raw_size;
+    struct tunnel *tunnel;
+    bool answered;     /* the answer's first line has passed */
+    bool tunnel_ended; /* all that it has said is on its way */
     struct websocket *ws;
     struct session *session;
-    bool in_feed; /* of ws: it and the session must not be freed */
-    bool broken;  /* it is to be closed by the timer, at once */
-    bool driving; /* drive() is at work */
+    bool in_feed;   /* of ws: it and the session must not be freed */
+    bool broken;    /* it is to be closed by the timer, at once */
+    bool driving;   /* drive() is at work */
+    bool head_seen; /* of the request: it is not a sandbox's */
     uint8_t buffer[READ_SIZE];
 };
 
@@ -69,8 +76,11 @@ static void wrote(uv_write_t *request, int status)
     free(w);
     if (c->state == CONN_CLOSING)
         return;
-    if (status < 0 || (c->last && unsent(c) == 0 && c->state == CONN_REQUEST))
+    bool over = c->tunnel_ended || (c->last && c->state == CONN_REQUEST);
+    if (status < 0 || (over && unsent(c) == 0))
         close_now(c);
+    else if (c->tunnel && unsent(c) <= BG_GATEWAY_OUT_MAX / 2)
+        tunnel_pause(c->tunnel, false);
     else if (c->session && unsent(c) <= BG_GATEWAY_OUT_MAX / 2)
         session_congested(c->session, false);
 }
@@ -102,6 +112,8 @@ static void send_bytes(struct conn *c, void *bytes, size_t size)
         close_soon(c);
     } else if (c->session && unsent(c) > BG_GATEWAY_OUT_MAX) {
         session_congested(c->session, true);
+    } else if (c->tunnel && unsent(c) > BG_GATEWAY_OUT_MAX) {
+        tunnel_pause(c->tunnel, true);
     }
 }
 
@@ -123,6 +135,7 @@ static const char *reason_of(int status)
                    {429, "Too Many Requests"},
                    {431, "Request Header Fields Too Large"},
                    {500, "Internal Server Error"},
+                   {502, "Bad Gateway"},
                    {501, "Not Implemented"},
                    {503, "Service Unavailable"}};
     for (size_t i = 0; i < sizeof reasons / sizeof reasons[0]; i++)
@@ -160,6 +173,7 @@ static void answer(struct conn *c, int status, json_t *body)
     send_bytes(c, message, (size_t)size);
     http_request_done(&c->request);
     http_request_init(&c->request);
+    c->head_seen = false;
     if (!c->broken)
         (void)uv_timer_start(&c->timer, timer_fired, IDLE_MS, 0); /* fails only when closing */
 }
@@ -248,6 +262,9 @@ static void feed_socket(struct conn *c, const uint8_t *bytes, size_t size)
         session_close(BG_TAKE(c->session));
     } else if (r < 0 || websocket_over(c->ws)) {
         close_now(c);
+    } else if (websocket_closing(c->ws) && !c->ended) { /* its frames were wrong */
+        c->ended = true;
+        (void)uv_timer_start(&c->timer, timer_fired, CLOSE_MS, 0); /* fails only when closing */
     }
 }
 
@@ -287,6 +304,127 @@ static void open_socket(struct conn *c, struct sandbox_entry *entry)
     http_request_done(&c->request);
     send_bytes(c, message, (size_t)size);
     set_reading(c, true);
+}
+
+/* ---- exposed ports ---- */
+
+static void *copy_of(const void *bytes, size_t size)
+{
+    void *copy = malloc(size);
+    if (copy)
+        memcpy(copy, bytes, size);
+    return copy;
+}
+
+/* `Connection: close` behind the first line: the client shall not send its next request here, nor
+ * the guest wait for one. *size: of bytes, and of the result, which is heap; NULL: out of memory.
+ */
+static uint8_t *with_close(const uint8_t *bytes, size_t *size)
+{
+    static const char field[] = "Connection: close\r\n";
+    const uint8_t *end = memchr(bytes, '\n', *size);
+    size_t line = end ? (size_t)(end - bytes) + 1 : 0, extra = end ? sizeof field - 1 : 0;
+    uint8_t *out = malloc(*size + extra);
+    if (!out)
+        return NULL;
+    memcpy(out, bytes, line);
+    memcpy(out + line, field, extra);
+    memcpy(out + line + extra, bytes + line, *size - line);
+    *size += extra;
+    return out;
+}
+
+static void tunnel_data(void *owner, const uint8_t *bytes, size_t size)
+{
+    struct conn *c = owner;
+    static const char interim[] = "HTTP/1.1 1";
+    bool head = !c->request.upgrade && !c->answered &&
+                (size < sizeof interim - 1 || memcmp(bytes, interim, sizeof interim - 1) != 0);
+    c->answered |= head;
+    void *copy = head ? with_close(bytes, &size) : copy_of(bytes, size);
+    if (copy)
+        send_bytes(c, copy, size);
+    else
+        close_soon(c);
+}
+
+static void tunnel_over(void *owner, int status)
+{
+    struct conn *c = owner;
+    tunnel_close(BG_TAKE(c->tunnel));
+    if (status < 0) {
+        c->last = true;
+        refuse(c, 502, "PORT_NOT_REACHED", "nothing answers at the sandbox's exposed port");
+        return;
+    }
+    c->tunnel_ended = true;
+    if (unsent(c) == 0)
+        close_soon(c);
+}
+
+static void tunnel_drained(void *owner)
+{
+    struct conn *c = owner;
+    set_reading(c, true);
+}
+
+/* bytes: heap, taken. */
+static void write_tunnel(struct conn *c, void *bytes, size_t size)
+{
+    if (!bytes || tunnel_write(c->tunnel, bytes, size) < 0)
+        close_soon(c);
+    else if (tunnel_unsent(c->tunnel) > BG_GATEWAY_OUT_MAX / 4)
+        set_reading(c, false);
+}
+
+/* After a handshake all bytes pass. Else one request does and nothing behind it, whatever the guest
+ * answers: a client that keeps connections for several names (a proxy) would hand the next request,
+ * with its token, to the guest. */
+static void feed_tunnel(struct conn *c, const uint8_t *bytes, size_t size)
+{
+    struct bg_err err;
+    if (!c->tunnel)
+        return; /* it has ended, and what it said is on its way */
+    if (!c->request.upgrade &&
+        (c->request.complete || http_request_feed(&c->request, bytes, size, &size, &err) < 0))
+        return;
+    if (size > 0)
+        write_tunnel(c, copy_of(bytes, size), size);
+}
+
+static void write_head(struct conn *c)
+{
+    size_t size = c->raw_size;
+    void *bytes = c->request.upgrade ? copy_of(c->raw, size) : with_close(c->raw, &size);
+    write_tunnel(c, bytes, size);
+}
+
+/* The request's Host is a sandbox's: it goes to the port that was exposed. Nobody is asked for a
+ * token, as the SDK has it. */
+static void open_tunnel(struct conn *c, const char *id)
+{
+    struct sandbox_entry *entry = sandboxes_find_any(c->shared->session.sandboxes, id);
+    struct bg_err err;
+    c->last = true; /* of our own answers */
+    if (!entry || entry->record.port == 0) {
+        refuse(c, 404, "NOT_EXPOSED", "no such sandbox, or none of its ports is exposed");
+        return;
+    }
+    const struct tunnel_opts opts = {.paths = c->shared->session.paths,
+                                     .sandbox = &entry->sandbox,
+                                     .port = entry->record.port,
+                                     .on_data = tunnel_data,
+                                     .on_end = tunnel_over,
+                                     .on_drain = tunnel_drained,
+                                     .owner = c};
+    if (tunnel_open(c->shared->session.loop, &opts, &c->tunnel, &err) < 0) {
+        refuse(c, 502, "PORT_NOT_REACHED", err.text);
+        return;
+    }
+    c->state = CONN_TUNNEL;
+    c->request.pass_body = true;
+    (void)uv_timer_stop(&c->timer); /* cannot fail */
+    write_head(c);
 }
 
 /* ---- routes ---- */
@@ -373,6 +511,17 @@ static void do_list(struct conn *c)
         answer(c, 200, sandboxes_list(c->shared->session.sandboxes, c->token, labels));
 }
 
+/* The one that the client has reached us by. */
+static unsigned local_port(const struct conn *c)
+{
+    struct sockaddr_storage address;
+    int size = sizeof address;
+    if (uv_tcp_getsockname(&c->tcp, (struct sockaddr *)&address, &size) < 0)
+        return 0; /* the connection is gone: nobody reads it */
+    return ntohs(address.ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)&address)->sin6_port
+                                               : ((const struct sockaddr_in *)&address)->sin_port);
+}
+
 static void do_route(struct conn *c, const struct route *route)
 {
     struct sandbox_entry *entry =
@@ -410,6 +559,15 @@ static void do_route(struct conn *c, const struct route *route)
     case ROUTE_EXTEND:
         do_extend(c, entry);
         break;
+    case ROUTE_EXPOSE_HTTP:
+        answer(c, 200,
+               json_pack("{s:o}", "domain",
+                         json_sprintf("%s.localhost:%u", entry->sandbox.name, local_port(c))));
+        break;
+    case ROUTE_EXPOSE_OTHER:
+        refuse(c, 501, "NOT_SUPPORTED",
+               "bellglass serve exposes HTTP only; see bellglass ssh and bellglass code");
+        break;
     case ROUTE_LIST:
         do_list(c);
         break;
@@ -441,7 +599,8 @@ static bool check_names(struct conn *c)
 {
     const char *host = http_request_field(&c->request, "host");
     const char *origin = http_request_field(&c->request, "origin");
-    if (!host || !route_host_ok(host, c->shared->host_names)) {
+    char id[ROUTE_ID_SIZE];
+    if (!host || route_host(host, c->shared->host_names, id) != ROUTE_HOST_GATEWAY) {
         refuse(c, 421, "WRONG_HOST",
                "the Host field is none of this gateway's names; see bellglass serve --host-name");
         return false;
@@ -468,6 +627,32 @@ static void do_request(struct conn *c)
 
 /* ---- reading ---- */
 
+/* Keeps what was read of a request until its head is whole, and then looks whose it is. */
+static void look_at_host(struct conn *c, const uint8_t *bytes, size_t size)
+{
+    char id[ROUTE_ID_SIZE];
+    uint8_t *grown = realloc(c->raw, c->raw_size + size + 1);
+    if (!grown) {
+        close_soon(c);
+        return;
+    }
+    memcpy(grown + c->raw_size, bytes, size);
+    c->raw = grown;
+    c->raw_size += size;
+    if (!c->request.head_complete)
+        return;
+    const char *host = http_request_field(&c->request, "host");
+    c->head_seen = true;
+    if (host && route_host(host, c->shared->host_names, id) == ROUTE_HOST_SANDBOX) {
+        open_tunnel(c, id);
+    } else if (c->request.body_large) {
+        c->last = true;
+        refuse(c, 413, "TOO_LARGE", "the request's body is too large");
+    }
+    free(BG_TAKE(c->raw));
+    c->raw_size = 0;
+}
+
 /* Goes on with what was read, as far as the state lets it. */
 static void drive(struct conn *c)
 {
@@ -482,9 +667,11 @@ static void drive(struct conn *c)
             refuse(c, c->request.status, "BAD_REQUEST", err.text);
             break;
         }
+        if (!c->head_seen)
+            look_at_host(c, c->kept, used);
         c->kept_size -= used;
         memmove(c->kept, c->kept + used, c->kept_size);
-        if (c->request.complete)
+        if (c->request.complete && c->state == CONN_REQUEST && !c->last)
             do_request(c);
     }
     c->driving = false;
@@ -523,6 +710,12 @@ static void have_read(uv_stream_t *tcp, ssize_t n, const uv_buf_t *buffer)
 {
     struct conn *c = tcp->data;
     (void)buffer;
+    if (n == UV_EOF && c->state == CONN_TUNNEL) { /* half of it: the answer may still come */
+        set_reading(c, false);
+        if (c->tunnel)
+            tunnel_finish(c->tunnel);
+        return;
+    }
     if (n < 0) {
         close_now(c);
         return;
@@ -534,6 +727,9 @@ static void have_read(uv_stream_t *tcp, ssize_t n, const uv_buf_t *buffer)
         break;
     case CONN_SOCKET:
         feed_socket(c, c->buffer, (size_t)n);
+        break;
+    case CONN_TUNNEL:
+        feed_tunnel(c, c->buffer, (size_t)n);
         break;
     case CONN_CLOSING:
         break;
@@ -560,6 +756,7 @@ static void closed(uv_handle_t *handle)
         return;
     http_request_done(&c->request);
     free(c->kept);
+    free(c->raw);
     free(c);
 }
 
@@ -574,6 +771,7 @@ static void close_now(struct conn *c)
         websocket_free(BG_TAKE(c->ws));
         session_close(BG_TAKE(c->session));
     }
+    tunnel_close(BG_TAKE(c->tunnel));
     LIST_REMOVE(c, link);
     c->shared->count--;
     uv_close((uv_handle_t *)&c->tcp, closed);

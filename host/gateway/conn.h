@@ -1,8 +1,9 @@
 /* conn: one TCP connection of a client: requests one after the other, until one of them makes it a
- * WebSocket.
+ * WebSocket, or is for a port in a sandbox.
  *
  *   REQUEST -> ANSWERING -> REQUEST ...   an answer that takes time (a sandbox is made or removed)
  *                        -> SOCKET        101; the rest is the session's
+ *   REQUEST -> TUNNEL                     its Host is a sandbox's: all goes to the exposed port
  *   any     -> CLOSING
  *
  * While ANSWERING what comes is kept, and not looked at: one request is under way at a time. */

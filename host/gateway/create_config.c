@@ -1,5 +1,6 @@
 #include "host/gateway/create_config.h"
 
+#include <ctype.h>
 #include <string.h>
 
 #include "common/base64.h"
@@ -134,11 +135,18 @@ static int read_secret(const char *name, const json_t *value, struct create_secr
         if (strchr(host, '=') || grammar_check_allow(host, err) < 0)
             return bg_err_set(err, -EINVAL, "secret %.64s: a host that is none", name);
     }
+    if (strlen(text) > BG_SECRET_SIZE_MAX || strpbrk(text, "\r\n"))
+        return bg_err_set(err, -EINVAL, "secret %.64s: want one line of at most %d bytes", name,
+                          BG_SECRET_SIZE_MAX);
     s->name = strdup(name);
     s->value = strdup(text);
     if (!s->name || !s->value)
         return bg_err_errno(err, -ENOMEM, "secrets");
-    return copy_texts(hosts, &s->hosts, &s->host_count, err);
+    int r = copy_texts(hosts, &s->hosts, &s->host_count, err);
+    for (size_t i = 0; r == 0 && i < s->host_count; i++)
+        for (char *c = s->hosts[i]; *c; c++)
+            *c = (char)tolower((unsigned char)*c);
+    return r;
 }
 
 static int read_secrets(const json_t *object, struct create_config *c, struct bg_err *err)

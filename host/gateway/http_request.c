@@ -90,14 +90,15 @@ static int on_head(llhttp_t *parser)
     q->head_complete = true;
     q->upgrade = parser->upgrade;
     q->keep_alive = llhttp_should_keep_alive(parser);
-    if (parser->content_length > BG_GATEWAY_BODY_MAX)
-        return refuse(q, 413);
+    q->body_large = parser->content_length > BG_GATEWAY_BODY_MAX;
     return 0;
 }
 
 static int on_body(llhttp_t *parser, const char *at, size_t size)
 {
     struct http_request *q = parser->data;
+    if (q->pass_body)
+        return 0;
     if (size > BG_GATEWAY_BODY_MAX - q->body_size)
         return refuse(q, 413);
     uint8_t *grown = realloc(q->body, q->body_size + size + 1);

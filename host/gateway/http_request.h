@@ -22,6 +22,8 @@ struct http_request {
     size_t body_size;
     int status; /* after an error: what to answer it with */
     bool head_complete, complete, upgrade, keep_alive;
+    bool body_large; /* its head says that the body has more than BG_GATEWAY_BODY_MAX */
+    bool pass_body;  /* set by the caller: the body is not kept, and may be of any size */
 };
 
 void http_request_init(struct http_request *request);

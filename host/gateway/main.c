@@ -12,6 +12,7 @@
 #include "common/limits.h"
 #include "host/cli/cmd_serve.h"
 #include "host/cli/commands.h"
+#include "host/cli/grammar.h"
 #include "host/gateway/server.h"
 #include "host/gateway/tokens.h"
 
@@ -105,18 +106,32 @@ static bool region_ok(const char *region)
     return strlen(region) == 3 && strspn(region, "abcdefghijklmnopqrstuvwxyz") == 3;
 }
 
+static int read_allow(const struct args *args, const char **allow, struct bg_err *err)
+{
+    size_t at = 0, count = 0;
+    for (const char *rule; (rule = args_next(args, SERVE_ALLOW, &at));) {
+        int r = grammar_check_allow(rule, err);
+        if (r < 0)
+            return r;
+        allow[count++] = rule;
+    }
+    return 0;
+}
+
 static int run_server(struct app *app, const struct args *args, const char *path)
 {
     const struct bg_log log = {.fd = STDERR_FILENO, .level = BG_LOG_INFO, .tag = "serve"};
     BG_AUTOFREE const char **names = calloc(args->given_count + 1, sizeof *names);
+    BG_AUTOFREE const char **allow = calloc(args->given_count + 1, sizeof *allow);
     BG_AUTOFREE char *ca = NULL;
     const char *ca_option = args_text(args, SERVE_UPSTREAM_CA, NULL);
     struct bg_err err = {0};
     uint64_t cpus = 0;
     size_t at = 0, count = 0;
-    int r = names ? 0 : bg_err_errno(&err, -ENOMEM, "serve");
+    int r = names && allow ? 0 : bg_err_errno(&err, -ENOMEM, "serve");
     for (const char *name; r == 0 && (name = args_next(args, SERVE_HOST_NAME, &at));)
         names[count++] = name;
+    r = r == 0 ? read_allow(args, allow, &err) : r;
     if (r == 0 && bg_parse_u64(args_text(args, SERVE_CPUS, "1"), 1, BG_SANDBOX_CPUS_MAX, &cpus) < 0)
         r = bg_err_set(&err, -EINVAL, "--cpus: want a number from 1 to %d", BG_SANDBOX_CPUS_MAX);
     if (r == 0 && !region_ok(args_text(args, SERVE_REGION, "ord")))
@@ -131,6 +146,7 @@ static int run_server(struct app *app, const struct args *args, const char *path
                                      .image = args_text(args, SERVE_IMAGE, "debian"),
                                      .region = args_text(args, SERVE_REGION, "ord"),
                                      .upstream_ca = ca,
+                                     .allow = allow,
                                      .cpus = (unsigned)cpus};
     if (r == 0)
         r = server_run(&opts, &err);

@@ -26,10 +26,11 @@ int record_parse(const char *text, size_t size, struct record *ret, struct bg_er
     const char *token;
     json_int_t stop_at_ms;
     json_t *labels, *env;
-    int version;
-    if (json_unpack(root, "{s:i, s:s, s:I, s:o, s:o !}", "version", &version, "token", &token,
-                    "stop_at_ms", &stop_at_ms, "labels", &labels, "env", &env) < 0 ||
-        version != 1 || stop_at_ms < 0 || !texts_only(labels, false) || !texts_only(env, true))
+    int version, port;
+    if (json_unpack(root, "{s:i, s:s, s:I, s:o, s:o, s:i !}", "version", &version, "token", &token,
+                    "stop_at_ms", &stop_at_ms, "labels", &labels, "env", &env, "port", &port) < 0 ||
+        version != 1 || stop_at_ms < 0 || port < 0 || port > UINT16_MAX ||
+        !texts_only(labels, false) || !texts_only(env, true))
         return bg_err_set(err, -EINVAL, RECORD_FILE ": not a record of the gateway");
     char *copy = strdup(token);
     if (!copy)
@@ -37,15 +38,17 @@ int record_parse(const char *text, size_t size, struct record *ret, struct bg_er
     *ret = (struct record){.token = copy,
                            .stop_at_ms = (uint64_t)stop_at_ms,
                            .labels = json_incref(labels),
-                           .env = json_incref(env)};
+                           .env = json_incref(env),
+                           .port = (uint16_t)port};
     return 0;
 }
 
 char *record_emit(const struct record *record)
 {
     json_auto_t *root =
-        json_pack("{s:i, s:s, s:I, s:O, s:O}", "version", 1, "token", record->token, "stop_at_ms",
-                  (json_int_t)record->stop_at_ms, "labels", record->labels, "env", record->env);
+        json_pack("{s:i, s:s, s:I, s:O, s:O, s:i}", "version", 1, "token", record->token,
+                  "stop_at_ms", (json_int_t)record->stop_at_ms, "labels", record->labels, "env",
+                  record->env, "port", (int)record->port);
     return root ? json_dumps(root, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
 }
 

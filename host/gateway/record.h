@@ -15,6 +15,7 @@ struct record {
     uint64_t stop_at_ms; /* Unix time; 0: it ends with its connection */
     json_t *labels;      /* an object of texts */
     json_t *env;         /* name -> text, or null: taken away */
+    uint16_t port;       /* in the guest, that ID.localhost leads to; 0: none */
 };
 
 /* Errors: -EINVAL not a record; -ENOMEM. */

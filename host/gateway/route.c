@@ -50,6 +50,9 @@ static const struct {
     {"GET", "/api/v3/sandbox/", "/connect", ROUTE_CONNECT},
     {"DELETE", "/api/v3/sandbox/", "", ROUTE_DELETE},
     {"PATCH", "/api/v3/sandbox/", "", ROUTE_EXTEND},
+    {"POST", "/api/v3/sandbox/", "/expose/http", ROUTE_EXPOSE_HTTP},
+    {"POST", "/api/v3/sandbox/", "/expose/ssh", ROUTE_EXPOSE_OTHER},
+    {"POST", "/api/v3/sandbox/", "/expose/vscode", ROUTE_EXPOSE_OTHER},
     {"GET", "/api/v2/sandboxes", NULL, ROUTE_LIST},
     {"GET", "/api/v2/sandboxes/", "", ROUTE_SHOW},
     {"POST", "/api/v2/sandboxes/", "/deploy", ROUTE_HOSTED},
@@ -166,16 +169,25 @@ static bool equals(const char *text, size_t size, const char *name)
     return strlen(name) == size && strncasecmp(text, name, size) == 0;
 }
 
-bool route_host_ok(const char *host, const char *const *names)
+enum route_host route_host(const char *host, const char *const *names, char id[ROUTE_ID_SIZE])
 {
     static const char *const own[] = {"localhost", "127.0.0.1", "[::1]", NULL};
     const char *const *lists[] = {own, names};
     size_t size = name_size(host);
+    bool sandbox = size > ID_SIZE && host[ID_SIZE] == '.' && id_ok(host, ID_SIZE);
+    const char *name = sandbox ? host + ID_SIZE + 1 : host;
+    size -= (size_t)(name - host);
     for (size_t i = 0; i < 2 && size > 0; i++)
-        for (const char *const *name = lists[i]; name && *name; name++)
-            if (equals(host, size, *name))
-                return true;
-    return false;
+        for (const char *const *known = lists[i]; known && *known; known++) {
+            if (!equals(name, size, *known))
+                continue;
+            if (!sandbox)
+                return ROUTE_HOST_GATEWAY;
+            memcpy(id, host, ID_SIZE);
+            id[ID_SIZE] = '\0';
+            return ROUTE_HOST_SANDBOX;
+        }
+    return ROUTE_HOST_WRONG;
 }
 
 bool route_origin_ok(const char *origin, const char *host)

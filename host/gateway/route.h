@@ -17,6 +17,8 @@ enum route_kind {
     ROUTE_CONNECT,
     ROUTE_DELETE,
     ROUTE_EXTEND,
+    ROUTE_EXPOSE_HTTP,
+    ROUTE_EXPOSE_OTHER, /* ssh, vscode: 501 */
     ROUTE_LIST,
     ROUTE_SHOW,
 };
@@ -38,9 +40,15 @@ bool route_id_ok(const char *id);
  * passed over. Errors: -EINVAL it is not percent-encoded UTF-8; -ENOMEM. */
 int route_labels(const char *target, json_t **ret) BG_MUST_CHECK;
 
-/* A Host field names the gateway: loopback, or one of names (NULL-terminated, may be NULL). Another
- * name was made to lead here by somebody (DNS rebinding). */
-bool route_host_ok(const char *host, const char *const *names);
+enum route_host {
+    ROUTE_HOST_WRONG,   /* a name that somebody made lead here (DNS rebinding) */
+    ROUTE_HOST_GATEWAY, /* the gateway itself */
+    ROUTE_HOST_SANDBOX, /* a sandbox's exposed port: ID and a dot before a name of the gateway */
+};
+
+/* What a Host field names. Names of the gateway are loopback's and `names` (NULL-terminated, may be
+ * NULL). id: the sandbox's. */
+enum route_host route_host(const char *host, const char *const *names, char id[ROUTE_ID_SIZE]);
 
 /* An Origin field fits a Host field: both are one host and port. */
 bool route_origin_ok(const char *origin, const char *host);

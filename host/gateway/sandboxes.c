@@ -305,14 +305,20 @@ static int take_secrets(struct create_config *c, struct bg_sandbox *s)
 }
 
 /* A secret's hosts may be reached: what would it be for else? */
-static int allow_hosts(const struct create_config *c, struct bg_sandbox *s)
+static int allow_hosts(const char *const *always, const struct create_config *c,
+                       struct bg_sandbox *s)
 {
     size_t count = c->allow_count;
+    for (const char *const *rule = always; *rule; rule++)
+        count++;
     for (size_t i = 0; i < c->secret_count; i++)
         count += c->secrets[i].host_count;
     s->allow = calloc(count + 1, sizeof *s->allow);
     if (!s->allow)
         return -ENOMEM;
+    for (const char *const *rule = always; *rule; rule++)
+        if (!(s->allow[s->allow_count++] = strdup(*rule)))
+            return -ENOMEM;
     for (size_t i = 0; i < c->allow_count; i++)
         if (!(s->allow[s->allow_count++] = strdup(c->allow[i])))
             return -ENOMEM;
@@ -339,7 +345,8 @@ static int fill_in(const struct sandboxes_opts *opts, struct create_config *c, s
     s->policy = c->restricted ? NULL : strdup(OPEN_POLICY);
     s->upstream_ca = opts->upstream_ca ? strdup(opts->upstream_ca) : NULL;
     if (!s->name || !s->image_name || !s->image_digest || (!c->restricted && !s->policy) ||
-        (opts->upstream_ca && !s->upstream_ca) || allow_hosts(c, s) < 0 || take_secrets(c, s) < 0)
+        (opts->upstream_ca && !s->upstream_ca) || allow_hosts(opts->allow, c, s) < 0 ||
+        take_secrets(c, s) < 0)
         return bg_err_errno(err, -ENOMEM, "sandbox");
     return 0;
 }
@@ -569,6 +576,34 @@ void sandboxes_unview(struct sandbox_entry *entry, struct viewer *viewer)
     LIST_REMOVE(viewer, link);
     if (viewer->is_owner && entry->record.stop_at_ms == 0)
         sandboxes_remove(entry, NULL, NULL);
+}
+
+int sandboxes_set_env(struct sandbox_entry *entry, const char *name, const char *value,
+                      struct bg_err *err)
+{
+    struct record changed = entry->record;
+    json_t *text = value ? json_string(value) : json_null();
+    changed.env = json_copy(entry->record.env);
+    int r = json_object_set_new(changed.env, name, text) < 0
+                ? bg_err_errno(err, -ENOMEM, "environment")
+                : record_save(entry->sandbox.dir, &changed, err);
+    json_t *other = changed.env;
+    if (r == 0) {
+        other = entry->record.env;
+        entry->record.env = changed.env;
+    }
+    json_decref(other);
+    return r;
+}
+
+int sandboxes_set_port(struct sandbox_entry *entry, uint16_t port, struct bg_err *err)
+{
+    struct record changed = entry->record;
+    changed.port = port;
+    int r = record_save(entry->sandbox.dir, &changed, err);
+    if (r == 0)
+        entry->record.port = port;
+    return r;
 }
 
 int sandboxes_extend(struct sandbox_entry *entry, uint64_t stop_at_ms, struct bg_err *err)

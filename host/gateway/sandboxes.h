@@ -48,6 +48,7 @@ struct sandboxes_opts {
     const struct bg_log *log;   /* borrowed */
     const char *image, *region; /* borrowed; region: three letters */
     const char *upstream_ca;    /* borrowed; NULL: none */
+    const char *const *allow;   /* borrowed; rules of all sandboxes; NULL-terminated */
     unsigned cpus;
 };
 
@@ -76,6 +77,15 @@ struct sandbox_entry *sandboxes_find_any(struct sandboxes *all, const char *id);
 
 void sandboxes_view(struct sandbox_entry *entry, struct viewer *viewer);
 void sandboxes_unview(struct sandbox_entry *entry, struct viewer *viewer);
+
+/* Sets a variable of all processes that are started later; value NULL: takes it away. Errors: as
+ * record_save. */
+int sandboxes_set_env(struct sandbox_entry *entry, const char *name, const char *value,
+                      struct bg_err *err) BG_MUST_CHECK;
+
+/* What ID.localhost leads to, from now on. Errors: as record_save. */
+int sandboxes_set_port(struct sandbox_entry *entry, uint16_t port,
+                       struct bg_err *err) BG_MUST_CHECK;
 
 /* When it is to end, from now on. Errors: as record_save. */
 int sandboxes_extend(struct sandbox_entry *entry, uint64_t stop_at_ms,

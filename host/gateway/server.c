@@ -140,6 +140,7 @@ static int open_all(struct server *server, struct bg_err *err)
                                              .image = opts->image,
                                              .region = opts->region,
                                              .upstream_ca = opts->upstream_ca,
+                                             .allow = opts->allow,
                                              .cpus = opts->cpus};
     int r = token_file_refresh(&server->tokens, err);
     if (r == 0)

@@ -12,6 +12,7 @@ struct server_opts {
     const char *token_file;
     const char *const *host_names; /* NULL-terminated */
     const char *image, *region, *upstream_ca;
+    const char *const *allow; /* NULL-terminated */
     unsigned cpus;
 };
 

@@ -7,6 +7,7 @@
 #include "common/base64.h"
 #include "common/limits.h"
 #include "common/quote.h"
+#include "host/gateway/fault.h"
 #include "host/gateway/session_state.h"
 
 /* Close codes beyond RFC 6455's (docs/deno-protocol.md). */
@@ -29,6 +30,12 @@ static const struct {
     {"chown", method_chown},
     {"copyFile", method_copy_file},
     {"create", method_create},
+    {"envDelete", method_env_delete},
+    {"envGet", method_env_get},
+    {"envSet", method_env_set},
+    {"envToObject", method_env_to_object},
+    {"exposeHttp", method_expose_http},
+    {"fetch", method_fetch},
     {"fileClose", method_file_close},
     {"fileLock", method_file_lock},
     {"fileRead", method_file_read},
@@ -155,6 +162,18 @@ void session_stream_end(struct session *s, struct outbound *out)
     send_text(s, rpc_notification("$sandbox.stream.end", stream_params(out->id)));
 }
 
+void session_stream_break(struct session *s, struct outbound *out, json_t *error)
+{
+    if (!out->open) {
+        json_decref(error);
+        return;
+    }
+    forget_outbound(out);
+    send_text(s, rpc_notification(
+                     "$sandbox.stream.error",
+                     json_pack("{s:I, s:o}", "streamId", (json_int_t)out->id, "error", error)));
+}
+
 static void cancel_outbound(struct session *s, int64_t id)
 {
     struct outbound *out;
@@ -263,6 +282,36 @@ static void take_call(struct session *s, const struct rpc_message *message)
     session_fault(s, message->id, RPC_METHOD_NOT_FOUND, text);
 }
 
+/* Answers itself, and the call that is aborted if it is still under way. */
+void method_abort(struct session *s, const json_t *id, struct rpc_params *params)
+{
+    int64_t abort_id = rpc_number(params, "abortId", 0, INT64_MAX);
+    if (!rpc_params_ok(params))
+        return;
+    if (!session_transfer_abort(s, abort_id))
+        (void)session_fetch_abort(s, abort_id); /* or it is over by now */
+    session_reply(s, id, json_null());
+}
+
+/* The domain is what the route before it gave: one name for each sandbox. */
+void method_expose_http(struct session *s, const json_t *id, struct rpc_params *params)
+{
+    const char *domain = rpc_text(params, "domain");
+    int64_t port = rpc_number_or(params, "port", 1, UINT16_MAX, 0);
+    const char *name = s->opts.entry->sandbox.name;
+    struct bg_err err;
+    if (!rpc_params_ok(params))
+        return;
+    if (port == 0)
+        session_throw(s, id, fault_new("NotSupported", "exposeHttp: bellglass serve wants a port"));
+    else if (strncmp(domain, name, strlen(name)) != 0)
+        session_throw(s, id, fault_new("TypeError", "exposeHttp: the domain is another sandbox's"));
+    else if (sandboxes_set_port(s->opts.entry, (uint16_t)port, &err) < 0)
+        session_throw(s, id, fault_new("Error", err.text));
+    else
+        session_reply(s, id, json_null());
+}
+
 void session_message(struct session *session, const char *text, size_t size)
 {
     struct session *s = session;
@@ -309,6 +358,8 @@ int session_open(const struct session_opts *opts, struct session **ret, struct b
     LIST_INIT(&s->file_calls);
     LIST_INIT(&s->handles);
     LIST_INIT(&s->transfers);
+    LIST_INIT(&s->env_queries);
+    LIST_INIT(&s->fetches);
     s->umask = DEFAULT_UMASK;
     s->viewer.on_gone = sandbox_gone;
     sandboxes_view(opts->entry, &s->viewer);
@@ -322,6 +373,7 @@ void session_congested(struct session *session, bool congested)
         return;
     session->congested = congested;
     session_children_congested(session, congested);
+    session_fetches_congested(session, congested);
 }
 
 void session_close(struct session *session)
@@ -331,6 +383,8 @@ void session_close(struct session *session)
     session->closing = true;
     session_children_close(session);
     session_transfers_close(session);
+    session_fetches_close(session);
+    session_env_close(session);
     session_files_close(session);
     stream_table_done(&session->inbound);
     if (!session->gone)

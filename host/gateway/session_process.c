@@ -19,6 +19,8 @@ struct child {
     struct session *session;
     struct guest_process *process; /* NULL: it has ended */
     char *command;
+    json_t *params; /* of spawn, until it has started */
+    bool no_input;
     json_t *spawn_id; /* NULL: answered */
     json_t *wait_id;  /* NULL: nobody waits */
     uint32_t pid;     /* 0: not yet known */
@@ -32,11 +34,13 @@ struct child {
 static void child_free(struct child *c)
 {
     struct session *s = c->session;
+    session_env_forget(s, c);
     guest_process_close(c->process);
     LIST_REMOVE(c, link);
     s->child_count--;
     json_decref(c->spawn_id);
     json_decref(c->wait_id);
+    json_decref(c->params);
     free(c->command);
     free(c);
 }
@@ -169,6 +173,7 @@ static void on_started(void *owner, uint32_t pid)
         ids[i] = c->piped[i] ? json_integer((json_int_t)c->out[i].id) : json_null();
     }
     json_t *id = BG_TAKE(c->spawn_id);
+    json_decref(BG_TAKE(c->params));
     session_reply(s, id,
                   json_pack("{s:I, s:o, s:o}", "pid", (json_int_t)pid, "stdoutStreamId", ids[0],
                             "stderrStreamId", ids[1]));
@@ -192,37 +197,6 @@ static char **make_argv(const char *command, const json_t *args, size_t *ret_cou
     return argv;
 }
 
-static void free_env(char **env, size_t count)
-{
-    for (size_t i = 0; env && i < count; i++)
-        free(env[i]);
-    free(env);
-}
-
-/* "K=V" of an object of texts; its nulls are left out. */
-static char **make_env(const json_t *object, size_t *ret_count)
-{
-    size_t count = 0;
-    char **env = calloc(json_object_size(object) + 1, sizeof *env);
-    const char *key;
-    json_t *value;
-    if (!env)
-        return NULL;
-    json_object_foreach((json_t *)(uintptr_t)object, key, value)
-    {
-        if (!json_is_string(value))
-            continue;
-        if (asprintf(&env[count], "%s=%s", key, json_string_value(value)) < 0) {
-            env[count] = NULL;
-            free_env(env, count);
-            return NULL;
-        }
-        count++;
-    }
-    *ret_count = count;
-    return env;
-}
-
 static bool read_mode(struct rpc_params *p, const char *name)
 {
     const char *mode = rpc_text(p, name);
@@ -230,6 +204,12 @@ static bool read_mode(struct rpc_params *p, const char *name)
     if (!piped && strcmp(mode, "null") != 0 && rpc_params_ok(p))
         (void)snprintf(p->problem, sizeof p->problem, "%s: want \"piped\" or \"null\"", name);
     return piped;
+}
+
+/* One that has not begun yet has no process either. */
+static bool has_ended(const struct child *c)
+{
+    return !c->process && !c->spawn_id;
 }
 
 /* Makes room by what has ended and nobody waited for, the oldest. */
@@ -240,7 +220,7 @@ static bool make_room(struct session *s)
         return true;
     LIST_FOREACH(c, &s->children, link)
     {
-        if (!c->process)
+        if (has_ended(c))
             oldest = c; /* new ones are put in front */
     }
     if (oldest)
@@ -248,23 +228,24 @@ static bool make_room(struct session *s)
     return oldest != NULL;
 }
 
-static int start(struct child *c, const char *command, const json_t *args, const json_t *env,
-                 const char *cwd, struct bg_err *err)
+static int start(struct child *c, const struct env_list *env, struct bg_err *err)
 {
     struct session *s = c->session;
-    size_t argc = 0, envc = 0;
-    BG_AUTOFREE char **argv = make_argv(command, args, &argc);
-    char **variables = make_env(env, &envc);
+    size_t argc = 0;
+    const char *cwd = json_string_value(json_object_get(c->params, "cwd"));
+    BG_AUTOFREE char **argv = make_argv(c->command, json_object_get(c->params, "args"), &argc);
     BG_AUTOFREE char *folder = NULL;
     if (asprintf(&folder, "%s%s", cwd && cwd[0] != '/' ? HOME : "", cwd ? cwd : "") < 0)
         folder = NULL;
-    int r = argv && variables && folder ? 0 : bg_err_errno(err, -ENOMEM, "spawn");
+    if (!argv || !folder)
+        return bg_err_errno(err, -ENOMEM, "spawn");
     const struct exec_request request = {.user = "",
                                          .cwd = folder,
                                          .argv = argv,
                                          .argc = argc,
-                                         .env = variables,
-                                         .envc = envc,
+                                         .clear_env = env->clear,
+                                         .env = env->list,
+                                         .envc = env->count,
                                          .detach = true};
     const struct guest_process_opts opts = {.paths = s->opts.shared->paths,
                                             .sandbox = &s->opts.entry->sandbox,
@@ -275,22 +256,35 @@ static int start(struct child *c, const char *command, const json_t *args, const
                                             .on_room = pump_input,
                                             .on_ended = on_ended,
                                             .owner = c};
-    if (r == 0)
-        r = guest_process_start(s->opts.shared->loop, &opts, &c->process, err);
-    if (r == 0 && !c->input)
+    int r = guest_process_start(s->opts.shared->loop, &opts, &c->process, err);
+    if (r == 0 && c->no_input)
         r = guest_process_end_input(c->process);
-    free_env(variables, envc);
     return r;
+}
+
+static void env_ready(void *owner, const struct env_list *env, const struct bg_err *why)
+{
+    struct child *c = owner;
+    struct bg_err err;
+    int r = why ? why->code : start(c, env, &err);
+    if (r < 0) {
+        throw_spawn(c, r, why ? why->text : err.text);
+        session_stream_refuse(c->session, BG_TAKE(c->input));
+        child_free(c);
+    } else if (c->session->congested) {
+        guest_process_pause(c->process, true);
+    }
 }
 
 void method_spawn(struct session *s, const json_t *id, struct rpc_params *params)
 {
     const char *command = rpc_text(params, "command");
-    const json_t *args = rpc_texts(params, "args"), *env = rpc_map(params, "env");
-    const char *cwd = rpc_text_or_null(params, "cwd");
+    const json_t *env = rpc_map(params, "env");
+    bool clear = rpc_flag(params, "clearEnv", false);
+    (void)rpc_texts(params, "args"); /* looked at here, used when it starts */
+    (void)rpc_text_or_null(params, "cwd");
     bool piped[2] = {read_mode(params, "stdout"), read_mode(params, "stderr")};
     int64_t input = rpc_number_or(params, "stdinStreamId", 0, INT64_MAX, -1);
-    struct bg_err err;
     if (!rpc_params_ok(params))
         return;
     struct child *c = make_room(s) ? calloc(1, sizeof *c) : NULL;
@@ -300,24 +294,21 @@ void method_spawn(struct session *s, const json_t *id, struct rpc_params *params
     }
     *c = (struct child){.session = s,
                         .command = strdup(command),
+                        .params = json_deep_copy(params->object),
                         .spawn_id = json_deep_copy(id),
+                        .no_input = input < 0,
                         .piped = {piped[0], piped[1]}};
     LIST_INSERT_HEAD(&s->children, c, link);
     s->child_count++;
     if (input >= 0)
         c->input = stream_table_claim(&s->inbound, input, pump_input, c);
-    int r = c->command && c->spawn_id ? 0 : bg_err_errno(&err, -ENOMEM, "spawn");
-    if (r == 0 && input >= 0 && !c->input)
-        r = bg_err_set(&err, -EINVAL, "stdinStreamId: no such stream");
-    if (r == 0)
-        r = start(c, command, args, env, cwd, &err);
-    if (r < 0) {
-        session_throw(s, id, fault_errno(r, err.text));
+    if (!c->command || !c->spawn_id || !c->params || (input >= 0 && !c->input)) {
+        session_throw(s, id, fault_new("Error", "spawn: no such stream, or out of memory"));
         session_stream_refuse(s, BG_TAKE(c->input));
         child_free(c);
-    } else if (s->congested) {
-        guest_process_pause(c->process, true);
+        return;
     }
+    session_env_make(s, env, clear, env_ready, c);
 }
 
 void method_process_wait(struct session *s, const json_t *id, struct rpc_params *params)

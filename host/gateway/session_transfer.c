@@ -346,23 +346,18 @@ void method_write_text_file(struct session *s, const json_t *id, struct rpc_para
     start_write(s, id, params, true);
 }
 
-/* Answers itself, and the call that is aborted if it is still under way. */
-void method_abort(struct session *s, const json_t *id, struct rpc_params *params)
+bool session_transfer_abort(struct session *s, int64_t abort_id)
 {
-    int64_t abort_id = rpc_number(params, "abortId", 0, INT64_MAX);
-    struct transfer *t, *found = NULL;
-    if (!rpc_params_ok(params))
-        return;
+    struct transfer *t;
     LIST_FOREACH(t, &s->transfers, link)
     {
-        if (t->abort_id == abort_id)
-            found = t;
+        if (t->abort_id != abort_id)
+            continue;
+        session_throw(s, t->id, fault_dom("AbortError", "The signal has been aborted"));
+        transfer_free(t);
+        return true;
     }
-    if (found) {
-        session_throw(s, found->id, fault_dom("AbortError", "The signal has been aborted"));
-        transfer_free(found);
-    }
-    session_reply(s, id, json_null());
+    return false;
 }
 
 void session_transfers_close(struct session *s)

@@ -146,6 +146,11 @@ void websocket_close(struct websocket *ws, uint16_t code, const char *reason)
     (void)flush(ws);
 }
 
+bool websocket_closing(const struct websocket *ws)
+{
+    return wslay_event_get_close_sent(ws->context);
+}
+
 bool websocket_over(const struct websocket *ws)
 {
     return ws->failed ||

@@ -38,5 +38,8 @@ int websocket_send(struct websocket *ws, const char *text, size_t size) BG_MUST_
 /* Begins the closing handshake; reason: at most 123 bytes. Once. */
 void websocket_close(struct websocket *ws, uint16_t code, const char *reason);
 
+/* Our last was said, whoever began; nothing more is sent. */
+bool websocket_closing(const struct websocket *ws);
+
 /* Both have said their last: the connection is to be ended. */
 bool websocket_over(const struct websocket *ws);

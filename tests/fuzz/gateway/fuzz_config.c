@@ -40,7 +40,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     if (route_labels(text, &labels) == 0)
         json_decref(labels);
     static const char *const names[] = {"box.lan", NULL};
-    (void)route_host_ok(text, names);
+    char id[ROUTE_ID_SIZE] = "";
+    assert(route_host(text, names, id) != ROUTE_HOST_SANDBOX || route_id_ok(id));
     (void)route_origin_ok(text, "localhost:8787");
 
     struct tokens tokens;

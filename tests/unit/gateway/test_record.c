@@ -17,7 +17,8 @@ static void what_is_written_is_read_again(void **state)
     struct record out = {.token = name,
                          .stop_at_ms = 1234567890123,
                          .labels = json_pack("{s:s}", "a", "b"),
-                         .env = json_pack("{s:s, s:n}", "K", "v", "GONE")};
+                         .env = json_pack("{s:s, s:n}", "K", "v", "GONE"),
+                         .port = 8000};
     struct record in;
     struct bg_err err;
     char *text = record_emit(&out);
@@ -27,6 +28,7 @@ static void what_is_written_is_read_again(void **state)
     assert_int_equal(in.stop_at_ms, 1234567890123);
     assert_true(json_equal(in.labels, out.labels));
     assert_true(json_equal(in.env, out.env));
+    assert_int_equal(in.port, 8000);
     /* No truncation of it is one. */
     for (size_t i = 0; i < strlen(text); i++) {
         struct record cut;
@@ -43,13 +45,17 @@ static void what_is_no_record_is_refused(void **state)
     (void)state;
     static const char *const wrong[] = {
         "{}",
-        "{\"version\":2,\"token\":\"a\",\"stop_at_ms\":0,\"labels\":{},\"env\":{}}",
-        "{\"version\":1,\"token\":\"a\",\"stop_at_ms\":-1,\"labels\":{},\"env\":{}}",
-        "{\"version\":1,\"token\":5,\"stop_at_ms\":0,\"labels\":{},\"env\":{}}",
-        "{\"version\":1,\"token\":\"a\",\"stop_at_ms\":0,\"labels\":{\"a\":null},\"env\":{}}",
-        "{\"version\":1,\"token\":\"a\",\"stop_at_ms\":0,\"labels\":{},\"env\":{\"a\":1}}",
-        "{\"version\":1,\"token\":\"a\",\"stop_at_ms\":0,\"labels\":{},\"env\":[]}",
-        "{\"version\":1,\"token\":\"a\",\"stop_at_ms\":0,\"labels\":{},\"env\":{},\"x\":1}",
+        "{\"version\":2,\"token\":\"a\",\"stop_at_ms\":0,\"labels\":{},\"env\":{},\"port\":0}",
+        "{\"version\":1,\"token\":\"a\",\"stop_at_ms\":-1,\"labels\":{},\"env\":{},\"port\":0}",
+        "{\"version\":1,\"token\":5,\"stop_at_ms\":0,\"labels\":{},\"env\":{},\"port\":0}",
+        "{\"version\":1,\"token\":\"a\",\"stop_at_ms\":0,\"labels\":{\"a\":null},\"env\":{},"
+        "\"port\":0}",
+        "{\"version\":1,\"token\":\"a\",\"stop_at_ms\":0,\"labels\":{},\"env\":{\"a\":1},\"port\":"
+        "0}",
+        "{\"version\":1,\"token\":\"a\",\"stop_at_ms\":0,\"labels\":{},\"env\":[],\"port\":0}",
+        "{\"version\":1,\"token\":\"a\",\"stop_at_ms\":0,\"labels\":{},\"env\":{},\"port\":0,\"x\":"
+        "1}",
+        "{\"version\":1,\"token\":\"a\",\"stop_at_ms\":0,\"labels\":{},\"env\":{},\"port\":65536}",
     };
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         struct record record;

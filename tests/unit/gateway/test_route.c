@@ -24,6 +24,8 @@ static void each_route_is_found(void **state)
         {"GET", "/api/v3/sandbox/" ID "/connect", ROUTE_CONNECT},
         {"DELETE", "/api/v3/sandbox/" ID, ROUTE_DELETE},
         {"PATCH", "/api/v3/sandbox/" ID, ROUTE_EXTEND},
+        {"POST", "/api/v3/sandbox/" ID "/expose/http", ROUTE_EXPOSE_HTTP},
+        {"POST", "/api/v3/sandbox/" ID "/expose/ssh", ROUTE_EXPOSE_OTHER},
         {"GET", "/api/v2/sandboxes?labels[a]=b", ROUTE_LIST},
         {"GET", "/api/v2/sandboxes/" ID, ROUTE_SHOW},
         {"PUT", "/api/v3/sandbox/" ID, ROUTE_OTHER_METHOD},
@@ -72,6 +74,7 @@ static void only_own_names_are_taken_as_host(void **state)
 {
     (void)state;
     static const char *const names[] = {"box.lan", NULL};
+    char id[ROUTE_ID_SIZE];
     static const char *const good[] = {"localhost", "LOCALHOST:8787", "127.0.0.1:1", "[::1]:8787",
                                        "[::1]",     "box.lan",        "Box.Lan:80"};
     static const char *const bad[] = {"",
@@ -86,10 +89,17 @@ static void only_own_names_are_taken_as_host(void **state)
                                       "box.lan.",
                                       "127.0.0.2"};
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
-        assert_true(route_host_ok(good[i], names));
+        assert_int_equal(route_host(good[i], names, id), ROUTE_HOST_GATEWAY);
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
-        assert_false(route_host_ok(bad[i], names));
-    assert_false(route_host_ok("box.lan", NULL));
+        assert_int_equal(route_host(bad[i], names, id), ROUTE_HOST_WRONG);
+    assert_int_equal(route_host("box.lan", NULL, id), ROUTE_HOST_WRONG);
+    assert_int_equal(route_host(ID ".localhost:8787", NULL, id), ROUTE_HOST_SANDBOX);
+    assert_string_equal(id, ID);
+    assert_int_equal(route_host(ID ".box.lan", names, id), ROUTE_HOST_SANDBOX);
+    assert_int_equal(route_host(ID ".evil.example", names, id), ROUTE_HOST_WRONG);
+    assert_int_equal(route_host(ID ".", names, id), ROUTE_HOST_WRONG);
+    assert_int_equal(route_host(ID, names, id), ROUTE_HOST_WRONG);
+    assert_int_equal(route_host(ID "x.localhost", names, id), ROUTE_HOST_WRONG);
 }
 
 static void an_origin_is_the_gateway_s_own(void **state)

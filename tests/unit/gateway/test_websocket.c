@@ -126,6 +126,7 @@ static void what_is_wrong_ends_it(void **state)
         size_t size = frame(wrong[i].first, wrong[i].payload, bytes);
         (void)feed(&side, bytes, size);
         assert_closed(&side, wrong[i].code);
+        assert_true(websocket_closing(side.ws));
         assert_string_equal(side.texts, "");
         websocket_free(side.ws);
     }
