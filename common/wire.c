@@ -18,8 +18,8 @@ int bg_stream_header_parse(const uint8_t *bytes, size_t size, struct bg_stream_h
         return bg_err_set(err, -EPROTO, "stream header: magic 0x%x, version %u", magic, version);
     if ((h.flags & ~BG_STREAM_RESUME) != 0 || h.id == 0)
         return bg_err_set(err, -EPROTO, "stream header: flags 0x%x, id %u", h.flags, h.id);
-    if (!((h.kind >= BG_STREAM_SESSION && h.kind <= BG_STREAM_CHANGES) ||
-          h.kind == BG_STREAM_DISK || h.kind == BG_STREAM_EXECS || h.kind == BG_STREAM_CONNECT))
+    if (!((h.kind >= BG_STREAM_SESSION && h.kind <= BG_STREAM_FILES) || h.kind == BG_STREAM_DISK ||
+          h.kind == BG_STREAM_EXECS || h.kind == BG_STREAM_CONNECT))
         return bg_err_set(err, -EPROTO, "stream header: unknown kind %u", h.kind);
     if (h.body_size > BG_STREAM_BODY_MAX ||
         ((h.flags & BG_STREAM_RESUME) && h.body_size != BG_RESUME_SIZE))

@@ -30,6 +30,7 @@ enum bg_stream_kind {
     BG_STREAM_WATCH = 7,    /* host -> guest: what happens to its files */
     BG_STREAM_SHARE = 8,    /* host -> guest: a folder of the host for the guest */
     BG_STREAM_CHANGES = 9,  /* host -> guest: the layer of a copy-on-write share */
+    BG_STREAM_FILES = 10,   /* host -> guest: file operations */
     BG_STREAM_DISK = 12,    /* host -> guest: mounts a second disk */
     BG_STREAM_EXECS = 13,   /* host -> guest: which execs there are */
     BG_STREAM_CONNECT = 16, /* guest -> host: egress */
@@ -110,6 +111,9 @@ enum bg_frame_type {
     BG_FRAME_PREPARED = 68, /* empty */
     /* watch, guest -> host; END is the last one if it goes wrong */
     BG_FRAME_CHANGE = 80, /* struct bg_watch_change */
+    /* files */
+    BG_FRAME_CALL = 96,   /* host -> guest: u8 enum bg_files_op and what it says */
+    BG_FRAME_ANSWER = 97, /* guest -> host: struct bg_files_answer and what the op says */
 };
 
 /* What has become of the streams that stopped at PREPARE. */

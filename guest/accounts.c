@@ -1,10 +1,12 @@
 #include "guest/accounts.h"
 
 #include <fcntl.h>
+#include <grp.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/checked.h"
 #include "common/io.h"
@@ -163,4 +165,13 @@ int account_load(const char *user, struct account *ret, struct bg_err *err)
     if (r == 0)
         r = read_text("/etc/group", &group, err);
     return r < 0 ? r : account_find(passwd, group, user, ret, err);
+}
+
+int account_become(const struct account *account, struct bg_err *err)
+{
+    if (setgroups(account->group_count, account->groups) < 0 ||
+        setresgid(account->gid, account->gid, account->gid) < 0 ||
+        setresuid(account->uid, account->uid, account->uid) < 0)
+        return bg_err_errno(err, -errno, "user '%s'", account->name);
+    return 0;
 }

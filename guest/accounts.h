@@ -1,6 +1,6 @@
 /* Users and groups, read from the text of /etc/passwd and /etc/group: libc's own look-ups load
- * plug-ins, which a static program cannot. Pure: text in, a user out. The text is the guest's and
- * may be anything; lines that are malformed are passed over. */
+ * plug-ins, which a static program cannot. account_find is pure: text in, a user out. The text is
+ * the guest's and may be anything; lines that are malformed are passed over. */
 #pragma once
 
 #include <stddef.h>
@@ -28,3 +28,6 @@ int account_find(const char *passwd, const char *group, const char *user, struct
 /* account_find in this system's files; a missing file counts as empty. Errors: -ESRCH, -EFBIG,
  * errno of reading. */
 int account_load(const char *user, struct account *ret, struct bg_err *err) BG_MUST_CHECK;
+
+/* Makes this process, of root's, one of the account's. Errors: errno of setgroups and the like. */
+int account_become(const struct account *account, struct bg_err *err) BG_MUST_CHECK;

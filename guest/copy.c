@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -105,15 +104,6 @@ static void count_skip(void *owner, const char *name, const char *why)
         (void)bg_quote(name, c->skipped_name, sizeof c->skipped_name);
 }
 
-static int become_user(const struct account *account, struct bg_err *err)
-{
-    if (setgroups(account->group_count, account->groups) < 0 ||
-        setresgid(account->gid, account->gid, account->gid) < 0 ||
-        setresuid(account->uid, account->uid, account->uid) < 0)
-        return bg_err_errno(err, -errno, "user '%s'", account->name);
-    return 0;
-}
-
 static int copy_out(struct copier *c, struct bg_err *err)
 {
     const struct tree_tar_pack_opts opts = {.dir_fd = AT_FDCWD,
@@ -164,7 +154,7 @@ static int run(struct link *link, void *arg)
     if (link_reply(link, &err) < 0 || r < 0)
         return 1;
     (void)umask(022);
-    r = c->drop_rights ? become_user(&c->account, &err) : 0;
+    r = c->drop_rights ? account_become(&c->account, &err) : 0;
     if (r == 0 && c->request.path[0] != '/' && chdir(c->account.home) < 0)
         r = bg_err_errno(&err, -errno, "%s", c->account.home);
     if (r == 0)

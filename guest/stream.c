@@ -10,6 +10,7 @@
 #include "guest/copy.h"
 #include "guest/disk.h"
 #include "guest/exec.h"
+#include "guest/files.h"
 #include "guest/forward.h"
 #include "guest/fuse.h"
 #include "guest/parking.h"
@@ -42,6 +43,8 @@ static const struct stream_kind *find_kind(uint16_t kind)
         return &changes_kind;
     case BG_STREAM_EXECS:
         return &execs_kind;
+    case BG_STREAM_FILES:
+        return &files_kind;
     case BG_STREAM_CONNECT: /* ours to open, not the host's */
         break;
     }

@@ -339,6 +339,7 @@ static int serve_sandbox(const struct options *o, const struct bg_log *log, stru
                                         .policy = sandbox.policy,
                                         .secrets = sandbox.secrets,
                                         .secret_count = sandbox.secret_count,
+                                        .own_dir = sandbox.dir,
                                         .ledger = ledger_path,
                                         .upstream_ca = sandbox.upstream_ca,
                                         .ca_pem = ca_pem,

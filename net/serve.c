@@ -48,6 +48,8 @@ static int load_secret(struct server *server, const struct bg_secret_use *use, s
     bool locked = true;
     struct bg_err why;
     int r = secrets_file_get(&server->secrets_file, use->name, &value, &size);
+    if (r == -ENOENT && server->opts->own_dir)
+        r = store_get(server->opts->own_dir, use->name, &value, &size, &locked, &why);
     if (r == -ENOENT)
         r = store_get(server->opts->paths->data, use->name, &value, &size, &locked, &why);
     else if (r < 0)

@@ -16,6 +16,7 @@ struct serve_opts {
     const char *policy; /* a policy file's text, or NULL; its rules come after allow */
     const struct bg_secret_use *secrets;
     size_t secret_count;
+    const char *own_dir;      /* its secrets/NAME come before the store's (store.h), or NULL */
     const char *ledger;       /* path of the file that limits count in; NULL: they begin anew */
     const char *secrets_file; /* path, or NULL: looked into before the store (net/secrets_file.h) */
     const char *upstream_ca;  /* path, or NULL */

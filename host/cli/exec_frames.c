@@ -108,7 +108,8 @@ static int small_frame(struct exec_frames *f, struct exec_event *ret, struct bg_
     if (first == BG_EXIT_STATUS && value <= 255)
         *ret = (struct exec_event){.kind = EXEC_ENDED, .exit_status = (int)value};
     else if (first == BG_EXIT_SIGNAL && value >= 1 && value <= 64)
-        *ret = (struct exec_event){.kind = EXEC_ENDED, .exit_status = 128 + (int)value};
+        *ret = (struct exec_event){
+            .kind = EXEC_ENDED, .exit_status = 128 + (int)value, .signal = (int)value};
     else
         return bg_err_set(err, -EPROTO, "exit frame: how %u, value %u", first, value);
     f->state = EXEC_READ_NOTHING;

@@ -30,9 +30,10 @@ struct exec_event {
     const uint8_t *bytes; /* EXEC_OUTPUT: borrowed from the input */
     size_t size;
     uint32_t window;
-    uint32_t pid;                     /* EXEC_STARTED, EXEC_ATTACHED */
+    uint32_t pid; /* EXEC_STARTED, EXEC_ATTACHED: in the guest, which may say anything */
     struct bg_exec_attached attached; /* EXEC_ATTACHED */
     int exit_status;                  /* as a shell gives it: 0..255, 128 + signal */
+    int signal;                       /* EXEC_ENDED: the one that ended it, 0: none did */
 };
 
 struct exec_frames {

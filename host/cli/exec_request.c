@@ -15,8 +15,8 @@ int exec_request_emit(const struct exec_request *request, uint8_t **ret_bytes, s
     if (!bytes)
         return bg_err_errno(err, -ENOMEM, "exec request");
     struct bg_writer w = bg_writer_init(bytes, BG_STREAM_BODY_MAX);
-    bg_writer_u32le(&w, (q->tty ? BG_EXEC_TTY : 0) | (q->detach ? BG_EXEC_DETACH : 0) |
-                            (q->alone ? BG_EXEC_ALONE : 0));
+    bg_writer_u32le(&w, (q->tty ? BG_EXEC_TTY : 0) | (q->clear_env ? BG_EXEC_CLEAR_ENV : 0) |
+                            (q->detach ? BG_EXEC_DETACH : 0) | (q->alone ? BG_EXEC_ALONE : 0));
     bg_writer_u16le(&w, q->rows);
     bg_writer_u16le(&w, q->columns);
     bg_writer_text32le(&w, q->user);

@@ -9,8 +9,9 @@
 
 struct exec_request {
     bool tty;
-    bool alone;  /* the stream ends with the reply, and the command goes on */
-    bool detach; /* when the stream ends early, it loses its pipes instead of being killed */
+    bool clear_env; /* nothing but PATH and env */
+    bool alone;     /* the stream ends with the reply, and the command goes on */
+    bool detach;    /* when the stream ends early, it loses its pipes instead of being killed */
     uint16_t rows, columns;
     const char *user, *cwd; /* "": the guest's default */
     char *const *argv;      /* at least one */

@@ -64,10 +64,11 @@ struct control {
 static const struct {
     const char *name;
     uint16_t kind;
-} kinds[] = {
-    {"exec", BG_STREAM_EXEC},       {"copy", BG_STREAM_COPY},   {"fuse", BG_STREAM_FUSE},
-    {"forward", BG_STREAM_FORWARD}, {"bench", BG_STREAM_BENCH}, {"watch", BG_STREAM_WATCH},
-    {"share", BG_STREAM_SHARE},     {"execs", BG_STREAM_EXECS}, {"changes", BG_STREAM_CHANGES}};
+} kinds[] = {{"exec", BG_STREAM_EXEC},       {"copy", BG_STREAM_COPY},
+             {"fuse", BG_STREAM_FUSE},       {"forward", BG_STREAM_FORWARD},
+             {"bench", BG_STREAM_BENCH},     {"watch", BG_STREAM_WATCH},
+             {"share", BG_STREAM_SHARE},     {"execs", BG_STREAM_EXECS},
+             {"changes", BG_STREAM_CHANGES}, {"files", BG_STREAM_FILES}};
 
 static void client_readable(uv_poll_t *poll, int status, int events);
 static void listener_readable(uv_poll_t *poll, int status, int events);

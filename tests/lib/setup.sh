@@ -42,6 +42,13 @@ build_clients_image() {
     "$1" image build tests/integration/clients/image.yaml
 }
 
+# install_sdk FOLDER: puts what tests/integration/gateway/package-lock.json names into FOLDER, unless it is there.
+install_sdk() {
+    cmp -s tests/integration/gateway/package-lock.json "$1/package-lock.json" && [ -d "$1/node_modules" ] && return
+    mkdir -p "$1" && cp tests/integration/gateway/package*.json "$1/" &&
+        (cd "$1" && npm ci --ignore-scripts --no-audit --no-fund)
+}
+
 # build_image BELLGLASS: makes the default image in BELLGLASS's data folder likewise.
 build_image() {
     "$1" image build

@@ -415,9 +415,40 @@ static void refuses_too_many_arguments(void **state)
     assert_int_equal(exec_request_emit(&request, &bytes, &size, &err), -E2BIG);
 }
 
+/* What the gateway's clients are told, beside what a shell would say. */
+static void the_pid_and_the_signal_are_told(void **state)
+{
+    (void)state;
+    static const struct {
+        uint8_t how, value;
+        int status, signal;
+    } ends[] = {{BG_EXIT_STATUS, 137, 137, 0}, {BG_EXIT_SIGNAL, 9, 137, 9}};
+    for (size_t i = 0; i < 2; i++) {
+        static struct exec_frames frames;
+        uint8_t bytes[BG_REPLY_HEADER_SIZE + 4 + BG_FRAME_HEADER_SIZE + 8] = {0};
+        struct exec_event event;
+        size_t used = 0;
+        bg_reply_header_emit(&(struct bg_reply_header){.body_size = 4}, bytes);
+        bytes[BG_REPLY_HEADER_SIZE] = 77;
+        bg_frame_header_emit(BG_FRAME_EXIT, 8, bytes + BG_REPLY_HEADER_SIZE + 4);
+        bytes[sizeof bytes - 8] = ends[i].how;
+        bytes[sizeof bytes - 4] = ends[i].value;
+        exec_frames_init(&frames, false);
+        assert_int_equal(exec_frames_next(&frames, bytes, sizeof bytes, &used, &event, NULL), 0);
+        assert_int_equal(event.kind, EXEC_STARTED);
+        assert_int_equal(event.pid, 77);
+        assert_int_equal(
+            exec_frames_next(&frames, bytes + used, sizeof bytes - used, &used, &event, NULL), 0);
+        assert_int_equal(event.kind, EXEC_ENDED);
+        assert_int_equal(event.exit_status, ends[i].status);
+        assert_int_equal(event.signal, ends[i].signal);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_pid_and_the_signal_are_told),
         cmocka_unit_test(reads_a_stream_however_it_is_cut),
         cmocka_unit_test(reads_what_an_attach_tells),
         cmocka_unit_test(tells_signals),

@@ -17,6 +17,7 @@
 
 #include <cmocka.h>
 
+#include "common/files.h"
 #include "common/io.h"
 #include "common/tree/tree_tar.h"
 #include "tests/unit/guest/client.h"
@@ -517,11 +518,43 @@ static void closes_malformed_openings(void **state)
     expect_alive(*state);
 }
 
+/* One call after the other on one stream; a malformed one ends it. */
+static void answers_calls_about_files(void **state)
+{
+    uint8_t bytes[256], answer[BG_FRAME_SIZE_MAX];
+    char reply[BG_REPLY_TEXT_MAX + 1];
+    size_t size;
+    struct bg_files_answer head;
+    int fd = client_connect(*state);
+    struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
+    struct bg_files_request request = {.umask = 027};
+    (void)snprintf(request.user, sizeof request.user, "%u", geteuid());
+    bg_files_request_emit(&request, &w);
+    client_open(fd, BG_STREAM_FILES, bytes, w.used);
+    assert_int_equal(client_reply(fd, reply), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        w = bg_writer_init(bytes, sizeof bytes);
+        bg_writer_u8(&w, BG_FILES_STAT);
+        bg_writer_u8(&w, 1);
+        bg_writer_text32le(&w, i == 0 ? "/" : "/none of the kind");
+        client_frame(fd, BG_FRAME_CALL, bytes, w.used);
+        assert_int_equal(client_next(fd, answer, &size), BG_FRAME_ANSWER);
+        struct bg_reader in = bg_reader_init(answer, size);
+        assert_int_equal(bg_files_answer_parse(&in, &head, NULL), 0);
+        assert_int_equal(head.status, i == 0 ? 0 : -ENOENT);
+        if (i == 0)
+            assert_int_equal(bg_files_attributes_parse(&in).mode & S_IFMT, S_IFDIR);
+    }
+    client_frame(fd, BG_FRAME_CALL, "\xff", 1);
+    assert_true(client_at_end(fd));
+    (void)close(fd);
+}
+
 static void refuses_malformed_bodies(void **state)
 {
     static const uint16_t kinds[] = {BG_STREAM_SESSION, BG_STREAM_EXEC,  BG_STREAM_COPY,
                                      BG_STREAM_FUSE,    BG_STREAM_BENCH, BG_STREAM_FORWARD,
-                                     BG_STREAM_SHARE,   BG_STREAM_DISK};
+                                     BG_STREAM_SHARE,   BG_STREAM_DISK,  BG_STREAM_FILES};
     static const uint8_t junk[64] = {0xff, 0xff, 0xff, 0xff, 1, 2, 3};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         int fd = client_connect(*state);
@@ -633,6 +666,7 @@ int main(void)
         WITH_AGENT(refuses_files_of_a_disk_that_is_not_mounted),
         WITH_AGENT(refuses_a_folder_that_is_not_there),
         WITH_AGENT(closes_malformed_openings),
+        WITH_AGENT(answers_calls_about_files),
         WITH_AGENT(refuses_malformed_bodies),
         WITH_AGENT(closes_on_malformed_frames),
         WITH_AGENT(frames_may_come_byte_by_byte),

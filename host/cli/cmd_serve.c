@@ -1,0 +1,52 @@
+/* The table of serve. The work is done by bellglass-serve, a program of its own. */
+#include "host/cli/cmd_serve.h"
+
+#include "host/cli/commands.h"
+
+static const struct option_spec options[] = {
+    {SERVE_LISTEN, 0, false, "listen", "ADDRESS:PORT",
+     "where clients connect; port 0: any free one [127.0.0.1:8787]"},
+    {SERVE_TOKEN_FILE, 0, false, "token-file", "FILE",
+     "the tokens that are taken, or to change [of this installation]"},
+    {SERVE_HOST_NAME, 0, true, "host-name", "NAME",
+     "a name that clients reach it by, beside localhost and its numbers"},
+    {SERVE_IMAGE, 0, false, "image", "IMAGE", "what sandboxes are forks of [debian]"},
+    {SERVE_CPUS, 0, false, "cpus", "N", "virtual CPUs of a sandbox [1]"},
+    {SERVE_ALLOW, 0, true, "allow", "HOST[:PORT]",
+     "what every sandbox may reach, beside what its client allows"},
+    {SERVE_REGION, 0, false, "region", "REGION", "three letters, for ids: ord or ams [ord]"},
+    {SERVE_UPSTREAM_CA, 0, false, "upstream-ca", "FILE",
+     "also trust the CAs in FILE (PEM) when sandboxes connect to hosts"},
+    {SERVE_JSON, 0, false, "json", NULL, "print JSON (token ls)"},
+    {0},
+};
+
+static const char *const forms[] = {"[OPTIONS]", "[OPTIONS] token add NAME", "[OPTIONS] token ls",
+                                    "[OPTIONS] token rm NAME", NULL};
+
+static const char *const examples[] = {
+    "serve token add laptop",
+    "serve --image debian",
+    NULL,
+};
+
+const struct command cmd_serve = {
+    .name = "serve",
+    .summary = "serve sandboxes to programs that use the Deno Sandbox SDK",
+    .forms = forms,
+    .options = options,
+    .details =
+        "Speaks the protocol of the npm package @deno/sandbox. Such a program runs unchanged with "
+        "DENO_SANDBOX_ENDPOINT and DENO_DEPLOY_ENDPOINT set to http://127.0.0.1:8787 and "
+        "DENO_DEPLOY_TOKEN to what `bellglass serve token add` prints. Only a hash of a token is "
+        "kept.\n\n"
+        "A sandbox's id is its name: other commands work with it too. It ends with its connection, "
+        "or at the time that its client gave. When serve ends, sandboxes run on; the next one goes "
+        "on with them, and gives clients a minute to connect to those that would end without "
+        "one.\n\n"
+        "It speaks plain HTTP: let it listen to other machines behind a proxy with TLS only.",
+    .examples = examples,
+    .operands_max = 3,
+    .helper = "bellglass-serve",
+    .helper_verb = true,
+};

@@ -1,0 +1,14 @@
+/* What serve takes: for its table and for bellglass-serve. */
+#pragma once
+
+enum {
+    SERVE_LISTEN = 1,
+    SERVE_TOKEN_FILE,
+    SERVE_HOST_NAME,
+    SERVE_IMAGE,
+    SERVE_CPUS,
+    SERVE_ALLOW,
+    SERVE_REGION,
+    SERVE_UPSTREAM_CA,
+    SERVE_JSON,
+};

@@ -1,0 +1,823 @@
+#include "host/gateway/conn.h"
+
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include <jansson.h>
+
+#include "common/limits.h"
+#include "common/quote.h"
+#include "host/gateway/http_request.h"
+#include "host/gateway/route.h"
+#include "host/gateway/tunnel.h"
+#include "host/gateway/websocket.h"
+
+#define READ_SIZE       (64 * 1024)
+#define IDLE_MS         60000 /* without a request under way, or for one to come in whole */
+#define CLOSE_MS        5000 /* for what was written last to get out, and for a WebSocket's close */
+#define KEEPALIVE_S     30   /* a client's machine that vanished is noticed in some minutes */
+#define KEPT_MAX        (READ_SIZE * 2) /* bytes behind a request that is under way */
+#define GOING_AWAY_CODE 1001
+
+struct conn {
+    LIST_ENTRY(conn) link;
+    struct conn_shared *shared;
+    uv_tcp_t tcp;
+    uv_timer_t timer;
+    unsigned open_handles; /* whose memory the loop has */
+    enum { CONN_REQUEST, CONN_ANSWERING, CONN_SOCKET, CONN_TUNNEL, CONN_CLOSING } state;
+    bool reading;
+    bool last;  /* the answer under way is the connection's last */
+    bool ended; /* a WebSocket: no more messages are taken, the close is under way */
+    struct http_request request;
+    uint8_t *kept; /* read while ANSWERING */
+    size_t kept_size;
+    char token[64]; /* name of the one that the request under way has */
+    char accept[WEBSOCKET_ACCEPT_SIZE];
+    uint8_t *raw; /* of the request, until it is known whether it is for a sandbox */
+    size_t raw_size;
+    struct tunnel *tunnel;
+    bool answered;     /* the answer's first line has passed */
+    bool tunnel_ended; /* all that it has said is on its way */
+    struct websocket *ws;
+    struct session *session;
+    bool in_feed;   /* of ws: it and the session must not be freed */
+    bool broken;    /* it is to be closed by the timer, at once */
+    bool driving;   /* drive() is at work */
+    bool head_seen; /* of the request: it is not a sandbox's */
+    uint8_t buffer[READ_SIZE];
+};
+
+static void close_now(struct conn *c);
+static void set_reading(struct conn *c, bool on);
+static void drive(struct conn *c);
+static void timer_fired(uv_timer_t *timer);
+
+/* ---- writing ---- */
+
+struct write {
+    uv_write_t request;
+    struct conn *conn;
+    void *bytes;
+};
+
+static size_t unsent(const struct conn *c)
+{
+    return uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp);
+}
+
+static void wrote(uv_write_t *request, int status)
+{
+    struct write *w = request->data;
+    struct conn *c = w->conn;
+    free(w->bytes);
+    free(w);
+    if (c->state == CONN_CLOSING)
+        return;
+    bool over = c->tunnel_ended || (c->last && c->state == CONN_REQUEST);
+    if (status < 0 || (over && unsent(c) == 0))
+        close_now(c);
+    else if (c->tunnel && unsent(c) <= BG_GATEWAY_OUT_MAX / 2)
+        tunnel_pause(c->tunnel, false);
+    else if (c->session && unsent(c) <= BG_GATEWAY_OUT_MAX / 2)
+        session_congested(c->session, false);
+}
+
+/* Closes it in the loop's next turn: whoever writes may be deep in what would be freed. */
+static void close_soon(struct conn *c)
+{
+    if (c->state == CONN_CLOSING)
+        return;
+    c->broken = c->ended = true;
+    (void)uv_timer_start(&c->timer, timer_fired, 0, 0); /* fails only when closing */
+}
+
+/* bytes: taken. What cannot be sent is the connection's end. */
+static void send_bytes(struct conn *c, void *bytes, size_t size)
+{
+    struct write *w = c->state == CONN_CLOSING ? NULL : calloc(1, sizeof *w);
+    if (!w) {
+        free(bytes);
+        close_soon(c);
+        return;
+    }
+    *w = (struct write){.conn = c, .bytes = bytes};
+    w->request.data = w;
+    const uv_buf_t buffer = uv_buf_init(bytes, (unsigned)size); /* far below 4 GiB */
+    if (uv_write(&w->request, (uv_stream_t *)&c->tcp, &buffer, 1, wrote) < 0) {
+        free(bytes);
+        free(w);
+        close_soon(c);
+    } else if (c->session && unsent(c) > BG_GATEWAY_OUT_MAX) {
+        session_congested(c->session, true);
+    } else if (c->tunnel && unsent(c) > BG_GATEWAY_OUT_MAX) {
+        tunnel_pause(c->tunnel, true);
+    }
+}
+
+static const char *reason_of(int status)
+{
+    static const struct {
+        int status;
+        const char *text;
+    } reasons[] = {{200, "OK"},
+                   {400, "Bad Request"},
+                   {401, "Unauthorized"},
+                   {403, "Forbidden"},
+                   {404, "Not Found"},
+                   {405, "Method Not Allowed"},
+                   {409, "Conflict"},
+                   {413, "Content Too Large"},
+                   {421, "Misdirected Request"},
+                   {426, "Upgrade Required"},
+                   {429, "Too Many Requests"},
+                   {431, "Request Header Fields Too Large"},
+                   {500, "Internal Server Error"},
+                   {502, "Bad Gateway"},
+                   {501, "Not Implemented"},
+                   {503, "Service Unavailable"}};
+    for (size_t i = 0; i < sizeof reasons / sizeof reasons[0]; i++)
+        if (reasons[i].status == status)
+            return reasons[i].text;
+    return "Error";
+}
+
+/* Answers the request under way; the next one may come. body: taken; NULL: out of memory. */
+static void answer(struct conn *c, int status, json_t *body)
+{
+    BG_AUTOFREE char *text = body ? json_dumps(body, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
+    char *message = NULL;
+    json_decref(body);
+    if (!text) {
+        close_soon(c);
+        return;
+    }
+    if (!c->request.keep_alive || status == 431 || status == 413)
+        c->last = true;
+    int size = asprintf(&message,
+                        "HTTP/1.1 %d %s\r\n"
+                        "Content-Type: application/json\r\n"
+                        "Content-Length: %zu\r\n"
+                        "Cache-Control: no-store\r\n"
+                        "X-Content-Type-Options: nosniff\r\n"
+                        "%s\r\n%s",
+                        status, reason_of(status), strlen(text),
+                        c->last ? "Connection: close\r\n" : "", text);
+    c->state = CONN_REQUEST;
+    if (size < 0) {
+        close_soon(c);
+        return;
+    }
+    send_bytes(c, message, (size_t)size);
+    http_request_done(&c->request);
+    http_request_init(&c->request);
+    c->head_seen = false;
+    if (!c->broken)
+        (void)uv_timer_start(&c->timer, timer_fired, IDLE_MS, 0); /* fails only when closing */
+}
+
+static void refuse(struct conn *c, int status, const char *code, const char *text)
+{
+    answer(c, status, json_pack("{s:s, s:s}", "code", code, "message", text));
+}
+
+/* An error of ours, or of what the client asked for. */
+static void refuse_err(struct conn *c, const struct bg_err *err)
+{
+    static const struct {
+        int code, status;
+        const char *name;
+    } known[] = {
+        {-EINVAL, 400, "BAD_REQUEST"},        {-EOPNOTSUPP, 501, "NOT_SUPPORTED"},
+        {-EDQUOT, 429, "TOO_MANY_SANDBOXES"}, {-ENOSPC, 503, "NO_SPACE"},
+        {-ENOMEM, 503, "NO_MEMORY"},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (known[i].code == err->code) {
+            refuse(c, known[i].status, known[i].name, err->text);
+            return;
+        }
+    refuse(c, 500, "INTERNAL_ERROR", err->text);
+}
+
+/* ---- the WebSocket ---- */
+
+static void ws_output(void *owner, uint8_t *bytes, size_t size)
+{
+    send_bytes(owner, bytes, size);
+}
+
+static void ws_text(void *owner, const char *text, size_t size)
+{
+    struct conn *c = owner;
+    if (c->session && !c->ended)
+        session_message(c->session, text, size);
+}
+
+static void session_send(void *owner, const char *text, size_t size)
+{
+    struct conn *c = owner;
+    if (c->state != CONN_SOCKET || c->ended)
+        return;
+    if (websocket_send(c->ws, text, size) < 0)
+        close_soon(c);
+}
+
+/* Ends the session, and gives the closing handshake its time. */
+static void end_socket(struct conn *c, uint16_t code, const char *reason)
+{
+    char cut[124];
+    if (c->state != CONN_SOCKET || c->ended)
+        return;
+    c->ended = true;
+    (void)snprintf(cut, sizeof cut, "%s", reason);
+    websocket_close(c->ws, code, cut);
+    if (c->state == CONN_SOCKET)
+        (void)uv_timer_start(&c->timer, timer_fired, CLOSE_MS, 0); /* fails only when closing */
+    set_reading(c, true);
+}
+
+static void session_ends(void *owner, uint16_t code, const char *reason)
+{
+    end_socket(owner, code, reason);
+}
+
+static void session_input(void *owner)
+{
+    struct conn *c = owner;
+    if (c->state == CONN_SOCKET)
+        set_reading(c, c->ended || session_wants_input(c->session));
+}
+
+static void feed_socket(struct conn *c, const uint8_t *bytes, size_t size)
+{
+    struct bg_err err;
+    c->in_feed = true;
+    int r = websocket_feed(c->ws, bytes, size, &err);
+    c->in_feed = false;
+    if (c->state == CONN_CLOSING) {
+        websocket_free(BG_TAKE(c->ws));
+        session_close(BG_TAKE(c->session));
+    } else if (r < 0 || websocket_over(c->ws)) {
+        close_now(c);
+    } else if (websocket_closing(c->ws) && !c->ended) { /* its frames were wrong */
+        c->ended = true;
+        (void)uv_timer_start(&c->timer, timer_fired, CLOSE_MS, 0); /* fails only when closing */
+    }
+}
+
+/* The answer 101, and the session after it. */
+static void open_socket(struct conn *c, struct sandbox_entry *entry)
+{
+    const struct websocket_opts ws = {.message_max = BG_GATEWAY_MESSAGE_MAX,
+                                      .on_text = ws_text,
+                                      .on_output = ws_output,
+                                      .owner = c};
+    const struct session_opts session = {.shared = &c->shared->session,
+                                         .entry = entry,
+                                         .send = session_send,
+                                         .close = session_ends,
+                                         .on_input = session_input,
+                                         .owner = c};
+    struct bg_err err;
+    char *message = NULL;
+    int r = websocket_new(&ws, &c->ws, &err);
+    if (r == 0)
+        r = session_open(&session, &c->session, &err);
+    int size = r < 0 ? -1
+                     : asprintf(&message,
+                                "HTTP/1.1 101 Switching Protocols\r\n"
+                                "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+                                "Sec-WebSocket-Accept: %s\r\n"
+                                "X-Deno-Sandbox-Id: %s\r\n\r\n",
+                                c->accept, entry->sandbox.name);
+    if (size < 0) {
+        close_soon(c);
+        return;
+    }
+    c->state = CONN_SOCKET;
+    (void)uv_timer_stop(&c->timer); /* cannot fail, as the next two: not closing */
+    (void)uv_tcp_keepalive(&c->tcp, 1, KEEPALIVE_S);
+    (void)uv_tcp_nodelay(&c->tcp, 1);
+    http_request_done(&c->request);
+    send_bytes(c, message, (size_t)size);
+    set_reading(c, true);
+}
+
+/* ---- exposed ports ---- */
+
+static void *copy_of(const void *bytes, size_t size)
+{
+    void *copy = malloc(size);
+    if (copy)
+        memcpy(copy, bytes, size);
+    return copy;
+}
+
+/* `Connection: close` behind the first line: the client shall not send its next request here, nor
+ * the guest wait for one. *size: of bytes, and of the result, which is heap; NULL: out of memory.
+ */
+static uint8_t *with_close(const uint8_t *bytes, size_t *size)
+{
+    static const char field[] = "Connection: close\r\n";
+    const uint8_t *end = memchr(bytes, '\n', *size);
+    size_t line = end ? (size_t)(end - bytes) + 1 : 0, extra = end ? sizeof field - 1 : 0;
+    uint8_t *out = malloc(*size + extra);
+    if (!out)
+        return NULL;
+    memcpy(out, bytes, line);
+    memcpy(out + line, field, extra);
+    memcpy(out + line + extra, bytes + line, *size - line);
+    *size += extra;
+    return out;
+}
+
+static void tunnel_data(void *owner, const uint8_t *bytes, size_t size)
+{
+    struct conn *c = owner;
+    static const char interim[] = "HTTP/1.1 1";
+    bool head = !c->request.upgrade && !c->answered &&
+                (size < sizeof interim - 1 || memcmp(bytes, interim, sizeof interim - 1) != 0);
+    c->answered |= head;
+    void *copy = head ? with_close(bytes, &size) : copy_of(bytes, size);
+    if (copy)
+        send_bytes(c, copy, size);
+    else
+        close_soon(c);
+}
+
+static void tunnel_over(void *owner, int status)
+{
+    struct conn *c = owner;
+    tunnel_close(BG_TAKE(c->tunnel));
+    if (status < 0) {
+        c->last = true;
+        refuse(c, 502, "PORT_NOT_REACHED", "nothing answers at the sandbox's exposed port");
+        return;
+    }
+    c->tunnel_ended = true;
+    if (unsent(c) == 0)
+        close_soon(c);
+}
+
+static void tunnel_drained(void *owner)
+{
+    struct conn *c = owner;
+    set_reading(c, true);
+}
+
+/* bytes: heap, taken. */
+static void write_tunnel(struct conn *c, void *bytes, size_t size)
+{
+    if (!bytes || tunnel_write(c->tunnel, bytes, size) < 0)
+        close_soon(c);
+    else if (tunnel_unsent(c->tunnel) > BG_GATEWAY_OUT_MAX / 4)
+        set_reading(c, false);
+}
+
+/* After a handshake all bytes pass. Else one request does and nothing behind it, whatever the guest
+ * answers: a client that keeps connections for several names (a proxy) would hand the next request,
+ * with its token, to the guest. */
+static void feed_tunnel(struct conn *c, const uint8_t *bytes, size_t size)
+{
+    struct bg_err err;
+    if (!c->tunnel)
+        return; /* it has ended, and what it said is on its way */
+    if (!c->request.upgrade &&
+        (c->request.complete || http_request_feed(&c->request, bytes, size, &size, &err) < 0))
+        return;
+    if (size > 0)
+        write_tunnel(c, copy_of(bytes, size), size);
+}
+
+static void write_head(struct conn *c)
+{
+    size_t size = c->raw_size;
+    void *bytes = c->request.upgrade ? copy_of(c->raw, size) : with_close(c->raw, &size);
+    write_tunnel(c, bytes, size);
+}
+
+/* The request's Host is a sandbox's: it goes to the port that was exposed. Nobody is asked for a
+ * token, as the SDK has it. */
+static void open_tunnel(struct conn *c, const char *id)
+{
+    struct sandbox_entry *entry = sandboxes_find_any(c->shared->session.sandboxes, id);
+    struct bg_err err;
+    c->last = true; /* of our own answers */
+    if (!entry || entry->record.port == 0) {
+        refuse(c, 404, "NOT_EXPOSED", "no such sandbox, or none of its ports is exposed");
+        return;
+    }
+    const struct tunnel_opts opts = {.paths = c->shared->session.paths,
+                                     .sandbox = &entry->sandbox,
+                                     .port = entry->record.port,
+                                     .on_data = tunnel_data,
+                                     .on_end = tunnel_over,
+                                     .on_drain = tunnel_drained,
+                                     .owner = c};
+    if (tunnel_open(c->shared->session.loop, &opts, &c->tunnel, &err) < 0) {
+        refuse(c, 502, "PORT_NOT_REACHED", err.text);
+        return;
+    }
+    c->state = CONN_TUNNEL;
+    c->request.pass_body = true;
+    (void)uv_timer_stop(&c->timer); /* cannot fail */
+    write_head(c);
+}
+
+/* ---- routes ---- */
+
+static void created(void *owner, struct sandbox_entry *entry, const struct bg_err *err)
+{
+    struct conn *c = owner;
+    if (err)
+        refuse_err(c, err);
+    else
+        open_socket(c, entry);
+    drive(c);
+}
+
+static bool take_upgrade(struct conn *c)
+{
+    const char *key;
+    if (!http_request_is_websocket(&c->request, &key)) {
+        refuse(c, 426, "UPGRADE_REQUIRED", "this route is a WebSocket's");
+        return false;
+    }
+    websocket_accept(key, c->accept);
+    return true;
+}
+
+static uint64_t unix_ms(void)
+{
+    uv_timeval64_t now;
+    (void)uv_gettimeofday(&now); /* cannot fail with a place to write to */
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_usec / 1000;
+}
+
+static void do_create(struct conn *c)
+{
+    const char *text = http_request_field(&c->request, "x-deno-sandbox-config");
+    struct create_config config;
+    struct bg_err err;
+    if (!take_upgrade(c))
+        return;
+    if (!text) {
+        refuse(c, 400, "BAD_REQUEST", "no field x-deno-sandbox-config");
+        return;
+    }
+    if (create_config_parse(text, strlen(text), unix_ms(), &config, &err) < 0) {
+        refuse_err(c, &err);
+        return;
+    }
+    c->state = CONN_ANSWERING;
+    sandboxes_create(c->shared->session.sandboxes, &config, c->token, created, c);
+}
+
+static void removed(void *owner, struct sandbox_entry *entry, const struct bg_err *err)
+{
+    struct conn *c = owner;
+    (void)entry;
+    if (err)
+        refuse_err(c, err);
+    else
+        answer(c, 200, json_object());
+    drive(c);
+}
+
+static void do_extend(struct conn *c, struct sandbox_entry *entry)
+{
+    json_auto_t *body = json_loadb(c->request.body ? (const char *)c->request.body : "",
+                                   c->request.body_size, JSON_REJECT_DUPLICATES, NULL);
+    uint64_t at = 0;
+    struct bg_err err;
+    int r = create_config_stop_at(json_object_get(body, "stop_at_ms"), unix_ms(), &at, &err);
+    if (r == 0)
+        r = sandboxes_extend(entry, at, &err);
+    if (r < 0)
+        refuse_err(c, &err);
+    else
+        answer(c, 200, json_pack("{s:I}", "stop_at_ms", (json_int_t)at));
+}
+
+static void do_list(struct conn *c)
+{
+    json_auto_t *labels = NULL;
+    if (route_labels(http_request_target(&c->request), &labels) < 0)
+        refuse(c, 400, "BAD_REQUEST", "the query cannot be read");
+    else
+        answer(c, 200, sandboxes_list(c->shared->session.sandboxes, c->token, labels));
+}
+
+/* The one that the client has reached us by. */
+static unsigned local_port(const struct conn *c)
+{
+    struct sockaddr_storage address;
+    int size = sizeof address;
+    if (uv_tcp_getsockname(&c->tcp, (struct sockaddr *)&address, &size) < 0)
+        return 0; /* the connection is gone: nobody reads it */
+    return ntohs(address.ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)&address)->sin6_port
+                                               : ((const struct sockaddr_in *)&address)->sin_port);
+}
+
+static void do_route(struct conn *c, const struct route *route)
+{
+    struct sandbox_entry *entry =
+        route->id[0] ? sandboxes_find(c->shared->session.sandboxes, route->id, c->token) : NULL;
+    if (route->id[0] && !entry && route->kind != ROUTE_HOSTED &&
+        route->kind != ROUTE_OTHER_METHOD) {
+        refuse(c, 404, "SANDBOX_NOT_FOUND", "there is no such sandbox");
+        return;
+    }
+    switch (route->kind) {
+    case ROUTE_NONE:
+        refuse(c, 404, "NOT_FOUND", "bellglass serve has no such route");
+        break;
+    case ROUTE_OTHER_METHOD:
+        refuse(c, 405, "METHOD_NOT_ALLOWED", "this route wants another method");
+        break;
+    case ROUTE_HOSTED:
+        refuse(c, 501, "NOT_IMPLEMENTED",
+               "apps and deployments are of the hosted service; bellglass serve has none");
+        break;
+    case ROUTE_HEALTH:
+        answer(c, 200, json_pack("{s:b}", "ok", 1));
+        break;
+    case ROUTE_CREATE:
+        do_create(c);
+        break;
+    case ROUTE_CONNECT:
+        if (take_upgrade(c))
+            open_socket(c, entry);
+        break;
+    case ROUTE_DELETE:
+        c->state = CONN_ANSWERING;
+        sandboxes_remove(entry, removed, c);
+        break;
+    case ROUTE_EXTEND:
+        do_extend(c, entry);
+        break;
+    case ROUTE_EXPOSE_HTTP:
+        answer(c, 200,
+               json_pack("{s:o}", "domain",
+                         json_sprintf("%s.localhost:%u", entry->sandbox.name, local_port(c))));
+        break;
+    case ROUTE_EXPOSE_OTHER:
+        refuse(c, 501, "NOT_SUPPORTED",
+               "bellglass serve exposes HTTP only; see bellglass ssh and bellglass code");
+        break;
+    case ROUTE_LIST:
+        do_list(c);
+        break;
+    case ROUTE_SHOW:
+        answer(c, 200, sandboxes_describe(entry));
+        break;
+    }
+}
+
+/* Who asks; c->token is set. */
+static bool authorize(struct conn *c)
+{
+    static const char scheme[] = "Bearer ";
+    const char *field = http_request_field(&c->request, "authorization");
+    struct bg_err err;
+    if (token_file_refresh(c->shared->tokens, &err) < 0)
+        bg_log(c->shared->session.log, BG_LOG_ERROR, "%s; going on with what it said before",
+               err.text);
+    const char *name = field && strncasecmp(field, scheme, sizeof scheme - 1) == 0
+                           ? tokens_find(&c->shared->tokens->tokens, field + sizeof scheme - 1)
+                           : NULL;
+    (void)snprintf(c->token, sizeof c->token, "%s", name ? name : "");
+    return name != NULL;
+}
+
+/* A page of a browser must not get here: not by a name that was made to lead here (DNS rebinding),
+ * and not from another origin. */
+static bool check_names(struct conn *c)
+{
+    const char *host = http_request_field(&c->request, "host");
+    const char *origin = http_request_field(&c->request, "origin");
+    char id[ROUTE_ID_SIZE];
+    if (!host || route_host(host, c->shared->host_names, id) != ROUTE_HOST_GATEWAY) {
+        refuse(c, 421, "WRONG_HOST",
+               "the Host field is none of this gateway's names; see bellglass serve --host-name");
+        return false;
+    }
+    if (origin && !route_origin_ok(origin, host)) {
+        refuse(c, 403, "WRONG_ORIGIN", "requests of other origins' pages are refused");
+        return false;
+    }
+    return true;
+}
+
+static void do_request(struct conn *c)
+{
+    const struct route route =
+        route_find(http_request_method(&c->request), http_request_target(&c->request));
+    if (!check_names(c))
+        return;
+    if (route.kind != ROUTE_HEALTH && !authorize(c)) {
+        refuse(c, 401, "INVALID_TOKEN", "no such token; make one: bellglass serve token add NAME");
+        return;
+    }
+    do_route(c, &route);
+}
+
+/* ---- reading ---- */
+
+/* Keeps what was read of a request until its head is whole, and then looks whose it is. */
+static void look_at_host(struct conn *c, const uint8_t *bytes, size_t size)
+{
+    char id[ROUTE_ID_SIZE];
+    uint8_t *grown = realloc(c->raw, c->raw_size + size + 1);
+    if (!grown) {
+        close_soon(c);
+        return;
+    }
+    memcpy(grown + c->raw_size, bytes, size);
+    c->raw = grown;
+    c->raw_size += size;
+    if (!c->request.head_complete)
+        return;
+    const char *host = http_request_field(&c->request, "host");
+    c->head_seen = true;
+    if (host && route_host(host, c->shared->host_names, id) == ROUTE_HOST_SANDBOX) {
+        open_tunnel(c, id);
+    } else if (c->request.body_large) {
+        c->last = true;
+        refuse(c, 413, "TOO_LARGE", "the request's body is too large");
+    }
+    free(BG_TAKE(c->raw));
+    c->raw_size = 0;
+}
+
+/* Goes on with what was read, as far as the state lets it. */
+static void drive(struct conn *c)
+{
+    struct bg_err err;
+    if (c->driving)
+        return;
+    c->driving = true;
+    while (c->state == CONN_REQUEST && !c->last && c->kept_size > 0) {
+        size_t used = 0;
+        if (http_request_feed(&c->request, c->kept, c->kept_size, &used, &err) < 0) {
+            c->last = true;
+            refuse(c, c->request.status, "BAD_REQUEST", err.text);
+            break;
+        }
+        if (!c->head_seen)
+            look_at_host(c, c->kept, used);
+        c->kept_size -= used;
+        memmove(c->kept, c->kept + used, c->kept_size);
+        if (c->request.complete && c->state == CONN_REQUEST && !c->last)
+            do_request(c);
+    }
+    c->driving = false;
+    if (c->state == CONN_SOCKET && c->kept_size > 0) {
+        BG_AUTOFREE uint8_t *kept = BG_TAKE(c->kept);
+        size_t size = c->kept_size;
+        c->kept_size = 0;
+        feed_socket(c, kept, size);
+    } else if (c->state == CONN_REQUEST || c->state == CONN_ANSWERING) {
+        set_reading(c, c->kept_size <= READ_SIZE);
+    }
+}
+
+/* While a request is under way what follows it is kept. */
+static void keep(struct conn *c, const uint8_t *bytes, size_t size)
+{
+    uint8_t *grown = size > KEPT_MAX - c->kept_size ? NULL : realloc(c->kept, c->kept_size + size);
+    if (!grown) {
+        close_now(c);
+        return;
+    }
+    memcpy(grown + c->kept_size, bytes, size);
+    c->kept = grown;
+    c->kept_size += size;
+    drive(c);
+}
+
+static void allocate(uv_handle_t *handle, size_t size, uv_buf_t *ret)
+{
+    struct conn *c = handle->data;
+    (void)size;
+    *ret = uv_buf_init((char *)c->buffer, READ_SIZE);
+}
+
+static void have_read(uv_stream_t *tcp, ssize_t n, const uv_buf_t *buffer)
+{
+    struct conn *c = tcp->data;
+    (void)buffer;
+    if (n == UV_EOF && c->state == CONN_TUNNEL) { /* half of it: the answer may still come */
+        set_reading(c, false);
+        if (c->tunnel)
+            tunnel_finish(c->tunnel);
+        return;
+    }
+    if (n < 0) {
+        close_now(c);
+        return;
+    }
+    switch (c->state) {
+    case CONN_REQUEST:
+    case CONN_ANSWERING:
+        keep(c, c->buffer, (size_t)n);
+        break;
+    case CONN_SOCKET:
+        feed_socket(c, c->buffer, (size_t)n);
+        break;
+    case CONN_TUNNEL:
+        feed_tunnel(c, c->buffer, (size_t)n);
+        break;
+    case CONN_CLOSING:
+        break;
+    }
+}
+
+static void set_reading(struct conn *c, bool on)
+{
+    if (c->state == CONN_CLOSING || c->reading == on)
+        return;
+    c->reading = on;
+    if (on)
+        (void)uv_read_start((uv_stream_t *)&c->tcp, allocate, have_read); /* fails when closing */
+    else
+        (void)uv_read_stop((uv_stream_t *)&c->tcp); /* cannot fail */
+}
+
+/* ---- life ---- */
+
+static void closed(uv_handle_t *handle)
+{
+    struct conn *c = handle->data;
+    if (--c->open_handles > 0)
+        return;
+    http_request_done(&c->request);
+    free(c->kept);
+    free(c->raw);
+    free(c);
+}
+
+static void close_now(struct conn *c)
+{
+    if (c->state == CONN_CLOSING)
+        return;
+    if (c->state == CONN_ANSWERING)
+        sandboxes_forget(c->shared->session.sandboxes, c);
+    c->state = CONN_CLOSING;
+    if (!c->in_feed) { /* else when that is over */
+        websocket_free(BG_TAKE(c->ws));
+        session_close(BG_TAKE(c->session));
+    }
+    tunnel_close(BG_TAKE(c->tunnel));
+    LIST_REMOVE(c, link);
+    c->shared->count--;
+    uv_close((uv_handle_t *)&c->tcp, closed);
+    uv_close((uv_handle_t *)&c->timer, closed);
+}
+
+static void timer_fired(uv_timer_t *timer)
+{
+    struct conn *c = timer->data;
+    if (c->broken || c->state != CONN_ANSWERING)
+        close_now(c);
+}
+
+int conn_accept(uv_stream_t *listener, struct conn_shared *shared, struct bg_err *err)
+{
+    struct conn *c = calloc(1, sizeof *c);
+    if (!c)
+        return bg_err_errno(err, -ENOMEM, "connection");
+    int r = uv_tcp_init(listener->loop, &c->tcp);
+    if (r < 0) {
+        free(c);
+        return bg_err_errno(err, r, "connection");
+    }
+    (void)uv_timer_init(listener->loop, &c->timer); /* cannot fail */
+    c->tcp.data = c->timer.data = c;
+    c->shared = shared;
+    c->open_handles = 2;
+    http_request_init(&c->request);
+    LIST_INSERT_HEAD(&shared->conns, c, link);
+    shared->count++;
+    r = uv_accept(listener, (uv_stream_t *)&c->tcp);
+    if (r < 0 || shared->count > BG_GATEWAY_CONNS_MAX) {
+        close_now(c);
+        return r < 0 ? bg_err_errno(err, r, "connection") : 0;
+    }
+    (void)uv_timer_start(&c->timer, timer_fired, IDLE_MS, 0); /* as this: fails when closing */
+    set_reading(c, true);
+    return 0;
+}
+
+void conn_close_all(struct conn_shared *shared)
+{
+    struct conn *c, *next;
+    for (c = LIST_FIRST(&shared->conns); c; c = next) {
+        next = LIST_NEXT(c, link);
+        end_socket(c, GOING_AWAY_CODE, "the gateway ends");
+        close_now(c);
+    }
+}

@@ -1,0 +1,234 @@
+#include "host/gateway/create_config.h"
+
+#include <ctype.h>
+#include <string.h>
+
+#include "common/base64.h"
+#include "common/limits.h"
+#include "host/cli/grammar.h"
+#include "host/gateway/rpc.h"
+
+/* A year: more is a mistake in the unit. */
+#define STOP_AHEAD_MAX_MS (366ull * 24 * 3600 * 1000)
+
+int create_config_stop_at(const json_t *value, uint64_t now_ms, uint64_t *ret, struct bg_err *err)
+{
+    json_t *object = json_pack("{s:O}", "stop_at_ms", value);
+    struct rpc_params p = rpc_params(object);
+    int64_t at = rpc_number(&p, "stop_at_ms", 1, INT64_MAX);
+    json_decref(object);
+    if (!rpc_params_ok(&p))
+        return bg_err_set(err, -EINVAL, "%s", p.problem);
+    if ((uint64_t)at > now_ms + STOP_AHEAD_MAX_MS)
+        return bg_err_set(err, -EINVAL, "stop_at_ms: more than a year from now");
+    *ret = (uint64_t)at;
+    return 0;
+}
+
+/* What JavaScript's btoa was given: one byte a character, so that é is 0xe9. Bytes that are UTF-8
+ * already (another client's) stay. *ret: heap, the caller's. */
+static int to_utf8(const uint8_t *bytes, size_t size, char **ret, size_t *ret_size)
+{
+    json_auto_t *probe = json_stringn((const char *)bytes, size);
+    BG_AUTOFREE char *out = malloc(2 * size + 1);
+    size_t used = 0;
+    if (!out)
+        return -ENOMEM;
+    for (size_t i = 0; i < size; i++) {
+        if (probe || bytes[i] < 0x80) {
+            out[used++] = (char)bytes[i];
+        } else {
+            out[used++] = (char)(0xc0 | bytes[i] >> 6);
+            out[used++] = (char)(0x80 | (bytes[i] & 0x3f));
+        }
+    }
+    *ret_size = used;
+    *ret = BG_TAKE(out);
+    return 0;
+}
+
+static int decode(const char *text, size_t size, json_t **ret, struct bg_err *err)
+{
+    BG_AUTOFREE uint8_t *bytes = malloc(size / 4 * 3 + 3);
+    BG_AUTOFREE char *json = NULL;
+    size_t json_size = 0;
+    if (!bytes)
+        return bg_err_errno(err, -ENOMEM, "configuration");
+    ssize_t n = bg_base64_decode(text, size, bytes);
+    if (n < 0)
+        return bg_err_set(err, -EINVAL, "x-deno-sandbox-config is not base64");
+    if (to_utf8(bytes, (size_t)n, &json, &json_size) < 0)
+        return bg_err_errno(err, -ENOMEM, "configuration");
+    *ret = json_loadb(json, json_size, JSON_REJECT_DUPLICATES, NULL);
+    if (!json_is_object(*ret)) {
+        json_decref(*ret);
+        return bg_err_set(err, -EINVAL, "x-deno-sandbox-config is not a JSON object");
+    }
+    return 0;
+}
+
+/* Copies an array of texts. */
+static int copy_texts(const json_t *texts, char ***ret, size_t *count, struct bg_err *err)
+{
+    *ret = calloc(json_array_size(texts) + 1, sizeof **ret);
+    if (!*ret)
+        return bg_err_errno(err, -ENOMEM, "configuration");
+    for (size_t i = 0; i < json_array_size(texts); i++) {
+        (*ret)[i] = strdup(json_string_value(json_array_get(texts, i)));
+        if (!(*ret)[i])
+            return bg_err_errno(err, -ENOMEM, "configuration");
+        (*count)++;
+    }
+    return 0;
+}
+
+static int read_labels(struct rpc_params *p, struct create_config *c, struct bg_err *err)
+{
+    const json_t *labels = rpc_map(p, "labels");
+    const char *key;
+    json_t *value;
+    c->labels = labels ? json_deep_copy(labels) : json_object();
+    if (!c->labels)
+        return bg_err_errno(err, -ENOMEM, "labels");
+    if (json_object_size(c->labels) > BG_GATEWAY_LABELS_MAX)
+        return bg_err_set(err, -EINVAL, "more than %d labels", BG_GATEWAY_LABELS_MAX);
+    json_object_foreach(
+        c->labels, key,
+        value) if (strlen(key) > BG_GATEWAY_LABEL_MAX ||
+                   json_string_length(value) >
+                       BG_GATEWAY_LABEL_MAX) return bg_err_set(err, -EINVAL,
+                                                               "a label of more than %d bytes",
+                                                               BG_GATEWAY_LABEL_MAX);
+    return 0;
+}
+
+static int read_allow(struct rpc_params *p, struct create_config *c, struct bg_err *err)
+{
+    const json_t *allow = rpc_texts(p, "allow_net");
+    c->restricted = allow != NULL;
+    for (size_t i = 0; i < json_array_size(allow); i++) {
+        const char *rule = json_string_value(json_array_get(allow, i));
+        /* "=ADDRESS" is for the machine's owner: it opens networks that are not public. */
+        if (strchr(rule, '='))
+            return bg_err_set(err, -EINVAL, "allowNet: '=' in a host");
+        int r = grammar_check_allow(rule, err);
+        if (r < 0)
+            return bg_err_prefix(err, "allowNet");
+    }
+    return allow ? copy_texts(allow, &c->allow, &c->allow_count, err) : 0;
+}
+
+static int read_secret(const char *name, const json_t *value, struct create_secret *s,
+                       struct bg_err *err)
+{
+    struct rpc_params p = rpc_params(value);
+    const json_t *hosts = rpc_texts(&p, "hosts");
+    const char *text = rpc_text(&p, "value");
+    if (!grammar_name_ok(name, strlen(name)))
+        return bg_err_set(err, -EINVAL, "secrets: a name that is none of a variable");
+    if (!json_is_object(value) || !rpc_params_ok(&p) || !*text)
+        return bg_err_set(err, -EINVAL, "secret %.64s: want hosts and a value", name);
+    if (json_array_size(hosts) == 0)
+        return bg_err_set(err, -EINVAL, "secret %.64s: no hosts", name);
+    for (size_t i = 0; i < json_array_size(hosts); i++) {
+        const char *host = json_string_value(json_array_get(hosts, i));
+        if (strchr(host, '=') || grammar_check_allow(host, err) < 0)
+            return bg_err_set(err, -EINVAL, "secret %.64s: a host that is none", name);
+    }
+    if (strlen(text) > BG_SECRET_SIZE_MAX || strpbrk(text, "\r\n"))
+        return bg_err_set(err, -EINVAL, "secret %.64s: want one line of at most %d bytes", name,
+                          BG_SECRET_SIZE_MAX);
+    s->name = strdup(name);
+    s->value = strdup(text);
+    if (!s->name || !s->value)
+        return bg_err_errno(err, -ENOMEM, "secrets");
+    int r = copy_texts(hosts, &s->hosts, &s->host_count, err);
+    for (size_t i = 0; r == 0 && i < s->host_count; i++)
+        for (char *c = s->hosts[i]; *c; c++)
+            *c = (char)tolower((unsigned char)*c);
+    return r;
+}
+
+static int read_secrets(const json_t *object, struct create_config *c, struct bg_err *err)
+{
+    json_t *secrets = json_object_get(object, "secrets"), *value;
+    const char *name;
+    if (json_is_null(secrets) || !secrets)
+        return 0;
+    if (!json_is_object(secrets))
+        return bg_err_set(err, -EINVAL, "secrets: want an object");
+    c->secrets = calloc(json_object_size(secrets) + 1, sizeof *c->secrets);
+    if (!c->secrets)
+        return bg_err_errno(err, -ENOMEM, "secrets");
+    json_object_foreach(secrets, name, value)
+    {
+        int r = read_secret(name, value, &c->secrets[c->secret_count++], err);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int read_config(const json_t *object, uint64_t now_ms, struct create_config *c,
+                       struct bg_err *err)
+{
+    struct rpc_params p = rpc_params(object);
+    const json_t *volumes = json_object_get(object, "volumes");
+    const json_t *stop = json_object_get(object, "stop_at_ms");
+    c->memory_bytes =
+        (uint64_t)rpc_number_or(&p, "memory_mb", 128, (int64_t)(BG_SANDBOX_MEMORY_MAX >> 20), 1280)
+        << 20;
+    if (rpc_has(&p, "root"))
+        return bg_err_set(err, -EOPNOTSUPP, "root: bellglass serve has no volumes and snapshots");
+    if (volumes && !json_is_null(volumes) && json_array_size(volumes) > 0)
+        return bg_err_set(err, -EOPNOTSUPP, "volumes: bellglass serve has none");
+    int r = read_labels(&p, c, err);
+    if (r == 0)
+        r = read_allow(&p, c, err);
+    if (r == 0 && stop && !json_is_null(stop))
+        r = create_config_stop_at(stop, now_ms, &c->stop_at_ms, err);
+    if (r == 0)
+        r = read_secrets(object, c, err);
+    if (r == 0 && !rpc_params_ok(&p))
+        r = bg_err_set(err, -EINVAL, "%s", p.problem);
+    return r;
+}
+
+int create_config_parse(const char *text, size_t size, uint64_t now_ms, struct create_config *ret,
+                        struct bg_err *err)
+{
+    json_auto_t *object = NULL;
+    struct create_config config = {0};
+    int r = decode(text, size, &object, err);
+    if (r == 0)
+        r = read_config(object, now_ms, &config, err);
+    if (r < 0) {
+        create_config_done(&config);
+        return r;
+    }
+    *ret = config;
+    return 0;
+}
+
+static void free_texts(char **texts, size_t count)
+{
+    for (size_t i = 0; texts && i < count; i++)
+        free(texts[i]);
+    free(texts);
+}
+
+void create_config_done(struct create_config *config)
+{
+    json_decref(config->labels);
+    free_texts(config->allow, config->allow_count);
+    for (size_t i = 0; i < config->secret_count; i++) {
+        struct create_secret *s = &config->secrets[i];
+        if (s->value)
+            explicit_bzero(s->value, strlen(s->value));
+        free(s->value);
+        free(s->name);
+        free_texts(s->hosts, s->host_count);
+    }
+    free(config->secrets);
+    *config = (struct create_config){0};
+}

@@ -1,0 +1,182 @@
+/* bellglass-serve: what `bellglass serve` runs. */
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "common/checked.h"
+#include "common/limits.h"
+#include "host/cli/cmd_serve.h"
+#include "host/cli/commands.h"
+#include "host/cli/grammar.h"
+#include "host/gateway/server.h"
+#include "host/gateway/tokens.h"
+
+/* Starts and ends of sandboxes at once: libuv's four threads would be few, and they only wait. */
+#define THREADS "32"
+
+/* The file of the installation: DATA/gateway/tokens. *ret: heap, the caller's. */
+static int token_path(struct app *app, const struct args *args, char **ret, struct bg_err *err)
+{
+    const char *given = args_text(args, SERVE_TOKEN_FILE, NULL);
+    BG_AUTOFREE char *folder = NULL;
+    if (given)
+        return (*ret = strdup(given)) ? 0 : bg_err_errno(err, -ENOMEM, "--token-file");
+    if (asprintf(&folder, "%s/gateway", app->paths.data) < 0 ||
+        asprintf(ret, "%s/tokens", folder) < 0)
+        return bg_err_errno(err, -ENOMEM, "tokens");
+    if (mkdir(folder, 0700) < 0 && errno != EEXIST)
+        return bg_err_errno(err, -errno, "%s", folder);
+    return 0;
+}
+
+static uint64_t unix_ms(void)
+{
+    return (uint64_t)time(NULL) * 1000;
+}
+
+static int print_tokens(const struct tokens *tokens, bool as_json)
+{
+    json_auto_t *list = json_array();
+    for (size_t i = 0; i < tokens->count; i++) {
+        const struct token *token = &tokens->list[i];
+        char when[32];
+        struct tm tm;
+        time_t seconds = (time_t)(token->created_ms / 1000);
+        if (as_json)
+            (void)json_array_append_new(list,
+                                        json_pack("{s:s, s:I}", "name", token->name, "created_ms",
+                                                  (json_int_t)token->created_ms));
+        else if (gmtime_r(&seconds, &tm) && strftime(when, sizeof when, "%F %T", &tm) > 0)
+            (void)printf("%-20s %s\n", token->name, when);
+    }
+    if (as_json) {
+        if (json_array_size(list) != tokens->count ||
+            json_dumpf(list, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER) < 0)
+            return APP_FAILED;
+        (void)putchar('\n');
+    }
+    return app_printed(0);
+}
+
+static int change_tokens(const char *path, const struct args *args, struct tokens *tokens)
+{
+    const char *verb = args->operands[1], *name = args->operands[2];
+    char text[TOKEN_SIZE];
+    struct bg_err err;
+    bool add = strcmp(verb, "add") == 0;
+    int r =
+        add ? tokens_add(tokens, name, unix_ms(), text, &err) : tokens_remove(tokens, name, &err);
+    if (r == 0)
+        r = tokens_save(path, tokens, &err);
+    if (r < 0)
+        return app_fail(&err);
+    if (add)
+        (void)printf("%s\n", text);
+    explicit_bzero(text, sizeof text);
+    return app_printed(0);
+}
+
+/* token add NAME, token ls, token rm NAME */
+static int run_token(const char *path, const struct args *args)
+{
+    const char *verb = args->operand_count > 1 ? args->operands[1] : "";
+    bool list = strcmp(verb, "ls") == 0 && args->operand_count == 2;
+    bool change = (strcmp(verb, "add") == 0 || strcmp(verb, "rm") == 0) && args->operand_count == 3;
+    struct tokens tokens = {0};
+    struct bg_err err;
+    if (!list && !change) {
+        (void)bg_err_set(&err, -EINVAL, "want: token add NAME, token ls or token rm NAME");
+        return app_fail(&err);
+    }
+    if (tokens_load(path, &tokens, &err) < 0)
+        return app_fail(&err);
+    int status = list ? print_tokens(&tokens, args_flag(args, SERVE_JSON))
+                      : change_tokens(path, args, &tokens);
+    tokens_done(&tokens);
+    return status;
+}
+
+static bool region_ok(const char *region)
+{
+    return strlen(region) == 3 && strspn(region, "abcdefghijklmnopqrstuvwxyz") == 3;
+}
+
+static int read_allow(const struct args *args, const char **allow, struct bg_err *err)
+{
+    size_t at = 0, count = 0;
+    for (const char *rule; (rule = args_next(args, SERVE_ALLOW, &at));) {
+        int r = grammar_check_allow(rule, err);
+        if (r < 0)
+            return r;
+        allow[count++] = rule;
+    }
+    return 0;
+}
+
+static int run_server(struct app *app, const struct args *args, const char *path)
+{
+    const struct bg_log log = {.fd = STDERR_FILENO, .level = BG_LOG_INFO, .tag = "serve"};
+    BG_AUTOFREE const char **names = calloc(args->given_count + 1, sizeof *names);
+    BG_AUTOFREE const char **allow = calloc(args->given_count + 1, sizeof *allow);
+    BG_AUTOFREE char *ca = NULL;
+    const char *ca_option = args_text(args, SERVE_UPSTREAM_CA, NULL);
+    struct bg_err err = {0};
+    uint64_t cpus = 0;
+    size_t at = 0, count = 0;
+    int r = names && allow ? 0 : bg_err_errno(&err, -ENOMEM, "serve");
+    for (const char *name; r == 0 && (name = args_next(args, SERVE_HOST_NAME, &at));)
+        names[count++] = name;
+    r = r == 0 ? read_allow(args, allow, &err) : r;
+    if (r == 0 && bg_parse_u64(args_text(args, SERVE_CPUS, "1"), 1, BG_SANDBOX_CPUS_MAX, &cpus) < 0)
+        r = bg_err_set(&err, -EINVAL, "--cpus: want a number from 1 to %d", BG_SANDBOX_CPUS_MAX);
+    if (r == 0 && !region_ok(args_text(args, SERVE_REGION, "ord")))
+        r = bg_err_set(&err, -EINVAL, "--region: want three letters from a to z");
+    if (r == 0 && ca_option && !(ca = realpath(ca_option, NULL)))
+        r = bg_err_errno(&err, -errno, "--upstream-ca");
+    const struct server_opts opts = {.app = app,
+                                     .log = &log,
+                                     .listen = args_text(args, SERVE_LISTEN, "127.0.0.1:8787"),
+                                     .token_file = path,
+                                     .host_names = names,
+                                     .image = args_text(args, SERVE_IMAGE, "debian"),
+                                     .region = args_text(args, SERVE_REGION, "ord"),
+                                     .upstream_ca = ca,
+                                     .allow = allow,
+                                     .cpus = (unsigned)cpus};
+    if (r == 0)
+        r = server_run(&opts, &err);
+    return r < 0 ? app_fail(&err) : 0;
+}
+
+static int run(struct app *app, const struct args *args)
+{
+    BG_AUTOFREE char *path = NULL;
+    struct bg_err err;
+    int r = app_paths(app, &err);
+    if (r == 0)
+        r = token_path(app, args, &path, &err);
+    if (r == 0 && args->operand_count > 0 && strcmp(args->operands[0], "token") != 0)
+        r = bg_err_set(&err, -EINVAL, "serve takes no such word; see bellglass help serve");
+    if (r < 0)
+        return app_fail(&err);
+    return args->operand_count > 0 ? run_token(path, args) : run_server(app, args, path);
+}
+
+int main(int argc, char **argv)
+{
+    struct app app = {.version = BELLGLASS_VERSION};
+    if (!app_start())
+        return APP_FAILED;
+    int status = APP_FAILED;
+    if (argc < 2 || strcmp(argv[1], cmd_serve.name) != 0)
+        app_note("this program is for bellglass: say bellglass serve");
+    else if (setenv("UV_THREADPOOL_SIZE", THREADS, 1) == 0) /* no thread runs yet */
+        status = command_run(&app, &cmd_serve, run, argc - 2, argv + 2);
+    app_done(&app);
+    return status;
+}

@@ -1,0 +1,655 @@
+#include "host/gateway/sandboxes.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "common/io.h"
+#include "common/limits.h"
+#include "common/state/image.h"
+#include "host/cli/launch.h"
+#include "host/cli/life.h"
+#include "host/gateway/text.h"
+
+/* For the clients of a gateway before this one to come back to what would end without them. */
+#define ORPHAN_MS 60000
+
+/* docs/policy.md: every public host, by HTTP and HTTPS, without secrets. */
+#define OPEN_POLICY "network:\n  default: learn\n"
+
+#define ID_CHARS "0123456789abcdefghjkmnpqrstuvwxyz" /* docs/deno-protocol.md, "Ids" */
+
+/* Something that blocks, in a thread. It touches nothing of the loop's but itself. */
+struct job {
+    LIST_ENTRY(job) link;
+    uv_work_t work;
+    struct sandboxes *all;
+    struct create_config config; /* of a creation */
+    struct sandbox_entry *entry; /* taken until it is in all->entries, or NULL: a removal */
+    char id[ROUTE_ID_SIZE];      /* of a removal */
+    sandboxes_done *on_done;
+    void *owner; /* NULL: it is gone */
+    int status;
+    struct bg_err err;
+};
+
+struct sandboxes {
+    uv_loop_t *loop;
+    struct sandboxes_opts opts;
+    LIST_HEAD(, sandbox_entry) entries;
+    LIST_HEAD(, job) jobs;
+    size_t count; /* of entries, and of those that are being made */
+    bool closing;
+};
+
+/* The pipe that tells of the sandbox's end is the supervisor's control socket, with nothing asked:
+ * it is open for as long as the supervisor is there. */
+struct presence {
+    uv_pipe_t pipe;
+    struct sandbox_entry *entry; /* NULL: it is gone */
+    char byte;
+};
+
+/* ---- entries ---- */
+
+static uint64_t unix_ms(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now); /* cannot fail with this clock */
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static void entry_free(struct sandbox_entry *entry)
+{
+    if (!entry)
+        return;
+    bg_sandbox_done(&entry->sandbox);
+    record_done(&entry->record);
+    json_decref(entry->base_env);
+    free(entry);
+}
+
+static void free_if_all(struct sandboxes *all)
+{
+    if (all->closing && LIST_EMPTY(&all->jobs) && LIST_EMPTY(&all->entries))
+        free(all);
+}
+
+static void timer_closed(uv_handle_t *handle)
+{
+    struct sandbox_entry *entry = handle->data;
+    struct sandboxes *all = entry->all;
+    LIST_REMOVE(entry, link);
+    entry_free(entry);
+    free_if_all(all);
+}
+
+static void presence_closed(uv_handle_t *handle)
+{
+    struct presence *presence = handle->data;
+    free(presence);
+}
+
+/* Takes the entry away from everybody. */
+static void dismiss(struct sandbox_entry *entry)
+{
+    if (entry->state == SANDBOX_ENDS)
+        return;
+    entry->state = SANDBOX_ENDS;
+    entry->all->count--;
+    if (entry->presence) {
+        entry->presence->entry = NULL;
+        uv_close((uv_handle_t *)&entry->presence->pipe, presence_closed);
+        entry->presence = NULL;
+    }
+    while (!LIST_EMPTY(&entry->viewers)) {
+        struct viewer *viewer = LIST_FIRST(&entry->viewers);
+        LIST_REMOVE(viewer, link);
+        viewer->on_gone(viewer);
+    }
+    uv_close((uv_handle_t *)&entry->timer, timer_closed);
+}
+
+static void timer_fired(uv_timer_t *timer)
+{
+    struct sandbox_entry *entry = timer->data;
+    bg_log(entry->all->opts.log, BG_LOG_INFO, "sandbox %s: its time is over", entry->sandbox.name);
+    sandboxes_remove(entry, NULL, NULL);
+}
+
+static void set_timer(struct sandbox_entry *entry, uint64_t in_ms)
+{
+    (void)uv_timer_start(&entry->timer, timer_fired, in_ms, 0); /* fails only when closing */
+}
+
+static void set_stop_timer(struct sandbox_entry *entry)
+{
+    uint64_t now = unix_ms(), at = entry->record.stop_at_ms;
+    set_timer(entry, at > now ? at - now : 0);
+}
+
+static void presence_read(uv_stream_t *pipe, ssize_t n, const uv_buf_t *buffer)
+{
+    struct presence *presence = pipe->data;
+    (void)buffer;
+    if (n == 0 || !presence->entry)
+        return;
+    bg_log(presence->entry->all->opts.log, BG_LOG_INFO, "sandbox %s has ended",
+           presence->entry->sandbox.name);
+    sandboxes_remove(presence->entry, NULL, NULL);
+}
+
+static void presence_buffer(uv_handle_t *handle, size_t size, uv_buf_t *ret)
+{
+    struct presence *presence = handle->data;
+    (void)size;
+    *ret = uv_buf_init(&presence->byte, 1);
+}
+
+static int watch_presence(struct sandbox_entry *entry, struct bg_err *err)
+{
+    BG_AUTOCLOSE int fd = -1;
+    int r = bg_sandbox_connect(&entry->all->opts.app->paths, &entry->sandbox, &fd, err);
+    if (r < 0)
+        return r;
+    struct presence *presence = calloc(1, sizeof *presence);
+    if (!presence)
+        return bg_err_errno(err, -ENOMEM, "sandbox");
+    r = uv_pipe_init(entry->all->loop, &presence->pipe, /* ipc= */ 0);
+    if (r < 0) {
+        free(presence);
+        return bg_err_errno(err, r, "sandbox");
+    }
+    presence->pipe.data = presence;
+    presence->entry = entry;
+    entry->presence = presence;
+    r = uv_pipe_open(&presence->pipe, fd);
+    if (r < 0)
+        return bg_err_errno(err, r, "control socket");
+    (void)bg_take_fd(&fd);
+    r = uv_read_start((uv_stream_t *)&presence->pipe, presence_buffer, presence_read);
+    return r < 0 ? bg_err_errno(err, r, "control socket") : 0;
+}
+
+/* Puts a running sandbox's entry into the list. It is in there even if this fails: dismiss it then.
+ */
+static int admit(struct sandboxes *all, struct sandbox_entry *entry, struct bg_err *err)
+{
+    entry->all = all;
+    LIST_INIT(&entry->viewers);
+    LIST_INSERT_HEAD(&all->entries, entry, link);
+    (void)uv_timer_init(all->loop, &entry->timer); /* cannot fail */
+    entry->timer.data = entry;
+    if (entry->record.stop_at_ms > 0)
+        set_stop_timer(entry);
+    return watch_presence(entry, err);
+}
+
+/* ---- jobs ---- */
+
+static void job_free(struct job *job)
+{
+    LIST_REMOVE(job, link);
+    create_config_done(&job->config);
+    entry_free(job->entry);
+    free(job);
+}
+
+static void job_tell(const struct job *job, struct sandbox_entry *entry)
+{
+    if (job->owner && job->on_done)
+        job->on_done(job->owner, entry, job->status < 0 ? &job->err : NULL);
+}
+
+/* Ends a sandbox, whatever state it is in, and removes its folder. In a thread. */
+static int remove_sandbox(struct app *app, const char *name, struct bg_err *err)
+{
+    struct life life;
+    int r = life_open_any(app, name, &life, err);
+    if (r < 0)
+        return r == -ENOENT ? 0 : r;
+    r = life_stop(app, &life, /* grace_ms= */ 0, NULL, err);
+    if (r == 0)
+        r = life_remove(app, &life, err);
+    life_done(&life);
+    return r;
+}
+
+static void removal_work(uv_work_t *work)
+{
+    struct job *job = work->data;
+    job->status = remove_sandbox(job->all->opts.app, job->id, &job->err);
+}
+
+static void removal_over(uv_work_t *work, int status)
+{
+    struct job *job = work->data;
+    struct sandboxes *all = job->all;
+    (void)status; /* nobody cancels work */
+    if (job->status < 0)
+        bg_log(all->opts.log, BG_LOG_ERROR, "sandbox %s: %s", job->id, job->err.text);
+    job_tell(job, NULL);
+    job_free(job);
+    free_if_all(all);
+}
+
+static void out_of_memory(struct sandboxes *all, sandboxes_done *on_done, void *owner)
+{
+    struct bg_err err;
+    (void)bg_err_errno(&err, -ENOMEM, "sandbox");
+    bg_log(all->opts.log, BG_LOG_ERROR, "%s", err.text);
+    if (on_done)
+        on_done(owner, NULL, &err);
+}
+
+static void queue_removal(struct sandboxes *all, const char *id, sandboxes_done *on_done,
+                          void *owner)
+{
+    struct job *job = calloc(1, sizeof *job);
+    if (!job) {
+        out_of_memory(all, on_done, owner);
+        return;
+    }
+    *job = (struct job){.all = all, .on_done = on_done, .owner = owner};
+    job->work.data = job;
+    (void)snprintf(job->id, sizeof job->id, "%s", id);
+    LIST_INSERT_HEAD(&all->jobs, job, link);
+    (void)uv_queue_work(all->loop, &job->work, removal_work, removal_over); /* cannot fail */
+}
+
+void sandboxes_remove(struct sandbox_entry *entry, sandboxes_done *on_done, void *owner)
+{
+    struct sandboxes *all = entry->all;
+    char id[ROUTE_ID_SIZE];
+    (void)snprintf(id, sizeof id, "%s", entry->sandbox.name);
+    dismiss(entry);
+    queue_removal(all, id, on_done, owner);
+}
+
+/* ---- creation ---- */
+
+static char *make_id(const char *region)
+{
+    char tail[21];
+    size_t used = 0;
+    while (used < sizeof tail - 1) {
+        uint8_t byte;
+        bg_random(&byte, sizeof byte);
+        /* 256 is no multiple of 33: the rest would make some more likely. */
+        if (byte < 256 / (sizeof ID_CHARS - 1) * (sizeof ID_CHARS - 1))
+            tail[used++] = ID_CHARS[byte % (sizeof ID_CHARS - 1)];
+    }
+    tail[used] = '\0';
+    char *id = NULL;
+    return asprintf(&id, "sbx_%s_%s", region, tail) < 0 ? NULL : id;
+}
+
+/* The secrets move into what the sandbox is to have; their values are written by keep_secrets. */
+static int take_secrets(struct create_config *c, struct bg_sandbox *s)
+{
+    s->secrets = calloc(c->secret_count + 1, sizeof *s->secrets);
+    if (!s->secrets)
+        return -ENOMEM;
+    for (size_t i = 0; i < c->secret_count; i++) {
+        struct bg_secret_use *use = &s->secrets[s->secret_count++];
+        use->name = strdup(c->secrets[i].name);
+        use->hosts = BG_TAKE(c->secrets[i].hosts);
+        use->host_count = c->secrets[i].host_count;
+        c->secrets[i].host_count = 0;
+        if (!use->name)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+/* A secret's hosts may be reached: what would it be for else? */
+static int allow_hosts(const char *const *always, const struct create_config *c,
+                       struct bg_sandbox *s)
+{
+    size_t count = c->allow_count;
+    for (const char *const *rule = always; *rule; rule++)
+        count++;
+    for (size_t i = 0; i < c->secret_count; i++)
+        count += c->secrets[i].host_count;
+    s->allow = calloc(count + 1, sizeof *s->allow);
+    if (!s->allow)
+        return -ENOMEM;
+    for (const char *const *rule = always; *rule; rule++)
+        if (!(s->allow[s->allow_count++] = strdup(*rule)))
+            return -ENOMEM;
+    for (size_t i = 0; i < c->allow_count; i++)
+        if (!(s->allow[s->allow_count++] = strdup(c->allow[i])))
+            return -ENOMEM;
+    for (size_t i = 0; i < c->secret_count && !c->restricted; i++)
+        for (size_t j = 0; j < c->secrets[i].host_count; j++)
+            if (!(s->allow[s->allow_count++] = strdup(c->secrets[i].hosts[j])))
+                return -ENOMEM;
+    return 0;
+}
+
+static int fill_in(const struct sandboxes_opts *opts, struct create_config *c, struct bg_sandbox *s,
+                   struct bg_err *err)
+{
+    struct bg_image image;
+    int r = bg_image_find(&opts->app->paths, opts->image, &image, err);
+    if (r < 0)
+        return r;
+    s->name = make_id(opts->region);
+    s->image_name = strdup(opts->image);
+    s->image_digest = strdup(image.digest);
+    bg_image_done(&image);
+    s->cpus = opts->cpus;
+    s->memory_bytes = c->memory_bytes;
+    s->policy = c->restricted ? NULL : strdup(OPEN_POLICY);
+    s->upstream_ca = opts->upstream_ca ? strdup(opts->upstream_ca) : NULL;
+    if (!s->name || !s->image_name || !s->image_digest || (!c->restricted && !s->policy) ||
+        (opts->upstream_ca && !s->upstream_ca) || allow_hosts(opts->allow, c, s) < 0 ||
+        take_secrets(c, s) < 0)
+        return bg_err_errno(err, -ENOMEM, "sandbox");
+    return 0;
+}
+
+/* Values are of this sandbox alone, beside the user's own of the same name. */
+static int keep_secrets(const struct create_config *c, const struct bg_sandbox *s,
+                        struct bg_err *err)
+{
+    if (c->secret_count == 0)
+        return 0;
+    BG_AUTOFREE char *folder = NULL;
+    if (asprintf(&folder, "%s/secrets", s->dir) < 0)
+        return bg_err_errno(err, -ENOMEM, "secrets");
+    if (mkdir(folder, 0700) < 0)
+        return bg_err_errno(err, -errno, "%s", folder);
+    BG_AUTOCLOSE int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return bg_err_errno(err, -errno, "%s", folder);
+    for (size_t i = 0; i < c->secret_count; i++) {
+        const struct create_secret *secret = &c->secrets[i];
+        int r = bg_write_file(fd, secret->name, secret->value, strlen(secret->value), 0600, err);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static void creation_work(uv_work_t *work)
+{
+    struct job *job = work->data;
+    const struct sandboxes_opts *opts = &job->all->opts;
+    struct sandbox_entry *entry = job->entry;
+    const struct launch_opts launch = {.signal_fd = -1, .owner_fd = -1, .quiet = true};
+    int signal_number;
+    bool made = false;
+    int r = fill_in(opts, &job->config, &entry->sandbox, &job->err);
+    if (r == 0) {
+        r = bg_sandbox_create(&opts->app->paths, &entry->sandbox, &job->err);
+        made = r == 0;
+    }
+    if (r == 0)
+        r = keep_secrets(&job->config, &entry->sandbox, &job->err);
+    if (r == 0)
+        r = record_save(entry->sandbox.dir, &entry->record, &job->err);
+    if (r == 0)
+        r = launch_start(&entry->sandbox, &launch, NULL, &signal_number, &job->err);
+    job->status = r;
+    struct bg_err ignored;
+    if (r < 0 && made && remove_sandbox(opts->app, entry->sandbox.name, &ignored) < 0)
+        app_note("%s", ignored.text);
+}
+
+static void creation_over(uv_work_t *work, int status)
+{
+    struct job *job = work->data;
+    struct sandboxes *all = job->all;
+    struct sandbox_entry *entry = NULL;
+    (void)status; /* nobody cancels work */
+    if (job->status == 0) {
+        entry = BG_TAKE(job->entry);
+        job->status = admit(all, entry, &job->err);
+        if (job->status < 0 || !job->owner || all->closing) {
+            sandboxes_remove(entry, NULL, NULL);
+            entry = NULL;
+        }
+    } else {
+        all->count--;
+    }
+    if (job->status < 0)
+        bg_log(all->opts.log, BG_LOG_ERROR, "cannot make a sandbox: %s", job->err.text);
+    job_tell(job, entry);
+    job_free(job);
+    free_if_all(all);
+}
+
+void sandboxes_create(struct sandboxes *all, struct create_config *config, const char *token,
+                      sandboxes_done *on_done, void *owner)
+{
+    struct job *job = calloc(1, sizeof *job);
+    struct sandbox_entry *entry = calloc(1, sizeof *entry);
+    struct bg_err err;
+    if (job && entry)
+        entry->record = (struct record){.token = strdup(token),
+                                        .stop_at_ms = config->stop_at_ms,
+                                        .labels = json_incref(config->labels),
+                                        .env = json_object()};
+    if (!job || !entry || !entry->record.token || !entry->record.env) {
+        free(job);
+        entry_free(entry);
+        create_config_done(config);
+        out_of_memory(all, on_done, owner);
+        return;
+    }
+    if (all->count >= BG_GATEWAY_SANDBOXES_MAX) {
+        free(job);
+        entry_free(entry);
+        create_config_done(config);
+        (void)bg_err_set(&err, -EDQUOT, "there are %d sandboxes already: end some first",
+                         BG_GATEWAY_SANDBOXES_MAX);
+        on_done(owner, NULL, &err);
+        return;
+    }
+    all->count++;
+    *job = (struct job){
+        .all = all, .config = *config, .entry = entry, .on_done = on_done, .owner = owner};
+    *config = (struct create_config){0};
+    job->work.data = job;
+    LIST_INSERT_HEAD(&all->jobs, job, link);
+    (void)uv_queue_work(all->loop, &job->work, creation_work, creation_over); /* cannot fail */
+}
+
+void sandboxes_forget(struct sandboxes *all, const void *owner)
+{
+    struct job *job;
+    LIST_FOREACH(job, &all->jobs, link)
+    {
+        if (job->owner == owner)
+            job->owner = NULL;
+    }
+}
+
+/* ---- those of an earlier gateway ---- */
+
+static int adopt(struct sandboxes *all, const char *name, struct bg_err *err)
+{
+    struct sandbox_entry *entry = calloc(1, sizeof *entry);
+    enum bg_sandbox_state state;
+    if (!entry)
+        return bg_err_errno(err, -ENOMEM, "sandbox");
+    if (bg_sandbox_load(&all->opts.app->paths, name, &entry->sandbox, err) < 0 ||
+        bg_sandbox_state(&entry->sandbox, &state, NULL, err) < 0 ||
+        record_load(entry->sandbox.dir, &entry->record, err) < 0) {
+        /* Removed just now, damaged, or not a gateway's: nothing of ours. */
+        entry_free(entry);
+        return 0;
+    }
+    if (state != BG_SANDBOX_RUNNING) {
+        entry_free(entry);
+        bg_log(all->opts.log, BG_LOG_INFO, "sandbox %s has ended", name);
+        queue_removal(all, name, NULL, NULL);
+        return 0;
+    }
+    all->count++;
+    if (admit(all, entry, err) < 0)
+        sandboxes_remove(entry, NULL, NULL);
+    else if (entry->record.stop_at_ms == 0)
+        set_timer(entry, ORPHAN_MS);
+    return 0;
+}
+
+int sandboxes_open(uv_loop_t *loop, const struct sandboxes_opts *opts, struct sandboxes **ret,
+                   struct bg_err *err)
+{
+    char **names = NULL;
+    struct sandboxes *all = calloc(1, sizeof *all);
+    if (!all)
+        return bg_err_errno(err, -ENOMEM, "sandboxes");
+    all->loop = loop;
+    all->opts = *opts;
+    LIST_INIT(&all->entries);
+    LIST_INIT(&all->jobs);
+    int r = bg_sandbox_names(&opts->app->paths, &names, err);
+    for (size_t i = 0; r == 0 && names[i]; i++)
+        if (route_id_ok(names[i]))
+            r = adopt(all, names[i], err);
+    bg_sandbox_names_free(names);
+    if (r < 0) {
+        sandboxes_close(all);
+        return r;
+    }
+    *ret = all;
+    return 0;
+}
+
+void sandboxes_close(struct sandboxes *all)
+{
+    struct sandbox_entry *entry, *next;
+    all->closing = true;
+    for (entry = LIST_FIRST(&all->entries); entry; entry = next) {
+        next = LIST_NEXT(entry, link);
+        dismiss(entry);
+    }
+    free_if_all(all);
+}
+
+/* ---- use ---- */
+
+struct sandbox_entry *sandboxes_find_any(struct sandboxes *all, const char *id)
+{
+    struct sandbox_entry *entry;
+    LIST_FOREACH(entry, &all->entries, link)
+    {
+        if (entry->state == SANDBOX_RUNS && strcmp(entry->sandbox.name, id) == 0)
+            return entry;
+    }
+    return NULL;
+}
+
+struct sandbox_entry *sandboxes_find(struct sandboxes *all, const char *id, const char *token)
+{
+    struct sandbox_entry *entry = sandboxes_find_any(all, id);
+    return entry && strcmp(entry->record.token, token) == 0 ? entry : NULL;
+}
+
+static bool has_owner(const struct sandbox_entry *entry)
+{
+    struct viewer *viewer;
+    LIST_FOREACH(viewer, &entry->viewers, link)
+    {
+        if (viewer->is_owner)
+            return true;
+    }
+    return false;
+}
+
+void sandboxes_view(struct sandbox_entry *entry, struct viewer *viewer)
+{
+    /* The first one that comes back to an orphan is who it lives with from then on. */
+    viewer->is_owner = entry->record.stop_at_ms == 0 && !has_owner(entry);
+    if (viewer->is_owner)
+        (void)uv_timer_stop(&entry->timer); /* cannot fail */
+    LIST_INSERT_HEAD(&entry->viewers, viewer, link);
+}
+
+void sandboxes_unview(struct sandbox_entry *entry, struct viewer *viewer)
+{
+    LIST_REMOVE(viewer, link);
+    if (viewer->is_owner && entry->record.stop_at_ms == 0)
+        sandboxes_remove(entry, NULL, NULL);
+}
+
+int sandboxes_set_env(struct sandbox_entry *entry, const char *name, const char *value,
+                      struct bg_err *err)
+{
+    struct record changed = entry->record;
+    json_t *text = value ? json_string(value) : json_null();
+    changed.env = json_copy(entry->record.env);
+    int r = json_object_set_new(changed.env, name, text) < 0
+                ? bg_err_errno(err, -ENOMEM, "environment")
+                : record_save(entry->sandbox.dir, &changed, err);
+    json_t *other = changed.env;
+    if (r == 0) {
+        other = entry->record.env;
+        entry->record.env = changed.env;
+    }
+    json_decref(other);
+    return r;
+}
+
+int sandboxes_set_port(struct sandbox_entry *entry, uint16_t port, struct bg_err *err)
+{
+    struct record changed = entry->record;
+    changed.port = port;
+    int r = record_save(entry->sandbox.dir, &changed, err);
+    if (r == 0)
+        entry->record.port = port;
+    return r;
+}
+
+int sandboxes_extend(struct sandbox_entry *entry, uint64_t stop_at_ms, struct bg_err *err)
+{
+    struct record changed = entry->record;
+    changed.stop_at_ms = stop_at_ms;
+    int r = record_save(entry->sandbox.dir, &changed, err);
+    if (r < 0)
+        return r;
+    entry->record.stop_at_ms = stop_at_ms;
+    set_stop_timer(entry);
+    return 0;
+}
+
+json_t *sandboxes_describe(const struct sandbox_entry *entry)
+{
+    char region[4];
+    (void)snprintf(region, sizeof region, "%s", entry->sandbox.name + 4);
+    return json_pack("{s:s, s:o, s:n, s:s, s:s, s:O}", "id", entry->sandbox.name, "createdAt",
+                     text_time((int64_t)entry->sandbox.created_ms * 1000000), "stoppedAt", "region",
+                     region, "status", "running", "labels", entry->record.labels);
+}
+
+static bool has_labels(const struct sandbox_entry *entry, const json_t *labels)
+{
+    const char *key;
+    json_t *value;
+    /* The iterator takes no const object, and changes none. */
+    json_object_foreach(
+        (json_t *)(uintptr_t)labels, key,
+        value) if (!json_equal(json_object_get(entry->record.labels, key), value)) return false;
+    return true;
+}
+
+json_t *sandboxes_list(struct sandboxes *all, const char *token, const json_t *labels)
+{
+    struct sandbox_entry *entry;
+    json_t *list = json_array();
+    LIST_FOREACH(entry, &all->entries, link)
+    {
+        if (entry->state == SANDBOX_RUNS && strcmp(entry->record.token, token) == 0 &&
+            has_labels(entry, labels) &&
+            json_array_append_new(list, sandboxes_describe(entry)) < 0) {
+            json_decref(list);
+            return NULL;
+        }
+    }
+    return list;
+}

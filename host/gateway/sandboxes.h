@@ -1,0 +1,97 @@
+/* sandboxes: those that the gateway's clients made. What blocks (starting and ending them) happens
+ * in libuv's threads; the rest belongs to the loop's. A sandbox's name is its id, so all that has
+ * to be known beside its folder is gateway.json in it, and a new gateway goes on where one ended.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include <jansson.h>
+#include <uv.h>
+
+#include "common/err.h"
+#include "common/log.h"
+#include "common/state/sandbox.h"
+#include "host/cli/app.h"
+#include "host/gateway/create_config.h"
+#include "host/gateway/record.h"
+#include "host/gateway/route.h"
+
+struct presence;
+struct sandboxes;
+
+/* A connection to a sandbox. */
+struct viewer {
+    LIST_ENTRY(viewer) link;
+    /* The sandbox is gone. The viewer is not in its list any more. */
+    void (*on_gone)(struct viewer *viewer);
+    bool is_owner; /* it made the sandbox: one that ends with its connection ends with this one */
+};
+
+struct sandbox_entry {
+    LIST_ENTRY(sandbox_entry) link;
+    struct sandboxes *all;
+    struct bg_sandbox sandbox; /* its name is the id */
+    struct record record;
+    enum { SANDBOX_RUNS, SANDBOX_ENDS } state; /* only moves right */
+    LIST_HEAD(, viewer) viewers;
+    uv_timer_t timer;          /* until it is to end */
+    struct presence *presence; /* tells of its end; NULL: there is none, or not yet */
+    /* What `env -0` says in it without anything of the client's; an object; NULL: not asked yet. */
+    json_t *base_env;
+};
+
+struct sandboxes_opts {
+    struct app *app;            /* borrowed, with its paths */
+    const struct bg_log *log;   /* borrowed */
+    const char *image, *region; /* borrowed; region: three letters */
+    const char *upstream_ca;    /* borrowed; NULL: none */
+    const char *const *allow;   /* borrowed; rules of all sandboxes; NULL-terminated */
+    unsigned cpus;
+};
+
+/* Takes over the sandboxes of an earlier gateway. Errors: -ENOMEM; errno of reading the state. */
+int sandboxes_open(uv_loop_t *loop, const struct sandboxes_opts *opts, struct sandboxes **ret,
+                   struct bg_err *err) BG_MUST_CHECK;
+/* Lets go of all; they run on. The loop must run until this is done. */
+void sandboxes_close(struct sandboxes *all);
+
+/* Told once; entry NULL: err says why not. */
+typedef void sandboxes_done(void *owner, struct sandbox_entry *entry, const struct bg_err *err);
+
+/* Makes one. config: taken. token: the client's, copied. */
+void sandboxes_create(struct sandboxes *all, struct create_config *config, const char *token,
+                      sandboxes_done *on_done, void *owner);
+
+/* Ends and removes one; its viewers are told. on_done may be NULL; its entry is always NULL. */
+void sandboxes_remove(struct sandbox_entry *entry, sandboxes_done *on_done, void *owner);
+
+/* owner is gone: what it waits for goes on without it; what it wanted made is removed again. */
+void sandboxes_forget(struct sandboxes *all, const void *owner);
+
+/* NULL: there is none, or it is another token's. */
+struct sandbox_entry *sandboxes_find(struct sandboxes *all, const char *id, const char *token);
+struct sandbox_entry *sandboxes_find_any(struct sandboxes *all, const char *id);
+
+void sandboxes_view(struct sandbox_entry *entry, struct viewer *viewer);
+void sandboxes_unview(struct sandbox_entry *entry, struct viewer *viewer);
+
+/* Sets a variable of all processes that are started later; value NULL: takes it away. Errors: as
+ * record_save. */
+int sandboxes_set_env(struct sandbox_entry *entry, const char *name, const char *value,
+                      struct bg_err *err) BG_MUST_CHECK;
+
+/* What ID.localhost leads to, from now on. Errors: as record_save. */
+int sandboxes_set_port(struct sandbox_entry *entry, uint16_t port,
+                       struct bg_err *err) BG_MUST_CHECK;
+
+/* When it is to end, from now on. Errors: as record_save. */
+int sandboxes_extend(struct sandbox_entry *entry, uint64_t stop_at_ms,
+                     struct bg_err *err) BG_MUST_CHECK;
+
+/* The token's, as the API tells of them: an array; those whose labels have all of these. */
+json_t *sandboxes_list(struct sandboxes *all, const char *token, const json_t *labels);
+/* One of them. NULL: out of memory. */
+json_t *sandboxes_describe(const struct sandbox_entry *entry);

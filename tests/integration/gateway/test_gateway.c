@@ -1,0 +1,234 @@
+/* `bellglass serve` with the real SDK, and with what no SDK sends. Needs Node and npm; BG_TEST_SDK
+ * is a folder with this one's package-lock.json installed, else that is done here. */
+#include "tests/lib/vm.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/io.h"
+
+#define PYTHON "/usr/bin/python3"
+
+static const char *sources(void)
+{
+    const char *folder = getenv("BG_TEST_GATEWAY");
+    return folder ? folder : "tests/integration/gateway";
+}
+
+struct gateway {
+    struct vm_process *process;
+    const char *url, *token;
+    unsigned port;
+};
+
+/* options: NULL-terminated. */
+static struct gateway serve(struct vm *vm, const char *const *options)
+{
+    struct gateway g = {0};
+    const char *argv[16] = {"serve", "--listen", "127.0.0.1:0"};
+    for (size_t i = 0; options[i]; i++)
+        argv[3 + i] = options[i];
+    g.process = vm_start(vm, argv);
+    vm_expect(g.process, "listening on http://127.0.0.1:");
+    const char *at = g.process->text + g.process->matched;
+    vm_expect(g.process, "\n");
+    /* Our own line, in a fixed form. NOLINTNEXTLINE(cert-err34-c) */
+    assert_int_equal(sscanf(at, "%u", &g.port), 1);
+    g.url = vm_text(vm, "http://127.0.0.1:%u", g.port);
+    return g;
+}
+
+static const char *make_token(struct vm *vm)
+{
+    const char *text = vm_ok(vm, "serve", "token", "add", vm_name(vm), NULL);
+    assert_memory_equal(text, "ddo_", 4);
+    return vm_text(vm, "%.*s", (int)strcspn(text, "\n"), text);
+}
+
+/* A copy of a script beside node_modules, where Node looks for the package. */
+static const char *script(struct vm *vm, const char *name)
+{
+    return vm_host(vm, "cp '%s/%s' '%s/' && printf %%s '%s/%s'", sources(), name,
+                   getenv("BG_TEST_SDK"), getenv("BG_TEST_SDK"), name);
+}
+
+/* What the gateway made, as `bellglass ls` names it. */
+static size_t count_sandboxes(struct vm *vm)
+{
+    json_t *list = vm_json(vm, "ls", "--json", NULL);
+    size_t count = json_array_size(list);
+    json_decref(list);
+    return count;
+}
+
+static bool none_left(void *arg)
+{
+    return count_sandboxes(arg) == 0;
+}
+
+static void the_sdk_works_unchanged(void **state)
+{
+    struct vm *vm = *state;
+    uint8_t bytes[12];
+    char hex[2 * sizeof bytes + 1];
+    bg_random(bytes, sizeof bytes);
+    bg_hex(bytes, sizeof bytes, hex);
+    const char *folder = vm_path(vm, "internet"), *secret = vm_text(vm, "bgtest-%s", hex);
+    (void)vm_host(vm, "mkdir '%s'", folder);
+    vm_write(vm_text(vm, "%s/token", folder), secret, strlen(secret));
+    const char *const internet[] = {
+        PYTHON, "-B", vm_text(vm, "%s/../clients/internet.py", sources()), folder, NULL};
+    struct vm_process *web = vm_start_program(vm, internet);
+    vm_expect(web, "ready\n");
+    unsigned port;
+    /* Its own line, in a fixed form. NOLINTNEXTLINE(cert-err34-c) */
+    assert_int_equal(sscanf(web->text, "web %u", &port), 1);
+
+    const char *const options[] = {"--upstream-ca", vm_text(vm, "%s/ca.pem", folder), "--allow",
+                                   vm_text(vm, "api.test:%u=127.0.0.1", port), NULL};
+    struct gateway g = serve(vm, options);
+    const char *output =
+        vm_host(vm,
+                "DENO_SANDBOX_ENDPOINT=%s DENO_DEPLOY_ENDPOINT=%s DENO_DEPLOY_TOKEN=%s "
+                "WEB=https://api.test:%u/ SECRET=%s node --test --test-reporter=spec '%s' 2>&1 || "
+                "echo FAILED",
+                g.url, g.url, make_token(vm), port, secret, script(vm, "sdk.mjs"));
+    if (strstr(output, "FAILED"))
+        fail_msg("%s", output);
+    /* The server got what the sandbox never had. */
+    assert_non_null(strstr(vm_read(vm, vm_text(vm, "%s/got", folder), NULL), secret));
+    vm_wait("no sandbox is left", none_left, vm);
+    assert_int_equal(vm_stop(g.process, SIGTERM), 0);
+    assert_int_equal(vm_stop(web, SIGTERM), 128 + SIGTERM);
+}
+
+static void what_no_client_sends_does_no_harm(void **state)
+{
+    struct vm *vm = *state;
+    const char *const options[] = {NULL};
+    struct gateway g = serve(vm, options);
+    const char *output = vm_host(vm, "node --test-reporter=spec '%s' %u %s 2>&1 || echo FAILED",
+                                 script(vm, "raw.mjs"), g.port, make_token(vm));
+    if (strstr(output, "FAILED"))
+        fail_msg("%s", output);
+    vm_wait("no sandbox is left", none_left, vm);
+    assert_int_equal(vm_stop(g.process, SIGTERM), 0);
+}
+
+static void a_gateway_after_another_goes_on_with_its_sandboxes(void **state)
+{
+    struct vm *vm = *state;
+    const char *const options[] = {NULL};
+    struct gateway g = serve(vm, options);
+    const char *token = make_token(vm);
+    const char *id = vm_host(
+        vm,
+        "cd '%s' && DENO_SANDBOX_ENDPOINT=%s DENO_DEPLOY_TOKEN=%s node --input-type=module -e '"
+        "import { Sandbox } from \"@deno/sandbox\";"
+        "const s = await Sandbox.create({ timeout: \"60m\", labels: { a: \"b\" } });"
+        "await s.fs.writeTextFile(\"kept\", \"yes\"); await s.env.set(\"K\", \"v\");"
+        "console.log(s.id); await s.close();'",
+        getenv("BG_TEST_SDK"), g.url, token);
+    id = vm_text(vm, "%.*s", (int)strcspn(id, "\n"), id);
+    assert_int_equal(vm_stop(g.process, SIGKILL), 128 + SIGKILL);
+    assert_string_equal(vm_state(vm, id), "running");
+    g = serve(vm, options);
+    const char *output = vm_host(
+        vm,
+        "cd '%s' && DENO_SANDBOX_ENDPOINT=%s DENO_DEPLOY_ENDPOINT=%s DENO_DEPLOY_TOKEN=%s node "
+        "--input-type=module -e '"
+        "import { Client, Sandbox } from \"@deno/sandbox\";"
+        "const all = await new Client().sandboxes.list({ labels: { a: \"b\" } });"
+        "const s = await Sandbox.connect(all[0].id);"
+        "console.log(all.length, await s.fs.readTextFile(\"kept\"), await s.env.get(\"K\"));"
+        "await s.kill();'",
+        getenv("BG_TEST_SDK"), g.url, g.url, token);
+    assert_string_equal(output, "1 yes v\n");
+    vm_wait("no sandbox is left", none_left, vm);
+    assert_int_equal(vm_stop(g.process, SIGINT), 0);
+}
+
+static void a_sandbox_that_is_removed_ends_its_connections(void **state)
+{
+    struct vm *vm = *state;
+    const char *const options[] = {NULL};
+    struct gateway g = serve(vm, options);
+    const char *output = vm_host(
+        vm,
+        "cd '%s' && DENO_SANDBOX_ENDPOINT=%s DENO_DEPLOY_TOKEN=%s node --input-type=module -e '"
+        "import { Sandbox } from \"@deno/sandbox\"; import { execFileSync } from "
+        "\"node:child_process\";"
+        "const s = await Sandbox.create();"
+        "execFileSync(\"%s\", [\"rm\", \"-f\", s.id]);"
+        "await s.closed; console.log(\"closed\");'",
+        getenv("BG_TEST_SDK"), g.url, make_token(vm), vm->bellglass);
+    assert_string_equal(output, "closed\n");
+    vm_wait("no sandbox is left", none_left, vm);
+    assert_int_equal(vm_stop(g.process, SIGTERM), 0);
+}
+
+static void wrong_arguments_are_refused(void **state)
+{
+    struct vm *vm = *state;
+    vm_refused(vm, "--listen|numeric", "serve", "--listen", "localhost:1", NULL);
+    vm_refused(vm, "--region", "serve", "--region", "europe", NULL);
+    vm_refused(vm, "--cpus", "serve", "--cpus", "0", NULL);
+    vm_refused(vm, "token", "serve", "token", "make", "x", NULL);
+    vm_refused(vm, "no token|ls", "serve", "token", "rm", "none", NULL);
+    vm_refused(vm, "such word", "serve", "everything", NULL);
+}
+
+/* Runs a script with up to two arguments, before there is a struct vm. */
+static int run_script(const char *text, const char *first, const char *second)
+{
+    int status = -1;
+    pid_t pid = fork();
+    if (pid == 0) {
+        (void)execl("/bin/sh", "sh", "-c", text, "sh", first, second, (char *)NULL);
+        _exit(127);
+    }
+    (void)waitpid(pid, &status, 0);
+    return pid < 0 || status != 0 ? -1 : 0;
+}
+
+/* Puts the SDK into a new folder, which BG_TEST_SDK then names. */
+static int install_sdk(char *folder)
+{
+    if (!mkdtemp(folder) ||
+        run_script(
+            "cp \"$1\"/package*.json \"$2\" && cd \"$2\" && npm ci --ignore-scripts --no-audit "
+            "--no-fund >npm.log 2>&1",
+            sources(), folder) < 0)
+        return -1;
+    return setenv("BG_TEST_SDK", folder, 1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_sdk_works_unchanged),
+        cmocka_unit_test(what_no_client_sends_does_no_harm),
+        cmocka_unit_test(a_gateway_after_another_goes_on_with_its_sandboxes),
+        cmocka_unit_test(a_sandbox_that_is_removed_ends_its_connections),
+        cmocka_unit_test(wrong_arguments_are_refused),
+    };
+    char folder[] = "/tmp/bg-sdk-XXXXXX";
+    const char *required = getenv("BG_TEST_REQUIRE");
+    bool installed = false;
+    if (!getenv("BG_TEST_SDK")) {
+        installed = true;
+        if (install_sdk(folder) < 0) {
+            bool must = required && strstr(required, "npm");
+            print_error("%s: npm cannot install @deno/sandbox; see %s/npm.log\n",
+                        must ? "required" : "skipped", folder);
+            return must ? 1 : 77;
+        }
+    }
+    int status = vm_main(__FILE__, VM_NEEDS_VM, tests, sizeof tests / sizeof *tests);
+    if (installed)
+        (void)run_script("rm -rf \"$1\"", folder, NULL); /* the folder is in /tmp */
+    return status;
+}

@@ -1,0 +1,128 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "host/gateway/tokens.h"
+
+static void a_token_is_found_by_its_text_alone(void **state)
+{
+    (void)state;
+    struct tokens tokens = {0};
+    struct bg_err err;
+    char a[TOKEN_SIZE], b[TOKEN_SIZE];
+    assert_int_equal(tokens_add(&tokens, "a", 5, a, &err), 0);
+    assert_int_equal(tokens_add(&tokens, "b", 6, b, &err), 0);
+    assert_string_not_equal(a, b);
+    assert_memory_equal(a, "ddo_", 4);
+    assert_string_equal(tokens_find(&tokens, a), "a");
+    assert_string_equal(tokens_find(&tokens, b), "b");
+    assert_null(tokens_find(&tokens, ""));
+    assert_null(tokens_find(&tokens, "a"));
+    b[TOKEN_SIZE - 2] ^= 1;
+    assert_null(tokens_find(&tokens, b));
+    assert_int_equal(tokens_add(&tokens, "a", 5, b, &err), -EEXIST);
+    assert_int_equal(tokens_add(&tokens, "a b", 5, b, &err), -EINVAL);
+    assert_int_equal(tokens_add(&tokens, "", 5, b, &err), -EINVAL);
+    assert_int_equal(tokens_remove(&tokens, "a", &err), 0);
+    assert_null(tokens_find(&tokens, a));
+    assert_int_equal(tokens_remove(&tokens, "a", &err), -ENOENT);
+    tokens_done(&tokens);
+}
+
+static void what_is_kept_has_no_token_in_it(void **state)
+{
+    (void)state;
+    struct tokens tokens = {0}, read;
+    struct bg_err err;
+    char a[TOKEN_SIZE];
+    assert_int_equal(tokens_add(&tokens, "laptop", 5, a, &err), 0);
+    char *text = tokens_emit(&tokens);
+    assert_non_null(text);
+    assert_null(strstr(text, a + 4));
+    assert_int_equal(tokens_parse(text, strlen(text), &read, &err), 0);
+    assert_int_equal(read.count, 1);
+    assert_int_equal(read.list[0].created_ms, 5);
+    assert_string_equal(tokens_find(&read, a), "laptop");
+    free(text);
+    tokens_done(&tokens);
+    tokens_done(&read);
+}
+
+static void damaged_lines_are_refused(void **state)
+{
+    (void)state;
+    static const char *const wrong[] = {
+        "x\n",
+        "x 00\n",
+        "x 00 5\n",
+        "x 0000000000000000000000000000000000000000000000000000000000000000\n",
+        "x 000000000000000000000000000000000000000000000000000000000000000g 5\n",
+        "x 0000000000000000000000000000000000000000000000000000000000000000 five\n",
+        "/ 0000000000000000000000000000000000000000000000000000000000000000 5\n",
+        "x 0000000000000000000000000000000000000000000000000000000000000000 5\n"
+        "x 0000000000000000000000000000000000000000000000000000000000000001 5\n",
+    };
+    struct tokens tokens;
+    struct bg_err err;
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        assert_true(tokens_parse(wrong[i], strlen(wrong[i]), &tokens, &err) < 0);
+    assert_int_equal(tokens_parse("", 0, &tokens, &err), 0);
+    assert_int_equal(tokens.count, 0);
+    tokens_done(&tokens);
+}
+
+static void a_file_is_read_again_when_it_changes(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/bg-tokens-XXXXXX", path[64], a[TOKEN_SIZE], b[TOKEN_SIZE];
+    struct tokens tokens = {0};
+    struct bg_err err;
+    assert_non_null(mkdtemp(folder));
+    (void)snprintf(path, sizeof path, "%s/tokens", folder);
+    struct token_file file = {.path = path};
+    assert_int_equal(token_file_refresh(&file, &err), 0);
+    assert_int_equal(file.tokens.count, 0);
+    assert_int_equal(tokens_add(&tokens, "a", 5, a, &err), 0);
+    assert_int_equal(tokens_save(path, &tokens, &err), 0);
+    assert_int_equal(token_file_refresh(&file, &err), 0);
+    assert_non_null(tokens_find(&file.tokens, a));
+    assert_int_equal(tokens_add(&tokens, "b", 5, b, &err), 0);
+    assert_int_equal(tokens_save(path, &tokens, &err), 0);
+    assert_int_equal(token_file_refresh(&file, &err), 0);
+    assert_non_null(tokens_find(&file.tokens, b));
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    assert_int_equal(tokens_remove(&tokens, "b", &err), 0);
+    assert_int_equal(tokens_save(path, &tokens, &err), 0);
+    assert_int_equal(chmod(path, 0644), 0);
+    assert_int_equal(token_file_refresh(&file, &err), -EPERM);
+    assert_int_equal(file.tokens.count, 2);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(token_file_refresh(&file, &err), 0);
+    assert_int_equal(file.tokens.count, 0);
+    assert_int_equal(rmdir(folder), 0);
+    token_file_done(&file);
+    tokens_done(&tokens);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_token_is_found_by_its_text_alone),
+        cmocka_unit_test(what_is_kept_has_no_token_in_it),
+        cmocka_unit_test(damaged_lines_are_refused),
+        cmocka_unit_test(a_file_is_read_again_when_it_changes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
