@@ -24,25 +24,25 @@ static void only_files_of_an_export_have_names(void **state)
                                        "golden/manifest.json",
                                        "golden/memory",
                                        "golden/child.qcow2"};
-    static const char *const bad[] = {"",
-                                      "/format",
-                                      "./format",
-                                      "../format",
-                                      "snapshot",
-                                      "snapshot/",
-                                      "snapshot/../x",
-                                      "snapshot/format",
-                                      "snapshot/disk.qcow2",
-                                      "snapshot/disk-0123456789abcdef.qcow2x",
-                                      "snapshot/disk-0123456789ABCDEF.qcow2",
-                                      "snapshot/disk-../0123456789abc.qcow2",
-                                      "snapshot/memory-0123456789abcde.mem",
-                                      "golden/state/x",
-                                      "golden/boot.log",
-                                      "golden/",
-                                      "other/state",
-                                      "snapshot/memory-0123456789abcdef.mem/"
-                                      "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"};
+    static const char *const bad[] = {
+        "",
+        "/format",
+        "./format",
+        "../format",
+        "snapshot",
+        "snapshot/",
+        "snapshot/../x",
+        "snapshot/format",
+        "snapshot/disk.qcow2",
+        "snapshot/disk-0123456789abcdef.qcow2x",
+        "snapshot/disk-0123456789ABCDEF.qcow2",
+        "snapshot/disk-../0123456789abc.qcow2",
+        "snapshot/memory-0123456789abcde.mem",
+        "golden/state/x",
+        "golden/boot.log",
+        "golden/",
+        "other/state",
+        "snapshot/memory-0123456789abcdef.memxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"};
     enum archive_part part;
     const char *file;
     for (size_t i = 0; i < sizeof good / sizeof *good; i++)
