@@ -119,7 +119,7 @@ static int probe(void)
     enum accel accel;
     struct bg_err err = {0}, why = {0};
     json_auto_t *json = json_object();
-    json_t *found = qemu_find(&qemu, &err) < 0
+    json_t *found = qemu_find(/* note= */ NULL, &qemu, &err) < 0
                         ? json_pack("{s:s}", "error", err.text)
                         : json_pack("{s:s, s:s}", "path", qemu.path, "version", qemu.version);
     qemu_program_done(&qemu);

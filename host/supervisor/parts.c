@@ -67,9 +67,12 @@ static int find_agent(char **ret, struct bg_err *err)
 int parts_find(const struct bg_paths *paths, const char *image, struct parts *parts,
                struct bg_err *err)
 {
+    BG_AUTOFREE char *note = NULL;
+    if (asprintf(&note, "%s/qemu-version", paths->data) < 0)
+        return bg_err_errno(err, -ENOMEM, "QEMU");
     int r = bg_image_find(paths, image, &parts->image, err);
     if (r == 0)
-        r = qemu_find(&parts->qemu, err);
+        r = qemu_find(note, &parts->qemu, err);
     if (r == 0)
         r = accel_probe(&parts->accel, err);
     if (r == 0)

@@ -18,6 +18,7 @@
 
 #include "common/io.h"
 #include "common/state/paths.h"
+#include "host/supervisor/qemu_note.h"
 
 #define ARGS_MAX 160
 
@@ -65,7 +66,7 @@ static int ask_version(const char *path, char *text, size_t size, struct bg_err 
     return 0;
 }
 
-int qemu_find(struct qemu_program *ret, struct bg_err *err)
+int qemu_find(const char *note, struct qemu_program *ret, struct bg_err *err)
 {
     const char *forced = getenv("BELLGLASS_QEMU");
     BG_AUTOFREE char *path = forced && *forced ? strdup(forced) : search_path("qemu-system-x86_64");
@@ -73,8 +74,9 @@ int qemu_find(struct qemu_program *ret, struct bg_err *err)
         return bg_err_set(err, -ENOENT,
                           "QEMU is not installed (no %s): apt-get install qemu-system-x86",
                           path ? path : "qemu-system-x86_64 on PATH");
-    char text[256];
-    int r = ask_version(path, text, sizeof text, err);
+    char text[QEMU_VERSION_TEXT_SIZE];
+    bool noted = note && qemu_note_read(note, path, text);
+    int r = noted ? 0 : ask_version(path, text, sizeof text, err);
     if (r < 0)
         return r;
     static const char prefix[] = "QEMU emulator version ";
@@ -88,6 +90,8 @@ int qemu_find(struct qemu_program *ret, struct bg_err *err)
     char *end = strchr(text, '\n');
     if (end)
         *end = '\0';
+    if (note && !noted)
+        qemu_note_write(note, path, text);
     (void)snprintf(ret->version, sizeof ret->version, "%.60s", text + sizeof prefix - 1);
     ret->path = BG_TAKE(path);
     return 0;

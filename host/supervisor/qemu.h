@@ -20,8 +20,9 @@ struct qemu_program {
     char version[64]; /* "7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)": part of a snapshot's key */
 };
 
-/* Errors: -ENOENT not installed (the text says how to); -ENOTSUP too old. */
-int qemu_find(struct qemu_program *ret, struct bg_err *err) BG_MUST_CHECK;
+/* note: a file in which its version is kept, so that it is not asked each time; NULL: none. Errors:
+ * -ENOENT not installed (the text says how to); -ENOTSUP too old. */
+int qemu_find(const char *note, struct qemu_program *ret, struct bg_err *err) BG_MUST_CHECK;
 void qemu_program_done(struct qemu_program *program);
 
 /* A sandbox's layers, the golden snapshot's and the image's, and one that goes away. */

@@ -738,3 +738,8 @@ void vsock_pipe_stop(struct vsock_pipe *pipe)
 {
     finish(pipe);
 }
+
+uint64_t vsock_pipe_bytes(const struct vsock_pipe *pipe)
+{
+    return pipe->out_base + pipe->out_sent + pipe->guest_size;
+}

@@ -56,6 +56,9 @@ bool vsock_pipe_park(struct vsock_pipe *pipe);
  * all; so does one that is not parked. */
 bool vsock_pipe_resume(struct vsock_pipe *pipe, struct vsock_device *device);
 
+/* Bytes that it has carried, both ways. Grows with whatever happens on it. */
+uint64_t vsock_pipe_bytes(const struct vsock_pipe *pipe);
+
 /* Goes on with the connection that it has. A parked pipe without one ends, and one that is still
  * being resumed. */
 void vsock_pipe_go_on(struct vsock_pipe *pipe);

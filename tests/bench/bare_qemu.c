@@ -134,7 +134,7 @@ struct bare_qemu bare_qemu_start(const struct bg_paths *paths, const struct bg_s
     unsigned uid, gid;
     if (bg_image_find(paths, snapshot->image_digest, &image, &err) < 0 ||
         golden_open(paths, &image, snapshot->golden, &golden, &err) < 0 ||
-        qemu_find(&program, &err) < 0)
+        qemu_find(/* note= */ NULL, &program, &err) < 0)
         bench_fail("%s", err.text);
     bg_runner_ids(&uid, &gid);
     struct qemu_opts opts = {.path = program.path,

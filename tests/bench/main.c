@@ -1,4 +1,4 @@
-/* bellglass-bench start|exec|vsock IMAGE MODULES|memory|layers|snapshot: one benchmark;
+/* bellglass-bench start|exec|vsock IMAGE MODULES|memory|layers|snapshot|scale: one benchmark;
  * tests/bench/run calls it with BELLGLASS_HOME, BG_TEST_BELLGLASS and the rest set up. */
 #include <stdio.h>
 #include <string.h>
@@ -20,7 +20,10 @@ int main(int argc, char **argv)
         bench_layers();
     else if (argc == 2 && strcmp(argv[1], "snapshot") == 0)
         bench_snapshot();
+    else if (argc == 2 && strcmp(argv[1], "scale") == 0)
+        bench_scale();
     else
-        bench_fail("usage: %s start|exec|vsock IMAGE MODULES|memory|layers|snapshot", argv[0]);
+        bench_fail("usage: %s start|exec|vsock IMAGE MODULES|memory|layers|snapshot|scale",
+                   argv[0]);
     return 0;
 }

@@ -74,3 +74,4 @@ void bench_vsock(const char *images, const char *modules);
 void bench_memory(void);
 void bench_layers(void);
 void bench_snapshot(void);
+void bench_scale(void);

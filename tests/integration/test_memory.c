@@ -304,7 +304,7 @@ int main(void)
     };
     struct bg_err err;
     const char *required = getenv("BG_TEST_REQUIRE");
-    if (qemu_find(&qemu, &err) < 0) {
+    if (qemu_find(/* note= */ NULL, &qemu, &err) < 0) {
         (void)fprintf(stderr, "%s\n", err.text);
         return required && strstr(required, "vm") ? 1 : 77;
     }
