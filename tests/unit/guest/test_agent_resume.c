@@ -44,7 +44,8 @@ static void put(struct lane *lane, const void *bytes, size_t size)
 {
     lane->out = realloc(lane->out, lane->out_size + size + 1);
     assert_non_null(lane->out);
-    memcpy(lane->out + lane->out_size, bytes, size);
+    if (size > 0)
+        memcpy(lane->out + lane->out_size, bytes, size);
     lane->out_size += size;
 }
 
