@@ -5,104 +5,35 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Writes records, each the hash of the one before, to a list in memory, a file and a mapping of
- * another one, in this order. Asked over a socket, it says how many it has and whether the three
- * agree: the file and the mapping may be one behind, since a snapshot may fall between two steps.
- */
-static const char oracle[] =
-    "import hashlib, mmap, os, socket, sys, threading\n"
-    "SIZE = 32\n"
-    "ROOM = 1 << 16\n"
-    "home = sys.argv[1]\n"
-    "records = [b'\\0' * SIZE]\n"
-    "written = os.open(home + '/written', os.O_RDWR | os.O_CREAT | os.O_TRUNC)\n"
-    "mapped = os.open(home + '/mapped', os.O_RDWR | os.O_CREAT | os.O_TRUNC)\n"
-    "os.ftruncate(mapped, ROOM * SIZE)\n"
-    "memory = mmap.mmap(mapped, ROOM * SIZE)\n"
-    "step = threading.Lock()\n"
-    "def write():\n"
-    "    n = 1\n"
-    "    while n < ROOM:\n"
-    "        with step:\n"
-    "            record = hashlib.sha256(records[-1] + n.to_bytes(8, 'little')).digest()\n"
-    "            records.append(record)\n"
-    "            os.pwrite(written, record, n * SIZE)\n"
-    "            memory[n * SIZE:(n + 1) * SIZE] = record\n"
-    "        n += 1\n"
-    "        if n % 64 == 0:\n"
-    "            os.fdatasync(written)\n"
-    "def check():\n"
-    "    with step:\n"
-    "        last = b'\\0' * SIZE\n"
-    "        for n, record in enumerate(records[1:], 1):\n"
-    "            last = hashlib.sha256(last + n.to_bytes(8, 'little')).digest()\n"
-    "            if record != last: return 'memory %d' % n\n"
-    "            if os.pread(written, SIZE, n * SIZE) != last: return 'file %d' % n\n"
-    "            if memory[n * SIZE:(n + 1) * SIZE] != last: return 'mapping %d' % n\n"
-    "        return 'good %d' % (len(records) - 1)\n"
-    "threading.Thread(target=write, daemon=True).start()\n"
-    "path = home + '/oracle'\n"
-    "listener = socket.socket(socket.AF_UNIX)\n"
-    "listener.bind(path)\n"
-    "listener.listen()\n"
-    "while True:\n"
-    "    peer, _ = listener.accept()\n"
-    "    peer.sendall(check().encode())\n"
-    "    peer.close()\n";
-
-static const char asks[] = "import socket, sys\n"
-                           "s = socket.socket(socket.AF_UNIX)\n"
-                           "s.connect(sys.argv[1] + '/oracle')\n"
-                           "print(s.makefile().read())\n";
-
-static void start_oracle(struct vm *vm, const char *s)
-{
-    const char *at = vm_path(vm, "oracle.py"), *ask = vm_path(vm, "ask.py");
-    vm_write(at, oracle, sizeof oracle - 1);
-    vm_write(ask, asks, sizeof asks - 1);
-    (void)vm_ok(vm, "cp", at, vm_text(vm, "%s:/home/app/oracle.py", s), NULL);
-    (void)vm_ok(vm, "cp", ask, vm_text(vm, "%s:/home/app/ask.py", s), NULL);
-    (void)vm_guest(vm, s,
-                   "mkdir o; setsid python3 oracle.py o >o/log 2>&1 </dev/null & "
-                   "until [ -S o/oracle ]; do sleep 0.1; done");
-}
-
-/* How many records the oracle has; fails the test if they do not agree. */
-static long ask_oracle(struct vm *vm, const char *s)
-{
-    const char *said = vm_guest(vm, s, "python3 ask.py o || cat o/log");
-    if (strncmp(said, "good ", 5) != 0)
-        fail_msg("%s: the oracle says: %s", s, said);
-    return strtol(said + 5, NULL, 10);
-}
+#include "tests/lib/oracle.h"
 
 static void memory_file_and_mapping_are_of_one_instant(void **state)
 {
     struct vm *vm = *state;
     const char *s = vm_sandbox(vm);
-    start_oracle(vm, s);
-    long before = ask_oracle(vm, s);
+    oracle_start(vm, s, 0);
+    long before = oracle_ask(vm, s);
     (void)vm_ok(vm, "snapshot", s, "one", NULL);
-    long after = ask_oracle(vm, s); /* the parent goes on */
+    long after = oracle_ask(vm, s); /* the parent goes on */
     assert_true(after > before);
     (void)vm_ok(vm, "snapshot", s, "two", NULL);
     const char *first = vm_name(vm), *second = vm_name(vm), *third = vm_name(vm);
     (void)vm_ok(vm, "fork", vm_text(vm, "%s@one", s), first, NULL);
     (void)vm_ok(vm, "fork", vm_text(vm, "%s@two", s), second, third, NULL);
-    assert_true(ask_oracle(vm, first) >= before);
-    assert_true(ask_oracle(vm, second) >= after);
-    assert_true(ask_oracle(vm, third) >= after);
+    assert_true(oracle_ask(vm, first) >= before);
+    assert_true(oracle_ask(vm, second) >= after);
+    assert_true(oracle_ask(vm, third) >= after);
     assert_string_equal(vm_guest(vm, first, "hostname"), vm_text(vm, "%s\n", first));
     /* A child of a child, and the parent's own disk is not the child's. */
     (void)vm_guest(vm, first, "echo child >mark");
     const char *grandchild = vm_name(vm);
     (void)vm_ok(vm, "fork", first, grandchild, NULL);
-    (void)ask_oracle(vm, grandchild);
+    (void)oracle_ask(vm, grandchild);
     assert_string_equal(vm_guest(vm, grandchild, "cat mark"), "child\n");
     assert_string_equal(vm_guest(vm, s, "ls mark 2>&1 || true"),
                         "ls: cannot access 'mark': No such file or directory\n");
     (void)vm_ok(vm, "rm", "--force", s, first, NULL);
-    (void)ask_oracle(vm, grandchild); /* what it stands on is its own too */
+    (void)oracle_ask(vm, grandchild); /* what it stands on is its own too */
     (void)vm_ok(vm, "rm", "--force", second, third, grandchild, NULL);
     (void)vm_ok(vm, "snapshot", "rm", vm_text(vm, "%s@one", s), vm_text(vm, "%s@two", s), NULL);
 }
@@ -111,8 +42,8 @@ static void suspended_and_resumed(void **state)
 {
     struct vm *vm = *state;
     const char *s = vm_sandbox(vm);
-    start_oracle(vm, s);
-    long before = ask_oracle(vm, s);
+    oracle_start(vm, s, 0);
+    long before = oracle_ask(vm, s);
     const char *id = vm_guest(vm, s, "cat /etc/machine-id");
     for (int i = 0; i < 2; i++) {
         int qemu = vm_pid(vm, s, "qemu_pid");
@@ -121,7 +52,7 @@ static void suspended_and_resumed(void **state)
         vm_wait_gone(qemu);
         (void)vm_ok(vm, "resume", s, NULL);
         assert_string_equal(vm_state(vm, s), "running");
-        long after = ask_oracle(vm, s);
+        long after = oracle_ask(vm, s);
         assert_true(after >= before);
         before = after;
         assert_string_equal(vm_guest(vm, s, "cat /etc/machine-id"), id);
@@ -131,9 +62,9 @@ static void suspended_and_resumed(void **state)
     const char *child = vm_name(vm);
     (void)vm_ok(vm, "fork", s, child, NULL);
     assert_string_equal(vm_state(vm, s), "suspended");
-    assert_true(ask_oracle(vm, child) >= before);
+    assert_true(oracle_ask(vm, child) >= before);
     (void)vm_ok(vm, "start", s, NULL);
-    assert_true(ask_oracle(vm, s) >= before);
+    assert_true(oracle_ask(vm, s) >= before);
     /* From its disk, whatever there is in memory. */
     (void)vm_ok(vm, "suspend", s, NULL);
     (void)vm_ok(vm, "start", "--cold", s, NULL);
@@ -161,14 +92,14 @@ static void one_that_was_booted_cold(void **state)
     const char *s = vm_sandbox(vm);
     (void)vm_ok(vm, "stop", s, NULL);
     (void)vm_ok(vm, "start", s, NULL);
-    start_oracle(vm, s);
+    oracle_start(vm, s, 0);
     (void)vm_ok(vm, "snapshot", s, "cold", NULL);
     const char *child = vm_name(vm), *grandchild = vm_name(vm);
     (void)vm_ok(vm, "fork", vm_text(vm, "%s@cold", s), child, NULL);
-    (void)ask_oracle(vm, child);
+    (void)oracle_ask(vm, child);
     (void)vm_ok(vm, "fork", child, grandchild, NULL);
-    (void)ask_oracle(vm, grandchild);
-    (void)ask_oracle(vm, s);
+    (void)oracle_ask(vm, grandchild);
+    (void)oracle_ask(vm, s);
     (void)vm_ok(vm, "rm", "--force", s, child, grandchild, NULL);
     (void)vm_ok(vm, "snapshot", "rm", vm_text(vm, "%s@cold", s), NULL);
 }

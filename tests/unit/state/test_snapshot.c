@@ -836,7 +836,7 @@ static void removal_says_what_it_frees(void **state)
     struct fixture *f = *state;
     struct bg_err err;
     uint64_t first, second, all;
-    free(committed(f, "web", NULL));
+    BG_AUTOFREE char *name = committed(f, "web", NULL);
     BG_AUTOCLOSE int store = -1;
     assert_int_equal(bg_snapshot_open_store(&f->paths, &store, &err), 0);
     assert_int_equal(bg_folder_size(store, name, &all, &first), 0);
