@@ -520,22 +520,13 @@ static void waits_for_the_detach_keys(int fd)
         used += size;
     }
     /* A Ctrl-P by itself is the command's. */
-    MUST(used == 4 && memcmp(all,
-                             "a\x10"
-                             "bc",
-                             4) == 0);
+    MUST(used == 4 && memcmp(all, "a\020bc", 4) == 0);
 }
 
 static void the_detach_keys_leave_the_command(void **state)
 {
     (void)state;
-    static const char *const typed[] = {"a\x10"
-                                        "bc\x10\x11",
-                                        "a",
-                                        "\x10",
-                                        "bc",
-                                        "\x10",
-                                        "\x11"};
+    static const char *const typed[] = {"a\020bc\020\021", "a", "\020", "bc", "\020", "\021"};
     for (size_t piecewise = 0; piecewise < 2; piecewise++) {
         struct run run = begin(waits_for_the_detach_keys);
         int ends[2];

@@ -206,7 +206,8 @@ static void no_byte_of_output_is_lost_or_doubled(void **state)
         (void)read_on(fd, &got, i * strlen(want) / STEPS);
         begin(*state, BG_IDENTITY_AGAIN, SELF);
         (void)read_on(fd, &got, SIZE_MAX); /* what was in the socket */
-        assert_false(got.exited);
+        if (got.exited)
+            break; /* the rest fitted into the socket */
         (void)close(fd);
         assert_int_equal(attach(*state,
                                 (struct bg_exec_attach){.pid = pid_of(&r), .out_at = got.size}, &fd,
@@ -214,7 +215,8 @@ static void no_byte_of_output_is_lost_or_doubled(void **state)
                          0);
         assert_int_equal(attached.out_at, got.size);
     }
-    assert_false(read_on(fd, &got, SIZE_MAX));
+    if (!got.exited)
+        assert_false(read_on(fd, &got, SIZE_MAX));
     assert_true(got.exited && got.value == 3);
     assert_string_equal(got.text, want);
     (void)close(fd);

@@ -178,7 +178,7 @@ static void inherited_placeholders_are_good_for_the_same(void **state)
     static const char *const plain[] = {"x:" A, "x:" FORK(1)};
     for (size_t i = 0; i < 2; i++) {
         char value[256] = "Basic ";
-        bg_base64_encode(plain[i], strlen(plain[i]), value + 6);
+        bg_base64_encode((const uint8_t *)plain[i], strlen(plain[i]), value + 6);
         value[6 + BG_BASE64_SIZE(strlen(plain[i]))] = '\0';
         use = put(&secrets, "a.org", true, "Authorization", value, &out);
         assert_int_equal(buffer_size(&out), 6 + BG_BASE64_SIZE(10));
