@@ -75,9 +75,10 @@
 #define BG_SNAPSHOT_STATE_MAX (256u << 20) /* devices' state, some KiB as a rule; damaged */
 
 /* Sandboxes. */
-#define BG_SANDBOX_CPUS_MAX   64              /* refused when asked for */
-#define BG_SANDBOX_MEMORY_MIN (128ull << 20)  /* a guest with less does not boot; refused */
-#define BG_SANDBOX_MEMORY_MAX (1024ull << 30) /* refused */
+#define BG_SANDBOX_SECONDS_MAX 315360000      /* ten years, of a lifetime or of idleness; refused */
+#define BG_SANDBOX_CPUS_MAX    64             /* refused when asked for */
+#define BG_SANDBOX_MEMORY_MIN  (128ull << 20) /* a guest with less does not boot; refused */
+#define BG_SANDBOX_MEMORY_MAX  (1024ull << 30) /* refused */
 #define BG_SECRET_INHERITED_MAX                                                                    \
     16 /* placeholders of a secret that a fork has from before; the oldest mean nothing more */
 

@@ -8,6 +8,7 @@
 #include "common/limits.h"
 #include "common/state/image.h"
 #include "common/state/sandbox.h"
+#include "common/state/snapshot.h"
 #include "images/commands.h"
 
 static const char usage_text[] =
@@ -15,7 +16,7 @@ static const char usage_text[] =
     "\n"
     "Removes an image and the golden snapshots made of it. NAME is a tag, a digest or the first 6\n"
     "digits of one; an image with other tags only loses this one. An image that a sandbox uses\n"
-    "stays.\n";
+    "or a snapshot stands on stays.\n";
 
 /* True if the text is anywhere in a value. */
 static bool mentions(json_t *value, const char *text)
@@ -87,6 +88,31 @@ int remove_golden(const struct bg_paths *paths, const char *digest, struct bg_er
     return r < 0 ? bg_err_errno(err, r, "%s", path) : 0;
 }
 
+/* The same of snapshots. */
+static int check_snapshots(const struct bg_paths *paths, const char *digest, struct bg_err *err)
+{
+    char **names;
+    int r = bg_snapshot_names(paths, &names, err);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; r == 0 && names[i]; i++) {
+        struct bg_snapshot s;
+        r = bg_snapshot_load(paths, names[i], &s, err);
+        if (r == -ENOENT) {
+            r = 0; /* removed since */
+        } else if (r == 0) {
+            if (strcmp(s.image_digest, digest) == 0)
+                r = bg_err_set(err, -EBUSY,
+                               "snapshot '%s' stands on it; `bellglass snapshot rm %s` removes "
+                               "that",
+                               names[i], names[i]);
+            bg_snapshot_done(&s);
+        }
+    }
+    bg_sandbox_names_free(names);
+    return r;
+}
+
 /* Fails if a sandbox uses the image. One whose file is damaged cannot be told, so it counts. */
 static int check_unused(const struct bg_paths *paths, const char *digest, struct bg_err *err)
 {
@@ -130,6 +156,8 @@ static int remove_image(const struct bg_paths *paths, const struct store *store,
     if (tags > 1)
         return store_untag(store, name, err);
     r = check_unused(paths, digest, err);
+    if (r == 0)
+        r = check_snapshots(paths, digest, err);
     if (r < 0)
         return bg_err_prefix(err, "image '%s'", name);
     r = remove_golden(paths, digest, err);

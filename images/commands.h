@@ -19,6 +19,7 @@ int cmd_import(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_ls(int argc, char **argv);
 int cmd_rm(int argc, char **argv);
+int cmd_save(int argc, char **argv);
 
 /* Prints "bellglass image: TEXT" and returns EXIT_FAILED. */
 int fail(const struct bg_err *err);
@@ -44,6 +45,8 @@ struct maker {
 int maker_init(struct maker *maker, struct bg_err *err) BG_MUST_CHECK;
 /* Waits for other makers. */
 int maker_lock(struct maker *maker, struct bg_err *err) BG_MUST_CHECK;
+/* Makes the work folder, with its log. */
+int maker_open_work(struct maker *maker, struct bg_err *err) BG_MUST_CHECK;
 /* Checks programs and room, and makes the work folder. */
 int maker_begin(struct maker *maker, struct bg_err *err) BG_MUST_CHECK;
 /* Copies the partial disk to the image's folder without its holes and zeros. */

@@ -10,6 +10,7 @@ static const char usage_text[] = "usage: bellglass image VERB [OPTION...]\n"
                                  "\n"
                                  "  build [RECIPE]      build an image from a recipe\n"
                                  "  import FILE.qcow2   make an image of a disk\n"
+                                 "  save NAME IMAGE     make an image of a sandbox's disk\n"
                                  "  ls                  list the images\n"
                                  "  inspect NAME        show all about an image\n"
                                  "  rm NAME             remove an image\n"
@@ -19,11 +20,8 @@ static const char usage_text[] = "usage: bellglass image VERB [OPTION...]\n"
 static const struct verb {
     const char *name;
     int (*run)(int argc, char **argv);
-} verbs[] = {{"build", cmd_build},
-             {"import", cmd_import},
-             {"inspect", cmd_inspect},
-             {"ls", cmd_ls},
-             {"rm", cmd_rm}};
+} verbs[] = {{"build", cmd_build}, {"import", cmd_import}, {"inspect", cmd_inspect},
+             {"ls", cmd_ls},       {"rm", cmd_rm},         {"save", cmd_save}};
 
 /* A plain user's PATH lacks where depmod and chroot are. */
 static int extend_path(void)

@@ -75,11 +75,9 @@ static int check_room(const struct maker *maker, struct bg_err *err)
     return r < 0 ? r : store_check_space(maker->work.tmp, TMP_BYTES, err);
 }
 
-int maker_begin(struct maker *maker, struct bg_err *err)
+int maker_open_work(struct maker *maker, struct bg_err *err)
 {
-    int r = bootstrap_check(err);
-    if (r == 0)
-        r = store_work_begin(&maker->store, &maker->work, err);
+    int r = store_work_begin(&maker->store, &maker->work, err);
     if (r < 0)
         return r;
     maker->jobs.lock_fd = maker->work.fd;
@@ -89,7 +87,15 @@ int maker_begin(struct maker *maker, struct bg_err *err)
         maker->partial = NULL;
     if (!maker->log || !maker->partial)
         return bg_err_errno(err, -ENOMEM, "images");
-    return check_room(maker, err);
+    return 0;
+}
+
+int maker_begin(struct maker *maker, struct bg_err *err)
+{
+    int r = bootstrap_check(err);
+    if (r == 0)
+        r = maker_open_work(maker, err);
+    return r < 0 ? r : check_room(maker, err);
 }
 
 int maker_compact(struct maker *maker, struct bg_err *err)

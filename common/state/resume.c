@@ -266,7 +266,7 @@ static int freeze(int dir_fd, struct bg_disk *disk, struct bg_err *err)
     BG_AUTOCLOSE int fd = openat(dir_fd, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     disk->top = false;
     int r = bg_disk_save(dir_fd, disk, err);
-    if (r == 0 && (fd < 0 || (geteuid() == 0 && fchown(fd, 0, 0) < 0) || fchmod(fd, 0444) < 0 ||
+    if (r == 0 && (fd < 0 || (geteuid() == 0 && fchown(fd, 0, 0) < 0) || fchmod(fd, 0400) < 0 ||
                    fsync(fd) < 0))
         r = bg_err_errno(err, -errno, "%s", file);
     return r;

@@ -276,6 +276,7 @@ int bg_sandbox_create_filled(const struct bg_paths *paths, struct bg_sandbox *sa
     memcpy(s->id, "sbx_", 4);
     random_text(s->id + 4, 20);
     s->created_ms = unix_ms();
+    s->expires_ms = s->ttl_s > 0 ? s->created_ms + s->ttl_s * 1000 : 0;
     for (size_t i = 0; i < s->secret_count; i++) {
         uint8_t random[32];
         bg_random(random, sizeof random);

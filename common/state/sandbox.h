@@ -44,8 +44,12 @@ struct bg_sandbox {
     char *image_name, *image_digest;
     unsigned cpus;
     uint64_t memory_bytes;
-    bool ephemeral; /* removed when it stops (run without --name) */
-    char **env;     /* "K=V"; need not be UTF-8 */
+    /* How long it lives, and until when by the clock on the wall: from its creation, or from when
+     * it was last given that time (start). 0: for ever. */
+    uint64_t ttl_s, expires_ms;
+    uint64_t idle_suspend_s; /* after so long without work it is suspended; 0: never */
+    bool ephemeral;          /* removed when it stops (run without --name) */
+    char **env;              /* "K=V"; need not be UTF-8 */
     size_t env_count;
     char **allow; /* "HOST" or "HOST:PORT" */
     size_t allow_count;

@@ -258,11 +258,13 @@ void bg_share_done(struct bg_share *share)
 static json_t *to_json(const struct bg_sandbox *s)
 {
     return json_pack(
-        "{s:i, s:s, s:s, s:I, s:{s:s, s:s}, s:I, s:I, s:b, s:o, s:{s:o, s:o, s:o}, s:o, s:o}",
+        "{s:i, s:s, s:s, s:I, s:{s:s, s:s}, s:I, s:I, s:I, s:I, s:I, s:b, s:o, s:{s:o, s:o, s:o}, "
+        "s:o, s:o}",
         "version", 1, "id", s->id, "name", s->name, "created_ms", (json_int_t)s->created_ms,
         "image", "name", s->image_name, "digest", s->image_digest, "cpus", (json_int_t)s->cpus,
-        "memory_bytes", (json_int_t)s->memory_bytes, "ephemeral", s->ephemeral, "env",
-        texts_to_json(s->env, s->env_count), "network", "allow",
+        "memory_bytes", (json_int_t)s->memory_bytes, "ttl_s", (json_int_t)s->ttl_s, "expires_ms",
+        (json_int_t)s->expires_ms, "idle_suspend_s", (json_int_t)s->idle_suspend_s, "ephemeral",
+        s->ephemeral, "env", texts_to_json(s->env, s->env_count), "network", "allow",
         texts_to_json(s->allow, s->allow_count), "upstream_ca",
         s->upstream_ca ? text_to_json(s->upstream_ca) : json_null(), "policy",
         s->policy ? text_to_json(s->policy) : json_null(), "secrets", secrets_to_json(s), "shares",
@@ -284,17 +286,19 @@ static int from_json(json_t *json, const char *name, struct bg_sandbox *s, struc
     int version, ephemeral;
     const char *id, *own_name, *image_name, *image_digest;
     json_int_t created_ms, cpus, memory_bytes;
+    json_int_t ttl_s = 0, expires_ms = 0, idle_suspend_s = 0; /* which the first ones lack */
     json_t *env, *allow, *upstream_ca, *secrets;
     json_t *policy = NULL, *shares = NULL; /* which the first ones lack */
-    if (json_unpack_ex(
-            json, &why, 0,
-            "{s:i, s:s, s:s, s:I, s:{s:s, s:s !}, s:I, s:I, s:b, s:o, s:{s:o, s:o, s?:o !}, "
-            "s:o, s?:o !}",
-            "version", &version, "id", &id, "name", &own_name, "created_ms", &created_ms, "image",
-            "name", &image_name, "digest", &image_digest, "cpus", &cpus, "memory_bytes",
-            &memory_bytes, "ephemeral", &ephemeral, "env", &env, "network", "allow", &allow,
-            "upstream_ca", &upstream_ca, "policy", &policy, "secrets", &secrets, "shares",
-            &shares) < 0)
+    if (json_unpack_ex(json, &why, 0,
+                       "{s:i, s:s, s:s, s:I, s:{s:s, s:s !}, s:I, s:I, s?:I, s?:I, s?:I, s:b, s:o, "
+                       "s:{s:o, s:o, "
+                       "s?:o !}, s:o, s?:o !}",
+                       "version", &version, "id", &id, "name", &own_name, "created_ms", &created_ms,
+                       "image", "name", &image_name, "digest", &image_digest, "cpus", &cpus,
+                       "memory_bytes", &memory_bytes, "ttl_s", &ttl_s, "expires_ms", &expires_ms,
+                       "idle_suspend_s", &idle_suspend_s, "ephemeral", &ephemeral, "env", &env,
+                       "network", "allow", &allow, "upstream_ca", &upstream_ca, "policy", &policy,
+                       "secrets", &secrets, "shares", &shares) < 0)
         return bg_err_set(err, -EINVAL, "%s", why.text);
     if (version != 1)
         return bg_err_set(err, -EINVAL, "version %d: this bellglass knows 1", version);
@@ -304,7 +308,13 @@ static int from_json(json_t *json, const char *name, struct bg_sandbox *s, struc
         memory_bytes < (json_int_t)BG_SANDBOX_MEMORY_MIN ||
         memory_bytes > (json_int_t)BG_SANDBOX_MEMORY_MAX)
         return bg_err_set(err, -EINVAL, "cpus or memory_bytes is out of range");
+    if (ttl_s < 0 || ttl_s > BG_SANDBOX_SECONDS_MAX || expires_ms < 0 || idle_suspend_s < 0 ||
+        idle_suspend_s > BG_SANDBOX_SECONDS_MAX)
+        return bg_err_set(err, -EINVAL, "ttl_s, expires_ms or idle_suspend_s is out of range");
     memcpy(s->id, id, strlen(id) + 1);
+    s->ttl_s = (uint64_t)ttl_s;
+    s->expires_ms = (uint64_t)expires_ms;
+    s->idle_suspend_s = (uint64_t)idle_suspend_s;
     s->created_ms = (uint64_t)created_ms;
     s->cpus = (unsigned)cpus;
     s->memory_bytes = (uint64_t)memory_bytes;
@@ -391,7 +401,7 @@ int bg_sandbox_fork_config(const json_t *source, const char *name, struct bg_san
         return bg_err_errno(err, -ENOMEM, "sandbox name");
     }
     memset(s.id, 0, sizeof s.id);
-    s.created_ms = 0;
+    s.created_ms = s.expires_ms = 0;
     s.ephemeral = false;
     *ret = s;
     return 0;

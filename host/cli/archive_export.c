@@ -373,8 +373,10 @@ int archive_export(struct app *app, const struct args *args)
     struct snapshots_source source;
     uint64_t written = 0;
     const char *path = args->operands[1];
-    int r = snapshots_open(app, args->operands[0], /* sandboxes= */ true,
-                           args_flag(args, OPTION_QUIET), &source, &err);
+    int r = snapshots_open(
+        app, args->operands[0],
+        &(struct snapshots_open_opts){.sandboxes = true, .quiet = args_flag(args, OPTION_QUIET)},
+        &source, &err);
     if (r < 0)
         return app_fail(&err);
     r = to_file(app, args, &source.snapshot, path, &written, &err);

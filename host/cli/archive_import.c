@@ -361,7 +361,7 @@ static int keep_layer(int dir_fd, const char *file, struct bg_layer *layer, stru
 {
     uint64_t said = layer->size;
     BG_AUTOCLOSE int fd = openat(dir_fd, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd >= 0 && ((geteuid() == 0 && fchown(fd, 0, 0) < 0) || fchmod(fd, 0444) < 0))
+    if (fd >= 0 && ((geteuid() == 0 && fchown(fd, 0, 0) < 0) || fchmod(fd, 0400) < 0))
         return bg_err_errno(err, -errno, "%s", file);
     int r = bg_layer_measure(dir_fd, file, layer, err);
     return r == 0 && layer->size != said

@@ -128,8 +128,10 @@ static int run(struct app *app, const struct args *args)
     if (r == 0 && !children)
         r = bg_err_errno(&err, -ENOMEM, "fork");
     if (r == 0)
-        r = snapshots_open(app, args->operands[0], /* sandboxes= */ true,
-                           args_flag(args, OPTION_QUIET), &source, &err);
+        r = snapshots_open(app, args->operands[0],
+                           &(struct snapshots_open_opts){.sandboxes = true,
+                                                         .quiet = args_flag(args, OPTION_QUIET)},
+                           &source, &err);
     if (r < 0) {
         app_hint_space(&err);
         return app_fail(&err);

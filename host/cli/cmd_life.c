@@ -4,6 +4,7 @@
 #include "common/checked.h"
 #include "common/quote.h"
 #include "host/cli/offline.h"
+#include "host/cli/output.h"
 #include "host/cli/sandbox_options.h"
 #include "host/cli/signals.h"
 #include "host/cli/start.h"
@@ -14,6 +15,7 @@
 enum { OPTION_TIME = OPTION_OWN, OPTION_FORCE, OPTION_COLD };
 
 static const struct option_spec start_options[] = {
+    LIFETIME_OPTIONS,
     {OPTION_COLD, 0, false, "cold", NULL,
      "boot its disk, even if it could go on from a memory, which is dropped"},
     {OPTION_QUIET, 'q', false, "quiet", NULL, "no progress on stderr"},
@@ -33,13 +35,33 @@ static const struct option_spec rm_options[] = {
 
 static const char *const forms[] = {"[OPTIONS] NAME...", NULL};
 
-static int start_one(struct app *app, const char *name, const struct launch_opts *opts,
-                     int *ret_signal, struct bg_err *err)
+/* What was given counts at once, for one that runs too. One whose time is over gets as much again:
+ * who starts it wants it. */
+static int set_lifetime(const struct args *args, struct bg_sandbox *sandbox, struct bg_err *err)
+{
+    bool given;
+    uint64_t now_ms = output_now_ms();
+    int r = sandbox_options_lifetime(args, now_ms, sandbox, &given, err);
+    if (r < 0)
+        return r;
+    bool over = sandbox->expires_ms > 0 && sandbox->expires_ms <= now_ms;
+    if (over)
+        sandbox->expires_ms = now_ms + sandbox->ttl_s * 1000;
+    return given || over ? bg_sandbox_save(sandbox, err) : 0;
+}
+
+static int start_one(struct app *app, const char *name, const struct args *args,
+                     const struct launch_opts *opts, int *ret_signal, struct bg_err *err)
 {
     struct life life;
     int r = life_open(app, name, &life, err);
     if (r < 0)
         return r;
+    r = set_lifetime(args, &life.sandbox, err);
+    if (r < 0) {
+        life_done(&life);
+        return r;
+    }
     if (life.state == BG_SANDBOX_RUNNING)
         app_note("sandbox '%s' is running already", name);
     else
@@ -66,7 +88,7 @@ static int run_start(struct app *app, const struct args *args)
                                .quiet = args_flag(args, OPTION_QUIET)};
     for (size_t i = 0; i < args->operand_count; i++) {
         int signal_number = 0;
-        if (start_one(app, args->operands[i], &opts, &signal_number, &err) < 0)
+        if (start_one(app, args->operands[i], args, &opts, &signal_number, &err) < 0)
             status = app_fail(&err);
         if (signal_number)
             return 128 + signal_number;
@@ -144,6 +166,15 @@ const struct command cmd_start = {
     .summary = "start stopped sandboxes",
     .forms = forms,
     .options = start_options,
+    .details =
+        "With --ttl and --idle-suspend it changes these, of a running one too. A lifetime begins "
+        "when the sandbox is made, and goes on while it is stopped or suspended; one that is over "
+        "begins anew with a start. At its end the sandbox is stopped (`bellglass inspect` says "
+        "why), and what sleeps is not woken any more.\n\n"
+        "A sandbox has done nothing if no byte went over its streams (commands, mounts, forwarded "
+        "and its own connections) and it used less than a fiftieth of a CPU. A terminal or "
+        "connection that is open and silent does not keep it awake: terminals and commands are "
+        "there again when it is woken, connections are not.",
     .operands_min = 1,
     .operands_max = -1,
     .run = run_start,

@@ -100,10 +100,27 @@ static json_t *describe(const struct life *life, const struct mount_list *mounts
     return json;
 }
 
+/* What the future holds for it: "ends 3h, idle 10m". */
+static void plans(const struct bg_sandbox *s, char *out, size_t size)
+{
+    char left[OUTPUT_AGE_SIZE], idle[OUTPUT_AGE_SIZE];
+    uint64_t now_ms = output_now_ms();
+    bool over = s->expires_ms > 0 && s->expires_ms <= now_ms;
+    output_age(now_ms, s->expires_ms, left);
+    output_age(0, s->idle_suspend_s * 1000, idle);
+    (void)snprintf(out, size, "%s%s%s%s%s",
+                   s->expires_ms == 0 ? ""
+                   : over             ? "over"
+                                      : "ends ",
+                   s->expires_ms == 0 || over ? "" : left,
+                   s->expires_ms > 0 && s->idle_suspend_s > 0 ? ", " : "",
+                   s->idle_suspend_s > 0 ? "idle " : "", s->idle_suspend_s > 0 ? idle : "");
+}
+
 static void add_row(struct table *table, const struct life *life, const struct mount_list *mounts)
 {
     const struct bg_sandbox *s = &life->sandbox;
-    char age[OUTPUT_AGE_SIZE], memory[OUTPUT_SIZE_SIZE], cpus[16];
+    char age[OUTPUT_AGE_SIZE], memory[OUTPUT_SIZE_SIZE], cpus[16], planned[64];
     bool mounted = false;
     output_age(s->created_ms, output_now_ms(), age);
     output_size(s->memory_bytes, memory);
@@ -114,11 +131,13 @@ static void add_row(struct table *table, const struct life *life, const struct m
     table_add(table, life->damaged ? "?" : age);
     table_add(table, life->damaged ? "?" : memory);
     table_add(table, life->damaged ? "?" : cpus);
+    plans(s, planned, sizeof planned);
+    table_add(table, life->damaged ? "?" : planned);
     for (size_t i = 0; i < mounts->count; i++) {
         if (!mounts_match(&mounts->entries[i], s))
             continue;
         if (mounted) { /* further ones have a line each */
-            for (int j = 0; j < 6; j++)
+            for (int j = 0; j < 7; j++)
                 table_add(table, "");
         }
         table_add(table, mounts->entries[i].path);
@@ -170,8 +189,8 @@ static int print_names(struct app *app)
 
 static int run_ls(struct app *app, const struct args *args)
 {
-    static const char *const heading[] = {"NAME",   "STATE", "IMAGE", "AGE",
-                                          "MEMORY", "CPUS",  "MOUNTS"};
+    static const char *const heading[] = {"NAME",   "STATE", "IMAGE",    "AGE",
+                                          "MEMORY", "CPUS",  "LIFETIME", "MOUNTS"};
     struct bg_err err;
     struct mount_list mounts = {0};
     bool as_json = args_flag(args, OPTION_JSON);

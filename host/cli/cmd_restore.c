@@ -121,7 +121,9 @@ static int run(struct app *app, const struct args *args)
         r = life_open(app, name, &life, &err);
     if (r < 0)
         return app_fail(&err);
-    r = snapshots_open(app, snapshot, /* sandboxes= */ false, /* quiet= */ true, &source, &err);
+    r = snapshots_open(app, snapshot,
+                       &(struct snapshots_open_opts){.sandboxes = false, .quiet = true}, &source,
+                       &err);
     if (r == 0)
         r = check_fits(&life.sandbox, &source.snapshot, &err);
     if (r == 0 && !args_flag(args, OPTION_YES) && !confirmed(&life, &source.snapshot))

@@ -103,6 +103,8 @@ int commands_run(struct app *app, int argc, char **argv)
     const struct command *command = command_find(name);
     if (!command)
         return unknown_command(name);
+    if (command == &cmd_image && argc > 1 && strcmp(argv[1], "save") == 0)
+        return command_run(app, &cmd_image_save, cmd_image_save.run, argc - 2, argv + 2);
     return command->helper ? run_helper(command, argc - 1, argv + 1)
                            : command_run(app, command, command->run, argc - 1, argv + 1);
 }

@@ -11,6 +11,9 @@ extern const struct command cmd_run, cmd_create, cmd_exec, cmd_shell, cmd_attach
     cmd_ssh_config, cmd_fs, cmd_code, cmd_completion, cmd_version, cmd_help, cmd_snapshot, cmd_fork,
     cmd_restore, cmd_suspend, cmd_resume, cmd_tree, cmd_prune, cmd_export, cmd_import;
 
+/* `bellglass image save`, the one verb of image that begins here; in no list of commands. */
+extern const struct command cmd_image_save;
+
 /* Runs the command that argv[0] names; argv: without the program's name. Returns the exit status.
  */
 int commands_run(struct app *app, int argc, char **argv);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "host/cli/grammar.h"
+#include "host/cli/output.h"
 #include "host/cli/sandbox_options.h"
 #include "host/cli/snapshots.h"
 
@@ -69,7 +70,9 @@ static int add_settings(const struct args *args, struct bg_sandbox *s, struct bg
 {
     char **env = NULL;
     size_t count = 0, at = 0;
-    int r = sandbox_options_env(args, &env, &count, err);
+    int r = sandbox_options_lifetime(args, output_now_ms(), s, NULL, err);
+    if (r == 0)
+        r = sandbox_options_env(args, &env, &count, err);
     for (size_t i = 0; r == 0 && i < count; i++)
         if (set_env(s, env[i]) < 0)
             r = bg_err_errno(err, -ENOMEM, "-e");
@@ -89,8 +92,10 @@ int from_create(struct app *app, const struct args *args, const char *name, bool
     struct bg_sandbox s = {0};
     int r = check_options(args, err);
     if (r == 0)
-        r = snapshots_open(app, args_text(args, OPTION_FROM, ""), /* sandboxes= */ true,
-                           args_flag(args, OPTION_QUIET), &source, err);
+        r = snapshots_open(app, args_text(args, OPTION_FROM, ""),
+                           &(struct snapshots_open_opts){.sandboxes = true,
+                                                         .quiet = args_flag(args, OPTION_QUIET)},
+                           &source, err);
     if (r < 0)
         return r;
     r = snapshots_child(&source, name, &s, err);

@@ -152,16 +152,18 @@ static json_t *secrets(const struct bg_sandbox *s)
 json_t *output_sandbox(const struct bg_sandbox *sandbox)
 {
     const struct bg_sandbox *s = sandbox;
-    return json_pack(
-        "{s:s, s:s, s:I, s:{s:s, s:s}, s:I, s:I, s:b, s:o, s:{s:o, s:o, s:o}, s:o, s:o}", "id",
-        s->id, "name", s->name, "created_ms", (json_int_t)s->created_ms, "image", "name",
-        s->image_name, "digest", s->image_digest, "cpus", (json_int_t)s->cpus, "memory_bytes",
-        (json_int_t)s->memory_bytes, "ephemeral", s->ephemeral, "env",
-        output_texts(s->env, s->env_count), "network", "allow",
-        output_texts(s->allow, s->allow_count), "upstream_ca",
-        s->upstream_ca ? output_text(s->upstream_ca) : json_null(), "policy",
-        s->policy ? output_text(s->policy) : json_null(), "secrets", secrets(s), "dir",
-        output_text(s->dir));
+    return json_pack("{s:s, s:s, s:I, s:{s:s, s:s}, s:I, s:I, s:I, s:I, s:I, s:b, s:o, s:{s:o, "
+                     "s:o, s:o}, s:o, s:o}",
+                     "id", s->id, "name", s->name, "created_ms", (json_int_t)s->created_ms, "image",
+                     "name", s->image_name, "digest", s->image_digest, "cpus", (json_int_t)s->cpus,
+                     "memory_bytes", (json_int_t)s->memory_bytes, "ttl_s", (json_int_t)s->ttl_s,
+                     "expires_ms", (json_int_t)s->expires_ms, "idle_suspend_s",
+                     (json_int_t)s->idle_suspend_s, "ephemeral", s->ephemeral, "env",
+                     output_texts(s->env, s->env_count), "network", "allow",
+                     output_texts(s->allow, s->allow_count), "upstream_ca",
+                     s->upstream_ca ? output_text(s->upstream_ca) : json_null(), "policy",
+                     s->policy ? output_text(s->policy) : json_null(), "secrets", secrets(s), "dir",
+                     output_text(s->dir));
 }
 
 char *output_json_text(const json_t *json, size_t flags)

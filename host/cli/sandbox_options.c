@@ -10,6 +10,7 @@
 #include "common/quote.h"
 #include "common/state/image.h"
 #include "host/cli/grammar.h"
+#include "host/cli/output.h"
 #include "host/cli/process.h"
 #include "host/cli/shares.h"
 
@@ -34,6 +35,43 @@ static int read_sizes(const struct args *args, struct bg_sandbox *s, struct bg_e
                           bg_quote(text, quoted, sizeof quoted), BG_SANDBOX_MEMORY_MIN >> 20,
                           BG_SANDBOX_MEMORY_MAX >> 30);
     s->cpus = (unsigned)cpus;
+    return 0;
+}
+
+static int read_seconds(const char *option, const char *text, uint64_t *ret_s, struct bg_err *err)
+{
+    uint64_t ms = 0;
+    if (strcmp(text, "none") == 0) {
+        *ret_s = 0;
+        return 0;
+    }
+    int r = grammar_parse_duration(text, &ms, err);
+    if (r == 0 && (ms == 0 || ms / 1000 > BG_SANDBOX_SECONDS_MAX))
+        r = bg_err_set(err, -EINVAL, "want from 1s to %dd, or none",
+                       BG_SANDBOX_SECONDS_MAX / (24 * 3600));
+    if (r < 0)
+        return bg_err_prefix(err, "%s", option);
+    *ret_s = ms / 1000;
+    return 0;
+}
+
+int sandbox_options_lifetime(const struct args *args, uint64_t now_ms, struct bg_sandbox *sandbox,
+                             bool *ret_given, struct bg_err *err)
+{
+    const char *ttl = args_text(args, OPTION_TTL, NULL);
+    const char *idle = args_text(args, OPTION_IDLE_SUSPEND, NULL);
+    uint64_t ttl_s = sandbox->ttl_s, idle_s = sandbox->idle_suspend_s;
+    int r = ttl ? read_seconds("--ttl", ttl, &ttl_s, err) : 0;
+    if (r == 0 && idle)
+        r = read_seconds("--idle-suspend", idle, &idle_s, err);
+    if (r < 0)
+        return r;
+    if (ttl)
+        sandbox->expires_ms = ttl_s > 0 ? now_ms + ttl_s * 1000 : 0;
+    sandbox->ttl_s = ttl_s;
+    sandbox->idle_suspend_s = idle_s;
+    if (ret_given)
+        *ret_given = ttl || idle;
     return 0;
 }
 
@@ -275,6 +313,8 @@ int sandbox_options_read(struct app *app, const struct args *args, const char *n
     int r = app_paths(app, err);
     if (r == 0)
         r = read_sizes(args, &s, err);
+    if (r == 0)
+        r = sandbox_options_lifetime(args, output_now_ms(), &s, NULL, err);
     if (r == 0)
         r = sandbox_options_env(args, &s.env, &s.env_count, err);
     if (r == 0)

@@ -22,6 +22,8 @@ enum {
     OPTION_SHARE_UNGUARDED,
     OPTION_SHARE_ANY_LINKS,
     OPTION_SHARE_ANYWAY,
+    OPTION_TTL,
+    OPTION_IDLE_SUSPEND,
     OPTION_NAME,
     OPTION_QUIET,
     OPTION_TTY,
@@ -54,6 +56,15 @@ enum {
             "also share your home folder, the root and the like"                                   \
     }
 
+/* How long it lives, and how long awake. */
+#define LIFETIME_OPTIONS                                                                           \
+    {OPTION_TTL, 0,      false,                                                                    \
+     "ttl",      "TIME", "stop it so long after now (30s, 10m, 2h, 7d; none), whatever it does"},  \
+    {                                                                                              \
+        OPTION_IDLE_SUSPEND, 0, false, "idle-suspend", "TIME",                                     \
+            "suspend it when it has done nothing for so long; what needs it wakes it"              \
+    }
+
 #define SANDBOX_OPTIONS                                                                            \
     {OPTION_IMAGE,                                                                                 \
      0,                                                                                            \
@@ -71,6 +82,7 @@ enum {
          "settings"},                                                                              \
         {OPTION_CPUS, 0, false, "cpus", "N", "virtual CPUs [1]"},                                  \
         {OPTION_MEMORY, 0, false, "memory", "SIZE", "its memory, such as 512M or 2G [512M]"},      \
+        LIFETIME_OPTIONS,                                                                          \
         {OPTION_ENV, 'e', true, "env", "K=V", "a variable for every command; K alone: your own"},  \
         {OPTION_ALLOW,  0,                                                                         \
          true,          "allow",                                                                   \
@@ -121,6 +133,11 @@ enum {
  * option and the way out. */
 int sandbox_options_read(struct app *app, const struct args *args, const char *name,
                          struct bg_sandbox *ret, struct bg_err *err) BG_MUST_CHECK;
+
+/* LIFETIME_OPTIONS, those that were given: sets ttl_s and idle_suspend_s, and expires_ms from
+ * now_ms on. *ret_given (may be NULL): whether one was. Errors: -EINVAL. */
+int sandbox_options_lifetime(const struct args *args, uint64_t now_ms, struct bg_sandbox *sandbox,
+                             bool *ret_given, struct bg_err *err) BG_MUST_CHECK;
 
 /* The values of -e as "K=V": heap array of heap strings, the caller's; *ret_count of them. */
 int sandbox_options_env(const struct args *args, char ***ret, size_t *ret_count,

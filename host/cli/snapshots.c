@@ -89,7 +89,8 @@ void snapshots_taken_done(struct snapshots_taken *taken)
 
 /* ---- sources ---- */
 
-static int take_for_a_moment(struct app *app, const struct life *life, bool quiet, char **ret_name,
+static int take_for_a_moment(struct app *app, const struct life *life,
+                             const struct snapshots_open_opts *source_opts, char **ret_name,
                              struct bg_err *err)
 {
     uint32_t random;
@@ -97,7 +98,8 @@ static int take_for_a_moment(struct app *app, const struct life *life, bool quie
     struct snapshots_taken taken;
     bg_random(&random, sizeof random);
     (void)snprintf(tag, sizeof tag, ".fork-%08x", random);
-    const struct snapshots_take_opts opts = {.tag = tag, .quiet = quiet};
+    const struct snapshots_take_opts opts = {
+        .tag = tag, .disk_only = source_opts->disk_only, .quiet = source_opts->quiet};
     int r = snapshots_take(app, life, &opts, &taken, err);
     if (r == 0)
         *ret_name = taken.name;
@@ -114,15 +116,15 @@ static int hold(const struct bg_snapshot *snapshot, int *ret_fd, struct bg_err *
     return 0;
 }
 
-static int find_name(struct app *app, const char *text, bool sandboxes, bool quiet, char **ret_name,
-                     bool *ret_temporary, struct bg_err *err)
+static int find_name(struct app *app, const char *text, const struct snapshots_open_opts *opts,
+                     char **ret_name, bool *ret_temporary, struct bg_err *err)
 {
     struct life life;
     *ret_temporary = false;
     int r = app_paths(app, err);
     if (r < 0)
         return r;
-    if (!sandboxes || strchr(text, '@'))
+    if (!opts->sandboxes || strchr(text, '@'))
         return bg_snapshot_resolve(&app->paths, text, ret_name, err);
     r = life_open(app, text, &life, err);
     if (r == -ENOENT) { /* what it says of sandboxes stands, unless a snapshot is called so */
@@ -132,18 +134,18 @@ static int find_name(struct app *app, const char *text, bool sandboxes, bool qui
     }
     if (r < 0)
         return r;
-    r = take_for_a_moment(app, &life, quiet, ret_name, err);
+    r = take_for_a_moment(app, &life, opts, ret_name, err);
     *ret_temporary = r == 0;
     life_done(&life);
     return r;
 }
 
-int snapshots_open(struct app *app, const char *text, bool sandboxes, bool quiet,
+int snapshots_open(struct app *app, const char *text, const struct snapshots_open_opts *opts,
                    struct snapshots_source *ret, struct bg_err *err)
 {
     struct snapshots_source source = {.hold_fd = -1};
     BG_AUTOFREE char *name = NULL;
-    int r = find_name(app, text, sandboxes, quiet, &name, &source.temporary, err);
+    int r = find_name(app, text, opts, &name, &source.temporary, err);
     if (r < 0)
         return r;
     r = bg_snapshot_load(&app->paths, name, &source.snapshot, err);

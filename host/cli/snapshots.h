@@ -34,10 +34,15 @@ struct snapshots_source {
     int hold_fd;    /* keeps prune away from it */
 };
 
+struct snapshots_open_opts {
+    bool sandboxes; /* a sandbox may be meant too, and its name goes first */
+    bool disk_only; /* that is enough of it */
+    bool quiet;     /* no progress on stderr */
+};
+
 /* Finds a snapshot, or takes one of a sandbox for a moment. text: as bg_snapshot_resolve, or a
- * sandbox's name, which goes first; sandboxes: false: only snapshots are meant. Errors: -ENOENT
- * neither; as snapshots_take; -EUCLEAN. */
-int snapshots_open(struct app *app, const char *text, bool sandboxes, bool quiet,
+ * sandbox's name. Errors: -ENOENT neither; as snapshots_take; -EUCLEAN. */
+int snapshots_open(struct app *app, const char *text, const struct snapshots_open_opts *opts,
                    struct snapshots_source *ret, struct bg_err *err) BG_MUST_CHECK;
 /* Removes it if it was for a moment. */
 void snapshots_close(struct app *app, struct snapshots_source *source);

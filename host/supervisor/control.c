@@ -53,6 +53,7 @@ struct control {
     struct client *clients;
     size_t client_count; /* with their handles not yet closed */
     LIST_HEAD(, stream) streams;
+    uint64_t ended_bytes; /* of streams that are no more */
     size_t stream_count;
     bool parked;
     bool parking, resuming; /* on_parked, on_resumed is owed */
@@ -190,8 +191,7 @@ static void pipe_ended(void *owner, uint64_t to_guest, uint64_t from_guest)
 {
     struct stream *stream = owner;
     struct control *control = stream->control;
-    (void)to_guest;
-    (void)from_guest;
+    control->ended_bytes += to_guest + from_guest + 1; /* one more: that it ended */
     LIST_REMOVE(stream, link);
     free(stream);
     control->stream_count--;
@@ -547,8 +547,7 @@ bool control_resume(struct control *control, struct vsock_device *device)
     struct stream *stream;
     LIST_FOREACH(stream, &control->streams, link)
     {
-        stream->unresumed = true;
-        vsock_pipe_resume(stream->pipe, device);
+        stream->unresumed = vsock_pipe_resume(stream->pipe, device);
     }
     control->resuming = !all_resumed(control);
     return !control->resuming;
@@ -569,6 +568,15 @@ void control_go_on(struct control *control)
         if (client->state == CLIENT_HELD)
             open_stream(client);
     }
+}
+
+uint64_t control_bytes(const struct control *control)
+{
+    uint64_t bytes = control->ended_bytes;
+    const struct stream *stream;
+    LIST_FOREACH(stream, &control->streams, link)
+    bytes += vsock_pipe_bytes(stream->pipe);
+    return bytes;
 }
 
 size_t control_streams(const struct control *control)

@@ -46,6 +46,9 @@ uint32_t control_next_stream(const struct control *control);
 /* Streams that are open. */
 size_t control_streams(const struct control *control);
 
+/* A number that grows with what is carried on them. */
+uint64_t control_bytes(const struct control *control);
+
 /* A snapshot takes the device away for a while (docs/protocol.md, "Resumption"). Requests are taken
  * as ever, but what is to be opened waits. In this order:
  *

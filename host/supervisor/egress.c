@@ -27,6 +27,7 @@ struct egress {
     const struct bg_log *log;
     int proxy_fd;
     size_t waiting, stream_count;
+    uint64_t ended_bytes; /* of streams that are no more */
     LIST_HEAD(, stream) streams;
     bool parked;
     bool resuming; /* on_resumed is owed */
@@ -78,8 +79,7 @@ static void pipe_ended(void *owner, uint64_t to_guest, uint64_t from_guest)
 {
     struct stream *stream = owner;
     struct egress *egress = stream->egress;
-    (void)to_guest;
-    (void)from_guest;
+    egress->ended_bytes += to_guest + from_guest + 1; /* one more: that it ended */
     LIST_REMOVE(stream, link);
     free(stream);
     egress->stream_count--;
@@ -226,8 +226,7 @@ bool egress_resume(struct egress *egress, struct vsock_device *device)
     struct stream *stream;
     LIST_FOREACH(stream, &egress->streams, link)
     {
-        stream->unresumed = true;
-        vsock_pipe_resume(stream->pipe, device);
+        stream->unresumed = vsock_pipe_resume(stream->pipe, device);
     }
     egress->resuming = !all_resumed(egress);
     return !egress->resuming;
@@ -242,6 +241,15 @@ void egress_go_on(struct egress *egress)
         stream->unresumed = false;
         vsock_pipe_go_on(stream->pipe);
     }
+}
+
+uint64_t egress_bytes(const struct egress *egress)
+{
+    uint64_t bytes = egress->ended_bytes;
+    const struct stream *stream;
+    LIST_FOREACH(stream, &egress->streams, link)
+    bytes += vsock_pipe_bytes(stream->pipe);
+    return bytes;
 }
 
 size_t egress_streams(const struct egress *egress)

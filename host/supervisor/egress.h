@@ -33,5 +33,8 @@ void egress_go_on(struct egress *egress);
 /* Connections that are with the proxy. */
 size_t egress_streams(const struct egress *egress);
 
+/* A number that grows with what is carried on them. */
+uint64_t egress_bytes(const struct egress *egress);
+
 /* The device must be closed first: so nothing is open any more. NULL: no-op. */
 void egress_free(struct egress *egress);

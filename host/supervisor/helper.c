@@ -14,11 +14,11 @@
 #include "common/io.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/state/qcow2.h"
 #include "common/wire.h"
 #include "host/supervisor/background.h"
 #include "host/supervisor/child.h"
 #include "host/supervisor/parts.h"
-#include "host/supervisor/qcow2.h"
 
 /* Of a helper for an image: what `bellglass create` takes, so that the golden snapshot is there. */
 #define CPUS         1

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "common/fault.h"
 #include "common/io.h"
@@ -18,6 +19,7 @@
 #include "common/state/audit_files.h"
 #include "host/supervisor/background.h"
 #include "host/supervisor/child.h"
+#include "host/supervisor/lifetime.h"
 #include "host/supervisor/parts.h"
 #include "host/supervisor/snapshots.h"
 
@@ -37,8 +39,10 @@ struct launcher {
     struct snapshots_opts snapshots_opts;
     struct snapshots snapshots;
     bool suspended; /* the supervisor ends for that */
-    bool flattens;  /* the disk's layers are being made fewer */
-    char *waiting;  /* the request for a snapshot that waits for that; NULL: none */
+    struct lifetime lifetime;
+    char reason[BG_ERR_TEXT_SIZE]; /* why it ends or is suspended, if that was not asked for */
+    bool flattens;                 /* the disk's layers are being made fewer */
+    char *waiting;                 /* the request for a snapshot that waits for that; NULL: none */
     size_t waiting_size;
     struct bg_log log;
     int log_fd, proxy_log_fd;
@@ -358,6 +362,7 @@ static void take_snapshot(struct launcher *l, const struct link_taken *taken)
     int r = snapshots_taken(&l->snapshots, taken, &err);
     if (r == 0 && l->snapshots.suspend) {
         l->suspended = true;
+        (void)snprintf(l->reason, sizeof l->reason, "%s", l->snapshots.note);
         say(l, LINK_GO, &end, 1, NULL, 0);
         return;
     }
@@ -397,6 +402,25 @@ static void disk_is_flat(struct launcher *l)
         bg_log(&l->log, BG_LOG_ERROR, "%s", err.text);
 }
 
+static void say_idle(struct launcher *l)
+{
+    uint8_t message[8];
+    struct bg_writer w = bg_writer_init(message, sizeof message);
+    bg_writer_u64le(&w, l->lifetime.idle_suspend_s * 1000);
+    say(l, LINK_IDLE, message, sizeof message, NULL, 0);
+}
+
+/* Its time is over. It is not suspended: nobody is to find it again. */
+static void expire(struct launcher *l)
+{
+    if (!lifetime_is_over(&l->lifetime) || l->reason[0] != '\0')
+        return;
+    (void)snprintf(l->reason, sizeof l->reason, "its lifetime of %llu s is over",
+                   (unsigned long long)l->lifetime.ttl_s);
+    bg_log(&l->log, BG_LOG_INFO, "%s: it is stopped", l->reason);
+    supervisor_child_stop(&l->child, STOP_GRACE_MS);
+}
+
 static void supervisor_spoke(struct launcher *l)
 {
     char message[SUPERVISOR_LINK_MAX];
@@ -408,6 +432,7 @@ static void supervisor_spoke(struct launcher *l)
         if (bg_sandbox_set_state(l->opts->sandbox, BG_SANDBOX_RUNNING, "", &err) < 0)
             bg_log(&l->log, BG_LOG_WARN, "%s", err.text);
         report_ready(l->opts->report, &timings);
+        say_idle(l);
     } else if (n == 1 && message[0] == LINK_LOADED) {
         let_run(l);
     } else if (n == 2 && message[0] == LINK_FLAT) {
@@ -449,7 +474,9 @@ static void watch(struct launcher *l)
                                {.fd = l->child.link_fd, .events = POLLIN},
                                {.fd = owner_fd, .events = POLLIN},
                                {.fd = l->audit_fd, .events = POLLIN},
-                               {.fd = l->snapshots.finisher_fd, .events = POLLIN}};
+                               {.fd = l->snapshots.finisher_fd, .events = POLLIN},
+                               {.fd = l->lifetime.timer_fd, .events = POLLIN},
+                               {.fd = l->lifetime.watch_fd, .events = POLLIN}};
         struct bg_err err;
         uint64_t now = bg_now_ms();
         bool proxy_wanted = l->proxy_pid == 0 && l->child.link_fd >= 0 && !l->child.ended;
@@ -474,6 +501,10 @@ static void watch(struct launcher *l)
         }
         if (fds[3].revents)
             answer_audit(l);
+        if (fds[6].revents && lifetime_changed(&l->lifetime))
+            say_idle(l);
+        if (fds[5].revents)
+            expire(l);
         if (fds[0].revents)
             signal_came(l);
     }
@@ -564,9 +595,11 @@ static void clean_up(struct launcher *l)
                                   : l->child.why.code < 0 && l->child.why.code != -ETIME
                                       ? BG_SANDBOX_CRASHED
                                       : BG_SANDBOX_STOPPED;
+    const char *reason =
+        l->reason[0] != '\0' && state != BG_SANDBOX_CRASHED ? l->reason : l->child.why.text;
     int r = sandbox->ephemeral && !l->suspended
                 ? bg_sandbox_remove(sandbox, &err)
-                : bg_sandbox_set_state(sandbox, state, l->child.why.text, &err);
+                : bg_sandbox_set_state(sandbox, state, reason, &err);
     if (r < 0)
         bg_log(&l->log, BG_LOG_ERROR, "%s", err.text);
 }
@@ -579,13 +612,27 @@ static void run(struct launcher *l)
     if (r == 0)
         r = bg_sandbox_set_state(l->opts->sandbox, BG_SANDBOX_STARTING, "", &err);
     if (r == 0)
+        r = lifetime_open(l->opts->paths, l->opts->sandbox, &l->lifetime, &err);
+    if (r == 0)
         r = start_supervisor(l, &err);
     if (r < 0)
         l->child.why = err;
     else
         watch(l);
     end_proxy(l);
+    lifetime_close(&l->lifetime);
     clean_up(l);
+}
+
+static int check_lifetime(const struct bg_sandbox *sandbox, struct bg_err *err)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now); /* cannot fail with this clock */
+    if (sandbox->expires_ms == 0 || (uint64_t)now.tv_sec * 1000 < sandbox->expires_ms)
+        return 0;
+    return bg_err_set(err, -ETIME,
+                      "its lifetime of %llu s is over; give it more: bellglass start --ttl 1h %s",
+                      (unsigned long long)sandbox->ttl_s, sandbox->name);
 }
 
 int launcher_run(const struct launcher_opts *opts, struct bg_err *err)
@@ -600,8 +647,11 @@ int launcher_run(const struct launcher_opts *opts, struct bg_err *err)
                          .proxy_log_fd = -1,
                          .child.link_fd = -1,
                          .audit_fd = -1,
+                         .lifetime = {.timer_fd = -1, .watch_fd = -1},
                          .signal_fd = -1};
-    int r = parts_find(opts->paths, opts->sandbox->image_digest, &parts, err);
+    int r = check_lifetime(opts->sandbox, err);
+    if (r == 0)
+        r = parts_find(opts->paths, opts->sandbox->image_digest, &parts, err);
     if (r == 0)
         r = note_ca(opts, &parts, err);
     if (r == 0)

@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "common/io.h"
 #include "common/limits.h"
@@ -16,10 +17,11 @@
 #include "host/supervisor/control.h"
 #include "host/supervisor/disk_stream.h"
 #include "host/supervisor/egress.h"
+#include "host/supervisor/idle.h"
 #include "host/supervisor/vm.h"
 
 #define SILENCE_MS(accel) ((accel) == ACCEL_KVM ? 15000u : 60000u)
-#define PARK_MS           10000 /* for the guest to read what opens a stream */
+#define PARK_MS           10000 /* for the guest to read what opens a stream, or to resume it */
 #define FDS_MAX           8192  /* connections each way and clients, with room to spare */
 
 struct supervisor {
@@ -36,7 +38,9 @@ struct supervisor {
     struct bg_err why;
     struct disk_stream *second; /* while the second disk is the agent's */
     uv_timer_t second_timer;    /* for it to be mounted, or unmounted */
-    uv_timer_t park_timer;      /* for the streams to stand still before a snapshot */
+    struct idle idle;
+    uv_timer_t idle_timer; /* for the next look at it */
+    uv_timer_t park_timer; /* for the streams to stand still before a snapshot */
     struct bg_err second_why;
     uint8_t *env;
     size_t env_size;
@@ -133,6 +137,62 @@ static int want_snapshot(void *owner, const char *request, size_t size, struct b
     return 0;
 }
 
+/* ---- idleness ---- */
+
+/* CPU time of QEMU: the kernel's clock of a process, whose number clock_getcpuclockid(3) makes of
+ * its pid with a call that our filter has no place for. */
+static uint64_t qemu_cpu_ms(const struct supervisor *s)
+{
+    struct timespec used = {0};
+    clockid_t clock = (clockid_t)(~(unsigned)vm_qemu_pid(s->vm) << 3 | 2u);
+    (void)clock_gettime(clock, &used); /* one that has just ended: nothing */
+    return (uint64_t)used.tv_sec * 1000 + (uint64_t)used.tv_nsec / 1000000;
+}
+
+static uint64_t carried_bytes(const struct supervisor *s)
+{
+    return control_bytes(s->control) + egress_bytes(s->egress);
+}
+
+static void look_idle(uv_timer_t *timer)
+{
+    struct supervisor *s = timer->data;
+    if (!s->vm || s->stopping)
+        return;
+    uint64_t now_ms = bg_now_ms(), bytes = carried_bytes(s), cpu_ms = qemu_cpu_ms(s);
+    /* A snapshot is work, and until the guest is there it is at work. */
+    if (!vm_is_ready(s->vm) || s->snapshot.wanted) {
+        idle_start(&s->idle, s->idle.limit_ms, now_ms, bytes, cpu_ms);
+        return;
+    }
+    if (!idle_look(&s->idle, now_ms, bytes, cpu_ms))
+        return;
+    char request[128];
+    struct bg_err err;
+    int n = snprintf(request, sizeof request,
+                     "{\"op\":\"snapshot\",\"suspend\":true,\"note\":\"idle for %" PRIu64 " s\"}",
+                     (now_ms - s->idle.since_ms) / 1000);
+    bg_log(&s->log, BG_LOG_INFO, "idle for %" PRIu64 " s: it is suspended",
+           (now_ms - s->idle.since_ms) / 1000);
+    /* One that fails is tried again when the time is over again. */
+    idle_start(&s->idle, s->idle.limit_ms, now_ms, bytes, cpu_ms);
+    if (want_snapshot(s, request, (size_t)n, &err) < 0)
+        bg_log(&s->log, BG_LOG_WARN, "%s", err.text);
+}
+
+static void set_idle(struct supervisor *s, uint64_t limit_ms)
+{
+    (void)uv_timer_stop(&s->idle_timer); /* cannot fail */
+    if (!s->vm)
+        return;
+    idle_start(&s->idle, limit_ms, bg_now_ms(), carried_bytes(s), qemu_cpu_ms(s));
+    uint64_t interval_ms = idle_interval_ms(&s->idle);
+    if (limit_ms > 0)
+        (void)uv_timer_start(&s->idle_timer, look_idle, interval_ms, interval_ms); /* not closing */
+}
+
+/* ---- a snapshot, step by step ---- */
+
 /* The streams stand still, so the guest may be asked to do the same. */
 static void parked(void *owner)
 {
@@ -219,12 +279,24 @@ static void answer_snapshot(struct supervisor *s)
 
 static void streams_go_on(struct supervisor *s);
 
+/* The agent does not say what it has of a stream: that one ends. */
+static void resume_late(uv_timer_t *timer)
+{
+    struct supervisor *s = timer->data;
+    if (s->snapshot.unresumed == 0 || !s->vm)
+        return;
+    bg_log(&s->log, BG_LOG_WARN, "the agent does not resume its streams; ending them");
+    s->snapshot.unresumed = 0;
+    streams_go_on(s);
+}
+
 static void runs_again(void *owner)
 {
     struct supervisor *s = owner;
     s->snapshot.result = *vm_snapshot_result(s->vm);
     s->snapshot.unresumed = s->snapshot.result.unplugged ? 2 : 0;
     if (s->snapshot.unresumed > 0) {
+        (void)uv_timer_start(&s->park_timer, resume_late, PARK_MS, 0); /* not closing */
         bool control = control_resume(s->control, vm_vsock(s->vm));
         bool egress = egress_resume(s->egress, vm_vsock(s->vm));
         s->snapshot.unresumed -= (unsigned)control + (unsigned)egress;
@@ -242,6 +314,7 @@ static void resumed(void *owner)
 
 static void streams_go_on(struct supervisor *s)
 {
+    (void)uv_timer_stop(&s->park_timer); /* cannot fail */
     if (s->snapshot.result.unplugged)
         vm_resumed(s->vm);
     control_go_on(s->control);
@@ -321,6 +394,8 @@ static void link_readable(uv_poll_t *poll, int status, int events)
     } else if (message[0] == LINK_FLATTEN) {
         if (!s->vm || !vm_flatten(s->vm))
             flat(s, false);
+    } else if (message[0] == LINK_IDLE) {
+        set_idle(s, bg_reader_u64le(&in));
     } else if (message[0] == LINK_GO && n == 2) {
         go(s, message[1]);
     } else if (message[0] == LINK_DONE && n == 1 + (ssize_t)sizeof(struct link_done)) {
@@ -453,6 +528,7 @@ static void ended(void *owner, const struct bg_err *why)
     egress_go_on(s->egress);
     s->why = s->second_why.code < 0 ? s->second_why : *why;
     uv_close((uv_handle_t *)&s->second_timer, NULL);
+    uv_close((uv_handle_t *)&s->idle_timer, NULL);
     uv_close((uv_handle_t *)&s->park_timer, NULL);
     if (s->snapshot.wanted && s->snapshot.suspended)
         control_snapshot_done(s->control, json_pack("{s:b}", "ok", 1));
@@ -597,6 +673,8 @@ static int start(struct supervisor *s, struct bg_err *err)
     s->link.data = s;
     (void)uv_timer_init(&s->loop, &s->second_timer); /* cannot fail */
     s->second_timer.data = s;
+    (void)uv_timer_init(&s->loop, &s->idle_timer); /* cannot fail */
+    s->idle_timer.data = s;
     (void)uv_timer_init(&s->loop, &s->park_timer); /* cannot fail */
     s->park_timer.data = s;
     r = egress_open(&s->loop, &s->log, &s->egress, err);

@@ -23,7 +23,8 @@ enum link_message {
     LINK_FILES = 'F',   /* struct link_files; carries the files of a snapshot */
     LINK_FLATTEN = 'M', /* they shall be; answered by LINK_FLAT */
     LINK_GO = 'G',      /* u8: 0 the guest goes on, 1 it is suspended and the VM ends */
-    LINK_DONE = 'D',    /* struct link_done: the snapshot is in the store, or is not */
+    LINK_IDLE = 'I', /* u64 ms: after so long without work it asks for its suspension; 0: never */
+    LINK_DONE = 'D', /* struct link_done: the snapshot is in the store, or is not */
 };
 
 #define LINK_WANT_MAX  4096 /* bytes of a request */

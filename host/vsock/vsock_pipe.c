@@ -549,10 +549,30 @@ bool vsock_pipe_park(struct vsock_pipe *pipe)
     return pipe->parking != PIPE_PARKING || pipe->state == PIPE_CLOSING;
 }
 
+static void give_up_resuming(struct vsock_pipe *pipe)
+{
+    vsock_reset(pipe->conn);
+    pipe->conn = NULL;
+    pipe->parking = PIPE_RUNNING;
+    end_stream(pipe);
+}
+
+/* In callbacks; last thing to do. */
+static void resuming_failed(struct vsock_pipe *pipe)
+{
+    give_up_resuming(pipe);
+    if (pipe->on_resumed)
+        pipe->on_resumed(pipe->owner);
+}
+
 void vsock_pipe_go_on(struct vsock_pipe *pipe)
 {
-    if (pipe->parking == PIPE_RESUMING || pipe->state == PIPE_CLOSING)
-        return; /* it goes on by itself, or not at all */
+    if (pipe->state == PIPE_CLOSING)
+        return;
+    if (pipe->parking == PIPE_RESUMING) {
+        give_up_resuming(pipe);
+        return;
+    }
     pipe->parking = PIPE_RUNNING;
     if (pipe->lost) {
         end_stream(pipe);
@@ -585,14 +605,6 @@ static bool take_reply(struct vsock_pipe *pipe)
     return rewind_to(pipe, bg_reader_u64le(&in));
 }
 
-static void give_up_resuming(struct vsock_pipe *pipe)
-{
-    vsock_reset(pipe->conn);
-    pipe->conn = NULL;
-    pipe->parking = PIPE_RUNNING;
-    end_stream(pipe);
-}
-
 static const struct vsock_conn_ops pipe_conn_ops;
 
 static void resume_data(void *owner, const uint8_t *bytes, size_t size)
@@ -612,7 +624,7 @@ static void resume_data(void *owner, const uint8_t *bytes, size_t size)
     if (pipe->reply_size < REPLY_SIZE && !refused)
         return;
     if (refused || pipe->resume_sent < sizeof pipe->resume || !take_reply(pipe)) {
-        give_up_resuming(pipe);
+        resuming_failed(pipe);
         return;
     }
     pipe->parking = PIPE_RUNNING;
@@ -622,10 +634,10 @@ static void resume_data(void *owner, const uint8_t *bytes, size_t size)
         vsock_stop_reading(pipe->conn);
     if (size > n)
         conn_data(pipe, bytes + n, size - n); /* may finish it */
-    if (pipe->state == PIPE_CLOSING)
-        return;
-    pump_to_guest(pipe);
-    update_poll(pipe);
+    if (pipe->state == PIPE_OPEN) {
+        pump_to_guest(pipe);
+        update_poll(pipe);
+    }
     if (pipe->on_resumed)
         pipe->on_resumed(pipe->owner);
 }
@@ -639,7 +651,7 @@ static void resume_writable(void *owner)
 
 static void resume_eof(void *owner)
 {
-    give_up_resuming(owner); /* no reply */
+    resuming_failed(owner); /* no reply */
 }
 
 static void resume_end(void *owner, int code)
@@ -647,7 +659,7 @@ static void resume_end(void *owner, int code)
     struct vsock_pipe *pipe = owner;
     (void)code;
     pipe->conn = NULL;
-    give_up_resuming(pipe);
+    resuming_failed(pipe);
 }
 
 static const struct vsock_conn_ops resume_ops = {.on_open = resume_writable,
@@ -656,20 +668,20 @@ static const struct vsock_conn_ops resume_ops = {.on_open = resume_writable,
                                                  .on_eof = resume_eof,
                                                  .on_end = resume_end};
 
-void vsock_pipe_resume(struct vsock_pipe *pipe, struct vsock_device *device)
+bool vsock_pipe_resume(struct vsock_pipe *pipe, struct vsock_device *device)
 {
     if (pipe->state == PIPE_CLOSING)
-        return; /* on_end follows */
-    assert(pipe->parking == PIPE_PARKED);
+        return false; /* on_end follows */
+    bool parked = pipe->parking == PIPE_PARKED;
     if (pipe->conn)
         pipe->owed = pipe->kept_size;
     vsock_reset(pipe->conn);
     pipe->conn = NULL;
     pipe->lost = false;
-    if (pipe->kind == 0 ||
+    if (!parked || pipe->kind == 0 ||
         vsock_connect(device, BG_VSOCK_AGENT_PORT, &resume_ops, pipe, &pipe->conn, NULL) < 0) {
         give_up_resuming(pipe);
-        return;
+        return false;
     }
     pipe->parking = PIPE_RESUMING;
     pipe->resume_sent = pipe->reply_size = 0;
@@ -683,6 +695,7 @@ void vsock_pipe_resume(struct vsock_pipe *pipe, struct vsock_device *device)
     struct bg_writer w = bg_writer_init(pipe->resume + BG_STREAM_HEADER_SIZE, BG_RESUME_SIZE);
     bg_writer_u64le(&w, pipe->fd_deaf ? BG_RESUME_ANY : pipe->guest_size);
     update_poll(pipe);
+    return true;
 }
 
 /* ---- life ---- */
@@ -724,4 +737,9 @@ fail:
 void vsock_pipe_stop(struct vsock_pipe *pipe)
 {
     finish(pipe);
+}
+
+uint64_t vsock_pipe_bytes(const struct vsock_pipe *pipe)
+{
+    return pipe->out_base + pipe->out_sent + pipe->guest_size;
 }

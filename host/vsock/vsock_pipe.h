@@ -34,7 +34,7 @@ struct vsock_pipe_opts {
     void (*on_end)(void *owner, uint64_t to_guest_bytes, uint64_t from_guest_bytes);
     /* vsock_pipe_park() said "not yet", and now it is; may be NULL if it is never parked. */
     void (*on_parked)(void *owner);
-    void (*on_resumed)(void *owner); /* likewise, of vsock_pipe_resume() */
+    void (*on_resumed)(void *owner); /* vsock_pipe_resume() is done; likewise */
     void *owner;
 };
 
@@ -51,8 +51,14 @@ void vsock_pipe_stop(struct vsock_pipe *pipe);
 bool vsock_pipe_park(struct vsock_pipe *pipe);
 
 /* Takes another connection to the agent for a parked pipe; its own, if it is still there, is reset.
- * on_resumed follows, or on_end when the guest does not know the stream any more. */
-void vsock_pipe_resume(struct vsock_pipe *pipe, struct vsock_device *device);
+ * Returns whether there is something to wait for: on_resumed follows then, when it goes on or the
+ * guest does not know the stream any more. In that case the pipe ends, as soon as the fd has taken
+ * all; so does one that is not parked. */
+bool vsock_pipe_resume(struct vsock_pipe *pipe, struct vsock_device *device);
 
-/* Goes on with the connection that it has; a parked pipe without one ends. */
+/* Bytes that it has carried, both ways. Grows with whatever happens on it. */
+uint64_t vsock_pipe_bytes(const struct vsock_pipe *pipe);
+
+/* Goes on with the connection that it has. A parked pipe without one ends, and one that is still
+ * being resumed. */
 void vsock_pipe_go_on(struct vsock_pipe *pipe);

@@ -95,14 +95,14 @@ static void make_source(const struct guest *guest)
     }
     (void)snprintf(script, sizeof script,
                    "setsid python3 -c '\n"
-                   "import signal\n"
+                   "import threading\n"
                    "size = %u << 20\n"
                    "memory = bytearray(size)\n"
                    "for at in range(0, size, 4096):\n"
                    "    memory[at:at + 8] = at.to_bytes(8, \"little\")\n"
                    "    memory[at + 4088] = 1\n"
                    "open(\"/tmp/written\", \"w\")\n"
-                   "signal.pause()' </dev/null >/dev/null 2>&1 &\n"
+                   "threading.Event().wait()' </dev/null >/dev/null 2>&1 &\n"
                    "until [ -e /tmp/written ]; do sleep 0.1; done",
                    guest->dirty_mib);
     (void)BELLGLASS("exec", SOURCE, "--", "sh", "-c", script);

@@ -130,6 +130,39 @@ static void mounts_and_shares_go_on(void **state)
     (void)vm_ok(vm, "rm", "--force", s, NULL);
 }
 
+static void copies_and_new_streams_go_on(void **state)
+{
+    struct vm *vm = *state;
+    const char *s, *stop = vm_path(vm, "stop-copies"), *layered = vm_path(vm, "layered");
+    const char *copied = vm_path(vm, "copied");
+    assert_int_equal(mkdir(copied, 0755), 0);
+    assert_int_equal(mkdir(layered, 0755), 0);
+    (void)vm_host(vm, "seq 1 1000 >%s/file", layered);
+    if (geteuid() == 0)
+        (void)vm_host(vm, "chown -R %d:%d %s", OWNER, OWNER, layered);
+    s = vm_sandbox_with(vm, "--mount", vm_text(vm, "%s:/home/app/layered:cow", layered), NULL);
+    (void)vm_guest(vm, s, "cd layered; for i in $(seq 1 200); do echo $i >new-$i; done");
+    const char *const watching[] = {"watch", s, "/home/app", NULL};
+    struct vm_process *watch = vm_start(vm, watching);
+    struct vm_process *all[] = {
+        start_here(vm, "copies", stop, copied, s, vm->bellglass, NULL),
+        start_here(vm, "again", stop, vm->bellglass, "exec", s, "--", "true", NULL),
+        start_here(vm, "again", stop, vm->bellglass, "diff", s, NULL),
+    };
+    for (size_t i = 0; i < 3; i++)
+        vm_expect(all[i], "going");
+    for (int i = 0; i < SNAPSHOTS; i++) {
+        take_snapshots(vm, s, vm_text(vm, "n%d-", i), 1);
+        (void)vm_guest(vm, s, "touch seen-%d", i);
+        vm_expect(watch, vm_text(vm, "seen-%d", i));
+    }
+    vm_write(stop, "", 0);
+    for (size_t i = 0; i < 3; i++)
+        expect_good(all[i]);
+    (void)vm_stop(watch, 2);
+    (void)vm_ok(vm, "rm", "--force", s, NULL);
+}
+
 static void transfers_through_the_proxy_go_on(void **state)
 {
     struct vm *vm = *state;
@@ -154,5 +187,5 @@ static void transfers_through_the_proxy_go_on(void **state)
 }
 
 VM_MAIN(VM_NEEDS_VM | VM_NEEDS_FUSE, cmocka_unit_test(commands_and_forwards_go_on),
-        cmocka_unit_test(mounts_and_shares_go_on),
+        cmocka_unit_test(mounts_and_shares_go_on), cmocka_unit_test(copies_and_new_streams_go_on),
         cmocka_unit_test(transfers_through_the_proxy_go_on))

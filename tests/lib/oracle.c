@@ -8,7 +8,7 @@
  * agree: the file and the mapping may be one behind, since a snapshot may fall between two steps.
  */
 static const char oracle[] =
-    "import hashlib, mmap, os, socket, sys, threading\n"
+    "import hashlib, mmap, os, socket, sys, threading, time\n"
     "SIZE = 32\n"
     "ROOM = 1 << 16\n"
     "home, pause = sys.argv[1], float(sys.argv[2])\n"
@@ -17,7 +17,7 @@ static const char oracle[] =
     "mapped = os.open(home + '/mapped', os.O_RDWR | os.O_CREAT | os.O_TRUNC)\n"
     "os.ftruncate(mapped, ROOM * SIZE)\n"
     "memory = mmap.mmap(mapped, ROOM * SIZE)\n"
-    "step, never = threading.Lock(), threading.Event()\n"
+    "step = threading.Lock()\n"
     "def write():\n"
     "    n = 1\n"
     "    while n < ROOM:\n"
@@ -27,7 +27,7 @@ static const char oracle[] =
     "            os.pwrite(written, record, n * SIZE)\n"
     "            memory[n * SIZE:(n + 1) * SIZE] = record\n"
     "        n += 1\n"
-    "        if pause > 0: never.wait(pause)\n"
+    "        if pause > 0: threading.Event().wait(pause)\n"
     "        if n % 64 == 0:\n"
     "            os.fdatasync(written)\n"
     "def check():\n"

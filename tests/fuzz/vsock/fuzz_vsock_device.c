@@ -165,6 +165,9 @@ static void start_pipe(struct run *run, struct slot *s)
                                          .fd = pair[0],
                                          .to_guest = (const uint8_t *)"first",
                                          .to_guest_size = 5,
+                                         .opening_size = 5,
+                                         .kind = BG_STREAM_EXEC,
+                                         .id = 1,
                                          .to_fd = (const uint8_t *)"also",
                                          .to_fd_size = 4,
                                          .on_end = pipe_ended,
@@ -211,10 +214,16 @@ static void owner_acts(struct run *run, struct slot *s, uint8_t act, uint16_t si
     } else if (act == ACT_FD) {
         use_fd(s, size);
     } else if (act == ACT_PIPE) {
-        if (s->pipe && size % 7 == 0)
-            vsock_pipe_stop(s->pipe);
-        else
+        if (!s->pipe)
             start_pipe(run, s);
+        else if (size % 7 == 0)
+            vsock_pipe_stop(s->pipe);
+        else if (size % 7 == 1)
+            (void)vsock_pipe_park(s->pipe); /* what follows is fine with one that is not yet */
+        else if (size % 7 == 2)
+            (void)vsock_pipe_resume(s->pipe, run->device); /* likewise: it then ends */
+        else if (size % 7 == 3)
+            vsock_pipe_go_on(s->pipe);
     }
     if (!s->conn)
         return;

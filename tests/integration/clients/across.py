@@ -6,6 +6,8 @@ says `good N`, N: the bytes or the files that it has seen. On the host and in th
   forward STOP SOCKET PORT     the same through a port forward of a sandbox's supervisor
   echo PORT                    what `forward` talks to, in the guest
   files STOP FOLDER            writes, reads and renames files
+  copies STOP FOLDER NAME COMMAND...   COMMAND cp: a file into the sandbox and out again
+  again STOP COMMAND...        COMMAND, which must succeed each time
   upload STOP HOST PORT        one request whose body ends when STOP is there
   download STOP HOST PORT      one answer that ends when STOP is there, here
   serve                        what the two talk to; says its port
@@ -151,6 +153,40 @@ def files(stop, folder):
     print("good", count, flush=True)
 
 
+def run(*command):
+    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True)
+    if done.returncode != 0:
+        sys.exit(f"{command}: status {done.returncode}: {done.stderr.decode()}")
+
+
+def copies(stop, folder, name, *command):
+    count = 0
+    there = os.path.join(folder, "there")
+    back = os.path.join(folder, "back")
+    while not os.path.exists(stop):
+        data = noise(random.randint(0, BLOCK), random.randint(1, 4 * BLOCK))
+        with open(there, "wb") as out:
+            out.write(data)
+        run(*command, "cp", there, f"{name}:/tmp/copied")
+        run(*command, "cp", f"{name}:/tmp/copied", back)
+        with open(back, "rb") as copied:
+            if copied.read() != data:
+                sys.exit("copy: it came back as another file")
+        os.unlink(back)
+        count += 1
+        going()
+    print("good", count, flush=True)
+
+
+def again(stop, *command):
+    count = 0
+    while not os.path.exists(stop):
+        run(*command)
+        count += 1
+        going()
+    print("good", count, flush=True)
+
+
 def upload(stop, host, port):
     digest = hashlib.sha256()
     sent = 0
@@ -230,6 +266,6 @@ def serve():
     server.serve_forever()
 
 
-MODES = {"pipe": pipe, "forward": forward, "echo": echo, "files": files, "upload": upload,
-         "download": download, "serve": serve}
+MODES = {"pipe": pipe, "forward": forward, "echo": echo, "files": files, "copies": copies, "again": again,
+         "upload": upload, "download": download, "serve": serve}
 MODES[sys.argv[1]](*sys.argv[2:])

@@ -3,7 +3,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -224,6 +226,61 @@ static void passes_requests_and_replies(void **state)
         assert_int_equal(answered(f, i), -ENOENT);
 }
 
+static void wait_for_gate(const struct fixture *f, bool (*condition)(struct gate *gate))
+{
+    while (!condition(f->link.gate)) {
+        uint64_t count;
+        struct pollfd p = {.fd = f->event, .events = POLLIN};
+        assert_int_equal(poll(&p, 1, DEADLINE_S * 1000), 1);
+        assert_int_equal(read(f->event, &count, sizeof count), sizeof count);
+    }
+}
+
+static bool is_quiet(struct gate *gate)
+{
+    return gate_is_quiet(gate);
+}
+
+/* As the agent and the host do at a snapshot. What the kernel asks meanwhile comes afterwards. */
+static void goes_on_with_another_connection(void **state)
+{
+    struct fixture *f = *state;
+    struct gate *gate = f->link.gate;
+    uint8_t bytes[4096];
+    struct fs_request got;
+    greet(f);
+    for (uint64_t unique = 1; unique < 40; unique += 2) {
+        const struct fs_request request = {.opcode = FUSE_GETATTR, .unique = unique, .node = 1};
+        ask(f, &request, NULL);
+        asked(f, bytes, &got);
+        assert_int_equal(got.unique, unique);
+        gate_close(gate);
+        wait_for_gate(f, is_quiet);
+        const struct fs_request late = {.opcode = FUSE_GETATTR, .unique = unique + 1, .node = 1};
+        ask(f, &late, NULL);
+        uint64_t written = atomic_load(&gate->written);
+        struct pollfd p = {.fd = f->server, .events = POLLIN};
+        assert_int_equal(poll(&p, 1, 10), 0);
+        (void)close(f->server);
+        wait_for_gate(f, gate_hold);
+        assert_int_equal(atomic_load(&gate->written), written);
+        int stream;
+        pair(SOCK_STREAM, &f->server, &stream);
+        assert_int_equal(bg_send_fd(f->control, "", 1, stream), 0);
+        (void)close(stream);
+        gate_open(gate, /* renewed= */ true);
+        asked(f, bytes, &got);
+        assert_int_equal(got.unique, unique + 1);
+        uint8_t reply[FS_REPLY_HEADER_SIZE];
+        struct bg_writer w = bg_writer_init(reply, sizeof reply);
+        bg_writer_u32le(&w, sizeof reply);
+        bg_writer_u32le(&w, (uint32_t)-ENOENT);
+        bg_writer_u64le(&w, unique);
+        assert_int_equal(bg_write_full(f->server, reply, sizeof reply), 0);
+        assert_int_equal(answered(f, unique), -ENOENT);
+    }
+}
+
 static void refuses_what_is_not_spoken_on_streams(void **state)
 {
     struct fixture *f = *state;
@@ -284,10 +341,15 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, start, stop)
     const struct CMUnitTest tests[] = {
-        TEST(answers_init_by_itself),         TEST(refuses_an_old_kernel),
-        TEST(passes_requests_and_replies),    TEST(refuses_what_is_not_spoken_on_streams),
-        TEST(ends_with_the_server),           TEST(ends_on_a_reply_that_cannot_be),
-        TEST(refuses_what_is_no_file_server), TEST(serves_as_long_as_it_is_needed_after_the_signal),
+        TEST(answers_init_by_itself),
+        TEST(refuses_an_old_kernel),
+        TEST(passes_requests_and_replies),
+        TEST(goes_on_with_another_connection),
+        TEST(refuses_what_is_not_spoken_on_streams),
+        TEST(ends_with_the_server),
+        TEST(ends_on_a_reply_that_cannot_be),
+        TEST(refuses_what_is_no_file_server),
+        TEST(serves_as_long_as_it_is_needed_after_the_signal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

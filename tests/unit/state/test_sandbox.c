@@ -263,6 +263,49 @@ static void a_fork_is_like_its_source_but_itself(void **state)
     bg_sandbox_done(&s);
 }
 
+static void a_lifetime_begins_with_the_sandbox(void **state)
+{
+    struct fixture *f = *state;
+    struct bg_err err;
+    struct bg_sandbox s = wanted("web"), back;
+    s.ttl_s = 3600;
+    s.idle_suspend_s = 60;
+    assert_int_equal(bg_sandbox_create(&f->paths, &s, &err), 0);
+    assert_int_equal(bg_sandbox_load(&f->paths, "web", &back, &err), 0);
+    assert_int_equal(back.ttl_s, 3600);
+    assert_int_equal(back.idle_suspend_s, 60);
+    assert_true(back.expires_ms == back.created_ms + 3600 * 1000);
+    bg_sandbox_done(&back);
+    /* A fork's begins with the fork. */
+    s.created_ms = 1;
+    s.expires_ms = 3600 * 1000 + 1;
+    fork_of(f, &s, "fork", &back);
+    assert_int_equal(back.ttl_s, 3600);
+    assert_int_equal(back.idle_suspend_s, 60);
+    assert_true(back.expires_ms == back.created_ms + 3600 * 1000);
+    bg_sandbox_done(&back);
+    bg_sandbox_done(&s);
+}
+
+static void settings_of_before_have_no_lifetime(void **state)
+{
+    static const char added[] = "\"ttl_s\":0,\"expires_ms\":0,\"idle_suspend_s\":0,";
+    (void)state;
+    struct bg_err err;
+    struct bg_sandbox s = wanted("web"), back;
+    memcpy(s.id, "sbx_0123456789abcdefghij", 25);
+    memcpy(s.secrets[0].placeholder, SANDBOX_PLACEHOLDER_PREFIX DIGEST, 17 + 65);
+    BG_AUTOFREE char *text = sandbox_json_emit(&s);
+    assert_non_null(text);
+    char *at = strstr(text, added);
+    assert_non_null(at);
+    memmove(at, at + strlen(added), strlen(at + strlen(added)) + 1);
+    assert_int_equal(sandbox_json_parse(text, strlen(text), "web", &back, &err), 0);
+    assert_true(back.ttl_s == 0 && back.expires_ms == 0 && back.idle_suspend_s == 0);
+    bg_sandbox_done(&back);
+    bg_sandbox_done(&s);
+}
+
 static void the_machine_id_is_the_sandboxs(void **state)
 {
     (void)state;
@@ -436,6 +479,11 @@ static void refuses_damaged_config(void **state)
         {"\"cpus\":2", "\"cpus\":\"2\""},
         {"\"memory_bytes\":", "\"memory_bytes\":-"},
         {"\"memory_bytes\":536870912", "\"memory_bytes\":1"},
+        {"\"ttl_s\":0", "\"ttl_s\":-1"},
+        {"\"ttl_s\":0", "\"ttl_s\":315360001"},
+        {"\"expires_ms\":0", "\"expires_ms\":-1"},
+        {"\"idle_suspend_s\":0", "\"idle_suspend_s\":-1"},
+        {"\"idle_suspend_s\":0", "\"idle_suspend_s\":315360001"},
         {"\"ephemeral\":true", "\"ephemeral\":1"},
         {"\"A=1=2\"", "\"=A\""},
         {"\"A=1=2\"", "\"A\""},
@@ -722,6 +770,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(makes_up_names, setup, teardown),
         cmocka_unit_test_setup_teardown(refuses_impossible_names, setup, teardown),
         cmocka_unit_test(refuses_damaged_config),
+        cmocka_unit_test(settings_of_before_have_no_lifetime),
+        cmocka_unit_test_setup_teardown(a_lifetime_begins_with_the_sandbox, setup, teardown),
         cmocka_unit_test_setup_teardown(names_a_damaged_sandbox, setup, teardown),
         cmocka_unit_test_setup_teardown(the_lock_decides_what_runs, setup, teardown),
         cmocka_unit_test_setup_teardown(the_disk_of_one_that_stands_still_can_be_locked, setup,

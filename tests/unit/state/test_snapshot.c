@@ -377,7 +377,7 @@ static void refuses_too_many_layers(void **state)
 static void refuses_a_changed_manifest(void **state)
 {
     struct fixture *f = *state;
-    BG_AUTOFREE char *name = committed(f, "web", NULL);
+    free(committed(f, "web", NULL));
     BG_AUTOCLOSE int store = -1;
     struct bg_snapshot s;
     struct bg_err err;
@@ -457,9 +457,9 @@ static void finds_by_name_tag_and_id(void **state)
 {
     struct fixture *f = *state;
     struct bg_err err;
-    BG_AUTOFREE char *a = committed(f, "web", "before");
-    BG_AUTOFREE char *b = committed(f, "db", "1");
-    BG_AUTOFREE char *c = committed(f, "web", "1");
+    free(committed(f, "web", "before"));
+    free(committed(f, "db", "1"));
+    free(committed(f, "web", "1"));
     BG_AUTOFREE char *found = NULL;
     assert_int_equal(bg_snapshot_resolve(&f->paths, "web@before", &found, &err), 0);
     assert_string_equal(found, "web@before");

@@ -101,6 +101,17 @@ static void greets_identifies_and_is_ready_at_every_split(void **state)
     }
 }
 
+static void tells_how_the_streams_go_on(void **state)
+{
+    (void)state;
+    static const uint8_t want[] = {BG_FRAME_GO_ON, 0, 0, 0, 1, 0, 0, 0, BG_GO_ON_RESUMED};
+    struct peer peer;
+    start(&peer);
+    session_go_on(&peer.session, BG_GO_ON_RESUMED);
+    assert_int_equal(peer.sent_size, sizeof want);
+    assert_memory_equal(peer.sent, want, sizeof want);
+}
+
 static int feed_after_opening(struct peer *peer, uint8_t type, const void *payload, size_t size)
 {
     uint8_t bytes[8192], *at = bytes;
@@ -199,6 +210,7 @@ static void prepared_is_told_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(tells_how_the_streams_go_on),
         cmocka_unit_test(greets_identifies_and_is_ready_at_every_split),
         cmocka_unit_test(refuses_what_does_not_fit_the_state),
         cmocka_unit_test(refuses_frames_before_hello_and_other_protocols),

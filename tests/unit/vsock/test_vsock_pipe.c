@@ -526,7 +526,7 @@ static void goes_on_where_the_guest_is(void **state)
     guest_writes(f, port, "all of it", 9); /* the guest may still write until it has parked */
     replug(f);
     assert_int_equal(end.count, 0);
-    vsock_pipe_resume(pipe, f->device);
+    assert_true(vsock_pipe_resume(pipe, f->device));
     uint64_t has;
     port = expect_resume(f, &has);
     assert_int_equal(has, 9);
@@ -560,7 +560,7 @@ static void repeats_half_closes(void **state)
     (void)guest_gets(f, VSOCK_OP_SHUTDOWN, NULL);
     assert_true(vsock_pipe_park(pipe));
     replug(f);
-    vsock_pipe_resume(pipe, f->device);
+    assert_true(vsock_pipe_resume(pipe, f->device));
     uint64_t has;
     port = expect_resume(f, &has);
     answer_resume(f, port, 0, 3, "");
@@ -622,7 +622,7 @@ static void parks_when_its_opening_is_out(void **state)
 static void ends_when_the_guest_does_not_go_on(void **state)
 {
     struct fixture *f = *state;
-    enum { UNKNOWN, TOO_MUCH, TOO_LITTLE, HANGS_UP, REFUSES, UNRESUMED, CASES };
+    enum { UNKNOWN, TOO_MUCH, TOO_LITTLE, HANGS_UP, REFUSES, UNRESUMED, GIVEN_UP, CASES };
     for (int i = 0; i < CASES; i++) {
         struct end end = {0};
         struct vsock_pipe *pipe;
@@ -644,7 +644,7 @@ static void ends_when_the_guest_does_not_go_on(void **state)
         if (i == UNRESUMED) {
             vsock_pipe_go_on(pipe);
         } else {
-            vsock_pipe_resume(pipe, f->device);
+            assert_true(vsock_pipe_resume(pipe, f->device));
             if (i == REFUSES) {
                 p = guest_gets(f, VSOCK_OP_REQUEST, NULL);
                 guest_says(f, VSOCK_OP_RST, BG_VSOCK_AGENT_PORT, p.src_port);
@@ -658,11 +658,13 @@ static void ends_when_the_guest_does_not_go_on(void **state)
             answer_resume(f, port, 0, i == TOO_MUCH ? 10 : 5, "");
         else if (i == HANGS_UP)
             guest_says(f, VSOCK_OP_RST, BG_VSOCK_AGENT_PORT, port);
+        else if (i == GIVEN_UP)
+            vsock_pipe_go_on(pipe);
         front_settle(&f->front);
         expect_fd(pair[0], "last words");
         char c;
         assert_int_equal(read(pair[0], &c, 1), 0);
-        assert_int_equal(end.resumed, 0);
+        assert_int_equal(end.resumed, i != UNRESUMED && i != GIVEN_UP);
         assert_int_equal(end.count, 1);
         assert_int_equal(close(pair[0]), 0);
         for (struct vsock_packet rest; front_receive(&f->front, &rest, NULL);)
@@ -713,7 +715,7 @@ static void keeps_the_credit_across_connections(void **state)
         assert_true(written <= (uint32_t)in_fd + BG_VSOCK_BUFFER_MAX + (uint32_t)round * reply);
         assert_true(vsock_pipe_park(pipe));
         replug(f);
-        vsock_pipe_resume(pipe, f->device);
+        assert_true(vsock_pipe_resume(pipe, f->device));
         p = guest_gets(f, VSOCK_OP_REQUEST, NULL);
         guest_says(f, VSOCK_OP_RESPONSE, BG_VSOCK_AGENT_PORT, p.src_port);
         p = guest_gets(f, VSOCK_OP_RW, NULL);
@@ -818,7 +820,7 @@ static void loses_nothing_whenever_it_is_cut(void **state)
             while (front_receive(&f->front, &p, NULL))
                 ; /* arrived or not: it was not read */
             replug(f);
-            vsock_pipe_resume(pipe, f->device);
+            assert_true(vsock_pipe_resume(pipe, f->device));
             uint64_t has;
             (void)has;
             p = guest_gets(f, VSOCK_OP_REQUEST, NULL);

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-#include "host/supervisor/qcow2.h"
+#include "common/state/qcow2.h"
 
 /* A header as `qemu-img create -f qcow2` writes it. */
 static const uint8_t good[QCOW2_HEADER_SIZE] = {

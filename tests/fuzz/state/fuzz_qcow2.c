@@ -1,7 +1,7 @@
 /* The header of a disk that a guest may have written. */
 #include <stdlib.h>
 
-#include "host/supervisor/qcow2.h"
+#include "common/state/qcow2.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 

@@ -1,4 +1,4 @@
-#include "host/supervisor/qcow2.h"
+#include "common/state/qcow2.h"
 
 #include "common/bytes.h"
 
