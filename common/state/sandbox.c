@@ -499,6 +499,12 @@ bool bg_sandbox_noted(const struct bg_sandbox *sandbox, enum bg_sandbox_state *r
     return reason[0] != '\0';
 }
 
+static bool has_resume(const struct bg_sandbox *sandbox)
+{
+    BG_AUTOFREE char *path = NULL;
+    return asprintf(&path, "%s/resume/manifest.json", sandbox->dir) >= 0 && access(path, F_OK) == 0;
+}
+
 int bg_sandbox_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state *ret,
                      int *ret_launcher_pid, struct bg_err *err)
 {
@@ -518,8 +524,9 @@ int bg_sandbox_state(const struct bg_sandbox *sandbox, enum bg_sandbox_state *re
         state = written_state(sandbox, &pid, reason,
                               sizeof reason); /* again: what the launcher wrote last stands */
         pid = 0;
+        /* What was cut short after its memory was whole, or before its CPUs ran, can go on. */
         if (!bg_sandbox_rests(state))
-            state = BG_SANDBOX_CRASHED;
+            state = has_resume(sandbox) ? BG_SANDBOX_SUSPENDED : BG_SANDBOX_CRASHED;
     } else if (bg_sandbox_rests(state)) {
         state = BG_SANDBOX_STARTING; /* it has the lock and has not written yet */
     }

@@ -592,6 +592,13 @@ static void listener_closed(uv_handle_t *handle)
     finish_if_done(control);
 }
 
+void control_cut(struct control *control)
+{
+    struct stream *stream;
+    LIST_FOREACH(stream, &control->streams, link)
+    vsock_pipe_stop(stream->pipe); /* its end comes later */
+}
+
 void control_close(struct control *control)
 {
     if (!control)

@@ -62,5 +62,8 @@ bool control_park(struct control *control);
 bool control_resume(struct control *control, struct vsock_device *device);
 void control_go_on(struct control *control);
 
+/* What streams still have for their clients is dropped: some do not read. */
+void control_cut(struct control *control);
+
 /* Ends all clients; on_closed later. NULL: no-op. */
 void control_close(struct control *control);

@@ -14,7 +14,6 @@
 #include "common/io.h"
 #include "common/limits.h"
 #include "common/log.h"
-#include "common/state/qcow2.h"
 #include "common/wire.h"
 #include "host/supervisor/background.h"
 #include "host/supervisor/child.h"
@@ -104,14 +103,6 @@ static int open_sandbox_disk(struct helper *h, struct bg_err *err)
     int r = source_open_layers(&h->sandbox, opts->write, &h->disk, h->second.fds + at,
                                &h->layer_count, err);
     h->second.count = at + h->layer_count;
-    for (size_t i = 0; i < h->layer_count && r == 0; i++) {
-        uint8_t header[QCOW2_HEADER_SIZE];
-        ssize_t n = pread(h->second.fds[at + i], header, sizeof header, 0);
-        r = n < 0 ? bg_err_errno(err, -errno, "read") : qcow2_check(header, (size_t)n, err);
-        if (r < 0)
-            (void)bg_err_prefix(err, "%s/%s", h->sandbox.dir,
-                                h->disk.layers[h->layer_count - 1 - i].file);
-    }
     if (r == 0)
         r = golden_open_disk(opts->paths, &h->parts.image, h->disk.golden, &h->below, err);
     if (r == 0 && opts->repair)
@@ -138,6 +129,9 @@ static int open_snapshot_disk(struct helper *h, struct bg_err *err)
             return bg_err_errno(err, -errno, "%s/%s", snapshot->dir, file);
         h->second.fds[h->second.count++] = fd;
         h->layer_count++;
+        int r = source_check_layer(fd, file, err);
+        if (r < 0)
+            return bg_err_prefix(err, "%s", snapshot->dir);
     }
     return golden_open_disk(h->opts->paths, &h->parts.image, snapshot->golden, &h->below, err);
 }

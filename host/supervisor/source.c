@@ -8,6 +8,7 @@
 
 #include "common/io.h"
 #include "common/state/folder.h"
+#include "common/state/qcow2.h"
 #include "host/supervisor/parts.h"
 
 static int open_folder(const char *dir, int *ret, struct bg_err *err)
@@ -176,6 +177,14 @@ static int make_top(int dir_fd, const struct golden *golden, struct bg_disk *dis
     return r < 0 ? r : bg_disk_save(dir_fd, disk, err);
 }
 
+int source_check_layer(int fd, const char *file, struct bg_err *err)
+{
+    uint8_t header[QCOW2_HEADER_SIZE];
+    ssize_t n = pread(fd, header, sizeof header, 0);
+    int r = n < 0 ? bg_err_errno(err, -errno, "read") : qcow2_check(header, (size_t)n, err);
+    return r < 0 ? bg_err_prefix(err, "%s", file) : 0;
+}
+
 static int open_layers(int dir_fd, const struct bg_disk *disk, bool write, int *ret_fds,
                        size_t *ret_count, struct bg_err *err)
 {
@@ -187,6 +196,9 @@ static int open_layers(int dir_fd, const struct bg_disk *disk, bool write, int *
         if (fd < 0)
             return bg_err_errno(err, -errno, "%s", disk->layers[i].file);
         ret_fds[(*ret_count)++] = fd;
+        int r = source_check_layer(fd, disk->layers[i].file, err);
+        if (r < 0)
+            return r;
     }
     return 0;
 }
@@ -232,7 +244,8 @@ int source_open_layers(const struct bg_sandbox *sandbox, bool write, struct bg_d
                           "its disk is part of a snapshot, and it has none of its own to write "
                           "before it is started: bellglass start %s",
                           sandbox->name);
-    return open_layers(dir_fd, ret_disk, write, ret_fds, ret_count, err);
+    r = open_layers(dir_fd, ret_disk, write, ret_fds, ret_count, err);
+    return r < 0 ? bg_err_prefix(err, "%s", sandbox->dir) : 0;
 }
 
 /* ---- life ---- */

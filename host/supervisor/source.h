@@ -43,6 +43,10 @@ int source_open_disk(const struct bg_sandbox *sandbox, const struct golden *gold
 int source_open_layers(const struct bg_sandbox *sandbox, bool write, struct bg_disk *ret_disk,
                        int *ret_fds, size_t *ret_count, struct bg_err *err) BG_MUST_CHECK;
 
+/* A layer's header must be as we write it: one that came from elsewhere, or from a QEMU that was
+ * its guest's, could name other files. Errors: -EMEDIUMTYPE; errno of read. */
+int source_check_layer(int fd, const char *file, struct bg_err *err) BG_MUST_CHECK;
+
 /* The guest is about to run: what it goes on from will no longer be true of its disk. */
 int source_consume(const struct bg_sandbox *sandbox, struct bg_err *err) BG_MUST_CHECK;
 

@@ -21,6 +21,7 @@
 #include "host/supervisor/vm.h"
 
 #define SILENCE_MS(accel) ((accel) == ACCEL_KVM ? 15000u : 60000u)
+#define DRAIN_MS          3000  /* for clients to read what is left when the guest has ended */
 #define PARK_MS           10000 /* for the guest to read what opens a stream, or to resume it */
 #define FDS_MAX           8192  /* connections each way and clients, with room to spare */
 
@@ -436,10 +437,19 @@ static json_t *status(void *owner)
         (json_int_t)egress_streams(s->egress));
 }
 
+/* The guest is gone, and a client does not read what it had to say. */
+static void drain_late(uv_timer_t *timer)
+{
+    struct supervisor *s = timer->data;
+    if (s->control)
+        control_cut(s->control);
+}
+
 static void control_closed(void *owner)
 {
     struct supervisor *s = owner;
     s->control = NULL;
+    uv_close((uv_handle_t *)&s->park_timer, NULL);
     uv_close((uv_handle_t *)&s->link, NULL);
 }
 
@@ -529,7 +539,7 @@ static void ended(void *owner, const struct bg_err *why)
     s->why = s->second_why.code < 0 ? s->second_why : *why;
     uv_close((uv_handle_t *)&s->second_timer, NULL);
     uv_close((uv_handle_t *)&s->idle_timer, NULL);
-    uv_close((uv_handle_t *)&s->park_timer, NULL);
+    (void)uv_timer_start(&s->park_timer, drain_late, DRAIN_MS, 0); /* not closing */
     if (s->snapshot.wanted && s->snapshot.suspended)
         control_snapshot_done(s->control, json_pack("{s:b}", "ok", 1));
     else if (s->snapshot.wanted)

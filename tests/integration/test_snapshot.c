@@ -180,12 +180,18 @@ static void a_database_and_a_repository_under_load(void **state)
         if (i % LOAD_FORK_EACH == 0) {
             const char *child = vm_name(vm);
             (void)vm_ok(vm, "fork", vm_text(vm, "%s@%s", s, tag), child, NULL);
-            (void)vm_guest(vm, child, "pkill -f '[d]b.py'; pkill -f 'n=[0]'; %s", look);
+            (void)vm_guest(vm, child,
+                           "pkill -f '[d]b.py'; pkill -f 'n=[0]'; while pgrep -x git || pgrep -f "
+                           "'[d]b.py'; do sleep 0.1; done >/dev/null; %s",
+                           look);
             (void)vm_ok(vm, "rm", "--force", child, NULL);
         }
         (void)vm_ok(vm, "snapshot", "rm", vm_text(vm, "%s@%s", s, tag), NULL);
     }
-    (void)vm_guest(vm, s, "pkill -f '[d]b.py'; pkill -f 'n=[0]'; %s", look);
+    (void)vm_guest(vm, s,
+                   "pkill -f '[d]b.py'; pkill -f 'n=[0]'; while pgrep -x git || pgrep -f "
+                   "'[d]b.py'; do sleep 0.1; done >/dev/null; %s",
+                   look);
     (void)vm_ok(vm, "stop", s, NULL);
     (void)vm_ok(vm, "start", s, NULL); /* its disk alone, after fifty new tops */
     (void)vm_guest(vm, s, "%s", look);
