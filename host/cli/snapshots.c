@@ -30,8 +30,8 @@ int snapshots_check_tag(const char *tag, struct bg_err *err)
 
 static uint64_t number_of(const json_t *answer, const char *key)
 {
-    json_int_t value = json_integer_value(json_object_get(answer, key));
-    return value > 0 ? (uint64_t)value : 0;
+    double value = json_number_value(json_object_get(answer, key)); /* times have fractions */
+    return value > 0 && value < 1e15 ? (uint64_t)(value + 0.5) : 0;
 }
 
 static int take_running(struct app *app, const struct life *life,

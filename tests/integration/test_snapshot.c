@@ -13,7 +13,9 @@ static void memory_file_and_mapping_are_of_one_instant(void **state)
     const char *s = vm_sandbox(vm);
     oracle_start(vm, s, 0);
     long before = oracle_ask(vm, s);
-    (void)vm_ok(vm, "snapshot", s, "one", NULL);
+    json_auto_t *taken = vm_json(vm, "snapshot", "--json", s, "one", NULL);
+    assert_true(json_integer_value(json_object_get(taken, "pause_ms")) > 0);
+    assert_true(json_integer_value(json_object_get(taken, "dirty_bytes")) > 0);
     long after = oracle_ask(vm, s); /* the parent goes on */
     assert_true(after > before);
     (void)vm_ok(vm, "snapshot", s, "two", NULL);
