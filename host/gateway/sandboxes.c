@@ -107,7 +107,7 @@ static void dismiss(struct sandbox_entry *entry)
     while (!LIST_EMPTY(&entry->viewers)) {
         struct viewer *viewer = LIST_FIRST(&entry->viewers);
         LIST_REMOVE(viewer, link);
-        viewer->on_gone(viewer);
+        viewer->on_gone(viewer->owner);
     }
     uv_close((uv_handle_t *)&entry->timer, timer_closed);
 }
