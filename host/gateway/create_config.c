@@ -59,11 +59,12 @@ static int decode(const char *text, size_t size, json_t **ret, struct bg_err *er
         return bg_err_set(err, -EINVAL, "x-deno-sandbox-config is not base64");
     if (to_utf8(bytes, (size_t)n, &json, &json_size) < 0)
         return bg_err_errno(err, -ENOMEM, "configuration");
-    *ret = json_loadb(json, json_size, JSON_REJECT_DUPLICATES, NULL);
-    if (!json_is_object(*ret)) {
-        json_decref(*ret);
+    json_t *object = json_loadb(json, json_size, JSON_REJECT_DUPLICATES, NULL);
+    if (!json_is_object(object)) {
+        json_decref(object);
         return bg_err_set(err, -EINVAL, "x-deno-sandbox-config is not a JSON object");
     }
+    *ret = object;
     return 0;
 }
 

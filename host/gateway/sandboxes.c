@@ -107,7 +107,7 @@ static void dismiss(struct sandbox_entry *entry)
     while (!LIST_EMPTY(&entry->viewers)) {
         struct viewer *viewer = LIST_FIRST(&entry->viewers);
         LIST_REMOVE(viewer, link);
-        viewer->on_gone(viewer);
+        viewer->on_gone(viewer->owner);
     }
     uv_close((uv_handle_t *)&entry->timer, timer_closed);
 }
@@ -138,7 +138,9 @@ static void presence_read(uv_stream_t *pipe, ssize_t n, const uv_buf_t *buffer)
         return;
     bg_log(presence->entry->all->opts.log, BG_LOG_INFO, "sandbox %s has ended",
            presence->entry->sandbox.name);
-    sandboxes_remove(presence->entry, NULL, NULL);
+    /* Its folder stays: whoever ended it may be about to remove it, and if it crashed it has the
+     * logs. */
+    dismiss(presence->entry);
 }
 
 static void presence_buffer(uv_handle_t *handle, size_t size, uv_buf_t *ret)
@@ -485,9 +487,7 @@ static int adopt(struct sandboxes *all, const char *name, struct bg_err *err)
     }
     if (state != BG_SANDBOX_RUNNING) {
         entry_free(entry);
-        bg_log(all->opts.log, BG_LOG_INFO, "sandbox %s has ended", name);
-        queue_removal(all, name, NULL, NULL);
-        return 0;
+        return 0; /* it ended by itself: as in presence_read */
     }
     all->count++;
     if (admit(all, entry, err) < 0)

@@ -26,7 +26,8 @@ struct sandboxes;
 struct viewer {
     LIST_ENTRY(viewer) link;
     /* The sandbox is gone. The viewer is not in its list any more. */
-    void (*on_gone)(struct viewer *viewer);
+    void (*on_gone)(void *owner);
+    void *owner;
     bool is_owner; /* it made the sandbox: one that ends with its connection ends with this one */
 };
 

@@ -68,6 +68,7 @@ static const struct {
     {"truncate", method_truncate},
     {"umask", method_umask},
     {"utime", method_utime},
+    {"walk", method_walk},
     {"writeFile", method_write_file},
     {"writeTextFile", method_write_text_file},
 };
@@ -339,9 +340,9 @@ void session_message(struct session *session, const char *text, size_t size)
 
 /* ---- life ---- */
 
-static void sandbox_gone(struct viewer *viewer)
+static void sandbox_gone(void *owner)
 {
-    struct session *s = (struct session *)((char *)viewer - offsetof(struct session, viewer));
+    struct session *s = owner;
     s->gone = true;
     end(s, CLOSE_GOING_AWAY, "the sandbox has ended");
 }
@@ -360,8 +361,10 @@ int session_open(const struct session_opts *opts, struct session **ret, struct b
     LIST_INIT(&s->transfers);
     LIST_INIT(&s->env_queries);
     LIST_INIT(&s->fetches);
+    LIST_INIT(&s->walks);
     s->umask = DEFAULT_UMASK;
     s->viewer.on_gone = sandbox_gone;
+    s->viewer.owner = s;
     sandboxes_view(opts->entry, &s->viewer);
     *ret = s;
     return 0;
@@ -374,6 +377,7 @@ void session_congested(struct session *session, bool congested)
     session->congested = congested;
     session_children_congested(session, congested);
     session_fetches_congested(session, congested);
+    session_walks_congested(session, congested);
 }
 
 void session_close(struct session *session)
@@ -384,6 +388,7 @@ void session_close(struct session *session)
     session_children_close(session);
     session_transfers_close(session);
     session_fetches_close(session);
+    session_walks_close(session);
     session_env_close(session);
     session_files_close(session);
     stream_table_done(&session->inbound);

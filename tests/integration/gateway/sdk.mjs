@@ -177,6 +177,30 @@ test("files are described and changed", async () => {
   assert.match(await f.makeTempFile({ dir: temp }), new RegExp(`^${temp}/`));
 });
 
+test("a tree is walked depth first, as far as it is asked for", async () => {
+  const f = sandbox.fs;
+  await sandbox.sh`mkdir -p w/a/b w/c && touch w/a/b/deep.ts w/a/one.js w/two.ts && ln -s a w/link`;
+  const walk = async (root, options) => {
+    const found = [];
+    for await (const e of f.walk(root, options)) {
+      found.push(e.path + (e.isDirectory ? "/" : e.isSymlink ? "@" : ""));
+      assert.equal(e.name, e.path.split("/").pop());
+    }
+    for (const [i, one] of found.entries()) // a folder comes before what is in it
+      assert.ok(found.findIndex((other) => other.endsWith("/") && one !== other && one.startsWith(other)) < i);
+    return found.sort();
+  };
+  assert.deepEqual(await walk("w"), ["w/", "w/a/", "w/a/b/", "w/a/b/deep.ts", "w/a/one.js", "w/c/", "w/link@", "w/two.ts"]);
+  assert.deepEqual(await walk("w/", { maxDepth: 1, includeDirs: false }), ["w/link@", "w/two.ts"]);
+  assert.deepEqual(await walk("/home/app/w", { exts: [".ts", "js"], includeSymlinks: false }),
+    ["/home/app/w/a/b/deep.ts", "/home/app/w/a/one.js", "/home/app/w/two.ts"]);
+  assert.deepEqual(await walk("w", { includeFiles: false, includeSymlinks: false, maxDepth: 0 }), ["w/"]);
+  await rejects(walk("none"), "ENOENT");
+  let count = 0;
+  for await (const _ of f.walk("/usr/lib")) count++;
+  assert.equal(count, Number(await sandbox.sh`find /usr/lib | wc -l`.text()));
+});
+
 test("the umask is the connection's", async () => {
   const f = sandbox.fs;
   assert.equal(await f.umask(0o77), 0o22);
@@ -242,6 +266,9 @@ test("files are uploaded, downloaded, and a call is aborted", async () => {
   fs.writeFileSync(path.join(folder, "tree/sub/file"), "in a tree");
   await f.upload(path.join(folder, "tree"), "/home/app");
   assert.equal(await f.readTextFile("tree/sub/file"), "in a tree");
+  fs.mkdirSync(path.join(folder, "down"));
+  await f.download("tree", path.join(folder, "down"));
+  assert.equal(fs.readFileSync(path.join(folder, "down/tree/sub/file"), "utf8"), "in a tree");
   // One that never ends by itself.
   await sandbox.sh`mkfifo pipe`;
   const controller = new AbortController();
