@@ -332,9 +332,9 @@ struct bench *bench_new_fed(void)
 
 void bench_free(struct bench *b)
 {
+    fs_relay_free(b->relay); /* answers what waits */
     drain(&b->to_kernel);
     drain(&b->to_server);
-    fs_relay_free(b->relay);
     free(b);
 }
 
