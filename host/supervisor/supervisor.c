@@ -194,6 +194,17 @@ static void set_idle(struct supervisor *s, uint64_t limit_ms)
 
 /* ---- a snapshot, step by step ---- */
 
+/* Before anything was asked of the guest. */
+static void give_up(struct supervisor *s, int code, const char *text)
+{
+    struct bg_err why;
+    (void)bg_err_set(&why, code, "%s", text);
+    close_files(s);
+    control_go_on(s->control);
+    egress_go_on(s->egress);
+    say_taken(s, &why);
+}
+
 /* The streams stand still, so the guest may be asked to do the same. */
 static void parked(void *owner)
 {
@@ -202,6 +213,10 @@ static void parked(void *owner)
         return;
     s->snapshot.parks = false;
     (void)uv_timer_stop(&s->park_timer); /* cannot fail */
+    if (s->stopping) {
+        give_up(s, -EAGAIN, "the guest is on its way out");
+        return;
+    }
     vm_snapshot(s->vm, &s->snapshot.opts);
 }
 
@@ -209,20 +224,14 @@ static void parked(void *owner)
 static void park_late(uv_timer_t *timer)
 {
     struct supervisor *s = timer->data;
-    struct bg_err why;
-    (void)bg_err_set(&why, -ETIMEDOUT, "the agent does not take its streams");
     s->snapshot.parks = false;
-    close_files(s);
-    control_go_on(s->control);
-    egress_go_on(s->egress);
-    say_taken(s, &why);
+    give_up(s, -ETIMEDOUT, "the agent does not take its streams");
 }
 
 static void take_files(struct supervisor *s, const struct link_files *files, const int *fds,
                        size_t count)
 {
     struct vm_snapshot_opts opts = {.state_fd = -1, .memory_fd = -1, .overlay_fd = -1};
-    const struct bg_err gone = {.code = -EAGAIN, .text = "the guest has become busy or has ended"};
     size_t at = 0;
     memcpy(s->snapshot.fds, fds, count * sizeof *fds);
     s->snapshot.fd_count = count;
@@ -237,8 +246,7 @@ static void take_files(struct supervisor *s, const struct link_files *files, con
     for (; opts.previous_count < files->previous; opts.previous_count++)
         opts.previous[opts.previous_count] = fds[at++];
     if (!s->vm || !vm_is_ready(s->vm) || s->stopping) {
-        close_files(s);
-        say_taken(s, &gone);
+        give_up(s, -EAGAIN, "the guest has become busy or has ended");
         return;
     }
     s->snapshot.began_ms = bg_now_ms();
