@@ -61,8 +61,8 @@ struct bg_snapshot {
     struct bg_layer disk[BG_DISK_LAYERS_MAX]; /* bottom to top; files disk-ID.qcow2 */
     size_t disk_count;
     uint32_t next_stream;
-    uint64_t dirty_bytes, pause_ms;
-    json_t *sandbox; /* the source's sandbox.json; whoever uses it has it checked */
+    uint64_t dirty_bytes; /* of its own memory layer */
+    json_t *sandbox;      /* the source's sandbox.json; whoever uses it has it checked */
 };
 
 /* --- names --- */

@@ -130,7 +130,7 @@ static bool copy_text(const char *text, char **ret)
 static int from_json(json_t *json, struct bg_snapshot *s, struct bg_err *err)
 {
     json_error_t why;
-    json_int_t version = 0, created_ms, cpus, memory_bytes, next_stream, dirty_bytes, pause_ms;
+    json_int_t version = 0, created_ms, cpus, memory_bytes, next_stream, dirty_bytes;
     const char *id, *tag, *note, *kind, *source_name, *source_id, *image_name, *image_digest;
     const char *golden, *qemu, *accel, *cpu;
     json_t *parent, *memory = NULL, *state = NULL, *disk, *sandbox;
@@ -145,14 +145,14 @@ static int from_json(json_t *json, struct bg_snapshot *s, struct bg_err *err)
                            : bg_err_set(err, -EUCLEAN, "version %lld", (long long)version);
     if (json_unpack_ex(json, &why, 0,
                        "{s:I, s:s, s:s, s:s, s:I, s:s, s:{s:s, s:s !}, s:o, s:{s:s, s:s !}, s:s, "
-                       "s:I, s:I, s:{s:s, s:s, s:s !}, s?:o, s?:o, s:o, s:I, s:I, s:I, s:o !}",
+                       "s:I, s:I, s:{s:s, s:s, s:s !}, s?:o, s?:o, s:o, s:I, s:I, s:o !}",
                        "version", &version, "id", &id, "tag", &tag, "note", &note, "created_ms",
                        &created_ms, "kind", &kind, "source", "name", &source_name, "id", &source_id,
                        "parent", &parent, "image", "name", &image_name, "digest", &image_digest,
                        "golden", &golden, "cpus", &cpus, "memory_bytes", &memory_bytes, "machine",
                        "qemu", &qemu, "accel", &accel, "cpu", &cpu, "memory", &memory, "state",
                        &state, "disk", &disk, "next_stream", &next_stream, "dirty_bytes",
-                       &dirty_bytes, "pause_ms", &pause_ms, "sandbox", &sandbox) < 0)
+                       &dirty_bytes, "sandbox", &sandbox) < 0)
         return bg_err_set(err, -EUCLEAN, "%s", why.text);
     const char *parent_name = json_string_value(parent);
     if (take_kind(kind, s) < 0 || !tag_fits(tag, s->kind) || !bg_layer_id_ok(id) ||
@@ -169,7 +169,7 @@ static int from_json(json_t *json, struct bg_snapshot *s, struct bg_err *err)
     if (created_ms < 0 || cpus < 1 || cpus > BG_SANDBOX_CPUS_MAX ||
         memory_bytes < (json_int_t)BG_SANDBOX_MEMORY_MIN ||
         memory_bytes > (json_int_t)BG_SANDBOX_MEMORY_MAX || next_stream < 0 ||
-        next_stream > UINT32_MAX || dirty_bytes < 0 || pause_ms < 0)
+        next_stream > UINT32_MAX || dirty_bytes < 0)
         return bg_err_set(err, -EUCLEAN, "a number is out of range");
     memcpy(s->id, id, sizeof s->id);
     memcpy(s->source_id, source_id, strlen(source_id) + 1);
@@ -181,7 +181,6 @@ static int from_json(json_t *json, struct bg_snapshot *s, struct bg_err *err)
     s->memory_bytes = (uint64_t)memory_bytes;
     s->next_stream = (uint32_t)next_stream;
     s->dirty_bytes = (uint64_t)dirty_bytes;
-    s->pause_ms = (uint64_t)pause_ms;
     s->sandbox = json_incref(sandbox);
     if (!copy_text(tag, &s->tag) || !copy_text(note, &s->note) ||
         !copy_text(source_name, &s->source_name) || !copy_text(image_name, &s->image_name) ||
@@ -240,7 +239,7 @@ char *bg_snapshot_emit(const struct bg_snapshot *s)
     }
     json_auto_t *json = json_pack(
         "{s:i, s:s, s:s, s:s, s:I, s:s, s:{s:s, s:s}, s:s?, s:{s:s, s:s}, s:s, s:I, s:I, "
-        "s:{s:s, s:s, s:s}, s:o*, s:o*, s:o, s:I, s:I, s:I, s:O}",
+        "s:{s:s, s:s, s:s}, s:o*, s:o*, s:o, s:I, s:I, s:O}",
         "version", 1, "id", s->id, "tag", s->tag ? s->tag : "", "note", s->note ? s->note : "",
         "created_ms", (json_int_t)s->created_ms, "kind", kind_names[s->kind], "source", "name",
         s->source_name, "id", s->source_id, "parent", s->parent, "image", "name",
@@ -248,8 +247,7 @@ char *bg_snapshot_emit(const struct bg_snapshot *s)
         (json_int_t)s->cpus, "memory_bytes", (json_int_t)s->memory_bytes, "machine", "qemu",
         s->qemu, "accel", s->accel, "cpu", s->cpu, "memory", memory, "state", state, "disk",
         layers_to_json(s->disk, s->disk_count), "next_stream", (json_int_t)s->next_stream,
-        "dirty_bytes", (json_int_t)s->dirty_bytes, "pause_ms", (json_int_t)s->pause_ms, "sandbox",
-        s->sandbox);
+        "dirty_bytes", (json_int_t)s->dirty_bytes, "sandbox", s->sandbox);
     return json ? json_dumps(json, JSON_INDENT(2)) : NULL;
 }
 

@@ -121,7 +121,6 @@ static struct bg_snapshot full(int dir_fd, const char *name, enum bg_snapshot_ki
                             .disk_count = 1,
                             .next_stream = 17,
                             .dirty_bytes = 4096,
-                            .pause_ms = 12,
                             .sandbox = json_pack("{s:s}", "name", name)};
     struct bg_err err;
     put(dir_fd, BG_SNAPSHOT_STATE, "devices");
@@ -257,7 +256,6 @@ static void a_manifest_is_read_as_it_was_written(void **state)
     assert_string_equal(s.disk[0].id, ID_A);
     assert_int_equal(s.next_stream, 17);
     assert_int_equal(s.dirty_bytes, 4096);
-    assert_int_equal(s.pause_ms, 12);
     assert_null(s.parent);
     BG_AUTOCLOSE int dir = open(s.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     assert_int_equal(bg_snapshot_check_files(&s, dir, &err), 0);
@@ -318,7 +316,6 @@ static void refuses_each_wrong_field(void **state)
         {"disk", "{}"},
         {"next_stream", "4294967296"},
         {"dirty_bytes", "-1"},
-        {"pause_ms", "-1"},
         {"sandbox", "[]"},
         {"extra", "1"},
     };
