@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -591,6 +592,7 @@ static void finish(struct snapshots *s, int out)
         (void)snprintf(word.name, sizeof word.name, "%s", name);
     else
         bg_snapshot_abandon(s->opts->paths, s->folder);
+    (void)flock(s->folder_fd, LOCK_UN); /* whoever hears of it may lock it before we are gone */
     (void)!bg_write_full(out, &word, sizeof word); /* without it the snapshot counts as failed */
 }
 
