@@ -437,7 +437,9 @@ static void supervisor_spoke(struct launcher *l)
         let_run(l);
     } else if (n == 2 && message[0] == LINK_FLAT) {
         l->flattens = false;
-        if (message[1])
+        /* One that has begun a snapshot meanwhile has noted the layers as they were: they stay,
+         * which is as good, until the next time. */
+        if (message[1] && !l->snapshots.active)
             disk_is_flat(l);
         if (l->waiting) {
             BG_AUTOFREE char *request = BG_TAKE(l->waiting);
