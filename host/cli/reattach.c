@@ -14,7 +14,8 @@
 
 #define SETTLE_MS                                                                                  \
     60000           /* to write a large memory to a slow disk takes longer, but then it is known */
-#define LOOK_MS 200 /* a lock that is let go is no event */
+#define TRIES_MAX 5 /* in a row that bring nothing */
+#define LOOK_MS   200 /* a lock that is let go is no event */
 
 int reattach_open(const struct reattach *reattach, const struct exec_position *at, uint32_t pid,
                   uint32_t flags, int *ret_fd, struct bg_err *err)
@@ -93,8 +94,15 @@ static int look(const struct reattach *reattach, const struct exec_position *at,
 
 int reattach_lost(void *owner, const struct exec_position *at, int *ret_fd, struct bg_err *err)
 {
-    const struct reattach *reattach = owner;
+    struct reattach *reattach = owner;
     bool noted = false;
+    /* A guest that takes us back each time and says nothing would keep us for ever. */
+    bool barren = reattach->tries > 0 && at->out == reattach->out_at && at->err == reattach->err_at;
+    reattach->tries = barren ? reattach->tries + 1 : 1;
+    if (reattach->tries > TRIES_MAX)
+        return gone(reattach->sandbox, "ends its connections", err);
+    reattach->out_at = at->out;
+    reattach->err_at = at->err;
     uint64_t deadline_ms = bg_now_ms() + SETTLE_MS;
     BG_AUTOCLOSE int watch_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
     if (watch_fd < 0 || inotify_add_watch(watch_fd, reattach->sandbox->dir,
@@ -104,6 +112,8 @@ int reattach_lost(void *owner, const struct exec_position *at, int *ret_fd, stru
     for (;;) {
         bool before = noted;
         int r = look(reattach, at, &noted, ret_fd, err);
+        if (noted)
+            reattach->tries = 1; /* it was another machine that ended the last one */
         if (r <= 0)
             return r;
         if (before || noted)
