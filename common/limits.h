@@ -69,7 +69,7 @@
     (4u << 20) /* of one file; a save writes clean pages too before there are so many */
 
 /* Snapshots. */
-#define BG_DISK_LAYERS_MAX    16           /* of one chain; each costs QEMU an open file; refused */
+#define BG_DISK_LAYERS_MAX    64           /* of one chain; each costs QEMU an open file; refused */
 #define BG_MEMORY_LAYERS_MAX  8            /* of one chain, likewise */
 #define BG_SNAPSHOT_NOTE_MAX  1024         /* bytes of a note; refused */
 #define BG_SNAPSHOT_STATE_MAX (256u << 20) /* devices' state, some KiB as a rule; damaged */

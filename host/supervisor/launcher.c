@@ -28,8 +28,6 @@
 #define PROXY_STEADY_MS      10000 /* after running so long, its next death is a first one again */
 #define OLD_PROXIES_MAX      16
 #define PROXY_EXIT_MS        2000  /* to write its last audit lines */
-#define FLATTEN_FROM         8     /* layers of a disk; half of what it may have */
-#define FLATTEN_FIRST        12    /* from here on a snapshot waits for it */
 #define STOP_GRACE_MS        10000 /* for a guest whose owner is gone, or when we get SIGTERM */
 
 struct launcher {
@@ -41,9 +39,6 @@ struct launcher {
     bool suspended; /* the supervisor ends for that */
     struct lifetime lifetime;
     char reason[BG_ERR_TEXT_SIZE]; /* why it ends or is suspended, if that was not asked for */
-    bool flattens;                 /* the disk's layers are being made fewer */
-    char *waiting;                 /* the request for a snapshot that waits for that; NULL: none */
-    size_t waiting_size;
     struct bg_log log;
     int log_fd, proxy_log_fd;
     struct supervisor_child child;
@@ -326,24 +321,8 @@ static void snapshot_over(struct launcher *l, const struct bg_err *why, const ch
     say(l, LINK_DONE, &word, sizeof word, NULL, 0);
 }
 
-/* A snapshot ends the making of fewer layers, unless there are so many that it is worth waiting
- * for. */
-static bool waits_for_flat(struct launcher *l, const char *request, size_t size)
-{
-    if (!l->flattens || l->source->disk.count < FLATTEN_FIRST || l->waiting)
-        return false;
-    l->waiting = malloc(size);
-    if (!l->waiting)
-        return false;
-    memcpy(l->waiting, request, size);
-    l->waiting_size = size;
-    return true;
-}
-
 static void begin_snapshot(struct launcher *l, const char *request, size_t size)
 {
-    if (waits_for_flat(l, request, size))
-        return;
     struct snapshots_files files = {.count = 0};
     struct bg_err err = {0};
     if (snapshots_begin(&l->snapshots, request, size, &files, &err) < 0) {
@@ -388,18 +367,6 @@ static void snapshot_finished(struct launcher *l)
     struct link_done word = {.why.code = 0};
     snapshots_finished(&l->snapshots, &word);
     snapshot_over(l, &word.why, word.name);
-    if (!l->flattens && l->source->disk.count >= FLATTEN_FROM) {
-        l->flattens = true;
-        say(l, LINK_FLATTEN, NULL, 0, NULL, 0);
-    }
-}
-
-/* The guest reads from no layer but its top: the others are only what snapshots stand on. */
-static void disk_is_flat(struct launcher *l)
-{
-    struct bg_err err;
-    if (snapshots_flat(&l->snapshots, &err) < 0)
-        bg_log(&l->log, BG_LOG_ERROR, "%s", err.text);
 }
 
 static void say_idle(struct launcher *l)
@@ -435,16 +402,6 @@ static void supervisor_spoke(struct launcher *l)
         say_idle(l);
     } else if (n == 1 && message[0] == LINK_LOADED) {
         let_run(l);
-    } else if (n == 2 && message[0] == LINK_FLAT) {
-        l->flattens = false;
-        /* One that has begun a snapshot meanwhile has noted the layers as they were: they stay,
-         * which is as good, until the next time. */
-        if (message[1] && !l->snapshots.active)
-            disk_is_flat(l);
-        if (l->waiting) {
-            BG_AUTOFREE char *request = BG_TAKE(l->waiting);
-            begin_snapshot(l, request, l->waiting_size);
-        }
     } else if (n == 1 && message[0] == LINK_RELOAD) {
         replace_proxy(l);
     } else if (n > 1 && message[0] == LINK_WANT) {

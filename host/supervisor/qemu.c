@@ -20,7 +20,7 @@
 #include "common/state/paths.h"
 #include "host/supervisor/qemu_note.h"
 
-#define ARGS_MAX 160
+#define ARGS_MAX (64 + 4 * QEMU_DISKS_MAX)
 
 /* ---- finding it ---- */
 

@@ -222,11 +222,11 @@ static int add_top(struct snapshots *s, struct snapshots_files *files, struct bg
         return r;
     BG_AUTOCLOSE int dir_fd = dir;
     if (s->opts->source->disk.count == BG_DISK_LAYERS_MAX)
-        return bg_err_set(
-            err, -EMLINK,
-            "its disk has %d layers already: they are made fewer while it runs, so try "
-            "again in a while",
-            BG_DISK_LAYERS_MAX);
+        return bg_err_set(err, -EMLINK,
+                          "its disk has %d layers already, and each snapshot adds one: bellglass "
+                          "image save makes an "
+                          "image of it, which begins with none",
+                          BG_DISK_LAYERS_MAX);
     bg_layer_new_id(s->top_id);
     bg_layer_disk_file(s->top_id, file);
     r = add_file(files, dir_fd, file, O_RDWR, err);
@@ -651,26 +651,4 @@ void snapshots_finished(struct snapshots *s, struct link_done *ret)
     if (ret->why.code == 0 && s->memory_fd >= 0)
         stand_on_it(s);
     done(s);
-}
-
-int snapshots_flat(struct snapshots *s, struct bg_err *err)
-{
-    struct bg_disk *disk = &s->opts->source->disk;
-    struct bg_disk next = *disk;
-    int dir;
-    if (disk->count < 2)
-        return 0;
-    next.layers[0] = disk->layers[disk->count - 1];
-    next.count = 1;
-    int r = open_sandbox(s, &dir, err);
-    if (r < 0)
-        return r;
-    BG_AUTOCLOSE int dir_fd = dir;
-    r = bg_disk_save(dir_fd, &next, err);
-    if (r < 0)
-        return r;
-    for (size_t i = 0; i + 1 < disk->count; i++)
-        free(disk->layers[i].file);
-    *disk = next;
-    return bg_disk_tidy(dir_fd, disk, err);
 }

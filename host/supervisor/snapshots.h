@@ -64,9 +64,5 @@ int snapshots_finish(struct snapshots *snapshots, struct bg_err *err) BG_MUST_CH
 /* Takes the finisher's word. err->code is 0 when ret says the snapshot's name. */
 void snapshots_finished(struct snapshots *snapshots, struct link_done *ret);
 
-/* All that the disk's layers below the top hold is in the top by now: they are the sandbox's no
- * more. Errors: errno; then they stay. */
-int snapshots_flat(struct snapshots *snapshots, struct bg_err *err) BG_MUST_CHECK;
-
 /* Drops what is under way. */
 void snapshots_drop(struct snapshots *snapshots);

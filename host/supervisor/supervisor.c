@@ -361,12 +361,6 @@ static void snapshot_done(struct supervisor *s, const struct link_done *done)
     answer_snapshot(s);
 }
 
-static void flat(void *owner, bool done)
-{
-    uint8_t word = done;
-    tell(owner, LINK_FLAT, &word, 1);
-}
-
 static void loaded(void *owner)
 {
     tell(owner, LINK_LOADED, NULL, 0);
@@ -400,9 +394,6 @@ static void link_readable(uv_poll_t *poll, int status, int events)
         memcpy(&files, message + 1, sizeof files);
         take_files(s, &files, fds, fd_count);
         fd_count = 0;
-    } else if (message[0] == LINK_FLATTEN) {
-        if (!s->vm || !vm_flatten(s->vm))
-            flat(s, false);
     } else if (message[0] == LINK_IDLE) {
         set_idle(s, bg_reader_u64le(&in));
     } else if (message[0] == LINK_GO && n == 2) {
@@ -614,7 +605,6 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
         .on_request = asked,
         .on_snapshot = held,
         .on_again = runs_again,
-        .on_flat = flat,
         .on_ended = ended,
         .owner = s,
     };

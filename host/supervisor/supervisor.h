@@ -15,16 +15,14 @@ enum link_message {
     LINK_RELOAD = 'L', /* another proxy is wanted, for files have changed */
     LINK_WANT = 'W',   /* a snapshot is wanted: the client's request, JSON */
     LINK_TAKEN = 'T',  /* struct link_taken: the VM is held; answered by LINK_GO */
-    LINK_FLAT = 'O',   /* u8: 1 the disk's layers between top and golden are of no use any more */
     /* launcher -> supervisor */
     LINK_RUN = 'V',
-    LINK_PROXY = 'P',   /* i32 the proxy's pid; carries its socket */
-    LINK_STOP = 'S',    /* u64 grace in ms */
-    LINK_FILES = 'F',   /* struct link_files; carries the files of a snapshot */
-    LINK_FLATTEN = 'M', /* they shall be; answered by LINK_FLAT */
-    LINK_GO = 'G',      /* u8: 0 the guest goes on, 1 it is suspended and the VM ends */
-    LINK_IDLE = 'I', /* u64 ms: after so long without work it asks for its suspension; 0: never */
-    LINK_DONE = 'D', /* struct link_done: the snapshot is in the store, or is not */
+    LINK_PROXY = 'P', /* i32 the proxy's pid; carries its socket */
+    LINK_STOP = 'S',  /* u64 grace in ms */
+    LINK_FILES = 'F', /* struct link_files; carries the files of a snapshot */
+    LINK_GO = 'G',    /* u8: 0 the guest goes on, 1 it is suspended and the VM ends */
+    LINK_IDLE = 'I',  /* u64 ms: after so long without work it asks for its suspension; 0: never */
+    LINK_DONE = 'D',  /* struct link_done: the snapshot is in the store, or is not */
 };
 
 #define LINK_WANT_MAX  4096 /* bytes of a request */

@@ -12,12 +12,13 @@
 #include "common/quote.h"
 #include "host/supervisor/vm_private.h"
 
-#define POLL_MS      2  /* between looks at a condition that sends no event */
-#define RECONNECT_MS 10 /* between tries to reach an agent that does not listen yet */
-#define PING_MS      2000
-#define LAST_WORD_MS 1000 /* for QEMU to end after the session did: its exit tells why */
-#define DRIVER_PINGS 3    /* that may find no driver: a guest that powers off ends in that time */
-#define OUT_MAX      (BG_IDENTITY_SIZE_MAX + 64 * 1024) /* bytes to the agent not yet taken */
+#define POLL_MS         2  /* between looks at a condition that sends no event */
+#define RECONNECT_MS    10 /* between tries to reach an agent that does not listen yet */
+#define PING_MS         2000
+#define LAST_WORD_MS    1000 /* for QEMU to end after the session did: its exit tells why */
+#define DISK_ERRORS_MAX 20
+#define DRIVER_PINGS    3 /* that may find no driver: a guest that powers off ends in that time */
+#define OUT_MAX         (BG_IDENTITY_SIZE_MAX + 64 * 1024) /* bytes to the agent not yet taken */
 
 static void connect_agent(struct vm *vm);
 
@@ -469,6 +470,18 @@ static void agent_prepared(void *owner)
     vm_snapshot_prepared(owner);
 }
 
+/* The guest has been told, but why only we know. A guest can cause many. */
+static void disk_error(struct vm *vm, const char *reason, const char *node, const char *operation)
+{
+    char quoted[3][128];
+    if (vm->disk_errors++ >= DISK_ERRORS_MAX)
+        return;
+    bg_log(vm->opts.log, BG_LOG_ERROR, "disk: %s of %s failed: %s",
+           bg_quote(operation ? operation : "?", quoted[0], sizeof quoted[0]),
+           bg_quote(node ? node : "?", quoted[1], sizeof quoted[1]),
+           bg_quote(reason ? reason : "?", quoted[2], sizeof quoted[2]));
+}
+
 static void monitor_event(void *owner, const char *name, const json_t *data)
 {
     struct vm *vm = owner;
@@ -476,10 +489,9 @@ static void monitor_event(void *owner, const char *name, const json_t *data)
     const char *reason = json_string_value(json_object_get(data, "reason"));
     if (strcmp(name, "SHUTDOWN") == 0 && reason && strcmp(reason, "guest-reset") == 0)
         vm->guest_reset = true;
-    if (device && strcmp(device, VM_FLATTEN_JOB) == 0 &&
-        (strcmp(name, "BLOCK_JOB_COMPLETED") == 0 || strcmp(name, "BLOCK_JOB_CANCELLED") == 0))
-        vm_flatten_ended(vm, strcmp(name, "BLOCK_JOB_COMPLETED") == 0 &&
-                                 !json_object_get(data, "error"));
+    if (strcmp(name, "BLOCK_IO_ERROR") == 0)
+        disk_error(vm, reason, json_string_value(json_object_get(data, "node-name")),
+                   json_string_value(json_object_get(data, "operation")));
     if (strcmp(name, "DEVICE_DELETED") == 0 && device && strcmp(device, QEMU_VSOCK_DEVICE) == 0)
         vm_snapshot_unplugged(vm);
 }

@@ -67,9 +67,6 @@ struct vm_opts {
     /* The guest goes on after a snapshot and the agent is there again. If the device was unplugged
      * streams can be resumed now; vm_resumed() follows when they are. */
     void (*on_again)(void *owner);
-    /* vm_flatten() is over: the layers in between are of no use to this VM any more, or (done
-     * false) they still are. */
-    void (*on_flat)(void *owner, bool done);
     /* Last of all; why->code is 0 when the guest ended as asked or by itself. vm is freed after it.
      */
     void (*on_ended)(void *owner, const struct bg_err *why);
@@ -100,11 +97,6 @@ void vm_go_on(struct vm *vm);
 
 /* After on_again: the streams that were to be resumed are; the agent drops the others. */
 void vm_resumed(struct vm *vm);
-
-/* Begins to copy what the disk's layers between its top and the golden snapshot's disk hold into
- * the top, slowly, while the guest runs; on_flat follows. A snapshot that begins meanwhile ends it.
- * Only when READY, and one at a time: false if it cannot be begun now. */
-bool vm_flatten(struct vm *vm);
 
 /* QEMU shall end in good order, without the guest's doing; for a VM that is held. */
 void vm_quit(struct vm *vm);

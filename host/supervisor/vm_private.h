@@ -5,8 +5,6 @@
 #include "host/supervisor/session.h"
 #include "host/supervisor/vm.h"
 
-#define VM_FLATTEN_JOB "flatten"
-
 /* Of a VM that runs, from left to right; a snapshot goes from READY to HELD, and back by way of
  * PLUGGING and CONNECTING if the device was unplugged. ENDING is final. */
 enum vm_state {
@@ -68,7 +66,7 @@ struct vm {
     uint64_t log_minute;           /* the minute in which the agent has logged log_lines */
     unsigned log_lines;
     struct vm_snapshot_run snapshot;
-    enum { FLAT_NONE, FLAT_RUNS, FLAT_ENDS } flatten; /* ENDS: it is being ended for a snapshot */
+    unsigned disk_errors;  /* that have been logged, and further ones */
     unsigned vsock_number; /* of the device that is or was plugged: names its chardev */
     unsigned disk_number;  /* of the disk's top node */
     struct bg_err why;
@@ -94,5 +92,4 @@ uint64_t vm_now_us(void);
 void vm_vsock_name(const struct vm *vm, char ret[32]);
 void vm_snapshot_prepared(struct vm *vm);  /* the agent has answered */
 void vm_snapshot_unplugged(struct vm *vm); /* the device is gone, expected or late */
-void vm_flatten_ended(struct vm *vm, bool done);
-void vm_snapshot_late(struct vm *vm); /* the deadline has passed while it was in progress */
+void vm_snapshot_late(struct vm *vm);      /* the deadline has passed while it was in progress */

@@ -17,8 +17,6 @@
 #include "host/supervisor/memory_save.h"
 #include "host/supervisor/vm_private.h"
 
-#define FLATTEN_BYTES_PER_S (64u << 20) /* the guest's own use of the disk comes first */
-
 uint64_t vm_now_us(void)
 {
     struct timespec now;
@@ -399,56 +397,11 @@ void vm_go_on(struct vm *vm)
         cpus_run(vm, NULL, NULL);
 }
 
-/* ---- fewer layers ---- */
-
-static void flatten_begun(void *arg, const struct bg_err *err, const json_t *value)
-{
-    struct vm *vm = arg;
-    (void)value;
-    if (!err || vm->flatten == FLAT_NONE || vm->state == VM_ENDING)
-        return;
-    bg_log(vm->opts.log, BG_LOG_WARN, "the disk's layers stay: %s", err->text);
-    vm_flatten_ended(vm, false);
-}
-
-bool vm_flatten(struct vm *vm)
-{
-    char top[32], base[32];
-    if (vm->state != VM_READY || vm->flatten != FLAT_NONE || vm->opts.qemu.disk_count < 3)
-        return false;
-    vm->flatten = FLAT_RUNS;
-    top_name(vm->disk_number, top);
-    /* Of the command line: the layers, then the golden snapshot's disk and the image's. */
-    (void)snprintf(base, sizeof base, "disk%zu", vm->opts.qemu.disk_count - 2);
-    qmp_send(vm->qmp, "block-stream",
-             json_pack("{s:s, s:s, s:s, s:I}", "job-id", VM_FLATTEN_JOB, "device", top, "base-node",
-                       base, "speed", (json_int_t)FLATTEN_BYTES_PER_S),
-             -1, flatten_begun, vm);
-    return true;
-}
-
-void vm_flatten_ended(struct vm *vm, bool done)
-{
-    bool awaited = vm->flatten == FLAT_ENDS;
-    if (vm->flatten == FLAT_NONE)
-        return;
-    vm->flatten = FLAT_NONE;
-    vm->opts.on_flat(vm->opts.owner, done);
-    if (awaited && vm->state == VM_PREPARING)
-        session_prepare(&vm->session);
-}
-
 void vm_snapshot(struct vm *vm, const struct vm_snapshot_opts *opts)
 {
     assert(vm->state == VM_READY);
     vm->snapshot = (struct vm_snapshot_run){.opts = *opts, .began_ms = bg_now_ms()};
     vm->state = VM_PREPARING;
     vm_deadline(vm, vm->opts.ready_timeout_ms);
-    if (vm->flatten == FLAT_NONE) {
-        session_prepare(&vm->session);
-        return;
-    }
-    vm->flatten = FLAT_ENDS;
-    qmp_send(vm->qmp, "block-job-cancel", json_pack("{s:s}", "device", VM_FLATTEN_JOB), -1, NULL,
-             NULL); /* fails if it has just ended: then the event is on its way */
+    session_prepare(&vm->session);
 }
