@@ -26,11 +26,12 @@
 #include "host/cli/signals.h"
 #include "host/cli/wake.h"
 
-#define REPLY_TIMEOUT_MS 60000 /* for the sandbox to connect there */
-#define ADDRESSES_MAX    16
-#define PORTS_MAX        64
-#define FREE_PORT_TRIES  16 /* for a port that is free on each of the addresses */
-#define GONE             69 /* of a connection's process: the sandbox is no more (sysexits.h) */
+#define REPLY_TIMEOUT_MS  60000 /* for the sandbox to connect there */
+#define STATUS_TIMEOUT_MS 5000
+#define ADDRESSES_MAX     16
+#define PORTS_MAX         64
+#define FREE_PORT_TRIES   16 /* for a port that is free on each of the addresses */
+#define GONE              69 /* of a connection's process: the sandbox is no more (sysexits.h) */
 
 enum { OPTION_ADDRESS = OPTION_OWN };
 
@@ -78,8 +79,9 @@ struct forwarder {
 static bool is_lost(void *owner)
 {
     const struct forwarder *f = owner;
-    BG_AUTOCLOSE int fd = -1;
-    return bg_sandbox_connect(&f->app->paths, f->sandbox, &fd, NULL) < 0;
+    json_auto_t *request = json_pack("{s:s}", "op", "status");
+    /* A supervisor whose VM has ended still listens for a moment, and answers nobody. */
+    return client_request(&f->app->paths, f->sandbox, request, STATUS_TIMEOUT_MS, NULL, NULL) < 0;
 }
 
 static int open_stream(const struct forwarder *f, uint16_t port, int *ret_fd, struct bg_err *err)
