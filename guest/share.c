@@ -1,7 +1,9 @@
 #include "guest/share.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,7 +15,9 @@
 #include "guest/share_relay.h"
 #include "guest/worker.h"
 
-#define KERNEL_THREAD 0x00200000u  /* PF_KTHREAD, proc(5) */
+#define KERNEL_THREAD 0x00200000u /* PF_KTHREAD, proc(5) */
+#define BUSY_TRIES    60          /* three seconds */
+#define BUSY_MS       50
 #define OURS          "bellglass-" /* how our processes are called */
 
 /* A share's worker: what it needs is copied by the fork; the agent keeps the rest. */
@@ -43,7 +47,15 @@ static int make_mount(const struct share *share, int *ret_fuse_fd, struct bg_err
                                           .uid = user->uid,
                                           .gid = user->gid};
     int r = share_folder_make(opts.path, user->uid, user->gid, err);
-    return r < 0 ? r : share_mount(&opts, ret_fuse_fd, err);
+    if (r < 0)
+        return r;
+    /* The mount of one whose stream has just ended is on its way out. */
+    for (int left = BUSY_TRIES;; left--) {
+        r = share_mount(&opts, ret_fuse_fd, err);
+        if (r != -EBUSY || left == 0)
+            return r;
+        (void)poll(NULL, 0, BUSY_MS);
+    }
 }
 
 /* Whether /proc/NAME is a process of the guest's user: no thread of the kernel, none of ours and
