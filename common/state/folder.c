@@ -2,7 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -103,4 +103,48 @@ int bg_folder_size(int parent_fd, const char *name, uint64_t *ret_all, uint64_t 
         *ret_frees = frees;
     }
     return r;
+}
+
+int bg_folder_names(int dir_fd, bool (*wanted)(const char *name),
+                    int (*order)(const void *a, const void *b), char ***ret)
+{
+    DIR *dir;
+    int r = open_listed(dir_fd, ".", &dir);
+    if (r < 0)
+        return r;
+    size_t count = 0, room = 16;
+    char **names = calloc(room, sizeof *names);
+    const struct dirent *entry;
+    while (names && (entry = readdir(dir))) {
+        if (!wanted(entry->d_name) || entry->d_type == DT_REG)
+            continue;
+        if (count + 1 == room) {
+            char **grown = reallocarray(names, room * 2, sizeof *names);
+            if (!grown)
+                break;
+            names = grown;
+            room *= 2;
+        }
+        names[count] = strdup(entry->d_name);
+        if (!names[count])
+            break;
+        names[++count] = NULL;
+        entry = NULL;
+    }
+    bool failed = !names || entry;
+    (void)closedir(dir); /* read only */
+    if (failed) {
+        bg_folder_names_free(names);
+        return -ENOMEM;
+    }
+    qsort(names, count, sizeof *names, order);
+    *ret = names;
+    return 0;
+}
+
+void bg_folder_names_free(char **names)
+{
+    for (size_t i = 0; names && names[i]; i++)
+        free(names[i]);
+    free(names);
 }

@@ -219,9 +219,9 @@ static char *copy(const char *text)
     return strdup(text ? text : "");
 }
 
-/* What a snapshot says of its sandbox, whatever kind it is. */
-static int describe(const struct bg_sandbox *sandbox, const struct bg_disk *disk, const char *note,
-                    struct bg_snapshot *s, struct bg_err *err)
+int bg_snapshot_describe(const struct bg_sandbox *sandbox, const struct bg_disk *disk,
+                         const char *tag, const char *note, struct bg_snapshot *s,
+                         struct bg_err *err)
 {
     BG_AUTOFREE char *config = sandbox_json_emit(sandbox);
     json_decref(s->sandbox);
@@ -231,7 +231,7 @@ static int describe(const struct bg_sandbox *sandbox, const struct bg_disk *disk
     s->cpus = sandbox->cpus;
     s->memory_bytes = sandbox->memory_bytes;
     memcpy(s->source_id, sandbox->id, sizeof s->source_id);
-    s->tag = copy("1"); /* the commit puts the right one there */
+    s->tag = copy(tag);
     s->note = copy(note);
     s->source_name = copy(sandbox->name);
     s->image_name = copy(sandbox->image_name);
@@ -259,17 +259,12 @@ static void take_instant(const struct bg_snapshot *resume, struct bg_snapshot *s
     s->dirty_bytes = resume->dirty_bytes;
 }
 
-/* From here on nobody writes it: the next start puts another layer on top. */
+/* The next start puts another layer on top. */
 static int freeze(int dir_fd, struct bg_disk *disk, struct bg_err *err)
 {
-    const char *file = disk->layers[disk->count - 1].file;
-    BG_AUTOCLOSE int fd = openat(dir_fd, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     disk->top = false;
     int r = bg_disk_save(dir_fd, disk, err);
-    if (r == 0 && (fd < 0 || (geteuid() == 0 && fchown(fd, 0, 0) < 0) || fchmod(fd, 0400) < 0 ||
-                   fsync(fd) < 0))
-        r = bg_err_errno(err, -errno, "%s", file);
-    return r;
+    return r < 0 ? r : bg_layer_freeze(dir_fd, disk->layers[disk->count - 1].file, err);
 }
 
 /* The disk as it is at the instant, with no layer that is written. resume: NULL of a disk alone. */
@@ -405,7 +400,7 @@ int bg_snapshot_of_folder(const struct bg_paths *paths, const struct bg_sandbox 
     if (r == 0)
         r = settle_disk(dir, &disk, suspended ? &resume : NULL, err);
     if (r == 0)
-        r = describe(sandbox, &disk, note, &s, err);
+        r = bg_snapshot_describe(sandbox, &disk, "1", note, &s, err); /* the commit puts it right */
     if (r == 0 && full)
         take_instant(&resume, &s);
     if (r == 0)

@@ -37,6 +37,13 @@ int bg_resume_drop(int dir_fd, struct bg_err *err) BG_MUST_CHECK;
 int bg_snapshot_fork_into(const struct bg_paths *paths, const struct bg_snapshot *snapshot,
                           int sandbox_dir_fd, struct bg_err *err) BG_MUST_CHECK;
 
+/* Fills in what a snapshot says of its sandbox and gives it an id, whatever its kind; of the rest
+ * nothing is touched. note: may be NULL. Ended by bg_snapshot_done, after an error too. Errors:
+ * -ENOMEM. */
+int bg_snapshot_describe(const struct bg_sandbox *sandbox, const struct bg_disk *disk,
+                         const char *tag, const char *note, struct bg_snapshot *s,
+                         struct bg_err *err) BG_MUST_CHECK;
+
 /* Makes a snapshot of a sandbox that does not run: a full one if it is suspended, else one of its
  * disk alone (disk_only: in any case). Takes its lock. tag: NULL for the next number; note: may be
  * NULL. *ret_name: heap. Errors: -EBUSY it runs, or its disk is written; -ENOENT it was never

@@ -372,51 +372,18 @@ static int by_name(const void *a, const void *b)
 
 int bg_sandbox_names(const struct bg_paths *paths, char ***ret_names, struct bg_err *err)
 {
-    int base = -1;
-    int r = open_base(paths, &base, err);
+    int fd = -1;
+    int r = open_base(paths, &fd, err);
+    BG_AUTOCLOSE int base = fd;
     if (r < 0)
         return r;
-    DIR *dir = fdopendir(base);
-    if (!dir) {
-        r = bg_err_errno(err, -errno, "%s/sandboxes", paths->state);
-        (void)close(base); /* nothing was read */
-        return r;
-    }
-    size_t count = 0, room = 16;
-    char **names = calloc(room, sizeof *names);
-    const struct dirent *entry;
-    while (names && (entry = readdir(dir))) {
-        if (!bg_sandbox_name_ok(entry->d_name) || entry->d_type == DT_REG)
-            continue;
-        if (count + 1 == room) {
-            char **grown = reallocarray(names, room * 2, sizeof *names);
-            if (!grown)
-                break;
-            names = grown;
-            room *= 2;
-        }
-        names[count] = strdup(entry->d_name);
-        if (!names[count])
-            break;
-        names[++count] = NULL;
-        entry = NULL;
-    }
-    bool failed = !names || entry;
-    (void)closedir(dir); /* read only */
-    if (failed) {
-        bg_sandbox_names_free(names);
-        return bg_err_errno(err, -ENOMEM, "sandbox names");
-    }
-    qsort(names, count, sizeof *names, by_name);
-    *ret_names = names;
-    return 0;
+    r = bg_folder_names(base, bg_sandbox_name_ok, by_name, ret_names);
+    return r < 0 ? bg_err_errno(err, r, "%s/sandboxes", paths->state) : 0;
 }
 
 void bg_sandbox_names_free(char **names)
 {
-    for (size_t i = 0; names && names[i]; i++)
-        free(names[i]);
-    free(names);
+    bg_folder_names_free(names);
 }
 
 /* --- state and lock --- */

@@ -239,45 +239,10 @@ static int by_name(const void *left, const void *right)
                            : strverscmp(a + size, b + size);
 }
 
-/* Folders in the store whose names pass. */
 static int list(int store_fd, bool (*wanted)(const char *name), char ***ret, struct bg_err *err)
 {
-    int fd = openat(store_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-    if (!dir) {
-        int saved = errno;
-        if (fd >= 0)
-            (void)close(fd); /* nothing was read */
-        return bg_err_errno(err, -saved, "snapshots");
-    }
-    size_t count = 0, room = 16;
-    char **names = calloc(room, sizeof *names);
-    const struct dirent *entry;
-    while (names && (entry = readdir(dir))) {
-        if (!wanted(entry->d_name) || entry->d_type == DT_REG)
-            continue;
-        if (count + 1 == room) {
-            char **grown = reallocarray(names, room * 2, sizeof *names);
-            if (!grown)
-                break;
-            names = grown;
-            room *= 2;
-        }
-        names[count] = strdup(entry->d_name);
-        if (!names[count])
-            break;
-        names[++count] = NULL;
-        entry = NULL;
-    }
-    bool failed = !names || entry;
-    (void)closedir(dir); /* read only */
-    if (failed) {
-        bg_sandbox_names_free(names);
-        return bg_err_errno(err, -ENOMEM, "snapshots");
-    }
-    qsort(names, count, sizeof *names, by_name);
-    *ret = names;
-    return 0;
+    int r = bg_folder_names(store_fd, wanted, by_name, ret);
+    return r < 0 ? bg_err_errno(err, r, "snapshots") : 0;
 }
 
 int bg_snapshot_names(const struct bg_paths *paths, char ***ret_names, struct bg_err *err)
@@ -620,6 +585,14 @@ int bg_layer_link(int from_dir_fd, const char *from_name, int to_dir_fd, const c
     if (r == -ENOENT)
         return bg_err_set(err, -EUCLEAN, "%s is missing", from_name);
     return r < 0 ? bg_err_errno(err, r, "%s", from_name) : 0;
+}
+
+int bg_layer_freeze(int dir_fd, const char *file, struct bg_err *err)
+{
+    BG_AUTOCLOSE int fd = openat(dir_fd, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 || (geteuid() == 0 && fchown(fd, 0, 0) < 0) || fchmod(fd, 0400) < 0 || fsync(fd) < 0)
+        return bg_err_errno(err, -errno, "%s", file);
+    return 0;
 }
 
 int bg_snapshot_link_layers(int from_dir_fd, int to_dir_fd, const struct bg_snapshot *snapshot,

@@ -164,6 +164,10 @@ int bg_snapshot_open_store(const struct bg_paths *paths, int *ret_fd,
 int bg_layer_link(int from_dir_fd, const char *from_name, int to_dir_fd, const char *to_name,
                   struct bg_err *err) BG_MUST_CHECK;
 
+/* From here on it is read by whoever stands on it and written by nobody, nor owned by who might;
+ * but a QEMU may have it open. Errors: errno. */
+int bg_layer_freeze(int dir_fd, const char *file, struct bg_err *err) BG_MUST_CHECK;
+
 enum bg_layer_set { BG_LAYERS_MEMORY = 1, BG_LAYERS_DISK = 2 };
 
 /* Links the layers' files of a snapshot, by its names for them, and with those of the memory the

@@ -26,14 +26,15 @@ static int send_frame(struct guest_process *p, uint8_t type, const void *payload
     return guest_stream_write(p->stream, frame, BG_FRAME_HEADER_SIZE + size);
 }
 
-size_t guest_process_room(const struct guest_process *process)
+/* Bytes of input that it takes now; 0 before it has started. */
+static size_t input_room(const struct guest_process *process)
 {
     return process->started && !process->input_ended
                ? BG_EXEC_STDIN_WINDOW - process->frames.stdin_owed
                : 0;
 }
 
-int guest_process_input(struct guest_process *process, const void *bytes, size_t size)
+static int send_input(struct guest_process *process, const void *bytes, size_t size)
 {
     const uint8_t *at = bytes;
     while (size > 0) {
@@ -46,6 +47,19 @@ int guest_process_input(struct guest_process *process, const void *bytes, size_t
         size -= take;
     }
     return 0;
+}
+
+int guest_process_feed(struct guest_process *process, struct inbound *in)
+{
+    const uint8_t *bytes;
+    size_t size, room;
+    int r = 0;
+    while (r == 0 && (room = input_room(process)) > 0 && (size = inbound_next(in, &bytes)) > 0) {
+        size_t take = size < room ? size : room;
+        r = send_input(process, bytes, take);
+        inbound_take(in, take);
+    }
+    return r;
 }
 
 int guest_process_end_input(struct guest_process *process)

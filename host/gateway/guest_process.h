@@ -10,6 +10,7 @@
 #include "common/err.h"
 #include "common/state/sandbox.h"
 #include "host/cli/exec_request.h"
+#include "host/gateway/stream_table.h"
 
 struct guest_process;
 
@@ -27,7 +28,7 @@ struct guest_process_opts {
     /* It could not be started: status is a negative errno. Last. */
     void (*on_refused)(void *owner, int status, const char *text);
     void (*on_output)(void *owner, bool is_stderr, const uint8_t *bytes, size_t size);
-    void (*on_room)(void *owner); /* guest_process_room() has grown; may be NULL */
+    void (*on_room)(void *owner); /* it takes more input; may be NULL */
     /* Last. how NULL: the sandbox is gone, or its guest broke the protocol, as err says. */
     void (*on_ended)(void *owner, const struct guest_exit *how, const struct bg_err *err);
     void *owner; /* any of these may close us */
@@ -37,11 +38,9 @@ struct guest_process_opts {
 int guest_process_start(uv_loop_t *loop, const struct guest_process_opts *opts,
                         struct guest_process **ret, struct bg_err *err) BG_MUST_CHECK;
 
-/* Bytes of input that it takes now; 0 before it has started. */
-size_t guest_process_room(const struct guest_process *process);
-/* size: at most the room. Errors: -ENOMEM; it is to be closed then. */
-int guest_process_input(struct guest_process *process, const void *bytes,
-                        size_t size) BG_MUST_CHECK;
+/* Gives it what has come of `in`, as far as there is room. Errors: -ENOMEM; it is to be closed
+   then. */
+int guest_process_feed(struct guest_process *process, struct inbound *in) BG_MUST_CHECK;
 /* No more input. Once, at any time. Errors: -ENOMEM. */
 int guest_process_end_input(struct guest_process *process) BG_MUST_CHECK;
 /* number: 1 to 64. Errors: -ENOMEM. */

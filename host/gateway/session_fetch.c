@@ -139,17 +139,9 @@ static void on_started(void *owner, uint32_t pid)
 static void pump_input(void *owner)
 {
     struct fetch *f = owner;
-    const uint8_t *bytes;
-    size_t size, room;
-    int r = 0;
     if (!f->input || !f->process)
         return;
-    while (r == 0 && (room = guest_process_room(f->process)) > 0 &&
-           (size = inbound_next(f->input, &bytes)) > 0) {
-        size_t take = size < room ? size : room;
-        r = guest_process_input(f->process, bytes, take);
-        inbound_take(f->input, take);
-    }
+    int r = guest_process_feed(f->process, f->input);
     session_input_taken(f->session);
     if (r == 0 && inbound_over(f->input)) {
         bool failed = f->input->failed;

@@ -132,17 +132,9 @@ static void lose(struct child *c)
 static void pump_input(void *owner)
 {
     struct child *c = owner;
-    const uint8_t *bytes;
-    size_t size, room;
-    int r = 0;
     if (!c->input || !c->process)
         return;
-    while (r == 0 && (room = guest_process_room(c->process)) > 0 &&
-           (size = inbound_next(c->input, &bytes)) > 0) {
-        size_t take = size < room ? size : room;
-        r = guest_process_input(c->process, bytes, take);
-        inbound_take(c->input, take);
-    }
+    int r = guest_process_feed(c->process, c->input);
     session_input_taken(c->session);
     if (r == 0 && inbound_over(c->input)) {
         inbound_drop(BG_TAKE(c->input));

@@ -626,7 +626,6 @@ int launcher_run(const struct launcher_opts *opts, struct bg_err *err)
     l.log.fd = l.log_fd;
     l.snapshots_opts = (struct snapshots_opts){.paths = opts->paths,
                                                .sandbox = opts->sandbox,
-                                               .image = &parts.image,
                                                .golden = &parts.golden,
                                                .qemu = &parts.qemu,
                                                .accel = parts.accel,

@@ -1,15 +1,12 @@
 #include "host/supervisor/snapshots.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <jansson.h>
@@ -18,7 +15,7 @@
 #include "common/io.h"
 #include "common/sha256.h"
 #include "common/state/folder.h"
-#include "common/state/sandbox_json.h"
+#include "common/state/resume.h"
 #include "host/supervisor/memory_save.h"
 #include "host/supervisor/parts.h"
 
@@ -48,7 +45,7 @@ static void remove_top(struct snapshots *s)
         return;
     BG_AUTOCLOSE int dir_fd = dir;
     bg_layer_disk_file(s->top_id, file);
-    (void)unlinkat(dir_fd, file, 0); /* one that stays is of no chain, and goes with the tidying */
+    (void)unlinkat(dir_fd, file, 0); /* one that stays is of no chain */
     s->has_top = false;
 }
 
@@ -224,8 +221,7 @@ static int add_top(struct snapshots *s, struct snapshots_files *files, struct bg
     if (s->opts->source->disk.count == BG_DISK_LAYERS_MAX)
         return bg_err_set(err, -EMLINK,
                           "its disk has %d layers already, and each snapshot adds one: bellglass "
-                          "image save makes an "
-                          "image of it, which begins with none",
+                          "image save makes an image of it, which begins with none",
                           BG_DISK_LAYERS_MAX);
     bg_layer_new_id(s->top_id);
     bg_layer_disk_file(s->top_id, file);
@@ -327,9 +323,9 @@ static int link_memory(struct snapshots *s, int dir_fd, struct bg_snapshot *m, s
         const char *id = source->memory[i].id;
         bg_layer_memory_file(id, file);
         (void)snprintf(from, sizeof from, SOURCE_MEMORY "/%s", file);
-        if (linkat(dir_fd, from, s->folder_fd, file, 0) < 0)
-            return bg_err_errno(err, -errno, "%s", from);
-        int r = note_layer(s->folder_fd, file, id, &m->memory[m->memory_count++], err);
+        int r = bg_layer_link(dir_fd, from, s->folder_fd, file, err);
+        if (r == 0)
+            r = note_layer(s->folder_fd, file, id, &m->memory[m->memory_count++], err);
         if (r < 0)
             return r;
     }
@@ -339,20 +335,9 @@ static int link_memory(struct snapshots *s, int dir_fd, struct bg_snapshot *m, s
         return r;
     /* The next snapshot may stand on this one. */
     (void)snprintf(from, sizeof from, SOURCE_MEMORY "/%s", file);
-    if ((mkdirat(dir_fd, SOURCE_MEMORY, 0700) < 0 && errno != EEXIST) ||
-        linkat(s->folder_fd, file, dir_fd, from, 0) < 0)
-        return bg_err_errno(err, -errno, "%s", from);
-    return 0;
-}
-
-/* Read by whoever stands on it, written by nobody from here on, nor owned by who might; but QEMU
- * has it open. */
-static int freeze(int dir_fd, const char *file, struct bg_err *err)
-{
-    BG_AUTOCLOSE int fd = openat(dir_fd, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0 || (geteuid() == 0 && fchown(fd, 0, 0) < 0) || fchmod(fd, 0400) < 0)
-        return bg_err_errno(err, -errno, "%s", file);
-    return 0;
+    if (mkdirat(dir_fd, SOURCE_MEMORY, 0700) < 0 && errno != EEXIST)
+        return bg_err_errno(err, -errno, SOURCE_MEMORY);
+    return bg_layer_link(s->folder_fd, file, dir_fd, from, err);
 }
 
 /* The layers that are frozen by now: all but the new top. In a suspend they stay where they are. */
@@ -362,10 +347,12 @@ static int link_disk(struct snapshots *s, int dir_fd, struct bg_snapshot *m, str
     size_t count = s->suspend ? disk->count : disk->count - 1;
     char file[BG_LAYER_FILE_SIZE];
     for (size_t i = 0; i < count; i++) {
+        int r = 0;
         bg_layer_disk_file(disk->layers[i].id, file);
-        if (!s->suspend && linkat(dir_fd, disk->layers[i].file, s->folder_fd, file, 0) < 0)
-            return bg_err_errno(err, -errno, "%s", disk->layers[i].file);
-        int r = s->suspend ? 0 : freeze(dir_fd, disk->layers[i].file, err);
+        if (!s->suspend)
+            r = bg_layer_link(dir_fd, disk->layers[i].file, s->folder_fd, file, err);
+        if (r == 0 && !s->suspend)
+            r = bg_layer_freeze(dir_fd, disk->layers[i].file, err);
         if (r == 0)
             r = note_layer(dir_fd, disk->layers[i].file, disk->layers[i].id,
                            &m->disk[m->disk_count++], err);
@@ -383,18 +370,15 @@ static int sync_file(int dir_fd, const char *name, struct bg_err *err)
     return 0;
 }
 
-/* What is in the folder becomes what a power failure leaves of it. */
-static int sync_files(struct snapshots *s, int dir_fd, const struct bg_snapshot *m,
-                      struct bg_err *err)
+/* What a power failure must not take from the sandbox's own folder; the frozen layers are durable.
+ * The snapshot's folder is made so by its commit; a suspend has none. */
+static int sync_files(struct snapshots *s, int dir_fd, struct bg_err *err)
 {
     const struct bg_disk *disk = &s->opts->source->disk;
-    char file[BG_LAYER_FILE_SIZE];
-    int r = s->disk_only ? 0 : sync_file(s->folder_fd, "state", err);
-    for (size_t i = 0; i < m->memory_count && r == 0; i++) {
-        bg_layer_memory_file(m->memory[i].id, file);
-        r = sync_file(s->folder_fd, file, err);
-    }
-    for (size_t i = 0; i < disk->count && r == 0; i++)
+    int r = s->suspend ? bg_folder_sync(s->folder_fd) : 0;
+    if (r < 0)
+        return bg_err_errno(err, r, NEW_RESUME);
+    for (size_t i = s->suspend ? 0 : disk->count - 1; i < disk->count && r == 0; i++)
         r = sync_file(dir_fd, disk->layers[i].file, err);
     if (r == 0 && !s->suspend)
         r = sync_file(dir_fd, BG_DISK_FILE, err);
@@ -412,42 +396,29 @@ static int note_state(struct snapshots *s, struct bg_snapshot *m, struct bg_err 
     return bg_sha256_file(s->folder_fd, "state", m->state_sha256, NULL, err);
 }
 
-static json_t *config(const struct bg_sandbox *sandbox)
-{
-    BG_AUTOFREE char *text = sandbox_json_emit(sandbox);
-    return text ? json_loads(text, 0, NULL) : NULL;
-}
-
-/* Only texts that others own are borrowed: there is nothing to free but the sandbox's JSON. */
+/* m: end with bg_snapshot_done(). */
 static int fill(struct snapshots *s, struct bg_snapshot *m, struct bg_err *err)
 {
     const struct snapshots_opts *o = s->opts;
-    struct timespec now;
-    (void)clock_gettime(CLOCK_REALTIME, &now); /* cannot fail with this clock */
     *m = (struct bg_snapshot){
-        .tag = s->tag,
-        .note = s->note,
-        .created_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000,
         .kind = s->suspend     ? BG_SNAPSHOT_SUSPEND
                 : s->disk_only ? BG_SNAPSHOT_DISK
                                : BG_SNAPSHOT_FULL,
-        .source_name = o->sandbox->name,
-        .parent = s->suspend ? o->source->disk.parent : s->parent,
-        .image_name = o->sandbox->image_name,
-        .image_digest = o->sandbox->image_digest,
-        .golden = o->source->disk.golden,
-        .cpus = o->sandbox->cpus,
-        .memory_bytes = o->sandbox->memory_bytes,
         .memory_base_none = o->cold || (o->source->resumes && o->source->snapshot.memory_base_none),
         .next_stream = s->taken.next_stream,
-        .dirty_bytes = s->taken.dirty_bytes,
-        .sandbox = config(o->sandbox)};
-    bg_layer_new_id(m->id);
-    (void)snprintf(m->source_id, sizeof m->source_id, "%s", o->sandbox->id);
+        .dirty_bytes = s->taken.dirty_bytes};
+    int r = bg_snapshot_describe(o->sandbox, &o->source->disk, s->suspend ? "" : s->tag, s->note, m,
+                                 err);
+    if (r < 0)
+        return r;
+    if (!s->suspend) { /* the disk names this one for its parent by now */
+        free(m->parent);
+        m->parent = BG_TAKE(s->parent);
+    }
     (void)snprintf(m->qemu, sizeof m->qemu, "%s", o->qemu->version);
     (void)snprintf(m->accel, sizeof m->accel, "%s", accel_name(o->accel));
     golden_cpu(o->accel, m->cpu);
-    return m->sandbox ? 0 : bg_err_errno(err, -ENOMEM, "manifest");
+    return 0;
 }
 
 /* What is forked from a snapshot shall stand on few layers: QEMU maps each, and what stands on many
@@ -507,14 +478,14 @@ static int write_all(struct snapshots *s, struct bg_err *err)
         r = note_state(s, &m, err);
     if (r == 0) {
         r = bg_fault("snapshot-linked");
-        r = r < 0 ? bg_err_errno(err, r, "snapshot") : sync_files(s, dir_fd, &m, err);
+        r = r < 0 ? bg_err_errno(err, r, "snapshot") : sync_files(s, dir_fd, err);
     }
     if (r == 0) {
         r = bg_fault("snapshot-synced");
         r = r < 0 ? bg_err_errno(err, r, "manifest") : bg_snapshot_write(s->folder_fd, &m, err);
     }
     (void)bg_fault("snapshot-written");
-    json_decref(m.sandbox);
+    bg_snapshot_done(&m);
     return r;
 }
 

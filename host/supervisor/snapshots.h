@@ -13,7 +13,6 @@
 struct snapshots_opts {
     const struct bg_paths *paths;
     const struct bg_sandbox *sandbox;
-    const struct bg_image *image;
     const struct golden *golden;
     const struct qemu_program *qemu;
     enum accel accel;

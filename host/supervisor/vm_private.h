@@ -28,7 +28,7 @@ struct vm_snapshot_run {
     struct bg_err why;
     bool asked_out; /* the guest has been asked to let go of the device, and has not yet */
     bool unplugged, stopped;
-    uint64_t began_ms, stopped_us;
+    uint64_t stopped_us;
     uint64_t ram_address; /* QEMU's address of the RAM's first byte; 0: not known */
     json_int_t fd_set;    /* QEMU's set with the file that it is given now */
 };

@@ -400,7 +400,7 @@ void vm_go_on(struct vm *vm)
 void vm_snapshot(struct vm *vm, const struct vm_snapshot_opts *opts)
 {
     assert(vm->state == VM_READY);
-    vm->snapshot = (struct vm_snapshot_run){.opts = *opts, .began_ms = bg_now_ms()};
+    vm->snapshot = (struct vm_snapshot_run){.opts = *opts};
     vm->state = VM_PREPARING;
     vm_deadline(vm, vm->opts.ready_timeout_ms);
     session_prepare(&vm->session);
