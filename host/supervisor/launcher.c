@@ -1,5 +1,6 @@
 #include "host/supervisor/launcher.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -29,6 +30,7 @@
 #define OLD_PROXIES_MAX      16
 #define PROXY_EXIT_MS        2000  /* to write its last audit lines */
 #define STOP_GRACE_MS        10000 /* for a guest whose owner is gone, or when we get SIGTERM */
+#define ORPHANS_EXIT_MS      30000 /* for a QEMU to let its memory go */
 
 struct launcher {
     const struct launcher_opts *opts;
@@ -496,6 +498,28 @@ static void end_proxy(struct launcher *l)
     }
 }
 
+/* A supervisor that was killed leaves a QEMU that is being killed too, and is our child then. Until
+ * it is gone it holds the disk: whoever finds the sandbox ended shall find nobody at its files. */
+static void await_orphans(struct launcher *l)
+{
+    uint64_t deadline = bg_now_ms() + ORPHANS_EXIT_MS;
+    for (;;) {
+        pid_t pid = waitpid(-1, NULL, WNOHANG);
+        if (pid > 0 || (pid < 0 && errno == EINTR))
+            continue;
+        if (pid < 0)
+            return; /* no child is left */
+        uint64_t now = bg_now_ms();
+        struct pollfd fd = {.fd = l->signal_fd, .events = POLLIN};
+        if (now >= deadline)
+            break;
+        struct signalfd_siginfo info;
+        if (poll(&fd, 1, (int)(deadline - now)) > 0)
+            (void)!read(l->signal_fd, &info, sizeof info); /* SIGCHLD; the others have been heard */
+    }
+    bg_log(&l->log, BG_LOG_ERROR, "a process of the supervisor's does not end");
+}
+
 static int open_log(const struct bg_sandbox *sandbox, const char *name, int *ret_fd,
                     struct bg_err *err)
 {
@@ -549,6 +573,7 @@ static void clean_up(struct launcher *l)
     if (l->child.why.code < 0)
         report_error(l->opts->report, &l->child.why);
     snapshots_drop(&l->snapshots);
+    await_orphans(l);
     source_forget_memory(sandbox);
     enum bg_sandbox_state state = l->suspended ? BG_SANDBOX_SUSPENDED
                                   : l->child.why.code < 0 && l->child.why.code != -ETIME
@@ -568,6 +593,7 @@ static void run(struct launcher *l)
 {
     struct bg_err err = {0};
     int r = background_begin(&l->signal_fd, &err);
+    (void)prctl(PR_SET_CHILD_SUBREAPER, 1); /* cannot fail: await_orphans() */
     if (r == 0)
         r = bg_sandbox_set_state(l->opts->sandbox, BG_SANDBOX_STARTING, "", &err);
     if (r == 0)

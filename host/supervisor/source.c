@@ -1,6 +1,7 @@
 #include "host/supervisor/source.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -10,6 +11,11 @@
 #include "common/state/folder.h"
 #include "common/state/qcow2.h"
 #include "host/supervisor/parts.h"
+
+#define WRITER_EXIT_MS 30000
+/* What QEMU locks of a file that it writes: RAW_LOCK_PERM_BASE + the bit of BLK_PERM_WRITE (QEMU
+ * 7.2, block/file-posix.c). */
+#define QEMU_LOCK_WRITE 101
 
 static int open_folder(const char *dir, int *ret, struct bg_err *err)
 {
@@ -185,6 +191,23 @@ int source_check_layer(int fd, const char *file, struct bg_err *err)
     return r < 0 ? bg_err_prefix(err, "%s", file) : 0;
 }
 
+/* Its writer may be a process that is ending: it has been killed, and its locks go last. */
+static int await_writer(int fd, const char *file, struct bg_err *err)
+{
+    const uint64_t deadline = bg_now_ms() + WRITER_EXIT_MS;
+    for (;;) {
+        struct flock lock = {
+            .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = QEMU_LOCK_WRITE, .l_len = 1};
+        if (fcntl(fd, F_OFD_GETLK, &lock) < 0)
+            return bg_err_errno(err, -errno, "%s", file);
+        if (lock.l_type == F_UNLCK)
+            return 0;
+        if (bg_now_ms() >= deadline)
+            return bg_err_set(err, -EBUSY, "%s is being written by another process", file);
+        (void)poll(NULL, 0, 10);
+    }
+}
+
 static int open_layers(int dir_fd, const struct bg_disk *disk, bool write, int *ret_fds,
                        size_t *ret_count, struct bg_err *err)
 {
@@ -197,6 +220,8 @@ static int open_layers(int dir_fd, const struct bg_disk *disk, bool write, int *
             return bg_err_errno(err, -errno, "%s", disk->layers[i].file);
         ret_fds[(*ret_count)++] = fd;
         int r = source_check_layer(fd, disk->layers[i].file, err);
+        if (r == 0 && top && write)
+            r = await_writer(fd, disk->layers[i].file, err);
         if (r < 0)
             return r;
     }

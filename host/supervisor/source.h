@@ -33,13 +33,15 @@ int source_find(const struct bg_sandbox *sandbox, const struct qemu_program *qem
                 bool cold, struct source *ret, struct bg_err *err) BG_MUST_CHECK;
 
 /* Makes a new top if the disk has none of its own, and notes it; then opens every layer. golden:
- * has the empty overlay. */
+ * has the empty overlay. Waits for an earlier QEMU that is still ending. Errors: -EBUSY it does not
+ * end. */
 int source_open_disk(const struct bg_sandbox *sandbox, const struct golden *golden,
                      struct source *source, struct bg_err *err) BG_MUST_CHECK;
 
 /* Opens a sandbox's layers without changing anything, top first, for a reader (or for a writer:
- * then the first is open for writing). Errors: -ENOENT it has no disk; -EBUSY it has no top that
- * could be written, or it is suspended and its memory would not agree with its disk. */
+ * then the first is open for writing, and an earlier QEMU's end is waited for). Errors: -ENOENT it
+ * has no disk; -EBUSY it has no top that could be written, that QEMU does not end, or it is
+ * suspended and its memory would not agree with its disk. */
 int source_open_layers(const struct bg_sandbox *sandbox, bool write, struct bg_disk *ret_disk,
                        int *ret_fds, size_t *ret_count, struct bg_err *err) BG_MUST_CHECK;
 

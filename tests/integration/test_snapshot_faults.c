@@ -3,6 +3,7 @@
  * has is whole. */
 #include "tests/lib/vm.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -66,12 +67,25 @@ static void expect_start(struct vm *vm, const char *s, const char *state)
     assert_string_equal(vm_guest(vm, s, "cat kept"), "kept\n");
 }
 
-static void dies_at(struct vm *vm, const char *fault, bool ends_it, size_t made)
+/* The same, and when it says that it has ended, its QEMU has let go of its disk. */
+static void expect_end(struct vm *vm, const char *s, int qemu, const char *state)
+{
+    vm_wait_state(vm, s, state);
+    assert_int_equal(kill(qemu, 0), -1);
+    expect_start(vm, s, state);
+}
+
+enum who { SUPERVISOR, LAUNCHER, FINISHER };
+
+static void dies_at(struct vm *vm, enum who who, const char *fault, size_t made)
 {
     const char *s = sandbox_with(vm, fault);
+    int qemu = vm_pid(vm, s, "qemu_pid");
     struct vm_result *r = vm_call(vm, "snapshot", s, "tag", NULL);
     assert_int_not_equal(r->status, 0);
-    if (ends_it)
+    if (who == SUPERVISOR)
+        expect_end(vm, s, qemu, "crashed");
+    else if (who == LAUNCHER)
         expect_start(vm, s, "crashed");
     else
         check_memory(vm, s);
@@ -85,23 +99,23 @@ static void the_supervisor_dies(void **state)
                                          "snapshot-stopped",  "snapshot-state",
                                          "snapshot-memory",   "snapshot-switched"};
     for (size_t i = 0; i < sizeof points / sizeof *points; i++)
-        dies_at(*state, points[i], /* ends_it= */ true, 0);
+        dies_at(*state, SUPERVISOR, points[i], 0);
     /* All was written by then: it is brought into the store without the sandbox. */
-    dies_at(*state, "snapshot-replug", /* ends_it= */ true, 1);
+    dies_at(*state, SUPERVISOR, "snapshot-replug", 1);
 }
 
 static void the_launcher_dies(void **state)
 {
-    dies_at(*state, "snapshot-begun", /* ends_it= */ true, 0);
-    dies_at(*state, "snapshot-noted", /* ends_it= */ true, 0);
+    dies_at(*state, LAUNCHER, "snapshot-begun", 0);
+    dies_at(*state, LAUNCHER, "snapshot-noted", 0);
 }
 
 static void the_finisher_dies(void **state)
 {
     static const char *const points[] = {"snapshot-linked", "snapshot-synced", "snapshot-written"};
     for (size_t i = 0; i < sizeof points / sizeof *points; i++)
-        dies_at(*state, points[i], /* ends_it= */ false, 0);
-    dies_at(*state, "snapshot-committed", /* ends_it= */ false, 1);
+        dies_at(*state, FINISHER, points[i], 0);
+    dies_at(*state, FINISHER, "snapshot-committed", 1);
 }
 
 static void a_write_fails(void **state)
@@ -132,9 +146,13 @@ static void a_suspend_is_cut_short(void **state)
     static const char *const points[] = {"snapshot-memory", "snapshot-synced", "suspend-committed"};
     for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
         const char *s = sandbox_with(vm, points[i]);
+        int qemu = vm_pid(vm, s, "qemu_pid");
         assert_int_not_equal(vm_call(vm, "suspend", s, NULL)->status, 0);
         bool whole = strcmp(points[i], "suspend-committed") == 0;
-        expect_start(vm, s, whole ? "suspended" : "crashed");
+        if (strcmp(points[i], "snapshot-memory") == 0)
+            expect_end(vm, s, qemu, "crashed");
+        else
+            expect_start(vm, s, whole ? "suspended" : "crashed");
         if (whole)
             check_memory(vm, s);
         (void)vm_ok(vm, "rm", "--force", s, NULL);
