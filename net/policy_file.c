@@ -966,12 +966,31 @@ static int add_learning(struct policy *policy, struct bg_err *err)
     return r;
 }
 
+/* What a project's file says of its sandbox is not the policy's to check (project_file.h). */
+static int pass_over(void *owner, struct yaml_doc *doc, yaml_node_t *node, struct bg_err *err)
+{
+    (void)owner;
+    (void)doc;
+    (void)node;
+    (void)err;
+    return 0;
+}
+
 int policy_file_parse(const char *name, const char *text, size_t size,
                       const struct policy_presets *presets, struct policy_file *ret,
                       struct bg_err *err)
 {
-    static const struct yaml_key keys[] = {
-        {"network", read_network}, {"secrets", read_secrets}, {"audit", read_audit}, {NULL, NULL}};
+    static const struct yaml_key keys[] = {{"network", read_network},
+                                           {"secrets", read_secrets},
+                                           {"audit", read_audit},
+                                           {"image", pass_over},
+                                           {"cpus", pass_over},
+                                           {"memory", pass_over},
+                                           {"ttl", pass_over},
+                                           {"idle_suspend", pass_over},
+                                           {"env", pass_over},
+                                           {"mounts", pass_over},
+                                           {NULL, NULL}};
     struct yaml_doc doc;
     struct reader reader = {.presets = presets};
     int r = yaml_doc_parse(&doc, name, text, size, err);

@@ -18,7 +18,9 @@
  *         methods, paths, query, query_keys: as above
  *         body: {types: [json, form, multipart, text], max: 1M, decode: false}
  *         budget: 500
- *   audit: required | best-effort */
+ *   audit: required | best-effort
+ *
+ * and the keys of project_file.h, which are passed over. */
 #pragma once
 
 #include "net/policy.h"

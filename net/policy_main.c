@@ -18,6 +18,7 @@
 #include "net/ledger.h"
 #include "net/policy_file.h"
 #include "net/presets.h"
+#include "net/project_file.h"
 #include "net/reload.h"
 #include "net/yaml_doc.h"
 
@@ -169,10 +170,24 @@ static int printed(struct bg_err *err)
     return fflush(stdout) != 0 ? bg_err_set(err, -EIO, "cannot print") : 0;
 }
 
+static int load_project(const char *path, struct project_file *ret, struct bg_err *err)
+{
+    BG_AUTOFREE char *text = NULL;
+    size_t size;
+    const char *slash = strrchr(path, '/');
+    int r = bg_read_file(AT_FDCWD, path, YAML_DOC_SIZE_MAX, &text, &size, err);
+    return r < 0 ? r : project_file_parse(slash ? slash + 1 : path, text, size, ret, err);
+}
+
 static int check(const char *path, struct bg_err *err)
 {
     struct subject subject = {0};
-    int r = load_file(path, &subject, err);
+    struct project_file project;
+    int r = load_project(path, &project, err);
+    if (r < 0)
+        return r;
+    project_file_done(&project);
+    r = load_file(path, &subject, err);
     if (r == 0)
         (void)printf("%zu rules, %zu rules of secrets\n", subject.file.policy.count,
                      subject.file.secret_count);
@@ -211,6 +226,31 @@ static json_t *texts_json(char *const *texts, size_t count)
     for (size_t i = 0; array && i < count; i++)
         (void)json_array_append_new(array, json_string(texts[i])); /* seen as a lack below */
     return array && json_array_size(array) == count ? array : (json_decref(array), NULL);
+}
+
+/* For `bellglass run --file`. */
+static int print_project(const char *path, struct bg_err *err)
+{
+    static const char *const keys[PROJECT_TEXTS] = {[PROJECT_IMAGE] = "image",
+                                                    [PROJECT_CPUS] = "cpus",
+                                                    [PROJECT_MEMORY] = "memory",
+                                                    [PROJECT_TTL] = "ttl",
+                                                    [PROJECT_IDLE_SUSPEND] = "idle-suspend"};
+    struct project_file file;
+    int r = load_project(path, &file, err);
+    if (r < 0)
+        return r;
+    json_auto_t *json =
+        json_pack("{s:o, s:o, s:b}", "env", texts_json(file.env, file.env_count), "mount",
+                  texts_json(file.mounts, file.mount_count), "policy", (int)file.has_policy);
+    bool whole = json != NULL;
+    for (size_t i = 0; whole && i < PROJECT_TEXTS; i++)
+        if (file.texts[i])
+            whole = json_object_set_new(json, keys[i], json_string(file.texts[i])) == 0;
+    project_file_done(&file);
+    if (!whole || json_dumpf(json, stdout, JSON_COMPACT) < 0)
+        return bg_err_errno(err, -ENOMEM, "project");
+    return printed(err);
 }
 
 /* By bit. */
@@ -741,6 +781,8 @@ static int run(char *const *words, int count, bool json, struct question *questi
         return check(words[1], err);
     if (strcmp(verb, "names") == 0 && count == 2 && !json)
         return print_names(words[1], err);
+    if (strcmp(verb, "project") == 0 && count == 2 && !json)
+        return print_project(words[1], err);
     if (strcmp(verb, "apply") == 0 && count == 3 && !json)
         return apply(words[1], words[2], err);
     if (strcmp(verb, "learn") == 0 && count == 2 && !json)

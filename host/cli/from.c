@@ -19,6 +19,7 @@ static int check_options(const struct args *args, struct bg_err *err)
         {OPTION_CPUS, "cpus"},
         {OPTION_MEMORY, "memory"},
         {OPTION_SECRET, "secret"},
+        {OPTION_PROJECT, "file"},
         {OPTION_POLICY, "policy"},
         {OPTION_LEARN, "learn"},
         {OPTION_UPSTREAM_CA, "upstream-ca"},

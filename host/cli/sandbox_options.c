@@ -12,6 +12,7 @@
 #include "host/cli/grammar.h"
 #include "host/cli/output.h"
 #include "host/cli/process.h"
+#include "host/cli/project.h"
 #include "host/cli/shares.h"
 
 #define QUOTED_SIZE       256
@@ -306,8 +307,8 @@ static int read_mounts(struct app *app, const struct args *args, struct bg_sandb
     return 0;
 }
 
-int sandbox_options_read(struct app *app, const struct args *args, const char *name,
-                         struct bg_sandbox *ret, struct bg_err *err)
+static int read_all(struct app *app, const struct args *args, const char *name,
+                    struct bg_sandbox *ret, struct bg_err *err)
 {
     struct bg_sandbox s = {0};
     int r = app_paths(app, err);
@@ -339,4 +340,16 @@ int sandbox_options_read(struct app *app, const struct args *args, const char *n
     }
     *ret = s;
     return 0;
+}
+
+int sandbox_options_read(struct app *app, const struct args *args, const char *name,
+                         struct bg_sandbox *ret, struct bg_err *err)
+{
+    struct project project;
+    int r = project_read(args, &project, err);
+    if (r < 0)
+        return r;
+    r = read_all(app, &project.args, name, ret, err);
+    project_done(&project);
+    return r;
 }

@@ -14,6 +14,7 @@ enum {
     OPTION_ALLOW,
     OPTION_SECRET,
     OPTION_UPSTREAM_CA,
+    OPTION_PROJECT,
     OPTION_POLICY,
     OPTION_LEARN,
     OPTION_MOUNT,
@@ -94,6 +95,13 @@ enum {
          "NAME@HOST[,HOST]",                                                                       \
          "put the secret NAME into requests to these hosts; the sandbox has a placeholder in "     \
          "$NAME"},                                                                                 \
+        {OPTION_PROJECT,                                                                           \
+         'f',                                                                                      \
+         false,                                                                                    \
+         "file",                                                                                   \
+         "FILE",                                                                                   \
+         "a project's bellglass.yaml: image, sizes, variables, mounts and policy; options go "     \
+         "before it"},                                                                             \
         {OPTION_POLICY,                                                                            \
          0,                                                                                        \
          false,                                                                                    \

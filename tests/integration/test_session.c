@@ -1,5 +1,5 @@
 /* A working day in short: an editor and git here, on the mount of a sandbox that builds the project
- * all the while, and uses git too. */
+ * all the while, and uses git too; with a snapshot in between. */
 #include "tests/lib/vm.h"
 
 #include <stdio.h>
@@ -42,12 +42,17 @@ static void type(struct vm *vm, const char *socket, const char *keys)
 }
 
 /* Until what the guest builds says text. */
-static void await_build(struct vm *vm, const char *sandbox, const char *text)
+static void await_build(struct vm *vm, const char *sandbox, const char *socket, const char *text)
 {
-    (void)vm_guest(vm, sandbox,
-                   "for i in $(seq 600); do grep -qx '%s' /tmp/out && exit 0; sleep 0.2; done\n"
-                   "cat /tmp/out /tmp/log project/main.c project/greet.c >&2; exit 1",
-                   text);
+    const char *script =
+        vm_text(vm,
+                "for i in $(seq 300); do grep -qx '%s' /tmp/out && exit 0; sleep 0.2; done\n"
+                "cat /tmp/out /tmp/log project/main.c project/greet.c; exit 1",
+                text);
+    struct vm_result *r = vm_call(vm, "exec", sandbox, "--", "sh", "-c", script, NULL);
+    if (r->status != 0)
+        fail_msg("no '%s' but:\n%s\nthe editor:\n%s", text, r->out,
+                 vm_host(vm, "tmux -S '%s' capture-pane -p -t 0", socket));
 }
 
 /* The screen holds text. */
@@ -77,11 +82,17 @@ static void an_editor_a_build_and_git_share_a_project(void **state)
     await_screen(vm, socket, "greet(\"round 0\")");
     for (unsigned round = 1; round <= ROUNDS; round++) {
         type(vm, socket, vm_text(vm, "':%%s/round [0-9]*/round %u/' Enter ':w' Enter", round));
-        await_build(vm, s, vm_text(vm, "hello round %u", round));
+        await_build(vm, s, socket, vm_text(vm, "hello round %u", round));
     }
+    /* Its state is kept meanwhile; nobody at work notices. */
+    (void)vm_ok(vm, "snapshot", s, "midway", NULL);
+    type(vm, socket, "':%s/round [0-9]*/round 99/' Enter ':w' Enter");
+    await_build(vm, s, socket, "hello round 99");
+    type(vm, socket, vm_text(vm, "':%%s/round [0-9]*/round %u/' Enter ':w' Enter", ROUNDS));
+    await_build(vm, s, socket, vm_text(vm, "hello round %u", ROUNDS));
     /* Another file by the same editor, and one that the guest changes under it. */
     type(vm, socket, "':e greet.c' Enter ':%s/hello/good day/' Enter ':w' Enter");
-    await_build(vm, s, vm_text(vm, "good day round %u", ROUNDS));
+    await_build(vm, s, socket, vm_text(vm, "good day round %u", ROUNDS));
     (void)vm_guest(vm, s, "sed -i 's/good day/good night/' project/greet.c");
     type(vm, socket, "':set autoread' Enter");
     /* A change there is seen here a moment later, so one look may come too early. */
@@ -91,7 +102,7 @@ static void an_editor_a_build_and_git_share_a_project(void **state)
                   "sleep 0.2; done; tmux -S '%s' capture-pane -p -t 0 >&2; exit 1",
                   socket, socket, socket);
     type(vm, socket, "':%s/night/morning/' Enter ':w' Enter");
-    await_build(vm, s, vm_text(vm, "good morning round %u", ROUNDS));
+    await_build(vm, s, socket, vm_text(vm, "good morning round %u", ROUNDS));
     /* It would ask before it wrote over what somebody else has changed; it has had no cause to. */
     (void)vm_host(vm, "! tmux -S '%s' capture-pane -p -t 0 | grep -i warning", socket);
 
@@ -108,7 +119,7 @@ static void an_editor_a_build_and_git_share_a_project(void **state)
     assert_string_equal(vm_host(vm, "cd '%s'; git log --format=%%s; git status --porcelain", m),
                         "guest\nhost\nfirst\n");
     (void)vm_host(vm, "cd '%s'; git switch -q main; git fsck --strict", m);
-    await_build(vm, s, vm_text(vm, "good morning round %u", ROUNDS));
+    await_build(vm, s, socket, vm_text(vm, "good morning round %u", ROUNDS));
 
     type(vm, socket, "':e! main.c' Enter ':%s/round/lap/' Enter ':wq' Enter");
     (void)vm_host(vm,
@@ -119,6 +130,12 @@ static void an_editor_a_build_and_git_share_a_project(void **state)
     vm_expect(builder, vm_text(vm, "good morning lap %u\n", ROUNDS));
     assert_int_equal(vm_finish(builder), 0);
     (void)vm_ok(vm, "umount", m, NULL);
+    /* What it was then can be looked at, and gone on from. */
+    const char *midway = vm_text(vm, "%s@midway", s), *child = vm_name(vm);
+    (void)vm_ok(vm, "fork", midway, child, NULL);
+    assert_string_equal(
+        vm_guest(vm, child, "cd project; make -s; ./hello; touch /tmp/stop; git log --format=%%s"),
+        vm_text(vm, "hello round %u\nfirst\n", ROUNDS));
     assert_string_equal(
         vm_guest(vm, s, "cd project; git status --porcelain; git diff --stat"),
         " M main.c\n main.c | 2 +-\n 1 file changed, 1 insertion(+), 1 deletion(-)\n");

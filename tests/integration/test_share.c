@@ -326,6 +326,38 @@ static void some_folders_are_not_shared(void **state)
     assert_null(strstr(vm_guest(vm, s, "cat /proc/mounts"), "bellglass-share"));
 }
 
+static void a_projects_file_says_what_it_needs(void **state)
+{
+    struct vm *vm = *state;
+    const char *p = project(
+        vm, "mkdir data; echo there >data/a; printf '%s\\n' 'memory: 300M' 'env: {KIND: file, "
+            "OTHER: other}' 'mounts: [\".:/home/app/code\", data:/data:ro]' 'network:' '  rules:' "
+            "'    - allow: nowhere.example.org' >bellglass.yaml; mkdir sub; echo 'mounts: [..]' "
+            ">sub/bellglass.yaml; ln -s / sub/root; echo 'mounts: [root/etc]' >sub/link.yaml; echo "
+            "'mount: [.]' >sub/slip.yaml");
+    const char *file = vm_text(vm, "%s/bellglass.yaml", p);
+    (void)vm_ok(vm, "policy", "check", file, NULL);
+    const char *s = vm_sandbox_with(vm, "--file", file, "-e", "KIND=given", NULL);
+    assert_string_equal(
+        vm_guest(vm, s,
+                 "echo $KIND $OTHER; cat code/data/a /data/a; touch code/new; touch /data/x "
+                 "2>/dev/null || echo read-only; awk '/MemTotal/ {print ($2 < 350000)}' "
+                 "/proc/meminfo"),
+        "given other\nthere\nthere\nread-only\n1\n");
+    assert_string_equal(made_by_us(vm, p, "new"), "");
+    assert_non_null(strstr(vm_ok(vm, "policy", "show", s, NULL), "nowhere.example.org"));
+    /* Nothing of the user's that the file does not lie beside. */
+    vm_refused(vm, "not in the file's own folder|--mount", "create", "--file",
+               vm_text(vm, "%s/sub/bellglass.yaml", p), NULL);
+    vm_refused(vm, "not in the file's own folder|--mount", "create", "--file",
+               vm_text(vm, "%s/sub/link.yaml", p), NULL);
+    vm_refused(vm, "slip.yaml:1|did you mean 'mounts'", "create", "-f",
+               vm_text(vm, "%s/sub/slip.yaml", p), NULL);
+    vm_refused(vm, "policy of its own", "create", "--file", file, "--learn", NULL);
+    vm_refused(vm, "--file does not go with --from", "create", "--file", file, "--from", s, NULL);
+    vm_refused(vm, "No such file", "create", "--file", vm_text(vm, "%s/none.yaml", p), NULL);
+}
+
 VM_MAIN(VM_NEEDS_VM | VM_NEEDS_FUSE, cmocka_unit_test(a_folder_is_worked_in_from_both_sides),
         cmocka_unit_test(secrets_are_not_seen),
         cmocka_unit_test(git_works_and_cannot_be_turned_against_us),
@@ -337,4 +369,5 @@ VM_MAIN(VM_NEEDS_VM | VM_NEEDS_FUSE, cmocka_unit_test(a_folder_is_worked_in_from
         cmocka_unit_test(what_ends_with_the_guest_can_write_its_last),
         cmocka_unit_test(a_running_sandbox_gets_and_loses_shares),
         cmocka_unit_test(a_killed_server_is_an_error_and_no_hang),
-        cmocka_unit_test(some_folders_are_not_shared))
+        cmocka_unit_test(some_folders_are_not_shared),
+        cmocka_unit_test(a_projects_file_says_what_it_needs))
