@@ -12,9 +12,10 @@
 #include "host/cli/sandbox_options.h"
 #include "host/cli/share_spec.h"
 
-#define TIMEOUT_MS  30000
-#define OUTPUT_SIZE ((size_t)2 * 1024 * 1024) /* the file's 256 KiB, and what JSON makes of them   \
-                                               */
+#define TIMEOUT_MS 30000
+#define OUTPUT_SIZE                                                                                \
+    ((size_t)2 * 1024 * 1024) /* the file's 256 KiB, and what JSON makes of them                   \
+                               */
 #define QUOTED_SIZE 256
 
 /* ---- the file, as bellglass-policy reads it ---- */
