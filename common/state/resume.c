@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 
+#include "common/fault.h"
 #include "common/io.h"
 #include "common/state/folder.h"
 #include "common/state/sandbox_json.h"
@@ -53,14 +54,17 @@ static int load_below(int dir_fd, const char *folder, struct bg_snapshot *ret, s
     return r;
 }
 
-/* True if the folder below dir_fd is whole and of this disk. */
-static bool counts(int dir_fd, const char *folder, const struct bg_disk *disk, int *ret_error)
+/* True if the folder below dir_fd is whole and of this disk. replacing: of the disk as it is put
+ * there for it. One with a layer on top is still the old one then: it may have been made from the
+ * same snapshot, and its guest has run. */
+static bool counts(int dir_fd, const char *folder, const struct bg_disk *disk, bool replacing,
+                   int *ret_error)
 {
     struct bg_snapshot s;
     *ret_error = load_below(dir_fd, folder, &s, NULL);
     if (*ret_error < 0)
         return false;
-    bool same = belongs_to(&s, disk);
+    bool same = belongs_to(&s, disk) && !(replacing && disk->top);
     bg_snapshot_done(&s);
     return same;
 }
@@ -72,6 +76,7 @@ static int take_next(int dir_fd)
                 replaces ? RENAME_EXCHANGE : RENAME_NOREPLACE) < 0 ||
         fsync(dir_fd) < 0)
         return -errno;
+    (void)bg_fault("fork-exchanged");
     return replaces ? bg_folder_remove(dir_fd, NEXT_FOLDER) : 0;
 }
 
@@ -80,11 +85,13 @@ static int settle(int dir_fd, const struct bg_disk *disk)
 {
     int why, r = 0;
     if (is_there(dir_fd, NEXT_FOLDER))
-        r = disk && counts(dir_fd, NEXT_FOLDER, disk, &why) ? take_next(dir_fd)
-                                                            : bg_folder_remove(dir_fd, NEXT_FOLDER);
+        r = disk && counts(dir_fd, NEXT_FOLDER, disk, /* replacing= */ true, &why)
+                ? take_next(dir_fd)
+                : bg_folder_remove(dir_fd, NEXT_FOLDER);
     /* One that is damaged stays, so that somebody is told. */
     if (r == 0 && bg_resume_present(dir_fd) &&
-        (!disk || (!counts(dir_fd, BG_RESUME_FOLDER, disk, &why) && why == 0)))
+        (!disk ||
+         (!counts(dir_fd, BG_RESUME_FOLDER, disk, /* replacing= */ false, &why) && why == 0)))
         r = bg_folder_remove(dir_fd, BG_RESUME_FOLDER);
     if (r == 0)
         r = bg_folder_remove(dir_fd, RUNNING_FOLDER);
@@ -186,8 +193,12 @@ int bg_snapshot_fork_into(const struct bg_paths *paths, const struct bg_snapshot
         r = disk_of(s, &disk, err);
     if (r == 0 && s->kind != BG_SNAPSHOT_DISK)
         r = make_next(from, s, dir, err);
+    if (r == 0 && (r = bg_fault("fork-linked")) < 0)
+        (void)bg_err_errno(err, r, NEXT_FOLDER);
     if (r == 0)
         r = bg_snapshot_link_layers(from, dir, s, BG_LAYERS_DISK, err);
+    if (r == 0 && (r = bg_fault("fork-layers")) < 0)
+        (void)bg_err_errno(err, r, BG_DISK_FILE);
     if (r == 0)
         r = bg_disk_save(dir, &disk, err);
     if (r < 0) {
@@ -195,6 +206,7 @@ int bg_snapshot_fork_into(const struct bg_paths *paths, const struct bg_snapshot
         bg_disk_done(&disk);
         return r;
     }
+    (void)bg_fault("fork-noted");
     if (s->kind == BG_SNAPSHOT_DISK)
         r = bg_resume_drop(dir, err);
     if (r == 0 && (r = settle(dir, &disk)) < 0)
@@ -264,6 +276,7 @@ static int freeze(int dir_fd, struct bg_disk *disk, struct bg_err *err)
 {
     disk->top = false;
     int r = bg_disk_save(dir_fd, disk, err);
+    (void)bg_fault("folder-frozen");
     return r < 0 ? r : bg_layer_freeze(dir_fd, disk->layers[disk->count - 1].file, err);
 }
 
@@ -328,6 +341,8 @@ static int make(const struct bg_paths *paths, int dir_fd, const struct bg_disk *
     r = link_disk(dir_fd, disk, temp, s, err);
     if (r == 0 && s->kind == BG_SNAPSHOT_FULL)
         r = link_memory(dir_fd, temp, s, err);
+    if (r == 0 && (r = bg_fault("folder-linked")) < 0)
+        (void)bg_err_errno(err, r, "%s", temp_name);
     if (r == 0)
         r = bg_snapshot_write(temp, s, err);
     if (r == 0)

@@ -6,7 +6,8 @@
  * the disk is the one in its manifest. It is replaced in this order: the new one is made as
  * resume.next/, disk.json is replaced (that is the instant), the two folders change names, the old
  * one is removed. What was killed on the way is settled by the next start, or by a command: a
- * resume.next/ of the disk that is there becomes resume/, any other goes. */
+ * resume.next/ of the disk that is there, without a layer of its own yet, becomes resume/; any
+ * other goes. */
 #pragma once
 
 #include "common/state/disk.h"

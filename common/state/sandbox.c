@@ -22,6 +22,7 @@
 
 #include <jansson.h>
 
+#include "common/fault.h"
 #include "common/io.h"
 #include "common/limits.h"
 #include "common/quote.h"
@@ -234,6 +235,8 @@ static int make_folder(int base, const struct bg_sandbox *s,
     int r = fill_folder(base, temp, s, filling, err);
     if (r < 0)
         (void)bg_err_prefix(err, "sandbox '%s'", s->name);
+    if (r == 0 && (r = bg_fault("create-filled")) < 0)
+        (void)bg_err_errno(err, r, "sandbox '%s'", s->name);
     /* A sandbox's folder is never empty, so this never replaces one: of two callers one wins. */
     if (r == 0 && renameat(base, temp, base, s->name) < 0)
         r = errno == EEXIST || errno == ENOTEMPTY || errno == ENOTDIR
@@ -245,6 +248,7 @@ static int make_folder(int base, const struct bg_sandbox *s,
         (void)(bg_folder_remove(base, temp) < 0); /* the sweep would take it as well */
         return r;
     }
+    (void)bg_fault("create-renamed");
     if (!s->ephemeral && fsync(base) < 0)
         return bg_err_errno(err, -errno, "sandboxes");
     return 0;

@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 
 #include "common/checked.h"
+#include "common/fault.h"
 #include "common/io.h"
 #include "common/quote.h"
 #include "common/sha256.h"
@@ -420,7 +421,9 @@ static int commit_as(int store_fd, int temp_fd, const char *temp, const char *so
     r = bg_folder_sync(temp_fd);
     if (r < 0)
         return bg_err_errno(err, r, "snapshot '%s'", name);
+    (void)bg_fault("store-written");
     r = rename_new(store_fd, temp, name);
+    (void)bg_fault("store-renamed");
     if (r == -EEXIST)
         return bg_err_set(err, r,
                           "snapshot '%s' is there already: choose another tag, or remove it: "
@@ -477,6 +480,7 @@ int bg_snapshot_remove(const struct bg_paths *paths, const char *name, struct bg
         temp_name(temp);
         r = rename_new(store, name, temp);
     } while (r == -EEXIST);
+    (void)bg_fault("remove-renamed");
     if (r == -ENOENT)
         return unknown(name, err);
     if (r == 0 && fsync(store) < 0)

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "common/checked.h"
+#include "common/fault.h"
 #include "common/quote.h"
 #include "host/cli/forking.h"
 #include "host/cli/output.h"
@@ -97,11 +98,13 @@ static int fork_all(struct app *app, const struct args *args, const struct snaps
 {
     struct bg_err err;
     int status = 0, number = 0;
+    (void)bg_fault("fork-taken");
     if (make_all(app, args, source, children, count, &err) < 0) {
         app_hint_space(&err);
         clear(app, children, count, /* all= */ true);
         return app_fail(&err);
     }
+    (void)bg_fault("fork-made");
     if (args_flag(args, OPTION_NO_START))
         return print(children, count, source->snapshot.name, args_flag(args, OPTION_JSON));
     number = forking_start(app, children, count, signal_fd, args_flag(args, OPTION_QUIET));

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "common/fault.h"
 #include "common/state/resume.h"
 #include "host/cli/confirm.h"
 #include "host/cli/offline.h"
@@ -99,8 +100,10 @@ static int restore(struct app *app, struct life *life, const struct bg_snapshot 
     int r = signals_open(&signal_fd, err);
     if (r == 0)
         r = life_stop(app, life, /* grace_ms= */ 0, NULL, err);
+    (void)bg_fault("restore-stopped");
     if (r == 0)
         r = put_back(app, &life->sandbox, snapshot, err);
+    (void)bg_fault("restore-put");
     if (r < 0 || args_flag(args, OPTION_NO_START))
         return r;
     struct launch_opts opts = {

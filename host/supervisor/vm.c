@@ -8,12 +8,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/fault.h"
 #include "common/io.h"
 #include "common/quote.h"
 #include "host/supervisor/vm_private.h"
 
-#define POLL_MS         2  /* between looks at a condition that sends no event */
-#define RECONNECT_MS    10 /* between tries to reach an agent that does not listen yet */
+#define POLL_MS         2    /* between looks at a condition that sends no event */
+#define RECONNECT_MS    10   /* between tries to reach an agent that does not listen yet */
+#define CONNECT_MS      1000 /* for an answer to the first request; then more, for slow guests */
+#define CONNECT_MS_MAX  60000
 #define PING_MS         2000
 #define LAST_WORD_MS    1000 /* for QEMU to end after the session did: its exit tells why */
 #define DISK_ERRORS_MAX 20
@@ -92,6 +95,7 @@ static void child_changed(uv_signal_t *handle, int signal_number)
     if (vm->pid == 0 || waitpid(vm->pid, &status, WNOHANG) != vm->pid)
         return;
     vm->pid = 0;
+    bg_fault_child(0);
     if (vm->state == VM_ENDING) {
         uv_close((uv_handle_t *)&vm->child, handle_closed);
         return;
@@ -235,6 +239,8 @@ static void agent_opened(void *owner)
                                     .on_log = agent_logged,
                                     .owner = vm};
     vm->agent_open = true;
+    vm->connects = 0;
+    (void)uv_timer_stop(&vm->retry); /* cannot fail */
     session_init(&vm->session, &ops, bg_now_ms());
     session_open(&vm->session, 1);
 }
@@ -261,7 +267,13 @@ static void agent_writable(void *owner)
 
 static void retry_connect(uv_timer_t *timer)
 {
-    connect_agent(timer->data);
+    struct vm *vm = timer->data;
+    if (vm->agent && !vm->agent_open) {
+        vsock_reset(vm->agent);
+        vm->agent = NULL;
+        vm->connects++;
+    }
+    connect_agent(vm);
 }
 
 static void agent_left(struct vm *vm, int code)
@@ -306,8 +318,16 @@ static void connect_agent(struct vm *vm)
     struct bg_err err;
     if (vm->state != VM_CONNECTING || vm->agent || !vm->vsock)
         return;
-    if (vsock_connect(vm->vsock, BG_VSOCK_AGENT_PORT, &ops, vm, &vm->agent, &err) < 0)
-        (void)uv_timer_start(&vm->retry, retry_connect, RECONNECT_MS, 0); /* cannot fail */
+    /* Linux before 6.8 drops its answer to a request that comes while the driver starts
+     * (virtio_vsock_probe): whoever waited for it would wait for ever. */
+    uint64_t wait_ms = (uint64_t)CONNECT_MS << (vm->connects < 6 ? vm->connects : 6);
+    if (wait_ms > CONNECT_MS_MAX)
+        wait_ms = CONNECT_MS_MAX;
+    if (vm->connects == 0 && bg_fault("connect-answer") < 0)
+        vm->connects++; /* as if it had been lost */
+    else if (vsock_connect(vm->vsock, BG_VSOCK_AGENT_PORT, &ops, vm, &vm->agent, &err) < 0)
+        wait_ms = RECONNECT_MS;
+    (void)uv_timer_start(&vm->retry, retry_connect, wait_ms, 0); /* cannot fail */
 }
 
 /* ---- device ---- */
@@ -608,6 +628,8 @@ int vm_open(uv_loop_t *loop, const struct vm_opts *opts, struct vm **ret, struct
     qemu.vsock_fd = pairs[2][1];
     if (r == 0)
         r = qemu_start(&qemu, &vm->pid, err);
+    if (r == 0)
+        bg_fault_child(vm->pid);
     for (size_t i = 0; i < 3; i++)
         if (pairs[i][1] >= 0)
             (void)close(pairs[i][1]); /* QEMU's ends; it has its own copies */

@@ -45,6 +45,7 @@ struct vm {
     struct vsock_device *vsock;
     struct vsock_conn *agent; /* the session's connection, from connect to on_end */
     bool agent_open;
+    unsigned connects; /* requests for it that were not answered, one after the other */
     struct session session;
     uint8_t *out; /* bytes that the connection did not take yet */
     size_t out_size;

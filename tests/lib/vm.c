@@ -88,13 +88,15 @@ static int parent_of(struct vm *vm, int pid)
 }
 
 /* Keeper, relay and echoer have one command line; the keeper is the one whose parent is none of
- * them. The oldest would not do: two of them can have one start time, and numbers begin anew. */
+ * them. The oldest would not do: two of them can have one start time, and numbers begin anew. One
+ * that has ended meanwhile has no parent. */
 void vm_mount_pids(struct vm *vm, const char *folder, int ret[2])
 {
     const char *text = vm_host(
         vm,
         "all=$(pgrep -d ' ' -f -- '^bellglass-mount .*--mountpoint %s( |$)'); for p in $all; do "
-        "parent=$(ps -o ppid= -p $p | tr -d ' '); case \" $all \" in *\" $parent \"*) ;; "
+        "parent=$(ps -o ppid= -p $p | tr -d ' '); [ -n \"$parent\" ] || continue; case \" $all \" "
+        "in *\" $parent \"*) ;; "
         "*) echo $p; pgrep -P $p;; esac; done",
         folder);
     char *rest;

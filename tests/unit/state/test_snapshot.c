@@ -759,6 +759,39 @@ static void a_half_replaced_instant_is_settled(void **state)
     }
 }
 
+/* A disk that was made from the very snapshot, and written since, is not the one that a killed
+ * restore was about to put there. */
+static void a_restore_that_had_not_begun_changes_nothing(void **state)
+{
+    struct fixture *f = *state;
+    struct bg_err err;
+    struct bg_sandbox s = suspended(f, "web");
+    BG_AUTOCLOSE int dir = folder_of(&s);
+    struct bg_disk disk;
+    struct bg_snapshot got;
+    assert_int_equal(mkdirat(dir, "resume.next", 0700), 0);
+    BG_AUTOCLOSE int next = openat(dir, "resume.next", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct bg_snapshot m = full(next, "web", BG_SNAPSHOT_FULL);
+    assert_int_equal(bg_snapshot_write(next, &m, &err), 0);
+    assert_int_equal(bg_resume_drop(dir, &err), 0); /* it runs */
+    struct bg_disk written = {.golden = strdup(GOLDEN), .parent = strdup("web@1")};
+    for (size_t i = 0; i < m.disk_count; i++)
+        assert_int_equal(bg_disk_push(&written, m.disk[i].id, NULL, &err), 0);
+    assert_int_equal(bg_disk_push(&written, ID_B, NULL, &err), 0);
+    written.top = true;
+    put(dir, "disk-" ID_B ".qcow2", "written since");
+    assert_int_equal(bg_disk_save(dir, &written, &err), 0);
+    bg_disk_done(&written);
+    assert_int_equal(bg_resume_settle(dir, &err), 0);
+    assert_false(there(dir, "resume.next"));
+    assert_false(bg_resume_present(dir));
+    assert_int_equal(bg_disk_load(dir, &disk, &err), 0);
+    assert_int_equal(bg_resume_load(dir, &disk, &got, &err), -ENOENT);
+    bg_disk_done(&disk);
+    bg_snapshot_done(&m);
+    bg_sandbox_done(&s);
+}
+
 static void a_damaged_snapshot_is_not_forked(void **state)
 {
     struct fixture *f = *state;
@@ -865,6 +898,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_fork_goes_on_from_its_snapshot, setup, teardown),
         cmocka_unit_test_setup_teardown(a_fork_of_a_disk_has_no_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(a_half_replaced_instant_is_settled, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_restore_that_had_not_begun_changes_nothing, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(a_damaged_snapshot_is_not_forked, setup, teardown),
         cmocka_unit_test_setup_teardown(disks_from_before_disk_json_are_read, setup, teardown),
         cmocka_unit_test_setup_teardown(suspended_is_a_state_of_rest, setup, teardown),
