@@ -101,7 +101,7 @@ enum bg_frame_type {
     BG_FRAME_IDENTITY = 48,
     BG_FRAME_PING = 49,     /* u64 sequence number */
     BG_FRAME_SHUTDOWN = 50, /* empty: sync, end all processes, power off */
-    BG_FRAME_PREPARE = 51,  /* empty: a snapshot follows; answered by PREPARED */
+    BG_FRAME_PREPARE = 51,  /* u8: 1 of the disk alone. A snapshot follows; answered by PREPARED */
     BG_FRAME_GO_ON = 52,    /* u8 enum bg_go_on: the end of what PREPARE began */
     /* session, guest -> host */
     BG_FRAME_HELLO = 64,    /* u32 protocol version, text32 agent version */

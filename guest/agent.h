@@ -92,6 +92,7 @@ struct agent {
     int cgroup_fd; /* tree of the execs' cgroups, -1: none */
     uint32_t next_cgroup;
     bool cgroups_left; /* some outlived their exec */
+    bool disk_frozen;  /* the root's file system, or it is about to be: PREPARE of a disk alone */
     bool frozen;       /* the processes of all execs stand still (agent_freeze) */
     bool stopping;     /* a development agent was told to end */
     LIST_HEAD(, live) live;

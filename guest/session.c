@@ -2,8 +2,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
@@ -142,6 +144,24 @@ static void parked(void *owner)
     answer_if_prepared(session);
 }
 
+static void disk_thaw(struct agent *agent)
+{
+    BG_AUTOCLOSE int root = agent->disk_frozen ? open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    agent->disk_frozen = false;
+    if (root >= 0)
+        (void)ioctl(root, FITHAW, 0); /* fails if the freezing did */
+}
+
+/* What is read from the disk alone shall need no journal. Nobody writes who would have to be waited
+ * for: the commands stand still, and so do the streams. */
+static void freeze_disk(const struct agent *agent)
+{
+    BG_AUTOCLOSE int root = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (root < 0 || ioctl(root, FIFREEZE, 0) < 0)
+        bg_log(agent->log, BG_LOG_WARN, "the disk was synced and cannot be frozen: %s",
+               strerror(errno));
+}
+
 /* Of the commands, what waits in the kernel comes to a stop when it is done with that: it has not
  * run on either. */
 static int sync_disk(struct link *link, void *arg)
@@ -153,10 +173,12 @@ static int sync_disk(struct link *link, void *arg)
     if (cgroup_fd >= 0 && cgroup_wait_frozen(cgroup_fd, BG_AGENT_FREEZE_MS) < 0)
         bg_log(agent->log, BG_LOG_WARN, "some commands do not stand still yet; going on");
     sync();
+    if (agent->disk_frozen)
+        freeze_disk(agent);
     return 0;
 }
 
-static int prepare(struct session *session, struct bg_err *err)
+static int prepare(struct session *session, bool of_disk, struct bg_err *err)
 {
     if (session->preparing)
         return bg_err_set(err, -EPROTO, "PREPARE before the last one was answered");
@@ -164,6 +186,7 @@ static int prepare(struct session *session, struct bg_err *err)
     session->parking = !parking_begin(session->agent, parked, session);
     session->busy++;
     agent_freeze(session->agent);
+    session->agent->disk_frozen = of_disk && session->agent->opts.pid1; /* by the worker */
     /* In a process of its own: the disk may be slow, and the heartbeat goes on. */
     const struct worker_opts opts = {.name = "sync",
                                      .run = sync_disk,
@@ -173,7 +196,7 @@ static int prepare(struct session *session, struct bg_err *err)
     int r = worker_start(session->agent, &opts, err);
     if (r < 0) {
         session->busy--;
-        session->syncing = false;
+        session->syncing = session->agent->disk_frozen = false;
         sync();
         answer_if_prepared(session);
     }
@@ -206,14 +229,15 @@ static int on_frame(void *context, uint8_t type, const uint8_t *payload, size_t 
             agent_stop(session->agent);
         return 0;
     case BG_FRAME_PREPARE:
-        if (size != 0)
+        if (size != 1 || payload[0] > 1)
             break;
-        return prepare(session, err);
+        return prepare(session, payload[0] != 0, err);
     case BG_FRAME_GO_ON:
         if (size != 1 || payload[0] > BG_GO_ON_RESUMED)
             break;
         parking_forget(session->agent, session);
         session->parking = false;
+        disk_thaw(session->agent);
         parking_end(session->agent, (enum bg_go_on)payload[0]);
         agent_thaw(session->agent);
         answer_if_prepared(session); /* late, but it is waited for */
@@ -245,6 +269,7 @@ static int session_open(struct stream *stream, const uint8_t *body, size_t size,
     if (!session)
         return bg_err_errno(err, -ENOMEM, "session");
     struct agent *agent = stream->agent;
+    disk_thaw(agent);
     if (agent->session) {
         bg_log(agent->log, BG_LOG_INFO, "a new session replaces the old one");
         stream_abort(agent->session);

@@ -50,10 +50,11 @@ void session_shutdown(struct session *session)
     send_frame(session, BG_FRAME_SHUTDOWN, NULL, 0);
 }
 
-void session_prepare(struct session *session)
+void session_prepare(struct session *session, bool of_disk)
 {
+    uint8_t payload = of_disk;
     session->preparing = true;
-    send_frame(session, BG_FRAME_PREPARE, NULL, 0);
+    send_frame(session, BG_FRAME_PREPARE, &payload, sizeof payload);
 }
 
 void session_go_on(struct session *session, enum bg_go_on how)

@@ -48,6 +48,7 @@ int session_feed(struct session *session, const uint8_t *bytes, size_t size, uin
 void session_identify(struct session *session, const uint8_t *payload, size_t size);
 void session_ping(struct session *session);
 void session_shutdown(struct session *session);
-void session_prepare(struct session *session);
+/* of_disk: a snapshot of the disk alone follows, and the guest's file system stands still too. */
+void session_prepare(struct session *session, bool of_disk);
 /* After PREPARED, on this session or on the next. */
 void session_go_on(struct session *session, enum bg_go_on how);

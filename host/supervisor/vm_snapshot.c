@@ -403,5 +403,5 @@ void vm_snapshot(struct vm *vm, const struct vm_snapshot_opts *opts)
     vm->snapshot = (struct vm_snapshot_run){.opts = *opts};
     vm->state = VM_PREPARING;
     vm_deadline(vm, vm->opts.ready_timeout_ms);
-    session_prepare(&vm->session);
+    session_prepare(&vm->session, /* of_disk= */ opts->state_fd < 0);
 }

@@ -106,6 +106,28 @@ static void one_that_was_booted_cold(void **state)
     (void)vm_ok(vm, "snapshot", "rm", vm_text(vm, "%s@cold", s), NULL);
 }
 
+/* What boots from it finds a file system at rest, though the sandbox wrote all the while and does
+ * so still. */
+static void a_disk_alone_needs_no_journal(void **state)
+{
+    struct vm *vm = *state;
+    const char *s = vm_sandbox(vm), *child = vm_name(vm);
+    (void)vm_guest(vm, s,
+                   "setsid sh -c 'while :; do date >>busy; mv busy b; mv b busy; done' "
+                   ">/dev/null 2>&1 </dev/null & until test -s busy; do sleep 0.1; done");
+    (void)vm_ok(vm, "snapshot", "--disk-only", s, "disk", NULL);
+    (void)vm_guest(vm, s,
+                   "n=$(wc -c <busy); until [ $(cat busy b 2>/dev/null | wc -c) -gt $n ]; "
+                   "do sleep 0.1; done");
+    (void)vm_ok(vm, "fork", vm_text(vm, "%s@disk", s), child, NULL);
+    const char *log = vm_guest(vm, child, "sudo dmesg | grep EXT4");
+    assert_non_null(strstr(log, "mounted"));
+    assert_null(strstr(log, "recovery"));
+    (void)vm_guest(vm, child, "test -s busy || test -s b");
+    (void)vm_ok(vm, "rm", "--force", s, child, NULL);
+    (void)vm_ok(vm, "snapshot", "rm", vm_text(vm, "%s@disk", s), NULL);
+}
+
 /* Its files as they were, while the sandbox has gone on, and by the same folder mount of what runs.
  */
 static void its_files_are_here(void **state)
@@ -202,5 +224,6 @@ static void a_database_and_a_repository_under_load(void **state)
 
 VM_MAIN(VM_NEEDS_VM | VM_NEEDS_FUSE, cmocka_unit_test(memory_file_and_mapping_are_of_one_instant),
         cmocka_unit_test(suspended_and_resumed), cmocka_unit_test(goes_back_in_place),
-        cmocka_unit_test(one_that_was_booted_cold), cmocka_unit_test(its_files_are_here),
+        cmocka_unit_test(one_that_was_booted_cold), cmocka_unit_test(a_disk_alone_needs_no_journal),
+        cmocka_unit_test(its_files_are_here),
         cmocka_unit_test(a_database_and_a_repository_under_load))

@@ -93,7 +93,8 @@ static void dies_at(struct vm *vm, enum who who, const char *fault, size_t made)
     else
         check_memory(vm, s);
     size_t found = expect_whole_store(vm, s);
-    assert_true(made == PERHAPS_ONE ? found <= 1 : found == made);
+    if (made == PERHAPS_ONE ? found > 1 : found != made)
+        fail_msg("%s: %zu snapshots were made", fault, found);
     (void)vm_ok(vm, "rm", "--force", s, NULL);
 }
 
@@ -112,11 +113,13 @@ static void the_supervisor_dies(void **state)
 static void qemu_dies(void **state)
 {
     static const char *const points[] = {"snapshot-prepared=CHILD", "snapshot-unplugged=CHILD",
-                                         "snapshot-stopped=CHILD",  "snapshot-state=CHILD",
-                                         "snapshot-memory=CHILD",   "snapshot-switched=CHILD"};
+                                         "snapshot-stopped=CHILD", "snapshot-state=CHILD",
+                                         "snapshot-memory=CHILD"};
     for (size_t i = 0; i < sizeof points / sizeof *points; i++)
         dies_at(*state, SUPERVISOR, points[i], 0);
-    dies_at(*state, SUPERVISOR, "snapshot-replug=CHILD", 1);
+    /* All is written: whether QEMU's end is seen before that is told is left open. */
+    dies_at(*state, SUPERVISOR, "snapshot-switched=CHILD", PERHAPS_ONE);
+    dies_at(*state, SUPERVISOR, "snapshot-replug=CHILD", PERHAPS_ONE);
 }
 
 static void the_launcher_dies(void **state)

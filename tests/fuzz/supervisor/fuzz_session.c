@@ -41,7 +41,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     session_init(&session, &ops, 0);
     session_open(&session, 1);
     session_ping(&session);
-    session_prepare(&session);
+    session_prepare(&session, /* of_disk= */ false);
     if (session_feed(&session, bytes, size / 2, 1, &err) == 0)
         (void)!session_feed(&session, bytes + size / 2, size - size / 2, 2, &err);
     return 0;

@@ -156,7 +156,7 @@ static void prepare(int session)
 {
     uint8_t payload[BG_FRAME_SIZE_MAX];
     size_t size;
-    client_frame(session, BG_FRAME_PREPARE, NULL, 0);
+    client_frame(session, BG_FRAME_PREPARE, "", 1);
     assert_int_equal(client_next(session, payload, &size), BG_FRAME_PREPARED);
 }
 

@@ -108,7 +108,7 @@ static void session_sets_the_environment_and_beats(void **state)
     assert_int_equal(client_next(fd, payload, &size), BG_FRAME_PONG);
     assert_int_equal(size, 8);
     assert_memory_equal(payload, "12345678", 8);
-    client_frame(fd, BG_FRAME_PREPARE, NULL, 0);
+    client_frame(fd, BG_FRAME_PREPARE, "", 1);
     assert_int_equal(client_next(fd, payload, &size), BG_FRAME_PREPARED);
     (void)close(fd);
 }

@@ -200,7 +200,7 @@ static void prepared_is_told_once(void **state)
     struct bg_err err = {0};
     start(&peer);
     assert_int_equal(session_feed(&peer.session, bytes, opening(bytes), 1, &err), 0);
-    session_prepare(&peer.session);
+    session_prepare(&peer.session, /* of_disk= */ false);
     frame(&at, BG_FRAME_PREPARED, NULL, 0);
     assert_int_equal(session_feed(&peer.session, bytes, BG_FRAME_HEADER_SIZE, 2, &err), 0);
     assert_int_equal(peer.prepared, 1);
