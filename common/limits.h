@@ -236,3 +236,19 @@
 #define BG_GATEWAY_ENTRIES_MAX   100000       /* of one folder; likewise */
 #define BG_GATEWAY_LABELS_MAX    64           /* of a sandbox; refused */
 #define BG_GATEWAY_LABEL_MAX     256          /* bytes of one's key or value; refused */
+
+/* MCP server. */
+#define BG_MCP_LINE_MAX      (16u << 20)  /* one message; passed over, and an error is sent */
+#define BG_MCP_CALLS_MAX     64           /* calls of tools under way; refused */
+#define BG_MCP_UNSENT_MAX    (8u << 20)   /* unsent bytes; no more messages are read meanwhile */
+#define BG_MCP_SANDBOXES_MAX 256          /* that --max may allow */
+#define BG_MCP_SNAPSHOTS_MAX 64           /* of one server, not yet removed; refused */
+#define BG_MCP_COMMAND_MAX   (128 * 1024) /* bytes of shell text, Linux's limit; refused */
+#define BG_MCP_STRINGS_MAX   1024         /* arguments or variables of a command; refused */
+#define BG_MCP_CONTENT_MAX   (8u << 20)   /* of a file or stdin in one call; refused, or cut */
+#define BG_MCP_OUTPUT_MIN    1024         /* of each output that a call may ask for */
+#define BG_MCP_OUTPUT_MAX    (1u << 20)   /* likewise; the middle of a longer one is left out */
+#define BG_MCP_ENTRIES_MAX   1000         /* of one folder; the rest is only counted */
+#define BG_MCP_LIST_MAX      (16u << 20)  /* bytes of a folder's names; the call fails */
+#define BG_MCP_TIMEOUT_S_MAX 86400        /* of a command */
+#define BG_MCP_TEXT_MAX      8192         /* that a command of ours says; the rest is dropped */

@@ -175,13 +175,15 @@ int identity_apply(const struct bg_identity *identity, bool whole_machine, struc
 {
     struct bg_err why = {0};
     int first = 0;
-    note(make_env(identity, env, &why), &why, &first, err);
+    bool goes_on = identity->flags & BG_IDENTITY_CONTINUE; /* it is who it was */
+    if (!goes_on)
+        note(make_env(identity, env, &why), &why, &first, err);
     if (!whole_machine)
         return first;
     note(reseed(identity->entropy, &why), &why, &first, err);
     note(set_clock(identity->realtime_ns, &why), &why, &first, err);
-    if (identity->flags & BG_IDENTITY_CONTINUE)
-        return first; /* it is who it was */
+    if (goes_on)
+        return first;
     bool other = !(identity->flags & BG_IDENTITY_GOLDEN) && is_other_machine(identity->machine_id);
     note(set_names(identity, &why), &why, &first, err);
     note(ssh_keys_forget(&ssh_keys_here, identity->sandbox_id, other, &why), &why, &first, err);

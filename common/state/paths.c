@@ -129,6 +129,27 @@ int bg_helper_path(const char *program, char **ret_path, struct bg_err *err)
                       self);
 }
 
+int bg_program_path(char **ret_path, struct bg_err *err)
+{
+    char self[SELF_SIZE];
+    int r = own_folder(self, err);
+    static const char *const folders[] = {"", "/../../bin"};
+    for (size_t i = 0; r == 0 && i < sizeof folders / sizeof *folders; i++) {
+        BG_AUTOFREE char *path = NULL;
+        if (asprintf(&path, "%s%s/bellglass", self, folders[i]) < 0)
+            return bg_err_errno(err, -ENOMEM, "bellglass");
+        if (access(path, X_OK) == 0) {
+            *ret_path = BG_TAKE(path);
+            return 0;
+        }
+    }
+    return r < 0
+               ? r
+               : bg_err_set(err, -ENOENT,
+                            "bellglass: not found beside %s nor in ../../bin from there; reinstall",
+                            self);
+}
+
 int bg_data_path(const char *file, char **ret_path, struct bg_err *err)
 {
     char self[SELF_SIZE];

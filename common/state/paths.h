@@ -20,6 +20,10 @@ void bg_paths_done(struct bg_paths *paths);
  * the running program, else ../libexec/bellglass from it. Heap, the caller's. Errors: -ENOENT. */
 int bg_helper_path(const char *program, char **ret_path, struct bg_err *err) BG_MUST_CHECK;
 
+/* The path of `bellglass` itself, for a helper that runs it: beside the helper, else in ../../bin
+ * from it. Heap, the caller's. Errors: -ENOENT. */
+int bg_program_path(char **ret_path, struct bg_err *err) BG_MUST_CHECK;
+
 /* The path of one of our data files: beside the program, else in ../../share/bellglass from it.
  * Heap, the caller's. Errors: -ENOENT. */
 int bg_data_path(const char *file, char **ret_path, struct bg_err *err) BG_MUST_CHECK;

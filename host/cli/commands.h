@@ -8,7 +8,7 @@ extern const struct command cmd_run, cmd_create, cmd_exec, cmd_shell, cmd_attach
     cmd_ls, cmd_inspect, cmd_logs, cmd_stop, cmd_start, cmd_rm, cmd_mount, cmd_umount, cmd_guard,
     cmd_trust, cmd_share, cmd_unshare, cmd_diff, cmd_apply, cmd_discard, cmd_watch, cmd_forward,
     cmd_image, cmd_secret, cmd_policy, cmd_ca, cmd_proxy, cmd_audit, cmd_doctor, cmd_ssh,
-    cmd_ssh_config, cmd_fs, cmd_code, cmd_serve, cmd_completion, cmd_version, cmd_help,
+    cmd_ssh_config, cmd_fs, cmd_code, cmd_serve, cmd_mcp, cmd_completion, cmd_version, cmd_help,
     cmd_snapshot, cmd_fork, cmd_restore, cmd_suspend, cmd_resume, cmd_tree, cmd_prune, cmd_export,
     cmd_import;
 

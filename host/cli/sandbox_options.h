@@ -66,7 +66,8 @@ enum {
             "suspend it when it has done nothing for so long; what needs it wakes it"              \
     }
 
-#define SANDBOX_OPTIONS                                                                            \
+/* What a sandbox is like. */
+#define SANDBOX_SETTINGS                                                                           \
     {OPTION_IMAGE,                                                                                 \
      0,                                                                                            \
      false,                                                                                        \
@@ -74,13 +75,6 @@ enum {
      "IMAGE",                                                                                      \
      "what to fork from, see `bellglass image ls` "                                                \
      "[debian]"},                                                                                  \
-        {OPTION_FROM,                                                                              \
-         0,                                                                                        \
-         false,                                                                                    \
-         "from",                                                                                   \
-         "SNAPSHOT",                                                                               \
-         "go on from a snapshot, or from a sandbox as it is now; -e and --allow add to its "       \
-         "settings"},                                                                              \
         {OPTION_CPUS, 0, false, "cpus", "N", "virtual CPUs [1]"},                                  \
         {OPTION_MEMORY, 0, false, "memory", "SIZE", "its memory, such as 512M or 2G [512M]"},      \
         LIFETIME_OPTIONS,                                                                          \
@@ -122,8 +116,20 @@ enum {
          "DIR[:GUESTDIR][:ro|rw|cow]",                                                             \
          "share the folder DIR with it [at /home/app/NAME, rw], see `bellglass share`"},           \
         SHARE_OPTIONS,                                                                             \
-        {OPTION_UPSTREAM_CA, 0,      false,                                                        \
-         "upstream-ca",      "FILE", "also trust the CAs in FILE (PEM) when connecting to hosts"}, \
+    {                                                                                              \
+        OPTION_UPSTREAM_CA, 0, false, "upstream-ca", "FILE",                                       \
+            "also trust the CAs in FILE (PEM) when connecting to hosts"                            \
+    }
+
+#define SANDBOX_OPTIONS                                                                            \
+    SANDBOX_SETTINGS,                                                                              \
+        {OPTION_FROM,                                                                              \
+         0,                                                                                        \
+         false,                                                                                    \
+         "from",                                                                                   \
+         "SNAPSHOT",                                                                               \
+         "go on from a snapshot, or from a sandbox as it is now; -e and --allow add to its "       \
+         "settings"},                                                                              \
     {                                                                                              \
         OPTION_QUIET, 'q', false, "quiet", NULL, "no progress on stderr"                           \
     }

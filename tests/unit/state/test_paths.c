@@ -142,6 +142,31 @@ static void finds_helpers_where_it_is_told(void **state)
     assert_non_null(strstr(err.text, "no-such-helper"));
 }
 
+/* A test lies where a helper does: beside no `bellglass`. */
+static void finds_the_command_beside_itself(void **state)
+{
+    (void)state;
+    char self[4096] = "";
+    char *path;
+    struct bg_err err;
+    ssize_t size = readlink("/proc/self/exe", self, sizeof self);
+    assert_true(size > 0 && (size_t)size < sizeof self);
+    char *folder = strndup(self, (size_t)(strrchr(self, '/') - self));
+    assert_int_equal(bg_program_path(&path, &err), -ENOENT);
+    assert_non_null(strstr(err.text, "reinstall"));
+    BG_AUTOFREE char *program = NULL;
+    assert_true(asprintf(&program, "%s/bellglass", folder) > 0);
+    int fd = open(program, O_WRONLY | O_CREAT | O_CLOEXEC, 0700);
+    assert_true(fd >= 0);
+    (void)close(fd);
+    int r = bg_program_path(&path, &err);
+    (void)unlink(program);
+    assert_int_equal(r, 0);
+    assert_string_equal(path, program);
+    free(path);
+    free(folder);
+}
+
 static void runs_helpers_as_nobody_for_root(void **state)
 {
     (void)state;
@@ -162,6 +187,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(refuses_a_folder_that_others_may_write, setup, teardown),
         cmocka_unit_test_setup_teardown(names_the_file_that_is_in_the_way, setup, teardown),
         cmocka_unit_test_setup_teardown(finds_helpers_where_it_is_told, setup, teardown),
+        cmocka_unit_test(finds_the_command_beside_itself),
         cmocka_unit_test(runs_helpers_as_nobody_for_root),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
