@@ -230,6 +230,7 @@
 #define BG_GATEWAY_IN_MAX        (64u << 20)  /* bytes that the guest has not taken; client waits */
 #define BG_GATEWAY_CHUNK_MAX     (64 * 1024)  /* of a stream, before base64 */
 #define BG_GATEWAY_STREAMS_MAX   1024         /* of a client's connection; it ends */
+#define BG_GATEWAY_ENDS_MAX      4096         /* streams whose end waits for a ping's answer; it ends */
 #define BG_GATEWAY_PROCESSES_MAX 256          /* likewise; the call fails */
 #define BG_GATEWAY_FILES_MAX     256          /* open files, and files under way; likewise */
 #define BG_GATEWAY_READ_MAX      (256u << 20) /* a file that is read whole; likewise */

@@ -160,7 +160,25 @@ void session_stream_end(struct session *s, struct outbound *out)
     if (!out->open)
         return;
     forget_outbound(out);
-    send_text(s, rpc_notification("$sandbox.stream.end", stream_params(out->id)));
+    uint64_t ping = 0;
+    int r = stream_ends_add(&s->ends, out->id, &ping);
+    if (r == 0)
+        s->opts.ping(s->opts.owner, ping);
+    else
+        end(s, r == -EMFILE ? CLOSE_POLICY : CLOSE_INTERNAL_ERROR,
+            r == -EMFILE ? "pings are not answered" : "out of memory");
+}
+
+void session_pong(struct session *session, uint64_t number)
+{
+    struct session *s = session;
+    uint64_t ping = 0, id = 0;
+    if (s->closing)
+        return;
+    if (stream_ends_pong(&s->ends, number, &ping))
+        s->opts.ping(s->opts.owner, ping);
+    while (!s->closing && stream_ends_next(&s->ends, &id))
+        send_text(s, rpc_notification("$sandbox.stream.end", stream_params(id)));
 }
 
 void session_stream_break(struct session *s, struct outbound *out, json_t *error)
@@ -178,6 +196,8 @@ void session_stream_break(struct session *s, struct outbound *out, json_t *error
 static void cancel_outbound(struct session *s, int64_t id)
 {
     struct outbound *out;
+    if (stream_ends_cancel(&s->ends, (uint64_t)id))
+        return;
     LIST_FOREACH(out, &s->outbound, link)
     {
         if (out->id != (uint64_t)id)
@@ -355,6 +375,7 @@ int session_open(const struct session_opts *opts, struct session **ret, struct b
     s->opts = *opts;
     stream_table_init(&s->inbound);
     LIST_INIT(&s->outbound);
+    stream_ends_init(&s->ends);
     LIST_INIT(&s->children);
     LIST_INIT(&s->file_calls);
     LIST_INIT(&s->handles);
@@ -392,6 +413,7 @@ void session_close(struct session *session)
     session_env_close(session);
     session_files_close(session);
     stream_table_done(&session->inbound);
+    stream_ends_done(&session->ends);
     if (!session->gone)
         sandboxes_unview(session->opts.entry, &session->viewer);
     free(session);

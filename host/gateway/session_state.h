@@ -7,6 +7,7 @@
 
 #include "host/gateway/rpc.h"
 #include "host/gateway/session.h"
+#include "host/gateway/stream_ends.h"
 #include "host/gateway/stream_table.h"
 
 /* A stream to the client. */
@@ -34,6 +35,7 @@ struct session {
     bool starved; /* what was last told about session_wants_input, turned round */
     struct stream_table inbound;
     LIST_HEAD(, outbound) outbound;
+    struct stream_ends ends;
     LIST_HEAD(, child) children;
     size_t child_count;
     struct guest_files *files; /* for calls about names; NULL: not yet opened */
@@ -54,7 +56,8 @@ void session_reply_bytes(struct session *s, const json_t *id, const void *bytes,
 void session_throw(struct session *s, const json_t *id, json_t *error);
 void session_fault(struct session *s, const json_t *id, enum rpc_code code, const char *text);
 
-/* Begins, goes on with and ends a stream to the client. */
+/* Begins, goes on with and ends a stream to the client, which hears of the end a little later
+ * (stream_ends.h). */
 void session_stream_start(struct session *s, struct outbound *out);
 void session_stream_send(struct session *s, const struct outbound *out, const void *bytes,
                          size_t size);
