@@ -231,6 +231,11 @@
 #define BG_GATEWAY_CHUNK_MAX     (64 * 1024)  /* of a stream, before base64 */
 #define BG_GATEWAY_STREAMS_MAX   1024         /* of a client's connection; it ends */
 #define BG_GATEWAY_ENDS_MAX      4096         /* streams whose end waits for a ping's answer; it ends */
+#define BG_GATEWAY_PATTERN_MAX   4096         /* bytes of one of walk's or expandGlob's; refused */
+#define BG_GATEWAY_PATTERNS_MAX  64           /* of one call; refused */
+#define BG_GATEWAY_MATCH_MAX     20000        /* steps of one pattern on one path; the call fails */
+#define BG_GATEWAY_MATCH_HEAP_KIB 1024        /* likewise, of memory */
+#define BG_GATEWAY_TURN_MS       5            /* of a walk, before others have their turn */
 #define BG_GATEWAY_PROCESSES_MAX 256          /* likewise; the call fails */
 #define BG_GATEWAY_FILES_MAX     256          /* open files, and files under way; likewise */
 #define BG_GATEWAY_READ_MAX      (256u << 20) /* a file that is read whole; likewise */

@@ -94,6 +94,9 @@ static void send_text(struct session *s, char *text)
 void session_reply(struct session *s, const json_t *id, json_t *value)
 {
     send_text(s, rpc_result(id, value));
+    if (s->start_ping > 0 && !s->closing)
+        s->opts.ping(s->opts.owner, s->start_ping);
+    s->start_ping = 0;
 }
 
 void session_reply_bytes(struct session *s, const json_t *id, const void *bytes, size_t size)
@@ -124,12 +127,68 @@ static json_t *stream_params(uint64_t id)
     return json_pack("{s:I}", "streamId", (json_int_t)id);
 }
 
+/* The SDK tells of a cancelled stream only if it had the call's answer, which names the stream, in
+ * hand before the stream began; else it keeps silent and its handler throws at the stream's end. So
+ * the answer goes first, a ping with it, and all about the stream is held back until the client has
+ * answered that. */
+struct held {
+    SIMPLEQ_ENTRY(held) link;
+    uint64_t stream_id, ping;
+    char *text;
+    size_t size;
+};
+
+static void update_congestion(struct session *s)
+{
+    bool congested = s->unread || !SIMPLEQ_EMPTY(&s->held);
+    if (congested == s->congested || s->closing)
+        return;
+    s->congested = congested;
+    session_children_congested(s, congested);
+    session_fetches_congested(s, congested);
+    session_walks_congested(s, congested);
+}
+
+static void held_free(struct session *s, struct held *held)
+{
+    SIMPLEQ_REMOVE(&s->held, held, held, link);
+    free(held->text);
+    free(held);
+}
+
+/* Sends what is about a stream, now or when it may. text: taken; NULL: out of memory. */
+static void send_about(struct session *s, const struct outbound *out, char *text, size_t size)
+{
+    struct held *held = out->ping > s->pong && text ? malloc(sizeof *held) : NULL;
+    if (held) {
+        *held = (struct held){.stream_id = out->id, .ping = out->ping, .text = text, .size = size};
+        SIMPLEQ_INSERT_TAIL(&s->held, held, link);
+        update_congestion(s);
+        return;
+    }
+    if (!text || out->ping > s->pong)
+        end(s, CLOSE_INTERNAL_ERROR, "out of memory");
+    else if (!s->closing)
+        s->opts.send(s->opts.owner, text, size);
+    free(text);
+}
+
+static void notify_about(struct session *s, const struct outbound *out, const char *verb,
+                         json_t *params)
+{
+    char *text = rpc_notification(verb, params);
+    send_about(s, out, text, text ? strlen(text) : 0);
+}
+
 void session_stream_start(struct session *s, struct outbound *out)
 {
+    if (s->start_ping == 0)
+        s->start_ping = ++s->ends.pings;
     out->id = s->opts.shared->next_stream++;
+    out->ping = s->start_ping;
     out->open = true;
     LIST_INSERT_HEAD(&s->outbound, out, link);
-    send_text(s, rpc_notification("$sandbox.stream.start", stream_params(out->id)));
+    notify_about(s, out, "$sandbox.stream.start", stream_params(out->id));
 }
 
 void session_stream_send(struct session *s, const struct outbound *out, const void *bytes,
@@ -139,11 +198,7 @@ void session_stream_send(struct session *s, const struct outbound *out, const vo
     while (out->open && size > 0 && !s->closing) {
         size_t take = size < BG_GATEWAY_CHUNK_MAX ? size : BG_GATEWAY_CHUNK_MAX, text_size = 0;
         char *text = rpc_chunk(out->id, at, take, &text_size);
-        if (text)
-            s->opts.send(s->opts.owner, text, text_size);
-        else
-            end(s, CLOSE_INTERNAL_ERROR, "out of memory");
-        free(text);
+        send_about(s, out, text, text_size);
         at += take;
         size -= take;
     }
@@ -175,6 +230,18 @@ void session_pong(struct session *session, uint64_t number)
     uint64_t ping = 0, id = 0;
     if (s->closing)
         return;
+    struct held *held, *next;
+    s->pong = number > s->pong ? number : s->pong;
+    for (held = SIMPLEQ_FIRST(&s->held); held; held = next) {
+        next = SIMPLEQ_NEXT(held, link);
+        if (held->ping > s->pong)
+            continue;
+        s->opts.send(s->opts.owner, held->text, held->size);
+        held_free(s, held);
+    }
+    update_congestion(s);
+    if (s->closing)
+        return;
     if (stream_ends_pong(&s->ends, number, &ping))
         s->opts.ping(s->opts.owner, ping);
     while (!s->closing && stream_ends_next(&s->ends, &id))
@@ -188,14 +255,20 @@ void session_stream_break(struct session *s, struct outbound *out, json_t *error
         return;
     }
     forget_outbound(out);
-    send_text(s, rpc_notification(
-                     "$sandbox.stream.error",
-                     json_pack("{s:I, s:o}", "streamId", (json_int_t)out->id, "error", error)));
+    notify_about(s, out, "$sandbox.stream.error",
+                 json_pack("{s:I, s:o}", "streamId", (json_int_t)out->id, "error", error));
 }
 
 static void cancel_outbound(struct session *s, int64_t id)
 {
     struct outbound *out;
+    struct held *held, *next;
+    for (held = SIMPLEQ_FIRST(&s->held); held; held = next) {
+        next = SIMPLEQ_NEXT(held, link);
+        if (held->stream_id == (uint64_t)id)
+            held_free(s, held);
+    }
+    update_congestion(s);
     if (stream_ends_cancel(&s->ends, (uint64_t)id))
         return;
     LIST_FOREACH(out, &s->outbound, link)
@@ -376,6 +449,7 @@ int session_open(const struct session_opts *opts, struct session **ret, struct b
     stream_table_init(&s->inbound);
     LIST_INIT(&s->outbound);
     stream_ends_init(&s->ends);
+    SIMPLEQ_INIT(&s->held);
     LIST_INIT(&s->children);
     LIST_INIT(&s->file_calls);
     LIST_INIT(&s->handles);
@@ -393,12 +467,8 @@ int session_open(const struct session_opts *opts, struct session **ret, struct b
 
 void session_congested(struct session *session, bool congested)
 {
-    if (session->congested == congested)
-        return;
-    session->congested = congested;
-    session_children_congested(session, congested);
-    session_fetches_congested(session, congested);
-    session_walks_congested(session, congested);
+    session->unread = congested;
+    update_congestion(session);
 }
 
 void session_close(struct session *session)
@@ -414,6 +484,8 @@ void session_close(struct session *session)
     session_files_close(session);
     stream_table_done(&session->inbound);
     stream_ends_done(&session->ends);
+    while (!SIMPLEQ_EMPTY(&session->held))
+        held_free(session, SIMPLEQ_FIRST(&session->held));
     if (!session->gone)
         sandboxes_unview(session->opts.entry, &session->viewer);
     free(session);

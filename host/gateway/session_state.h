@@ -14,11 +14,13 @@
 struct outbound {
     LIST_ENTRY(outbound) link; /* session->outbound, while it is open */
     uint64_t id;
+    uint64_t ping;                  /* once it is answered, the client may hear of the stream */
     bool open;                      /* started, and neither ended nor cancelled */
     void (*on_cancel)(void *owner); /* the client does not want the rest; NULL: nothing to do */
     void *owner;
 };
 
+struct held;      /* session.c */
 struct env_query; /* session_env.c: what the guest's environment is */
 struct fetch;     /* session_fetch.c */
 struct child;     /* session_process.c */
@@ -30,12 +32,17 @@ struct transfer;  /* session_transfer.c: a whole file on its way */
 struct session {
     struct session_opts opts;
     struct viewer viewer;
-    bool gone; /* viewer is not in a list: the sandbox has ended */
-    bool congested, closing;
+    bool gone;      /* viewer is not in a list: the sandbox has ended */
+    bool congested; /* unread, or something is held: what can wait is not made */
+    bool closing;
     bool starved; /* what was last told about session_wants_input, turned round */
     struct stream_table inbound;
     LIST_HEAD(, outbound) outbound;
     struct stream_ends ends;
+    SIMPLEQ_HEAD(, held) held; /* what is said of streams after their pings (session.c) */
+    uint64_t start_ping;       /* to be sent after the answer that names a stream; 0: none */
+    uint64_t pong;             /* number of the last ping that was answered */
+    bool unread;               /* the client does not read what it was sent */
     LIST_HEAD(, child) children;
     size_t child_count;
     struct guest_files *files; /* for calls about names; NULL: not yet opened */
@@ -56,8 +63,8 @@ void session_reply_bytes(struct session *s, const json_t *id, const void *bytes,
 void session_throw(struct session *s, const json_t *id, json_t *error);
 void session_fault(struct session *s, const json_t *id, enum rpc_code code, const char *text);
 
-/* Begins, goes on with and ends a stream to the client, which hears of the end a little later
- * (stream_ends.h). */
+/* Begins (before the call's answer, which is to come at once), goes on with and ends a stream to
+ * the client, which hears of the end a little later (stream_ends.h). */
 void session_stream_start(struct session *s, struct outbound *out);
 void session_stream_send(struct session *s, const struct outbound *out, const void *bytes,
                          size_t size);
