@@ -544,3 +544,30 @@ void glob_unescape(const char *segment, size_t size, char *out)
     }
     *out = '\0';
 }
+
+/* ---- several ---- */
+
+int patterns_add(struct patterns *patterns, struct pattern *pattern)
+{
+    if (patterns->count == BG_GATEWAY_PATTERNS_MAX) {
+        pattern_free(pattern);
+        return -E2BIG;
+    }
+    patterns->list[patterns->count++] = pattern;
+    return 0;
+}
+
+int patterns_match(const struct patterns *patterns, const char *text)
+{
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < patterns->count; i++)
+        r = pattern_matches(patterns->list[i], text);
+    return r;
+}
+
+void patterns_done(struct patterns *patterns)
+{
+    for (size_t i = 0; i < patterns->count; i++)
+        pattern_free(patterns->list[i]);
+    patterns->count = 0;
+}

@@ -6,6 +6,7 @@
 #include <stddef.h>
 
 #include "common/err.h"
+#include "common/limits.h"
 
 struct pattern;
 
@@ -37,3 +38,15 @@ void glob_unescape(const char *segment, size_t size, char *out);
 int pattern_matches(const struct pattern *pattern, const char *text) BG_MUST_CHECK;
 
 void pattern_free(struct pattern *pattern); /* NULL: no-op */
+
+/* Several, of which one is enough. Zeroed, it is empty. */
+struct patterns {
+    struct pattern *list[BG_GATEWAY_PATTERNS_MAX];
+    size_t count;
+};
+
+/* pattern: taken in any case. Errors: -E2BIG. */
+int patterns_add(struct patterns *patterns, struct pattern *pattern) BG_MUST_CHECK;
+/* As pattern_matches. */
+int patterns_match(const struct patterns *patterns, const char *text) BG_MUST_CHECK;
+void patterns_done(struct patterns *patterns);

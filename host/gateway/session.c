@@ -34,6 +34,7 @@ static const struct {
     {"envGet", method_env_get},
     {"envSet", method_env_set},
     {"envToObject", method_env_to_object},
+    {"expandGlob", method_expand_glob},
     {"exposeHttp", method_expose_http},
     {"fetch", method_fetch},
     {"fileClose", method_file_close},
@@ -147,6 +148,7 @@ static void update_congestion(struct session *s)
     session_children_congested(s, congested);
     session_fetches_congested(s, congested);
     session_walks_congested(s, congested);
+    session_globs_congested(s, congested);
 }
 
 static void held_free(struct session *s, struct held *held)
@@ -457,6 +459,7 @@ int session_open(const struct session_opts *opts, struct session **ret, struct b
     LIST_INIT(&s->env_queries);
     LIST_INIT(&s->fetches);
     LIST_INIT(&s->walks);
+    LIST_INIT(&s->globs);
     s->umask = DEFAULT_UMASK;
     s->viewer.on_gone = sandbox_gone;
     s->viewer.owner = s;
@@ -480,6 +483,7 @@ void session_close(struct session *session)
     session_transfers_close(session);
     session_fetches_close(session);
     session_walks_close(session);
+    session_globs_close(session);
     session_env_close(session);
     session_files_close(session);
     stream_table_done(&session->inbound);

@@ -26,6 +26,7 @@ struct fetch;     /* session_fetch.c */
 struct child;     /* session_process.c */
 struct file_call; /* session_files.c: a call that the guest has not answered yet */
 struct handle;    /* session_files.c: a file that the client has open */
+struct glob;      /* session_glob.c */
 struct walk;      /* session_walk.c */
 struct transfer;  /* session_transfer.c: a whole file on its way */
 
@@ -53,6 +54,7 @@ struct session {
     LIST_HEAD(, env_query) env_queries;
     LIST_HEAD(, fetch) fetches;
     LIST_HEAD(, walk) walks;
+    LIST_HEAD(, glob) globs;
     size_t file_count; /* of handles and transfers */
     int64_t next_handle;
 };
@@ -90,7 +92,7 @@ method_fn method_chmod, method_chown, method_copy_file, method_create, method_fi
     method_mkdir, method_open, method_read_dir, method_read_link, method_real_path, method_remove,
     method_rename, method_stat, method_symlink, method_truncate, method_umask, method_utime;
 method_fn method_env_delete, method_env_get, method_env_set, method_env_to_object;
-method_fn method_expose_http, method_fetch, method_walk;
+method_fn method_expand_glob, method_expose_http, method_fetch, method_walk;
 method_fn method_abort, method_read_file, method_read_text_file, method_write_file,
     method_write_text_file;
 
@@ -103,6 +105,8 @@ void session_env_close(struct session *s);
 void session_fetches_close(struct session *s);
 void session_walks_congested(struct session *s, bool congested);
 void session_walks_close(struct session *s);
+void session_globs_congested(struct session *s, bool congested);
+void session_globs_close(struct session *s);
 
 /* Aborts what has this id. False: nothing has it. */
 bool session_transfer_abort(struct session *s, int64_t abort_id);
