@@ -30,6 +30,10 @@ static const struct {
     {"chown", method_chown},
     {"copyFile", method_copy_file},
     {"create", method_create},
+    {"denoHttpWait", method_deno_http_wait},
+    {"denoReplCall", method_deno_repl_call},
+    {"denoReplClose", method_deno_repl_close},
+    {"denoReplEval", method_deno_repl_eval},
     {"envDelete", method_env_delete},
     {"envGet", method_env_get},
     {"envSet", method_env_set},
@@ -64,6 +68,8 @@ static const struct {
     {"remove", method_remove},
     {"rename", method_rename},
     {"spawn", method_spawn},
+    {"spawnDeno", method_spawn_deno},
+    {"spawnDenoRepl", method_spawn_deno_repl},
     {"stat", method_stat},
     {"symlink", method_symlink},
     {"truncate", method_truncate},
@@ -393,13 +399,14 @@ void method_abort(struct session *s, const json_t *id, struct rpc_params *params
 void method_expose_http(struct session *s, const json_t *id, struct rpc_params *params)
 {
     const char *domain = rpc_text(params, "domain");
-    int64_t port = rpc_number_or(params, "port", 1, UINT16_MAX, 0);
+    int64_t pid = rpc_number_or(params, "pid", 1, INT32_MAX, 0);
+    int64_t port = pid ? session_child_port(s, pid) : rpc_number(params, "port", 1, UINT16_MAX);
     const char *name = s->opts.entry->sandbox.name;
     struct bg_err err;
     if (!rpc_params_ok(params))
         return;
     if (port == 0)
-        session_throw(s, id, fault_new("NotSupported", "exposeHttp: bellglass serve wants a port"));
+        session_throw(s, id, fault_errno(-ENOENT, "exposeHttp: a process of Deno's"));
     else if (strncmp(domain, name, strlen(name)) != 0)
         session_throw(s, id, fault_new("TypeError", "exposeHttp: the domain is another sandbox's"));
     else if (sandboxes_set_port(s->opts.entry, (uint16_t)port, &err) < 0)
@@ -460,6 +467,7 @@ int session_open(const struct session_opts *opts, struct session **ret, struct b
     LIST_INIT(&s->fetches);
     LIST_INIT(&s->walks);
     LIST_INIT(&s->globs);
+    LIST_INIT(&s->deno_calls);
     s->umask = DEFAULT_UMASK;
     s->viewer.on_gone = sandbox_gone;
     s->viewer.owner = s;
@@ -479,6 +487,7 @@ void session_close(struct session *session)
     if (!session)
         return;
     session->closing = true;
+    session_deno_close(session);
     session_children_close(session);
     session_transfers_close(session);
     session_fetches_close(session);

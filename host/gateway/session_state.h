@@ -26,6 +26,7 @@ struct fetch;     /* session_fetch.c */
 struct child;     /* session_process.c */
 struct file_call; /* session_files.c: a call that the guest has not answered yet */
 struct handle;    /* session_files.c: a file that the client has open */
+struct deno_call; /* session_deno.c */
 struct glob;      /* session_glob.c */
 struct walk;      /* session_walk.c */
 struct transfer;  /* session_transfer.c: a whole file on its way */
@@ -55,6 +56,7 @@ struct session {
     LIST_HEAD(, fetch) fetches;
     LIST_HEAD(, walk) walks;
     LIST_HEAD(, glob) globs;
+    LIST_HEAD(, deno_call) deno_calls;
     size_t file_count; /* of handles and transfers */
     int64_t next_handle;
 };
@@ -95,6 +97,22 @@ method_fn method_env_delete, method_env_get, method_env_set, method_env_to_objec
 method_fn method_expand_glob, method_expose_http, method_fetch, method_walk;
 method_fn method_abort, method_read_file, method_read_text_file, method_write_file,
     method_write_text_file;
+
+method_fn method_deno_http_wait, method_deno_repl_call, method_deno_repl_close,
+    method_deno_repl_eval, method_spawn_deno, method_spawn_deno_repl;
+
+/* A process of Deno's. */
+struct spawn_deno {
+    uint16_t port; /* its HTTP server is to listen on; that of its REPL is the next one */
+    bool repl;
+};
+
+/* method_spawn; deno: NULL: any other process. */
+void session_spawn(struct session *s, const json_t *id, struct rpc_params *params,
+                   const struct spawn_deno *deno);
+/* The port of a process of Deno's; 0: it has ended, or is none. */
+uint16_t session_child_port(const struct session *s, int64_t pid);
+void session_deno_close(struct session *s);
 
 void session_children_congested(struct session *s, bool congested);
 void session_fetches_congested(struct session *s, bool congested);
