@@ -220,22 +220,28 @@
 #define BG_CHANGES_WAIT_MS     600000       /* for the guest to say anything; the command fails */
 
 /* Gateway. */
-#define BG_GATEWAY_CONNS_MAX     512          /* connections at once; further ones are closed */
-#define BG_GATEWAY_SANDBOXES_MAX 256          /* made by it and not yet removed; 429 */
-#define BG_GATEWAY_TOKENS_MAX    256          /* in its file; refused */
-#define BG_GATEWAY_HEAD_MAX      (128 * 1024) /* a request without its body; 431 */
-#define BG_GATEWAY_BODY_MAX      (256 * 1024) /* of a request; 413 */
-#define BG_GATEWAY_MESSAGE_MAX   (96u << 20)  /* one WebSocket message; the connection ends */
-#define BG_GATEWAY_OUT_MAX       (4u << 20)   /* unsent bytes of a client; its sources wait */
-#define BG_GATEWAY_IN_MAX        (64u << 20)  /* bytes that the guest has not taken; client waits */
-#define BG_GATEWAY_CHUNK_MAX     (64 * 1024)  /* of a stream, before base64 */
-#define BG_GATEWAY_STREAMS_MAX   1024         /* of a client's connection; it ends */
-#define BG_GATEWAY_PROCESSES_MAX 256          /* likewise; the call fails */
-#define BG_GATEWAY_FILES_MAX     256          /* open files, and files under way; likewise */
-#define BG_GATEWAY_READ_MAX      (256u << 20) /* a file that is read whole; likewise */
-#define BG_GATEWAY_ENTRIES_MAX   100000       /* of one folder; likewise */
-#define BG_GATEWAY_LABELS_MAX    64           /* of a sandbox; refused */
-#define BG_GATEWAY_LABEL_MAX     256          /* bytes of one's key or value; refused */
+#define BG_GATEWAY_CONNS_MAX      512          /* connections at once; further ones are closed */
+#define BG_GATEWAY_SANDBOXES_MAX  256          /* made by it and not yet removed; 429 */
+#define BG_GATEWAY_TOKENS_MAX     256          /* in its file; refused */
+#define BG_GATEWAY_HEAD_MAX       (128 * 1024) /* a request without its body; 431 */
+#define BG_GATEWAY_BODY_MAX       (256 * 1024) /* of a request; 413 */
+#define BG_GATEWAY_MESSAGE_MAX    (96u << 20)  /* one WebSocket message; the connection ends */
+#define BG_GATEWAY_OUT_MAX        (4u << 20)   /* unsent bytes of a client; its sources wait */
+#define BG_GATEWAY_IN_MAX         (64u << 20) /* bytes that the guest has not taken; client waits */
+#define BG_GATEWAY_CHUNK_MAX      (64 * 1024) /* of a stream, before base64 */
+#define BG_GATEWAY_STREAMS_MAX    1024        /* of a client's connection; it ends */
+#define BG_GATEWAY_ENDS_MAX       4096  /* streams whose end waits for a ping's answer; it ends */
+#define BG_GATEWAY_PATTERN_MAX    4096  /* bytes of one of walk's or expandGlob's; refused */
+#define BG_GATEWAY_PATTERNS_MAX   64    /* of one call; refused */
+#define BG_GATEWAY_MATCH_MAX      20000 /* steps of one pattern on one path; the call fails */
+#define BG_GATEWAY_MATCH_HEAP_KIB 1024  /* likewise, of memory */
+#define BG_GATEWAY_TURN_MS        5     /* of a walk, before others have their turn */
+#define BG_GATEWAY_PROCESSES_MAX  256   /* likewise; the call fails */
+#define BG_GATEWAY_FILES_MAX      256   /* open files, and files under way; likewise */
+#define BG_GATEWAY_READ_MAX       (256u << 20) /* a file that is read whole; likewise */
+#define BG_GATEWAY_ENTRIES_MAX    100000       /* of one folder; likewise */
+#define BG_GATEWAY_LABELS_MAX     64           /* of a sandbox; refused */
+#define BG_GATEWAY_LABEL_MAX      256          /* bytes of one's key or value; refused */
 
 /* MCP server. */
 #define BG_MCP_LINE_MAX      (16u << 20)  /* one message; passed over, and an error is sent */

@@ -216,12 +216,26 @@ static void ws_text(void *owner, const char *text, size_t size)
         session_message(c->session, text, size);
 }
 
+static void ws_pong(void *owner, uint64_t number)
+{
+    struct conn *c = owner;
+    if (c->session && !c->ended)
+        session_pong(c->session, number);
+}
+
 static void session_send(void *owner, const char *text, size_t size)
 {
     struct conn *c = owner;
     if (c->state != CONN_SOCKET || c->ended)
         return;
     if (websocket_send(c->ws, text, size) < 0)
+        close_soon(c);
+}
+
+static void session_ping(void *owner, uint64_t number)
+{
+    struct conn *c = owner;
+    if (c->state == CONN_SOCKET && !c->ended && websocket_ping(c->ws, number) < 0)
         close_soon(c);
 }
 
@@ -273,11 +287,13 @@ static void open_socket(struct conn *c, struct sandbox_entry *entry)
 {
     const struct websocket_opts ws = {.message_max = BG_GATEWAY_MESSAGE_MAX,
                                       .on_text = ws_text,
+                                      .on_pong = ws_pong,
                                       .on_output = ws_output,
                                       .owner = c};
     const struct session_opts session = {.shared = &c->shared->session,
                                          .entry = entry,
                                          .send = session_send,
+                                         .ping = session_ping,
                                          .close = session_ends,
                                          .on_input = session_input,
                                          .owner = c};

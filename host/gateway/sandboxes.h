@@ -42,6 +42,7 @@ struct sandbox_entry {
     struct presence *presence; /* tells of its end; NULL: there is none, or not yet */
     /* What `env -0` says in it without anything of the client's; an object; NULL: not asked yet. */
     json_t *base_env;
+    uint16_t deno_port; /* for the next process of Deno's; 0: none was asked for yet */
 };
 
 struct sandboxes_opts {

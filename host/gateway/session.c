@@ -30,10 +30,15 @@ static const struct {
     {"chown", method_chown},
     {"copyFile", method_copy_file},
     {"create", method_create},
+    {"denoHttpWait", method_deno_http_wait},
+    {"denoReplCall", method_deno_repl_call},
+    {"denoReplClose", method_deno_repl_close},
+    {"denoReplEval", method_deno_repl_eval},
     {"envDelete", method_env_delete},
     {"envGet", method_env_get},
     {"envSet", method_env_set},
     {"envToObject", method_env_to_object},
+    {"expandGlob", method_expand_glob},
     {"exposeHttp", method_expose_http},
     {"fetch", method_fetch},
     {"fileClose", method_file_close},
@@ -63,6 +68,8 @@ static const struct {
     {"remove", method_remove},
     {"rename", method_rename},
     {"spawn", method_spawn},
+    {"spawnDeno", method_spawn_deno},
+    {"spawnDenoRepl", method_spawn_deno_repl},
     {"stat", method_stat},
     {"symlink", method_symlink},
     {"truncate", method_truncate},
@@ -94,6 +101,9 @@ static void send_text(struct session *s, char *text)
 void session_reply(struct session *s, const json_t *id, json_t *value)
 {
     send_text(s, rpc_result(id, value));
+    if (s->start_ping > 0 && !s->closing)
+        s->opts.ping(s->opts.owner, s->start_ping);
+    s->start_ping = 0;
 }
 
 void session_reply_bytes(struct session *s, const json_t *id, const void *bytes, size_t size)
@@ -124,12 +134,69 @@ static json_t *stream_params(uint64_t id)
     return json_pack("{s:I}", "streamId", (json_int_t)id);
 }
 
+/* The SDK tells of a cancelled stream only if it had the call's answer, which names the stream, in
+ * hand before the stream began; else it keeps silent and its handler throws at the stream's end. So
+ * the answer goes first, a ping with it, and all about the stream is held back until the client has
+ * answered that. */
+struct held {
+    SIMPLEQ_ENTRY(held) link;
+    uint64_t stream_id, ping;
+    char *text;
+    size_t size;
+};
+
+static void update_congestion(struct session *s)
+{
+    bool congested = s->unread || !SIMPLEQ_EMPTY(&s->held);
+    if (congested == s->congested || s->closing)
+        return;
+    s->congested = congested;
+    session_children_congested(s, congested);
+    session_fetches_congested(s, congested);
+    session_walks_congested(s, congested);
+    session_globs_congested(s, congested);
+}
+
+static void held_free(struct session *s, struct held *held)
+{
+    SIMPLEQ_REMOVE(&s->held, held, held, link);
+    free(held->text);
+    free(held);
+}
+
+/* Sends what is about a stream, now or when it may. text: taken; NULL: out of memory. */
+static void send_about(struct session *s, const struct outbound *out, char *text, size_t size)
+{
+    struct held *held = out->ping > s->pong && text ? malloc(sizeof *held) : NULL;
+    if (held) {
+        *held = (struct held){.stream_id = out->id, .ping = out->ping, .text = text, .size = size};
+        SIMPLEQ_INSERT_TAIL(&s->held, held, link);
+        update_congestion(s);
+        return;
+    }
+    if (!text || out->ping > s->pong)
+        end(s, CLOSE_INTERNAL_ERROR, "out of memory");
+    else if (!s->closing)
+        s->opts.send(s->opts.owner, text, size);
+    free(text);
+}
+
+static void notify_about(struct session *s, const struct outbound *out, const char *verb,
+                         json_t *params)
+{
+    char *text = rpc_notification(verb, params);
+    send_about(s, out, text, text ? strlen(text) : 0);
+}
+
 void session_stream_start(struct session *s, struct outbound *out)
 {
+    if (s->start_ping == 0)
+        s->start_ping = ++s->ends.pings;
     out->id = s->opts.shared->next_stream++;
+    out->ping = s->start_ping;
     out->open = true;
     LIST_INSERT_HEAD(&s->outbound, out, link);
-    send_text(s, rpc_notification("$sandbox.stream.start", stream_params(out->id)));
+    notify_about(s, out, "$sandbox.stream.start", stream_params(out->id));
 }
 
 void session_stream_send(struct session *s, const struct outbound *out, const void *bytes,
@@ -139,11 +206,7 @@ void session_stream_send(struct session *s, const struct outbound *out, const vo
     while (out->open && size > 0 && !s->closing) {
         size_t take = size < BG_GATEWAY_CHUNK_MAX ? size : BG_GATEWAY_CHUNK_MAX, text_size = 0;
         char *text = rpc_chunk(out->id, at, take, &text_size);
-        if (text)
-            s->opts.send(s->opts.owner, text, text_size);
-        else
-            end(s, CLOSE_INTERNAL_ERROR, "out of memory");
-        free(text);
+        send_about(s, out, text, text_size);
         at += take;
         size -= take;
     }
@@ -160,7 +223,37 @@ void session_stream_end(struct session *s, struct outbound *out)
     if (!out->open)
         return;
     forget_outbound(out);
-    send_text(s, rpc_notification("$sandbox.stream.end", stream_params(out->id)));
+    uint64_t ping = 0;
+    int r = stream_ends_add(&s->ends, out->id, &ping);
+    if (r == 0)
+        s->opts.ping(s->opts.owner, ping);
+    else
+        end(s, r == -EMFILE ? CLOSE_POLICY : CLOSE_INTERNAL_ERROR,
+            r == -EMFILE ? "pings are not answered" : "out of memory");
+}
+
+void session_pong(struct session *session, uint64_t number)
+{
+    struct session *s = session;
+    uint64_t ping = 0, id = 0;
+    if (s->closing)
+        return;
+    struct held *held, *next;
+    s->pong = number > s->pong ? number : s->pong;
+    for (held = SIMPLEQ_FIRST(&s->held); held; held = next) {
+        next = SIMPLEQ_NEXT(held, link);
+        if (held->ping > s->pong)
+            continue;
+        s->opts.send(s->opts.owner, held->text, held->size);
+        held_free(s, held);
+    }
+    update_congestion(s);
+    if (s->closing)
+        return;
+    if (stream_ends_pong(&s->ends, number, &ping))
+        s->opts.ping(s->opts.owner, ping);
+    while (!s->closing && stream_ends_next(&s->ends, &id))
+        send_text(s, rpc_notification("$sandbox.stream.end", stream_params(id)));
 }
 
 void session_stream_break(struct session *s, struct outbound *out, json_t *error)
@@ -170,14 +263,22 @@ void session_stream_break(struct session *s, struct outbound *out, json_t *error
         return;
     }
     forget_outbound(out);
-    send_text(s, rpc_notification(
-                     "$sandbox.stream.error",
-                     json_pack("{s:I, s:o}", "streamId", (json_int_t)out->id, "error", error)));
+    notify_about(s, out, "$sandbox.stream.error",
+                 json_pack("{s:I, s:o}", "streamId", (json_int_t)out->id, "error", error));
 }
 
 static void cancel_outbound(struct session *s, int64_t id)
 {
     struct outbound *out;
+    struct held *held, *next;
+    for (held = SIMPLEQ_FIRST(&s->held); held; held = next) {
+        next = SIMPLEQ_NEXT(held, link);
+        if (held->stream_id == (uint64_t)id)
+            held_free(s, held);
+    }
+    update_congestion(s);
+    if (stream_ends_cancel(&s->ends, (uint64_t)id))
+        return;
     LIST_FOREACH(out, &s->outbound, link)
     {
         if (out->id != (uint64_t)id)
@@ -298,13 +399,14 @@ void method_abort(struct session *s, const json_t *id, struct rpc_params *params
 void method_expose_http(struct session *s, const json_t *id, struct rpc_params *params)
 {
     const char *domain = rpc_text(params, "domain");
-    int64_t port = rpc_number_or(params, "port", 1, UINT16_MAX, 0);
+    int64_t pid = rpc_number_or(params, "pid", 1, INT32_MAX, 0);
+    int64_t port = pid ? session_child_port(s, pid) : rpc_number(params, "port", 1, UINT16_MAX);
     const char *name = s->opts.entry->sandbox.name;
     struct bg_err err;
     if (!rpc_params_ok(params))
         return;
     if (port == 0)
-        session_throw(s, id, fault_new("NotSupported", "exposeHttp: bellglass serve wants a port"));
+        session_throw(s, id, fault_errno(-ENOENT, "exposeHttp: a process of Deno's"));
     else if (strncmp(domain, name, strlen(name)) != 0)
         session_throw(s, id, fault_new("TypeError", "exposeHttp: the domain is another sandbox's"));
     else if (sandboxes_set_port(s->opts.entry, (uint16_t)port, &err) < 0)
@@ -355,6 +457,8 @@ int session_open(const struct session_opts *opts, struct session **ret, struct b
     s->opts = *opts;
     stream_table_init(&s->inbound);
     LIST_INIT(&s->outbound);
+    stream_ends_init(&s->ends);
+    SIMPLEQ_INIT(&s->held);
     LIST_INIT(&s->children);
     LIST_INIT(&s->file_calls);
     LIST_INIT(&s->handles);
@@ -362,6 +466,8 @@ int session_open(const struct session_opts *opts, struct session **ret, struct b
     LIST_INIT(&s->env_queries);
     LIST_INIT(&s->fetches);
     LIST_INIT(&s->walks);
+    LIST_INIT(&s->globs);
+    LIST_INIT(&s->deno_calls);
     s->umask = DEFAULT_UMASK;
     s->viewer.on_gone = sandbox_gone;
     s->viewer.owner = s;
@@ -372,12 +478,8 @@ int session_open(const struct session_opts *opts, struct session **ret, struct b
 
 void session_congested(struct session *session, bool congested)
 {
-    if (session->congested == congested)
-        return;
-    session->congested = congested;
-    session_children_congested(session, congested);
-    session_fetches_congested(session, congested);
-    session_walks_congested(session, congested);
+    session->unread = congested;
+    update_congestion(session);
 }
 
 void session_close(struct session *session)
@@ -385,13 +487,18 @@ void session_close(struct session *session)
     if (!session)
         return;
     session->closing = true;
+    session_deno_close(session);
     session_children_close(session);
     session_transfers_close(session);
     session_fetches_close(session);
     session_walks_close(session);
+    session_globs_close(session);
     session_env_close(session);
     session_files_close(session);
     stream_table_done(&session->inbound);
+    stream_ends_done(&session->ends);
+    while (!SIMPLEQ_EMPTY(&session->held))
+        held_free(session, SIMPLEQ_FIRST(&session->held));
     if (!session->gone)
         sandboxes_unview(session->opts.entry, &session->viewer);
     free(session);

@@ -29,6 +29,8 @@ struct session_opts {
     struct session_shared *shared; /* borrowed until session_close */
     struct sandbox_entry *entry;
     void (*send)(void *owner, const char *text, size_t size);
+    /* Asks for a session_pong. */
+    void (*ping)(void *owner, uint64_t number);
     /* The client is to be sent away; the owner calls session_close some time later. */
     void (*close)(void *owner, uint16_t code, const char *reason);
     /* session_wants_input has changed. */
@@ -41,6 +43,9 @@ int session_open(const struct session_opts *opts, struct session **ret,
 
 /* One message of the client. */
 void session_message(struct session *session, const char *text, size_t size);
+
+/* The client has answered the ping of this number, and those before it. */
+void session_pong(struct session *session, uint64_t number);
 
 /* The client does not read what it was sent: nothing that can wait is made for it. */
 void session_congested(struct session *session, bool congested);

@@ -26,9 +26,10 @@ struct child {
     uint32_t pid;     /* 0: not yet known */
     struct outbound out[2];
     bool piped[2];
-    struct inbound *input; /* NULL: there is none (any more) */
-    struct guest_exit how; /* once it has ended */
-    bool lost;             /* nobody knows how it ended */
+    struct spawn_deno deno; /* port 0: it is none of Deno's */
+    struct inbound *input;  /* NULL: there is none (any more) */
+    struct guest_exit how;  /* once it has ended */
+    bool lost;              /* nobody knows how it ended */
 };
 
 static void child_free(struct child *c)
@@ -59,6 +60,14 @@ static struct child *find_child(const struct session *s, int64_t pid)
 static void throw_spawn(struct child *c, int status, const char *text)
 {
     char doing[1024];
+    if (c->deno.port && status == -ENOENT) {
+        session_throw(c->session, c->spawn_id,
+                      fault_new("NotSupported",
+                                "the sandbox's image has no deno; make one that has with "
+                                "`bellglass image build deno`, and give it to bellglass serve with "
+                                "--image deno"));
+        return;
+    }
     (void)snprintf(doing, sizeof doing, "Failed to spawn '%.256s': %.512s", c->command, text);
     session_throw(c->session, c->spawn_id, fault_errno(status, doing));
 }
@@ -166,9 +175,12 @@ static void on_started(void *owner, uint32_t pid)
     }
     json_t *id = BG_TAKE(c->spawn_id);
     json_decref(BG_TAKE(c->params));
-    session_reply(s, id,
-                  json_pack("{s:I, s:o, s:o}", "pid", (json_int_t)pid, "stdoutStreamId", ids[0],
-                            "stderrStreamId", ids[1]));
+    json_t *value = json_pack("{s:I, s:o, s:o}", "pid", (json_int_t)pid, "stdoutStreamId", ids[0],
+                              "stderrStreamId", ids[1]);
+    if (value && c->deno.port && !c->deno.repl)
+        (void)json_object_set_new(value, "watcherId",
+                                  json_null()); /* missing only without memory */
+    session_reply(s, id, value);
     json_decref(id);
 }
 
@@ -268,7 +280,19 @@ static void env_ready(void *owner, const struct env_list *env, const struct bg_e
     }
 }
 
+uint16_t session_child_port(const struct session *s, int64_t pid)
+{
+    const struct child *c = find_child(s, pid);
+    return c && c->process ? c->deno.port : 0;
+}
+
 void method_spawn(struct session *s, const json_t *id, struct rpc_params *params)
+{
+    session_spawn(s, id, params, NULL);
+}
+
+void session_spawn(struct session *s, const json_t *id, struct rpc_params *params,
+                   const struct spawn_deno *deno)
 {
     const char *command = rpc_text(params, "command");
     const json_t *env = rpc_map(params, "env");
@@ -290,6 +314,8 @@ void method_spawn(struct session *s, const json_t *id, struct rpc_params *params
                         .spawn_id = json_deep_copy(id),
                         .no_input = input < 0,
                         .piped = {piped[0], piped[1]}};
+    if (deno)
+        c->deno = *deno;
     LIST_INSERT_HEAD(&s->children, c, link);
     s->child_count++;
     if (input >= 0)

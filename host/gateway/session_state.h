@@ -7,33 +7,44 @@
 
 #include "host/gateway/rpc.h"
 #include "host/gateway/session.h"
+#include "host/gateway/stream_ends.h"
 #include "host/gateway/stream_table.h"
 
 /* A stream to the client. */
 struct outbound {
     LIST_ENTRY(outbound) link; /* session->outbound, while it is open */
     uint64_t id;
+    uint64_t ping;                  /* once it is answered, the client may hear of the stream */
     bool open;                      /* started, and neither ended nor cancelled */
     void (*on_cancel)(void *owner); /* the client does not want the rest; NULL: nothing to do */
     void *owner;
 };
 
+struct held;      /* session.c */
 struct env_query; /* session_env.c: what the guest's environment is */
 struct fetch;     /* session_fetch.c */
 struct child;     /* session_process.c */
 struct file_call; /* session_files.c: a call that the guest has not answered yet */
 struct handle;    /* session_files.c: a file that the client has open */
+struct deno_call; /* session_deno.c */
+struct glob;      /* session_glob.c */
 struct walk;      /* session_walk.c */
 struct transfer;  /* session_transfer.c: a whole file on its way */
 
 struct session {
     struct session_opts opts;
     struct viewer viewer;
-    bool gone; /* viewer is not in a list: the sandbox has ended */
-    bool congested, closing;
+    bool gone;      /* viewer is not in a list: the sandbox has ended */
+    bool congested; /* unread, or something is held: what can wait is not made */
+    bool closing;
     bool starved; /* what was last told about session_wants_input, turned round */
     struct stream_table inbound;
     LIST_HEAD(, outbound) outbound;
+    struct stream_ends ends;
+    SIMPLEQ_HEAD(, held) held; /* what is said of streams after their pings (session.c) */
+    uint64_t start_ping;       /* to be sent after the answer that names a stream; 0: none */
+    uint64_t pong;             /* number of the last ping that was answered */
+    bool unread;               /* the client does not read what it was sent */
     LIST_HEAD(, child) children;
     size_t child_count;
     struct guest_files *files; /* for calls about names; NULL: not yet opened */
@@ -44,6 +55,8 @@ struct session {
     LIST_HEAD(, env_query) env_queries;
     LIST_HEAD(, fetch) fetches;
     LIST_HEAD(, walk) walks;
+    LIST_HEAD(, glob) globs;
+    LIST_HEAD(, deno_call) deno_calls;
     size_t file_count; /* of handles and transfers */
     int64_t next_handle;
 };
@@ -54,7 +67,8 @@ void session_reply_bytes(struct session *s, const json_t *id, const void *bytes,
 void session_throw(struct session *s, const json_t *id, json_t *error);
 void session_fault(struct session *s, const json_t *id, enum rpc_code code, const char *text);
 
-/* Begins, goes on with and ends a stream to the client. */
+/* Begins (before the call's answer, which is to come at once), goes on with and ends a stream to
+ * the client, which hears of the end a little later (stream_ends.h). */
 void session_stream_start(struct session *s, struct outbound *out);
 void session_stream_send(struct session *s, const struct outbound *out, const void *bytes,
                          size_t size);
@@ -80,9 +94,25 @@ method_fn method_chmod, method_chown, method_copy_file, method_create, method_fi
     method_mkdir, method_open, method_read_dir, method_read_link, method_real_path, method_remove,
     method_rename, method_stat, method_symlink, method_truncate, method_umask, method_utime;
 method_fn method_env_delete, method_env_get, method_env_set, method_env_to_object;
-method_fn method_expose_http, method_fetch, method_walk;
+method_fn method_expand_glob, method_expose_http, method_fetch, method_walk;
 method_fn method_abort, method_read_file, method_read_text_file, method_write_file,
     method_write_text_file;
+
+method_fn method_deno_http_wait, method_deno_repl_call, method_deno_repl_close,
+    method_deno_repl_eval, method_spawn_deno, method_spawn_deno_repl;
+
+/* A process of Deno's. */
+struct spawn_deno {
+    uint16_t port; /* its HTTP server is to listen on; that of its REPL is the next one */
+    bool repl;
+};
+
+/* method_spawn; deno: NULL: any other process. */
+void session_spawn(struct session *s, const json_t *id, struct rpc_params *params,
+                   const struct spawn_deno *deno);
+/* The port of a process of Deno's; 0: it has ended, or is none. */
+uint16_t session_child_port(const struct session *s, int64_t pid);
+void session_deno_close(struct session *s);
 
 void session_children_congested(struct session *s, bool congested);
 void session_fetches_congested(struct session *s, bool congested);
@@ -93,6 +123,8 @@ void session_env_close(struct session *s);
 void session_fetches_close(struct session *s);
 void session_walks_congested(struct session *s, bool congested);
 void session_walks_close(struct session *s);
+void session_globs_congested(struct session *s, bool congested);
+void session_globs_close(struct session *s);
 
 /* Aborts what has this id. False: nothing has it. */
 bool session_transfer_abort(struct session *s, int64_t abort_id);

@@ -6,6 +6,7 @@
 #include <wslay/wslay.h>
 
 #include "common/base64.h"
+#include "common/bytes.h"
 
 #define KEY_SIZE 24
 
@@ -70,12 +71,23 @@ static ssize_t gather(wslay_event_context_ptr context, const uint8_t *bytes, siz
     return (ssize_t)size;
 }
 
+/* One that answers nothing of ours (RFC 6455 §5.5.3 allows it) is passed over. */
+static void take_pong(struct websocket *ws, const uint8_t *bytes, size_t size)
+{
+    struct bg_reader in = bg_reader_init(bytes, size);
+    uint64_t number = bg_reader_u64le(&in);
+    if (bg_reader_end(&in))
+        ws->opts.on_pong(ws->opts.owner, number);
+}
+
 static void received(wslay_event_context_ptr context,
                      const struct wslay_event_on_msg_recv_arg *message, void *owner)
 {
     struct websocket *ws = owner;
     if (message->opcode == WSLAY_TEXT_FRAME)
         ws->opts.on_text(ws->opts.owner, (const char *)message->msg, message->msg_length);
+    else if (message->opcode == WSLAY_PONG)
+        take_pong(ws, message->msg, message->msg_length);
     else if (message->opcode == WSLAY_BINARY_FRAME)
         (void)wslay_event_queue_close(context, WSLAY_CODE_UNSUPPORTED_DATA, NULL, 0);
 }
@@ -132,6 +144,19 @@ int websocket_send(struct websocket *ws, const char *text, size_t size)
 {
     const struct wslay_event_msg message = {
         .opcode = WSLAY_TEXT_FRAME, .msg = (const uint8_t *)text, .msg_length = size};
+    int code = wslay_event_queue_msg(ws->context, &message);
+    if (code == WSLAY_ERR_NO_MORE_MSG)
+        return 0; /* it is closing */
+    return code == 0 ? flush(ws) : -ENOMEM;
+}
+
+int websocket_ping(struct websocket *ws, uint64_t number)
+{
+    uint8_t bytes[sizeof number];
+    struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
+    bg_writer_u64le(&w, number);
+    const struct wslay_event_msg message = {
+        .opcode = WSLAY_PING, .msg = bytes, .msg_length = sizeof bytes};
     int code = wslay_event_queue_msg(ws->context, &message);
     if (code == WSLAY_ERR_NO_MORE_MSG)
         return 0; /* it is closing */

@@ -14,6 +14,8 @@ struct websocket_opts {
     size_t message_max; /* a larger message ends it with 1009 */
     /* A whole message, borrowed for the call. */
     void (*on_text)(void *owner, const char *text, size_t size);
+    /* The answer to websocket_ping with this number, and to those before it. */
+    void (*on_pong)(void *owner, uint64_t number);
     /* Bytes for the network: heap, taken. */
     void (*on_output)(void *owner, uint8_t *bytes, size_t size);
     void *owner;
@@ -34,6 +36,9 @@ int websocket_feed(struct websocket *ws, const uint8_t *bytes, size_t size,
 
 /* Sends one text. After a close it is dropped. Errors: -ENOMEM. */
 int websocket_send(struct websocket *ws, const char *text, size_t size) BG_MUST_CHECK;
+
+/* Asks for an on_pong. Errors: -ENOMEM. */
+int websocket_ping(struct websocket *ws, uint64_t number) BG_MUST_CHECK;
 
 /* Begins the closing handshake; reason: at most 123 bytes. Once. */
 void websocket_close(struct websocket *ws, uint16_t code, const char *reason);

@@ -16,6 +16,12 @@ static void on_text(void *owner, const char *text, size_t size)
     assert(websocket_send(*ws, text, size) == 0);
 }
 
+static void on_pong(void *owner, uint64_t number)
+{
+    struct websocket **ws = owner;
+    assert(websocket_ping(*ws, number) == 0);
+}
+
 static void on_output(void *owner, uint8_t *bytes, size_t size)
 {
     (void)owner;
@@ -26,8 +32,11 @@ static void on_output(void *owner, uint8_t *bytes, size_t size)
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
     struct websocket *ws = NULL;
-    const struct websocket_opts opts = {
-        .message_max = MESSAGE_MAX, .on_text = on_text, .on_output = on_output, .owner = &ws};
+    const struct websocket_opts opts = {.message_max = MESSAGE_MAX,
+                                        .on_text = on_text,
+                                        .on_pong = on_pong,
+                                        .on_output = on_output,
+                                        .owner = &ws};
     struct bg_err err;
     if (size == 0 || websocket_new(&opts, &ws, &err) < 0)
         return 0;

@@ -201,6 +201,17 @@ test("a tree is walked depth first, as far as it is asked for", async () => {
   assert.equal(count, Number(await sandbox.sh`find /usr/lib | wc -l`.text()));
 });
 
+// The SDK's handler of messages throws, and its connection is dead from then on, if a stream that was left ends.
+test("a walk that is left early, at any point, leaves the connection alive", async () => {
+  await sandbox.sh`mkdir left && cd left && seq 3000 | xargs touch`;
+  for (const stop of [0, 1, 5, 100, 1500, 2998, 2999, 3000]) {
+    let count = 0;
+    for await (const _ of sandbox.fs.walk("left")) if (count++ === stop) break;
+    assert.equal(count, stop + 1);
+    assert.equal(await sandbox.sh`echo alive`.text(), "alive\n");
+  }
+});
+
 test("the umask is the connection's", async () => {
   const f = sandbox.fs;
   assert.equal(await f.umask(0o77), 0o22);

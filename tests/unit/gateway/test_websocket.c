@@ -18,6 +18,7 @@ struct side {
     uint8_t out[4096];
     size_t out_size;
     bool answers;
+    uint64_t pong;
 };
 
 static void on_text(void *owner, const char *text, size_t size)
@@ -28,6 +29,12 @@ static void on_text(void *owner, const char *text, size_t size)
     memcpy(side->texts + used + size, "|", 2);
     if (side->answers)
         assert_int_equal(websocket_send(side->ws, text, size), 0);
+}
+
+static void on_pong(void *owner, uint64_t number)
+{
+    struct side *side = owner;
+    side->pong = number;
 }
 
 static void on_output(void *owner, uint8_t *bytes, size_t size)
@@ -41,8 +48,11 @@ static void on_output(void *owner, uint8_t *bytes, size_t size)
 
 static void setup(struct side *side)
 {
-    const struct websocket_opts opts = {
-        .message_max = MESSAGE_MAX, .on_text = on_text, .on_output = on_output, .owner = side};
+    const struct websocket_opts opts = {.message_max = MESSAGE_MAX,
+                                        .on_text = on_text,
+                                        .on_pong = on_pong,
+                                        .on_output = on_output,
+                                        .owner = side};
     struct bg_err err;
     *side = (struct side){0};
     assert_int_equal(websocket_new(&opts, &side->ws, &err), 0);
@@ -95,6 +105,26 @@ static void texts_come_in_whole_and_go_out(void **state)
         assert_false(websocket_over(side.ws));
         websocket_free(side.ws);
     }
+}
+
+static void a_ping_is_answered_with_its_number(void **state)
+{
+    (void)state;
+    struct side side;
+    uint8_t bytes[64];
+    setup(&side);
+    assert_int_equal(websocket_ping(side.ws, 0x0807060504030201), 0);
+    assert_int_equal(side.out_size, 10);
+    assert_memory_equal(side.out, "\x89\x08\x01\x02\x03\x04\x05\x06\x07\x08", 10);
+    /* Others are nobody's. */
+    assert_int_equal(feed(&side, bytes, frame(0x8a, "", bytes)), 0);
+    assert_int_equal(feed(&side, bytes, frame(0x8a, "1234567", bytes)), 0);
+    assert_int_equal(feed(&side, bytes, frame(0x8a, "123456789", bytes)), 0);
+    assert_int_equal(side.pong, 0);
+    assert_int_equal(feed(&side, bytes, frame(0x8a, "\x01\x02\x03\x04\x05\x06\x07\x08", bytes)), 0);
+    assert_int_equal(side.pong, 0x0807060504030201);
+    assert_false(websocket_over(side.ws));
+    websocket_free(side.ws);
 }
 
 /* What came last: the code of a close frame. */
@@ -171,6 +201,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_key_is_answered_as_in_rfc_6455),
         cmocka_unit_test(texts_come_in_whole_and_go_out),
+        cmocka_unit_test(a_ping_is_answered_with_its_number),
         cmocka_unit_test(what_is_wrong_ends_it),
         cmocka_unit_test(a_close_is_answered_and_over),
     };
