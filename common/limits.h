@@ -231,6 +231,7 @@
 /* Gateway. */
 #define BG_GATEWAY_CONNS_MAX     512          /* connections at once; further ones are closed */
 #define BG_GATEWAY_SANDBOXES_MAX 256          /* made by it and not yet removed; 429 */
+#define BG_GATEWAY_WAITS_MAX     8            /* creations that wait for a volume; further: 409 */
 #define BG_GATEWAY_TOKENS_MAX    256          /* in its file; refused */
 #define BG_GATEWAY_HEAD_MAX      (128 * 1024) /* a request without its body; 431 */
 #define BG_GATEWAY_BODY_MAX      (256 * 1024) /* of a request; 413 */

@@ -35,7 +35,7 @@ struct job {
     struct create_config config; /* of a creation */
     struct sandbox_entry *entry; /* taken until it is in all->entries, or NULL: a removal */
     char id[ROUTE_ID_SIZE];      /* of a removal */
-    bool waits;                  /* of a creation: another sandbox was ending when it began */
+    bool waits;                  /* of a creation: for what an ending sandbox still has */
     sandboxes_done *on_done;
     void *owner; /* NULL: it is gone */
     int status;
@@ -47,7 +47,8 @@ struct sandboxes {
     struct sandboxes_opts opts;
     LIST_HEAD(, sandbox_entry) entries;
     LIST_HEAD(, job) jobs;
-    size_t count; /* of entries, and of those that are being made */
+    size_t count;   /* of entries, and of those that are being made */
+    size_t waiting; /* of jobs: each keeps a thread from the others */
     bool closing;
 };
 
@@ -438,6 +439,7 @@ static void creation_over(uv_work_t *work, int status)
     struct sandboxes *all = job->all;
     struct sandbox_entry *entry = NULL;
     (void)status; /* nobody cancels work */
+    all->waiting -= job->waits;
     if (job->status == 0) {
         entry = BG_TAKE(job->entry);
         job->status = admit(all, entry, &job->err);
@@ -453,6 +455,20 @@ static void creation_over(uv_work_t *work, int status)
     job_tell(job, entry);
     job_free(job);
     free_if_all(all);
+}
+
+/* A volume of it may be one that a sandbox which is just ending still has. */
+static bool may_wait(const struct sandboxes *all, const struct create_config *config)
+{
+    const struct job *job;
+    if ((config->volume_count == 0 && !config->root) || all->waiting >= BG_GATEWAY_WAITS_MAX)
+        return false;
+    LIST_FOREACH(job, &all->jobs, link)
+    {
+        if (job->id[0] != '\0')
+            return true;
+    }
+    return false;
 }
 
 void sandboxes_create(struct sandboxes *all, struct create_config *config, const char *token,
@@ -483,12 +499,8 @@ void sandboxes_create(struct sandboxes *all, struct create_config *config, const
         return;
     }
     all->count++;
-    bool waits = false;
-    const struct job *other;
-    LIST_FOREACH(other, &all->jobs, link)
-    {
-        waits |= other->id[0] != '\0';
-    }
+    bool waits = may_wait(all, config);
+    all->waiting += waits;
     *job = (struct job){.all = all,
                         .config = *config,
                         .entry = entry,

@@ -87,6 +87,19 @@ test("data stay from one sandbox to the next, which has them alone", async (t) =
   assert.ok((await client.volumes.get("data")).estimatedAllocatedSize > 5000000);
 });
 
+test("a volume outlives the crash of the machine that has it", async (t) => {
+  const one = await make(t, { volumes: { "/mnt": "data" } });
+  await one.sh`echo safe >/mnt/synced; sync /mnt/synced; echo lost >/mnt/cached`;
+  process.kill(JSON.parse(bellglass("inspect", one.id)).status.qemu_pid, "SIGKILL");
+  await one.closed.catch(() => {});
+  let two;
+  for (const end = Date.now() + 60_000; !two; ) // its launcher has it until all of it is gone
+    two = await make(t, { volumes: { "/mnt": "data" } }).catch((e) => assert.ok(e.status === 409 && Date.now() < end, e));
+  assert.equal(await two.sh`cat /mnt/synced /mnt/link; sha256sum </mnt/random | cmp - /mnt/sum`.text(), "safe\nyes");
+  await two.kill();
+  bellglass("rm", "-f", one.id);
+});
+
 test("a snapshot stays as it is while its volume goes on", async (t) => {
   const snapshot = await client.volumes.snapshot("data", { slug: "then" });
   assert.match(snapshot.id, /^snp_[0-9a-z]{20}$/);
