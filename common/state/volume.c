@@ -369,7 +369,7 @@ static int check_new(const struct bg_paths *paths, int store, const char *slug, 
     if (r < 0)
         return r;
     if (count >= BG_VOLUMES_MAX)
-        r = bg_err_set(err, -EDQUOT,
+        r = bg_err_set(err, -EUSERS,
                        "there are %d volumes and snapshots already: remove some first",
                        BG_VOLUMES_MAX);
     for (size_t i = 0; r == 0 && i < count; i++)

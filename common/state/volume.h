@@ -60,7 +60,7 @@ struct bg_volume_opts {
     const struct bg_volume *from;          /* a snapshot; NULL: empty */
 };
 
-/* Makes one. Errors: -EINVAL slug or capacity; -EEXIST the slug is in use; -EDQUOT too many;
+/* Makes one. Errors: -EINVAL slug or capacity; -EEXIST the slug is in use; -EUSERS too many;
  * -EBUSY from is being removed; errno. */
 int bg_volume_create(const struct bg_paths *paths, const struct bg_volume_opts *opts,
                      struct bg_volume *ret, struct bg_err *err) BG_MUST_CHECK;

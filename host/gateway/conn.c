@@ -201,6 +201,7 @@ static void refuse_err(struct conn *c, const struct bg_err *err)
         {-EEXIST, 409, "SLUG_IN_USE"},
         {-EMLINK, 409, "TOO_MANY_SNAPSHOTS"},
         {-EPERM, 403, "FORBIDDEN"},
+        {-EUSERS, 429, "TOO_MANY_VOLUMES"},
         {-ENOMEM, 503, "NO_MEMORY"},
     };
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)

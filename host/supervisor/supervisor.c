@@ -541,7 +541,7 @@ static void volumes_mounted(void *owner, const struct bg_err *why)
     struct supervisor *s = owner;
     s->mounting = NULL;
     (void)uv_timer_stop(&s->second_timer); /* cannot fail */
-    if (!s->vm || s->stopping)
+    if (!s->vm || !vm_is_ready(s->vm) || s->stopping)
         return; /* it goes with the VM, whose end has a reason of its own */
     if (why->code < 0) {
         s->second_why = *why;
