@@ -74,6 +74,15 @@
 #define BG_SNAPSHOT_NOTE_MAX  1024         /* bytes of a note; refused */
 #define BG_SNAPSHOT_STATE_MAX (256u << 20) /* devices' state, some KiB as a rule; damaged */
 
+/* Volumes. */
+#define BG_VOLUMES_MAX         1024        /* of an installation, with their snapshots; refused */
+#define BG_VOLUME_BYTES_MIN    (16u << 20) /* room for a file system; refused */
+#define BG_VOLUME_BYTES_MAX    (1ull << 40)
+#define BG_VOLUME_LAYERS_MAX   32    /* of one volume's chain, as BG_DISK_LAYERS_MAX; refused */
+#define BG_SANDBOX_VOLUMES_MAX 8     /* of one sandbox: each has a slot of its machine; refused */
+#define BG_VOLUME_PATH_MAX     1024  /* bytes of where one is mounted; refused */
+#define BG_VOLUME_GRACE_MS     20000 /* for a guest that has volumes to write them back */
+
 /* Sandboxes. */
 #define BG_SANDBOX_SECONDS_MAX 315360000      /* ten years, of a lifetime or of idleness; refused */
 #define BG_SANDBOX_CPUS_MAX    64             /* refused when asked for */
@@ -222,6 +231,7 @@
 /* Gateway. */
 #define BG_GATEWAY_CONNS_MAX      512          /* connections at once; further ones are closed */
 #define BG_GATEWAY_SANDBOXES_MAX  256          /* made by it and not yet removed; 429 */
+#define BG_GATEWAY_WAITS_MAX      8            /* creations that wait for a volume; further: 409 */
 #define BG_GATEWAY_TOKENS_MAX     256          /* in its file; refused */
 #define BG_GATEWAY_HEAD_MAX       (128 * 1024) /* a request without its body; 431 */
 #define BG_GATEWAY_BODY_MAX       (256 * 1024) /* of a request; 413 */

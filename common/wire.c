@@ -19,7 +19,7 @@ int bg_stream_header_parse(const uint8_t *bytes, size_t size, struct bg_stream_h
     if ((h.flags & ~BG_STREAM_RESUME) != 0 || h.id == 0)
         return bg_err_set(err, -EPROTO, "stream header: flags 0x%x, id %u", h.flags, h.id);
     if (!((h.kind >= BG_STREAM_SESSION && h.kind <= BG_STREAM_FILES) || h.kind == BG_STREAM_DISK ||
-          h.kind == BG_STREAM_EXECS || h.kind == BG_STREAM_CONNECT))
+          h.kind == BG_STREAM_EXECS || h.kind == BG_STREAM_VOLUME || h.kind == BG_STREAM_CONNECT))
         return bg_err_set(err, -EPROTO, "stream header: unknown kind %u", h.kind);
     if (h.body_size > BG_STREAM_BODY_MAX ||
         ((h.flags & BG_STREAM_RESUME) && h.body_size != BG_RESUME_SIZE))
@@ -449,4 +449,25 @@ void bg_disk_request_emit(const struct bg_disk_request *request, struct bg_write
 {
     bg_writer_u32le(w, request->flags);
     bg_writer_text32le(w, request->serial);
+}
+
+int bg_volume_request_parse(const uint8_t *bytes, size_t size, struct bg_volume_request *ret,
+                            struct bg_err *err)
+{
+    struct bg_reader in = bg_reader_init(bytes, size);
+    struct bg_volume_request q = {.flags = bg_reader_u32le(&in)};
+    bg_reader_text32le(&in, q.serial, sizeof q.serial);
+    bg_reader_text32le(&in, q.path, sizeof q.path);
+    if (!bg_reader_end(&in) || (q.flags & ~BG_VOLUME_NEW) || q.serial[0] == '\0' ||
+        q.path[0] != '/')
+        return bg_err_set(err, -EPROTO, "volume request of %zu bytes: malformed", size);
+    *ret = q;
+    return 0;
+}
+
+void bg_volume_request_emit(const struct bg_volume_request *request, struct bg_writer *w)
+{
+    bg_writer_u32le(w, request->flags);
+    bg_writer_text32le(w, request->serial);
+    bg_writer_text32le(w, request->path);
 }

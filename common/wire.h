@@ -33,6 +33,7 @@ enum bg_stream_kind {
     BG_STREAM_FILES = 10,   /* host -> guest: file operations */
     BG_STREAM_DISK = 12,    /* host -> guest: mounts a second disk */
     BG_STREAM_EXECS = 13,   /* host -> guest: which execs there are */
+    BG_STREAM_VOLUME = 14,  /* host -> guest: mounts a volume */
     BG_STREAM_CONNECT = 16, /* guest -> host: egress */
 };
 
@@ -362,3 +363,17 @@ struct bg_disk_request {
 int bg_disk_request_parse(const uint8_t *bytes, size_t size, struct bg_disk_request *ret,
                           struct bg_err *err) BG_MUST_CHECK;
 void bg_disk_request_emit(const struct bg_disk_request *request, struct bg_writer *w);
+
+/* Volume request (body of a BG_STREAM_VOLUME header): which disk to mount where. */
+#define BG_VOLUME_NEW                                                                              \
+    1u /* it gets a file system if it has none, else that becomes as large as it */
+
+struct bg_volume_request {
+    uint32_t flags;
+    char serial[BG_DISK_SERIAL_MAX + 1]; /* not empty */
+    char path[BG_VOLUME_PATH_MAX + 1];   /* absolute */
+};
+
+int bg_volume_request_parse(const uint8_t *bytes, size_t size, struct bg_volume_request *ret,
+                            struct bg_err *err) BG_MUST_CHECK;
+void bg_volume_request_emit(const struct bg_volume_request *request, struct bg_writer *w);

@@ -29,7 +29,7 @@
 
 struct disk {
     struct bg_disk_request request;
-    char device[64];
+    char device[DISK_DEVICE_SIZE];
 };
 
 /* ---- finding it ---- */
@@ -59,12 +59,12 @@ static bool find_device(const char *serial, char *out, size_t out_size)
 
 /* It was plugged a moment ago. Its node in /dev appears before it can be opened, and no event tells
  * of that. */
-static int wait_for_device(struct disk *disk, struct bg_err *err)
+int disk_wait(const char *serial, char device[DISK_DEVICE_SIZE], struct bg_err *err)
 {
     uint64_t deadline_ms = bg_now_ms() + BG_DISK_WAIT_MS;
-    while (!find_device(disk->request.serial, disk->device, sizeof disk->device)) {
+    while (!find_device(serial, device, DISK_DEVICE_SIZE)) {
         if (bg_now_ms() >= deadline_ms)
-            return bg_err_set(err, -ENODEV, "no disk '%s' was plugged", disk->request.serial);
+            return bg_err_set(err, -ENODEV, "no disk '%s' was plugged", serial);
         (void)poll(NULL, 0, PAUSE_MS);
     }
     return 0;
@@ -72,9 +72,8 @@ static int wait_for_device(struct disk *disk, struct bg_err *err)
 
 /* ---- checking it ---- */
 
-/* Runs the checker. *ret_status: its exit status, or 127; said: what it printed, cut. */
-static int run_checker(const char *how, const char *device, int *ret_status, char *said,
-                       size_t said_size, struct bg_err *err)
+int disk_run(const char *const *argv, int *ret_status, char *said, size_t said_size,
+             struct bg_err *err)
 {
     int fds[2];
     if (pipe2(fds, O_CLOEXEC) < 0)
@@ -83,7 +82,7 @@ static int run_checker(const char *how, const char *device, int *ret_status, cha
     pid_t pid = fork();
     if (pid == 0) {
         if (dup2(fds[1], 1) >= 0 && dup2(fds[1], 2) >= 0)
-            (void)execl(CHECKER, "e2fsck", how, device, (char *)NULL);
+            (void)execv(argv[0], (char *const *)(uintptr_t)argv); /* which changes none of them */
         _exit(CHECK_MISSING);
     }
     (void)close(fds[1]);
@@ -129,22 +128,22 @@ static void first_finding(const char *said, const char *device, char *out, size_
     }
 }
 
-/* how: -p repairs what is safe, -fy everything, -fn nothing (f: even if it is said to be clean). */
-static int check(const struct disk *disk, const char *how, struct bg_err *err)
+int disk_check(const char *device, const char *how, struct bg_err *err)
 {
+    const char *const argv[] = {CHECKER, how, device, NULL};
     BG_AUTOFREE char *said = malloc(BG_DISK_OUTPUT_MAX);
     char finding[256];
     int status = 0;
     if (!said)
         return bg_err_errno(err, -ENOMEM, "check");
-    int r = run_checker(how, disk->device, &status, said, BG_DISK_OUTPUT_MAX, err);
+    int r = disk_run(argv, &status, said, BG_DISK_OUTPUT_MAX, err);
     if (r < 0)
         return r;
     if (status == CHECK_MISSING)
         return bg_err_set(err, -ENOENT, "the image has no " CHECKER " to check the disk with");
     if ((status & ~CHECK_REPAIRED) == 0)
         return 0;
-    first_finding(said, disk->device, finding, sizeof finding);
+    first_finding(said, device, finding, sizeof finding);
     if (status & CHECK_ERRORS && status < 8)
         return bg_err_set(err, -EUCLEAN,
                           "the disk's file system has errors (%s); bellglass mount --rw --force "
@@ -159,9 +158,9 @@ static int check(const struct disk *disk, const char *how, struct bg_err *err)
 static int mount_disk(struct disk *disk, struct bg_err *err)
 {
     bool read_only = disk->request.flags & BG_DISK_READ_ONLY;
-    int r = wait_for_device(disk, err);
+    int r = disk_wait(disk->request.serial, disk->device, err);
     if (r == 0 && !read_only)
-        r = check(disk, disk->request.flags & BG_DISK_REPAIR ? "-fy" : "-p", err);
+        r = disk_check(disk->device, disk->request.flags & BG_DISK_REPAIR ? "-fy" : "-p", err);
     if (r < 0)
         return r;
     static const char *const folders[] = {"/run/bellglass", DISK_MOUNT};
@@ -191,7 +190,7 @@ static int unmount_disk(const struct disk *disk, struct bg_err *err)
         }
         (void)poll(NULL, 0, PAUSE_MS);
     }
-    return disk->request.flags & BG_DISK_READ_ONLY ? 0 : check(disk, "-fn", err);
+    return disk->request.flags & BG_DISK_READ_ONLY ? 0 : disk_check(disk->device, "-fn", err);
 }
 
 int disk_enter(struct bg_err *err)

@@ -16,6 +16,7 @@
 #include "guest/parking.h"
 #include "guest/session.h"
 #include "guest/share.h"
+#include "guest/volume.h"
 #include "guest/watch.h"
 
 static const struct stream_kind *find_kind(uint16_t kind)
@@ -39,6 +40,8 @@ static const struct stream_kind *find_kind(uint16_t kind)
         return &watch_kind;
     case BG_STREAM_DISK:
         return &disk_kind;
+    case BG_STREAM_VOLUME:
+        return &volume_kind;
     case BG_STREAM_CHANGES:
         return &changes_kind;
     case BG_STREAM_EXECS:

@@ -9,6 +9,7 @@
 #include "common/state/image.h"
 #include "common/state/sandbox.h"
 #include "common/state/snapshot.h"
+#include "common/state/volume.h"
 #include "images/commands.h"
 
 static const char usage_text[] =
@@ -140,6 +141,24 @@ static int check_unused(const struct bg_paths *paths, const char *digest, struct
     return r;
 }
 
+/* The same of volumes and their snapshots. */
+static int check_volumes(const struct bg_paths *paths, const char *digest, struct bg_err *err)
+{
+    struct bg_volume *all;
+    size_t count;
+    int r = bg_volume_list(paths, NULL, &all, &count, err);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; r == 0 && i < count; i++)
+        if (all[i].image_digest && strcmp(all[i].image_digest, digest) == 0)
+            r = bg_err_set(err, -EBUSY,
+                           "volume or snapshot '%s' stands on it; `bellglass volume rm %s` removes "
+                           "that",
+                           all[i].slug, all[i].id);
+    bg_volume_list_free(all, count);
+    return r;
+}
+
 static int remove_image(const struct bg_paths *paths, const struct store *store, const char *name,
                         struct bg_err *err)
 {
@@ -158,6 +177,8 @@ static int remove_image(const struct bg_paths *paths, const struct store *store,
     r = check_unused(paths, digest, err);
     if (r == 0)
         r = check_snapshots(paths, digest, err);
+    if (r == 0)
+        r = check_volumes(paths, digest, err);
     if (r < 0)
         return bg_err_prefix(err, "image '%s'", name);
     r = remove_golden(paths, digest, err);

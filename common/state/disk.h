@@ -14,6 +14,10 @@
 #define BG_DISK_FILE       "disk.json"
 #define BG_DISK_FIRST      "disk.qcow2" /* a sandbox's first writable layer; later ones have ids */
 
+/* What QEMU locks of a file that it writes: RAW_LOCK_PERM_BASE + the bit of BLK_PERM_WRITE (QEMU
+ * 7.2, block/file-posix.c). */
+#define BG_QEMU_LOCK_WRITE 101
+
 /* A layer but the last has been frozen: nobody writes it again, and other folders have links of it.
  */
 struct bg_disk {

@@ -396,6 +396,11 @@ int bg_snapshot_of_folder(const struct bg_paths *paths, const struct bg_sandbox 
     BG_AUTOCLOSE int dir = open(sandbox->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir < 0)
         return bg_err_errno(err, -errno, "%s", sandbox->dir);
+    if (sandbox->root_volume[0])
+        return bg_err_set(err, -EOPNOTSUPP,
+                          "its disk is the volume %s: take a snapshot of that: bellglass volume "
+                          "snapshot",
+                          sandbox->root_volume);
     int r = bg_sandbox_lock(sandbox, &lock, err);
     if (r == 0)
         r = bg_resume_settle(dir, err);

@@ -48,7 +48,8 @@ int bg_snapshot_describe(const struct bg_sandbox *sandbox, const struct bg_disk 
 /* Makes a snapshot of a sandbox that does not run: a full one if it is suspended, else one of its
  * disk alone (disk_only: in any case). Takes its lock. tag: NULL for the next number; note: may be
  * NULL. *ret_name: heap. Errors: -EBUSY it runs, or its disk is written; -ENOENT it was never
- * started; -EEXIST the tag is in use; -EMLINK too many layers; -EUCLEAN damaged; errno. */
+ * started; -EEXIST the tag is in use; -EMLINK too many layers; -EUCLEAN damaged; -EOPNOTSUPP its
+ * disk is a volume; errno. */
 int bg_snapshot_of_folder(const struct bg_paths *paths, const struct bg_sandbox *sandbox,
                           const char *tag, const char *note, bool disk_only, char **ret_name,
                           struct bg_err *err) BG_MUST_CHECK;

@@ -10,6 +10,7 @@
 #include "common/state/paths.h"
 
 #define BG_SANDBOX_NAME_MAX 63
+#define BG_VOLUME_ID_SIZE   25 /* "vol_" or "snp_", 20 of [0-9a-z], and a NUL */
 
 struct bg_secret_use {
     char *name;   /* environment variable and name in the store */
@@ -36,6 +37,12 @@ struct bg_share {
     size_t show_count;
 };
 
+/* A volume that it has while it runs (common/state/volume.h). */
+struct bg_volume_use {
+    char id[BG_VOLUME_ID_SIZE];
+    char *path; /* in the guest: absolute, plain */
+};
+
 struct bg_sandbox {
     char id[32]; /* "sbx_" and 20 of [0-9a-z]; unique for ever */
     char *name;  /* [a-z0-9][a-z0-9._-]{0,62} */
@@ -59,6 +66,9 @@ struct bg_sandbox {
     size_t secret_count;
     struct bg_share *shares;
     size_t share_count;
+    char root_volume[BG_VOLUME_ID_SIZE]; /* whose disk it boots; "": its own */
+    struct bg_volume_use *volumes;
+    size_t volume_count; /* at most BG_SANDBOX_VOLUMES_MAX */
 };
 
 enum bg_sandbox_state {
@@ -95,8 +105,9 @@ int bg_sandbox_create_filled(const struct bg_paths *paths, struct bg_sandbox *sa
 /* What a fork of a sandbox is to be, for bg_sandbox_create, from the source's sandbox.json as it
  * was when the source stood still. All that the user asked for is kept, the shares too: what runs
  * in the fork goes on with its files, and works in the same folders. But it is no ephemeral one,
- * and it will have placeholders of its own; the source's are inherited. name: NULL: one is made up.
- * Errors: -EINVAL with what is wrong with source; -ENOMEM. */
+ * it has none of the source's volumes, which are for one at a time, and it will have placeholders
+ * of its own; the source's are inherited. name: NULL: one is made up. Errors: -EINVAL with what is
+ * wrong with source; -ENOMEM. */
 int bg_sandbox_fork_config(const json_t *source, const char *name, struct bg_sandbox *ret,
                            struct bg_err *err) BG_MUST_CHECK;
 
@@ -116,6 +127,9 @@ int bg_sandbox_load(const struct bg_paths *paths, const char *name, struct bg_sa
                     struct bg_err *err) BG_MUST_CHECK;
 void bg_sandbox_done(struct bg_sandbox *sandbox);
 void bg_share_done(struct bg_share *share);
+
+/* True for "vol_" (or, snapshot: "snp_") and 20 of [0-9a-z]. */
+bool bg_volume_id_ok(const char *id, bool snapshot);
 
 /* "ro", "rw", "cow". */
 const char *bg_share_mode_name(enum bg_share_mode mode);

@@ -246,6 +246,56 @@ static int shares_from_json(json_t *array, struct bg_sandbox *s)
     return 0;
 }
 
+bool bg_volume_id_ok(const char *id, bool snapshot)
+{
+    return strncmp(id, snapshot ? "snp_" : "vol_", 4) == 0 && strlen(id) == BG_VOLUME_ID_SIZE - 1 &&
+           strspn(id + 4, SANDBOX_ID_CHARS) == BG_VOLUME_ID_SIZE - 5;
+}
+
+/* NULL: there are none, or memory is out. */
+static json_t *volumes_to_json(const struct bg_sandbox *s)
+{
+    json_t *array = s->volume_count > 0 ? json_array() : NULL;
+    for (size_t i = 0; array && i < s->volume_count; i++)
+        if (json_array_append_new(array, json_pack("{s:s, s:o}", "id", s->volumes[i].id, "path",
+                                                   text_to_json(s->volumes[i].path))) < 0) {
+            json_decref(array);
+            return NULL;
+        }
+    return array;
+}
+
+static int volumes_from_json(json_t *array, struct bg_sandbox *s)
+{
+    if (!json_is_array(array) || json_array_size(array) > BG_SANDBOX_VOLUMES_MAX)
+        return -EINVAL;
+    s->volumes = calloc(json_array_size(array) + 1, sizeof *s->volumes);
+    if (!s->volumes)
+        return -ENOMEM;
+    for (size_t i = 0; i < json_array_size(array); i++) {
+        struct bg_volume_use *use = &s->volumes[s->volume_count++];
+        const char *id;
+        json_t *path;
+        if (json_unpack(json_array_get(array, i), "{s:s, s:o !}", "id", &id, "path", &path) < 0 ||
+            !bg_volume_id_ok(id, /* snapshot= */ false))
+            return -EINVAL;
+        memcpy(use->id, id, strlen(id) + 1);
+        int r = text_from_json(path, &use->path);
+        if (r < 0 || use->path[0] != '/')
+            return r < 0 ? r : -EINVAL;
+    }
+    return 0;
+}
+
+static void forget_volumes(struct bg_sandbox *s)
+{
+    for (size_t i = 0; i < s->volume_count; i++)
+        free(s->volumes[i].path);
+    free(BG_TAKE(s->volumes));
+    s->volume_count = 0;
+    s->root_volume[0] = '\0';
+}
+
 void bg_share_done(struct bg_share *share)
 {
     free(share->host);
@@ -257,9 +307,12 @@ void bg_share_done(struct bg_share *share)
 
 static json_t *to_json(const struct bg_sandbox *s)
 {
+    json_t *volumes = volumes_to_json(s);
+    if (s->volume_count > 0 && !volumes)
+        return NULL;
     return json_pack(
         "{s:i, s:s, s:s, s:I, s:{s:s, s:s}, s:I, s:I, s:I, s:I, s:I, s:b, s:o, s:{s:o, s:o, s:o}, "
-        "s:o, s:o}",
+        "s:o, s:o, s:o*, s:s*}",
         "version", 1, "id", s->id, "name", s->name, "created_ms", (json_int_t)s->created_ms,
         "image", "name", s->image_name, "digest", s->image_digest, "cpus", (json_int_t)s->cpus,
         "memory_bytes", (json_int_t)s->memory_bytes, "ttl_s", (json_int_t)s->ttl_s, "expires_ms",
@@ -268,7 +321,8 @@ static json_t *to_json(const struct bg_sandbox *s)
         texts_to_json(s->allow, s->allow_count), "upstream_ca",
         s->upstream_ca ? text_to_json(s->upstream_ca) : json_null(), "policy",
         s->policy ? text_to_json(s->policy) : json_null(), "secrets", secrets_to_json(s), "shares",
-        shares_to_json(s));
+        shares_to_json(s), "volumes", volumes, "root_volume",
+        s->root_volume[0] ? s->root_volume : NULL);
 }
 
 static bool env_ok(char *const *env, size_t count)
@@ -289,16 +343,19 @@ static int from_json(json_t *json, const char *name, struct bg_sandbox *s, struc
     json_int_t ttl_s = 0, expires_ms = 0, idle_suspend_s = 0; /* which the first ones lack */
     json_t *env, *allow, *upstream_ca, *secrets;
     json_t *policy = NULL, *shares = NULL; /* which the first ones lack */
+    json_t *volumes = NULL;                /* which those without lack */
+    const char *root_volume = "";
     if (json_unpack_ex(json, &why, 0,
                        "{s:i, s:s, s:s, s:I, s:{s:s, s:s !}, s:I, s:I, s?:I, s?:I, s?:I, s:b, s:o, "
                        "s:{s:o, s:o, "
-                       "s?:o !}, s:o, s?:o !}",
+                       "s?:o !}, s:o, s?:o, s?:o, s?:s !}",
                        "version", &version, "id", &id, "name", &own_name, "created_ms", &created_ms,
                        "image", "name", &image_name, "digest", &image_digest, "cpus", &cpus,
                        "memory_bytes", &memory_bytes, "ttl_s", &ttl_s, "expires_ms", &expires_ms,
                        "idle_suspend_s", &idle_suspend_s, "ephemeral", &ephemeral, "env", &env,
                        "network", "allow", &allow, "upstream_ca", &upstream_ca, "policy", &policy,
-                       "secrets", &secrets, "shares", &shares) < 0)
+                       "secrets", &secrets, "shares", &shares, "volumes", &volumes, "root_volume",
+                       &root_volume) < 0)
         return bg_err_set(err, -EINVAL, "%s", why.text);
     if (version != 1)
         return bg_err_set(err, -EINVAL, "version %d: this bellglass knows 1", version);
@@ -311,7 +368,10 @@ static int from_json(json_t *json, const char *name, struct bg_sandbox *s, struc
     if (ttl_s < 0 || ttl_s > BG_SANDBOX_SECONDS_MAX || expires_ms < 0 || idle_suspend_s < 0 ||
         idle_suspend_s > BG_SANDBOX_SECONDS_MAX)
         return bg_err_set(err, -EINVAL, "ttl_s, expires_ms or idle_suspend_s is out of range");
+    if (root_volume[0] && !bg_volume_id_ok(root_volume, /* snapshot= */ false))
+        return bg_err_set(err, -EINVAL, "root_volume is off");
     memcpy(s->id, id, strlen(id) + 1);
+    memcpy(s->root_volume, root_volume, strlen(root_volume) + 1);
     s->ttl_s = (uint64_t)ttl_s;
     s->expires_ms = (uint64_t)expires_ms;
     s->idle_suspend_s = (uint64_t)idle_suspend_s;
@@ -337,8 +397,11 @@ static int from_json(json_t *json, const char *name, struct bg_sandbox *s, struc
         r = secrets_from_json(secrets, s);
     if (r == 0 && shares)
         r = shares_from_json(shares, s);
+    if (r == 0 && volumes)
+        r = volumes_from_json(volumes, s);
     return r < 0 ? bg_err_set(err, r,
-                              r == -ENOMEM ? "out of memory" : "env, network, secrets or shares")
+                              r == -ENOMEM ? "out of memory"
+                                           : "env, network, secrets, shares or volumes")
                  : 0;
 }
 
@@ -403,6 +466,7 @@ int bg_sandbox_fork_config(const json_t *source, const char *name, struct bg_san
     memset(s.id, 0, sizeof s.id);
     s.created_ms = s.expires_ms = 0;
     s.ephemeral = false;
+    forget_volumes(&s);
     *ret = s;
     return 0;
 }
@@ -443,5 +507,6 @@ void bg_sandbox_done(struct bg_sandbox *sandbox)
     for (size_t i = 0; i < s->share_count; i++)
         bg_share_done(&s->shares[i]);
     free(s->shares);
+    forget_volumes(s);
     *s = (struct bg_sandbox){0};
 }

@@ -149,11 +149,23 @@ static json_t *secrets(const struct bg_sandbox *s)
     return array;
 }
 
+static json_t *volumes(const struct bg_sandbox *s)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; array && i < s->volume_count; i++)
+        if (json_array_append_new(array, json_pack("{s:s, s:o}", "id", s->volumes[i].id, "path",
+                                                   output_text(s->volumes[i].path))) < 0) {
+            json_decref(array);
+            return NULL;
+        }
+    return array;
+}
+
 json_t *output_sandbox(const struct bg_sandbox *sandbox)
 {
     const struct bg_sandbox *s = sandbox;
     return json_pack("{s:s, s:s, s:I, s:{s:s, s:s}, s:I, s:I, s:I, s:I, s:I, s:b, s:o, s:{s:o, "
-                     "s:o, s:o}, s:o, s:o}",
+                     "s:o, s:o}, s:o, s:o, s:s?, s:o}",
                      "id", s->id, "name", s->name, "created_ms", (json_int_t)s->created_ms, "image",
                      "name", s->image_name, "digest", s->image_digest, "cpus", (json_int_t)s->cpus,
                      "memory_bytes", (json_int_t)s->memory_bytes, "ttl_s", (json_int_t)s->ttl_s,
@@ -162,8 +174,9 @@ json_t *output_sandbox(const struct bg_sandbox *sandbox)
                      output_texts(s->env, s->env_count), "network", "allow",
                      output_texts(s->allow, s->allow_count), "upstream_ca",
                      s->upstream_ca ? output_text(s->upstream_ca) : json_null(), "policy",
-                     s->policy ? output_text(s->policy) : json_null(), "secrets", secrets(s), "dir",
-                     output_text(s->dir));
+                     s->policy ? output_text(s->policy) : json_null(), "secrets", secrets(s),
+                     "volumes", volumes(s), "root_volume",
+                     s->root_volume[0] ? s->root_volume : NULL, "dir", output_text(s->dir));
 }
 
 char *output_json_text(const json_t *json, size_t flags)

@@ -16,6 +16,7 @@
 #include "common/state/folder.h"
 #include "common/state/image.h"
 #include "common/state/resume.h"
+#include "common/state/volume.h"
 #include "host/cli/reclaim.h"
 
 #define MOMENT_AGE_MS 60000 /* between a snapshot's end and the start of what is made from it */
@@ -106,6 +107,28 @@ static int need_snapshot(struct app *app, const char *name, struct needs *needs)
     return r;
 }
 
+/* Bootable ones: those for data stand on no golden snapshot. */
+static int need_volumes(struct app *app, struct needs *needs)
+{
+    struct bg_volume *all;
+    size_t count;
+    int r = bg_volume_list(&app->paths, NULL, &all, &count, NULL);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; r == 0 && i < count; i++) {
+        struct bg_disk disk;
+        BG_AUTOCLOSE int dir = open(all[i].dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        int loaded = dir < 0 ? -errno : bg_disk_load(dir, &disk, NULL);
+        needs->unsure |= loaded < 0 && loaded != -ENOENT;
+        if (loaded < 0)
+            continue; /* it was never booted, or is gone */
+        r = need_golden(needs, disk.golden);
+        bg_disk_done(&disk);
+    }
+    bg_volume_list_free(all, count);
+    return r;
+}
+
 static int find_needs(struct app *app, char *const *snapshots, struct needs *needs,
                       struct bg_err *err)
 {
@@ -117,6 +140,8 @@ static int find_needs(struct app *app, char *const *snapshots, struct needs *nee
         r = need_sandbox(app, sandboxes[i], needs);
     for (size_t i = 0; r == 0 && snapshots[i]; i++)
         r = need_snapshot(app, snapshots[i], needs);
+    if (r == 0)
+        r = need_volumes(app, needs);
     bg_sandbox_names_free(sandboxes);
     return r < 0 ? bg_err_errno(err, r, "prune") : 0;
 }

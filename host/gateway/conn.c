@@ -36,6 +36,7 @@ struct conn {
     size_t kept_size;
     char token[64]; /* name of the one that the request under way has */
     char accept[WEBSOCKET_ACCEPT_SIZE];
+    char *fields; /* more of the next answer's head, each with its CRLF; NULL: none */
     uint8_t *raw; /* of the request, until it is known whether it is for a sandbox */
     size_t raw_size;
     struct tunnel *tunnel;
@@ -162,9 +163,10 @@ static void answer(struct conn *c, int status, json_t *body)
                         "Content-Length: %zu\r\n"
                         "Cache-Control: no-store\r\n"
                         "X-Content-Type-Options: nosniff\r\n"
-                        "%s\r\n%s",
-                        status, reason_of(status), strlen(text),
+                        "%s%s\r\n%s",
+                        status, reason_of(status), strlen(text), c->fields ? c->fields : "",
                         c->last ? "Connection: close\r\n" : "", text);
+    free(BG_TAKE(c->fields));
     c->state = CONN_REQUEST;
     if (size < 0) {
         close_soon(c);
@@ -190,8 +192,16 @@ static void refuse_err(struct conn *c, const struct bg_err *err)
         int code, status;
         const char *name;
     } known[] = {
-        {-EINVAL, 400, "BAD_REQUEST"},        {-EOPNOTSUPP, 501, "NOT_SUPPORTED"},
-        {-EDQUOT, 429, "TOO_MANY_SANDBOXES"}, {-ENOSPC, 503, "NO_SPACE"},
+        {-EINVAL, 400, "BAD_REQUEST"},
+        {-EOPNOTSUPP, 501, "NOT_SUPPORTED"},
+        {-EDQUOT, 429, "TOO_MANY_SANDBOXES"},
+        {-ENOSPC, 503, "NO_SPACE"},
+        {-ENOMEDIUM, 404, "VOLUME_NOT_FOUND"},
+        {-EBUSY, 409, "VOLUME_IN_USE"},
+        {-EEXIST, 409, "SLUG_IN_USE"},
+        {-EMLINK, 409, "TOO_MANY_SNAPSHOTS"},
+        {-EPERM, 403, "FORBIDDEN"},
+        {-EUSERS, 429, "TOO_MANY_VOLUMES"},
         {-ENOMEM, 503, "NO_MEMORY"},
     };
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
@@ -527,6 +537,37 @@ static void do_list(struct conn *c)
         answer(c, 200, sandboxes_list(c->shared->session.sandboxes, c->token, labels));
 }
 
+/* Where a list goes on: the SDK wants a whole address. */
+static void link_next(struct conn *c, const char *cursor)
+{
+    const char *target = http_request_target(&c->request);
+    if (asprintf(&c->fields, "Link: <http://%s%.*s?cursor=%s>; rel=\"next\"\r\n",
+                 http_request_field(&c->request, "host"), (int)strcspn(target, "?"), target,
+                 cursor) < 0)
+        c->fields = NULL; /* out of memory: as if it were the last page; the answer fails too */
+}
+
+static void volumes_done(void *owner, json_t *body, const char *cursor, const struct bg_err *err)
+{
+    struct conn *c = owner;
+    if (cursor[0] != '\0')
+        link_next(c, cursor);
+    if (err)
+        refuse_err(c, err);
+    else
+        answer(c, 200, body);
+    drive(c);
+}
+
+static void do_volumes(struct conn *c, const struct volume_target *target)
+{
+    json_auto_t *body = json_loadb(c->request.body ? (const char *)c->request.body : "",
+                                   c->request.body_size, JSON_REJECT_DUPLICATES, NULL);
+    c->state = CONN_ANSWERING;
+    volume_jobs_start(c->shared->volumes, target, c->token, http_request_target(&c->request), body,
+                      volumes_done, c);
+}
+
 /* The one that the client has reached us by. */
 static unsigned local_port(const struct conn *c)
 {
@@ -586,6 +627,9 @@ static void do_route(struct conn *c, const struct route *route)
         break;
     case ROUTE_LIST:
         do_list(c);
+        break;
+    case ROUTE_VOLUMES:
+        do_volumes(c, &route->volumes);
         break;
     case ROUTE_SHOW:
         answer(c, 200, sandboxes_describe(entry));
@@ -773,6 +817,7 @@ static void closed(uv_handle_t *handle)
     http_request_done(&c->request);
     free(c->kept);
     free(c->raw);
+    free(c->fields);
     free(c);
 }
 
@@ -780,8 +825,10 @@ static void close_now(struct conn *c)
 {
     if (c->state == CONN_CLOSING)
         return;
-    if (c->state == CONN_ANSWERING)
+    if (c->state == CONN_ANSWERING) {
         sandboxes_forget(c->shared->session.sandboxes, c);
+        volume_jobs_forget(c->shared->volumes, c);
+    }
     c->state = CONN_CLOSING;
     if (!c->in_feed) { /* else when that is over */
         websocket_free(BG_TAKE(c->ws));

@@ -16,6 +16,7 @@
 #include "common/err.h"
 #include "host/gateway/session.h"
 #include "host/gateway/tokens.h"
+#include "host/gateway/volume_jobs.h"
 
 struct conn;
 LIST_HEAD(conn_list, conn);
@@ -23,6 +24,7 @@ LIST_HEAD(conn_list, conn);
 /* What all connections of a gateway have together. */
 struct conn_shared {
     struct session_shared session;
+    struct volume_jobs *volumes;   /* borrowed */
     struct token_file *tokens;     /* borrowed */
     const char *const *host_names; /* of the gateway, beside loopback's; NULL-terminated */
     struct conn_list conns;

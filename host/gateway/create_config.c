@@ -6,6 +6,7 @@
 #include "common/base64.h"
 #include "common/limits.h"
 #include "host/cli/grammar.h"
+#include "host/cli/share_spec.h"
 #include "host/gateway/rpc.h"
 
 /* A year: more is a mistake in the unit. */
@@ -170,20 +171,80 @@ static int read_secrets(const json_t *object, struct create_config *c, struct bg
     return 0;
 }
 
+static int read_root(struct rpc_params *p, struct create_config *c, struct bg_err *err)
+{
+    if (!rpc_has(p, "root"))
+        return 0;
+    struct rpc_params root = rpc_options(p, "root");
+    const char *volume = rpc_text(&root, "volume");
+    if (!rpc_params_merge(p, &root))
+        return 0; /* told with the rest */
+    c->root = strdup(volume);
+    return c->root ? 0 : bg_err_errno(err, -ENOMEM, "root");
+}
+
+static int read_volume(const json_t *value, struct create_volume *v, struct bg_err *err)
+{
+    struct rpc_params p = rpc_params(value);
+    const char *volume = rpc_text(&p, "volume"), *path = rpc_text(&p, "path");
+    if (!json_is_object(value) || !rpc_params_ok(&p))
+        return bg_err_set(err, -EINVAL, "volumes: want a volume and a path each");
+    if (strlen(path) > BG_VOLUME_PATH_MAX)
+        return bg_err_set(err, -EINVAL, "volumes: a path of more than %d bytes",
+                          BG_VOLUME_PATH_MAX);
+    v->volume = strdup(volume);
+    if (!v->volume)
+        return bg_err_errno(err, -ENOMEM, "volumes");
+    int r = share_spec_guest(path, &v->path, err);
+    return r < 0 ? bg_err_prefix(err, "volumes") : 0;
+}
+
+static int by_path(const void *a, const void *b)
+{
+    const struct create_volume *left = a, *right = b;
+    return strcmp(left->path, right->path);
+}
+
+static int read_volumes(const json_t *object, struct create_config *c, struct bg_err *err)
+{
+    const json_t *volumes = json_object_get(object, "volumes");
+    size_t count = json_array_size(volumes);
+    if (!volumes || json_is_null(volumes))
+        return 0;
+    if (!json_is_array(volumes))
+        return bg_err_set(err, -EINVAL, "volumes: want an array");
+    if (count > BG_SANDBOX_VOLUMES_MAX)
+        return bg_err_set(err, -EINVAL, "volumes: a sandbox has at most %d",
+                          BG_SANDBOX_VOLUMES_MAX);
+    c->volumes = calloc(count + 1, sizeof *c->volumes);
+    if (!c->volumes)
+        return bg_err_errno(err, -ENOMEM, "volumes");
+    for (size_t i = 0; i < count; i++) {
+        c->volume_count++; /* first, so that create_config_done frees a half-read one */
+        int r = read_volume(json_array_get(volumes, i), &c->volumes[i], err);
+        if (r < 0)
+            return r;
+    }
+    qsort(c->volumes, count, sizeof *c->volumes, by_path);
+    for (size_t i = 1; i < count; i++)
+        if (strcmp(c->volumes[i].path, c->volumes[i - 1].path) == 0)
+            return bg_err_set(err, -EINVAL, "volumes: two at one path");
+    return 0;
+}
+
 static int read_config(const json_t *object, uint64_t now_ms, struct create_config *c,
                        struct bg_err *err)
 {
     struct rpc_params p = rpc_params(object);
-    const json_t *volumes = json_object_get(object, "volumes");
     const json_t *stop = json_object_get(object, "stop_at_ms");
     c->memory_bytes =
         (uint64_t)rpc_number_or(&p, "memory_mb", 128, (int64_t)(BG_SANDBOX_MEMORY_MAX >> 20), 1280)
         << 20;
-    if (rpc_has(&p, "root"))
-        return bg_err_set(err, -EOPNOTSUPP, "root: bellglass serve has no volumes and snapshots");
-    if (volumes && !json_is_null(volumes) && json_array_size(volumes) > 0)
-        return bg_err_set(err, -EOPNOTSUPP, "volumes: bellglass serve has none");
     int r = read_labels(&p, c, err);
+    if (r == 0)
+        r = read_root(&p, c, err);
+    if (r == 0)
+        r = read_volumes(object, c, err);
     if (r == 0)
         r = read_allow(&p, c, err);
     if (r == 0 && stop && !json_is_null(stop))
@@ -231,5 +292,11 @@ void create_config_done(struct create_config *config)
         free_texts(s->hosts, s->host_count);
     }
     free(config->secrets);
+    free(config->root);
+    for (size_t i = 0; i < config->volume_count; i++) {
+        free(config->volumes[i].volume);
+        free(config->volumes[i].path);
+    }
+    free(config->volumes);
     *config = (struct create_config){0};
 }

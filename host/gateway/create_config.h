@@ -16,6 +16,11 @@ struct create_secret {
     size_t host_count;
 };
 
+struct create_volume {
+    char *volume; /* id or slug */
+    char *path;   /* in the guest: absolute, plain */
+};
+
 struct create_config {
     uint64_t stop_at_ms; /* Unix time; 0: it ends with its connection */
     uint64_t memory_bytes;
@@ -25,11 +30,13 @@ struct create_config {
     size_t allow_count;
     struct create_secret *secrets;
     size_t secret_count;
+    char *root; /* id or slug of a bootable volume or snapshot; NULL: the gateway's image */
+    struct create_volume *volumes; /* by path: what is above others comes first */
+    size_t volume_count;
 };
 
 /* text: the header's value, base64 of JSON in Latin-1 or UTF-8. End *ret with create_config_done.
- * Errors: -EINVAL with what is wrong, for the client; -EOPNOTSUPP what bellglass serve does not
- * have; -ENOMEM. */
+ * Errors: -EINVAL with what is wrong, for the client; -ENOMEM. */
 int create_config_parse(const char *text, size_t size, uint64_t now_ms, struct create_config *ret,
                         struct bg_err *err) BG_MUST_CHECK;
 void create_config_done(struct create_config *config);

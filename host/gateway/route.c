@@ -90,6 +90,9 @@ struct route route_find(const char *method, const char *target)
         if (fits)
             found.kind = ROUTE_OTHER_METHOD;
     }
+    enum volume_match match = volume_target_find(method, target, &found.volumes);
+    if (match != VOLUME_OTHER)
+        found.kind = match == VOLUME_MATCH ? ROUTE_VOLUMES : ROUTE_OTHER_METHOD;
     if (found.kind == ROUTE_NONE && is_hosted(target, size))
         found.kind = ROUTE_HOSTED;
     return found;

@@ -7,6 +7,7 @@
 #include <jansson.h>
 
 #include "common/err.h"
+#include "host/gateway/volume_api.h"
 
 enum route_kind {
     ROUTE_NONE,         /* no such route: 404 */
@@ -21,6 +22,7 @@ enum route_kind {
     ROUTE_EXPOSE_OTHER, /* ssh, vscode: 501 */
     ROUTE_LIST,
     ROUTE_SHOW,
+    ROUTE_VOLUMES, /* and their snapshots: what exactly is in `volumes` */
 };
 
 #define ROUTE_ID_SIZE 29 /* "sbx_", "ord", "_", 20 characters and a NUL */
@@ -28,6 +30,7 @@ enum route_kind {
 struct route {
     enum route_kind kind;
     char id[ROUTE_ID_SIZE]; /* of the kinds that have one, well-formed */
+    struct volume_target volumes;
 };
 
 /* target: origin form, as it came. */

@@ -1,6 +1,7 @@
 #include "host/gateway/sandboxes.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -11,10 +12,15 @@
 #include "common/state/image.h"
 #include "host/cli/launch.h"
 #include "host/cli/life.h"
+#include "host/gateway/attach.h"
 #include "host/gateway/text.h"
 
 /* For the clients of a gateway before this one to come back to what would end without them. */
 #define ORPHAN_MS 60000
+
+/* For a launcher whose start has failed to end, and between looks at that. */
+#define FAILED_MS      30000
+#define FAILED_POLL_MS 50
 
 /* docs/policy.md: every public host, by HTTP and HTTPS, without secrets. */
 #define OPEN_POLICY "network:\n  default: learn\n"
@@ -29,6 +35,7 @@ struct job {
     struct create_config config; /* of a creation */
     struct sandbox_entry *entry; /* taken until it is in all->entries, or NULL: a removal */
     char id[ROUTE_ID_SIZE];      /* of a removal */
+    bool waits;                  /* of a creation: for what an ending sandbox still has */
     sandboxes_done *on_done;
     void *owner; /* NULL: it is gone */
     int status;
@@ -40,7 +47,8 @@ struct sandboxes {
     struct sandboxes_opts opts;
     LIST_HEAD(, sandbox_entry) entries;
     LIST_HEAD(, job) jobs;
-    size_t count; /* of entries, and of those that are being made */
+    size_t count;   /* of entries, and of those that are being made */
+    size_t waiting; /* of jobs: each keeps a thread from the others */
     bool closing;
 };
 
@@ -376,6 +384,24 @@ static int keep_secrets(const struct create_config *c, const struct bg_sandbox *
     return 0;
 }
 
+static int fork_root(void *owner, const struct bg_sandbox *sandbox, int dir_fd, struct bg_err *err)
+{
+    (void)sandbox;
+    return bg_volume_fork_into(owner, dir_fd, err);
+}
+
+/* A launcher that has said why it failed is still about to let its folder go. */
+static void remove_failed(struct app *app, const char *name)
+{
+    struct bg_err err;
+    uint64_t deadline_ms = bg_now_ms() + FAILED_MS;
+    int r;
+    while ((r = remove_sandbox(app, name, &err)) == -EBUSY && bg_now_ms() < deadline_ms)
+        (void)poll(NULL, 0, FAILED_POLL_MS);
+    if (r < 0)
+        app_note("%s", err.text);
+}
+
 static void creation_work(uv_work_t *work)
 {
     struct job *job = work->data;
@@ -384,11 +410,18 @@ static void creation_work(uv_work_t *work)
     const struct launch_opts launch = {.signal_fd = -1, .owner_fd = -1, .quiet = true};
     int signal_number;
     bool made = false;
+    struct bg_volume root = {0};
+    const struct bg_sandbox_filling filling = {.fill = fork_root, .owner = &root};
     int r = fill_in(opts, &job->config, &entry->sandbox, &job->err);
+    if (r == 0)
+        r = attach_volumes(&opts->app->paths, entry->record.token, &job->config, job->waits,
+                           &entry->sandbox, &root, &job->err);
     if (r == 0) {
-        r = bg_sandbox_create(&opts->app->paths, &entry->sandbox, &job->err);
+        r = bg_sandbox_create_filled(&opts->app->paths, &entry->sandbox,
+                                     root.id[0] ? &filling : NULL, &job->err);
         made = r == 0;
     }
+    bg_volume_done(&root);
     if (r == 0)
         r = keep_secrets(&job->config, &entry->sandbox, &job->err);
     if (r == 0)
@@ -396,9 +429,8 @@ static void creation_work(uv_work_t *work)
     if (r == 0)
         r = launch_start(&entry->sandbox, &launch, NULL, &signal_number, &job->err);
     job->status = r;
-    struct bg_err ignored;
-    if (r < 0 && made && remove_sandbox(opts->app, entry->sandbox.name, &ignored) < 0)
-        app_note("%s", ignored.text);
+    if (r < 0 && made)
+        remove_failed(opts->app, entry->sandbox.name);
 }
 
 static void creation_over(uv_work_t *work, int status)
@@ -407,6 +439,7 @@ static void creation_over(uv_work_t *work, int status)
     struct sandboxes *all = job->all;
     struct sandbox_entry *entry = NULL;
     (void)status; /* nobody cancels work */
+    all->waiting -= job->waits;
     if (job->status == 0) {
         entry = BG_TAKE(job->entry);
         job->status = admit(all, entry, &job->err);
@@ -422,6 +455,20 @@ static void creation_over(uv_work_t *work, int status)
     job_tell(job, entry);
     job_free(job);
     free_if_all(all);
+}
+
+/* A volume of it may be one that a sandbox which is just ending still has. */
+static bool may_wait(const struct sandboxes *all, const struct create_config *config)
+{
+    const struct job *job;
+    if ((config->volume_count == 0 && !config->root) || all->waiting >= BG_GATEWAY_WAITS_MAX)
+        return false;
+    LIST_FOREACH(job, &all->jobs, link)
+    {
+        if (job->id[0] != '\0')
+            return true;
+    }
+    return false;
 }
 
 void sandboxes_create(struct sandboxes *all, struct create_config *config, const char *token,
@@ -452,8 +499,14 @@ void sandboxes_create(struct sandboxes *all, struct create_config *config, const
         return;
     }
     all->count++;
-    *job = (struct job){
-        .all = all, .config = *config, .entry = entry, .on_done = on_done, .owner = owner};
+    bool waits = may_wait(all, config);
+    all->waiting += waits;
+    *job = (struct job){.all = all,
+                        .config = *config,
+                        .entry = entry,
+                        .waits = waits,
+                        .on_done = on_done,
+                        .owner = owner};
     *config = (struct create_config){0};
     job->work.data = job;
     LIST_INSERT_HEAD(&all->jobs, job, link);

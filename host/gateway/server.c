@@ -41,6 +41,8 @@ static void stop(struct server *server)
     if (server->sandboxes)
         sandboxes_close(server->sandboxes);
     conn_close_all(&server->shared);
+    if (server->shared.volumes)
+        volume_jobs_close(server->shared.volumes);
 }
 
 static void signalled(uv_signal_t *handle, int number)
@@ -148,6 +150,8 @@ static int open_all(struct server *server, struct bg_err *err)
     if (r < 0)
         return r;
     server->shared.session.sandboxes = server->sandboxes;
+    const struct volume_jobs_opts volumes = {.paths = &opts->app->paths, .image = opts->image};
+    r = volume_jobs_open(&server->loop, &volumes, &server->shared.volumes, err);
     for (size_t i = 0; r == 0 && i < 2; i++)
         r = uv_signal_start(&server->signals[i], signalled, numbers[i]);
     return r < 0 ? bg_err_errno(err, r, "signals") : open_listener(server, err);

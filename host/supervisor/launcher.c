@@ -23,6 +23,7 @@
 #include "host/supervisor/lifetime.h"
 #include "host/supervisor/parts.h"
 #include "host/supervisor/snapshots.h"
+#include "host/supervisor/volumes.h"
 
 #define PROXY_BACKOFF_MIN_MS 100
 #define PROXY_BACKOFF_MAX_MS 5000
@@ -36,6 +37,7 @@ struct launcher {
     const struct launcher_opts *opts;
     struct parts *parts;
     struct source *source;
+    struct volumes *volumes;
     struct snapshots_opts snapshots_opts;
     struct snapshots snapshots;
     bool suspended; /* the supervisor ends for that */
@@ -93,15 +95,15 @@ static int note_ca(const struct launcher_opts *opts, struct parts *parts, struct
 /* A sandbox that is new is a fork of the golden snapshot, unless $BELLGLASS_START says "cold": that
  * is how the benchmarks measure what a fork saves. One that has run has its disk booted, above the
  * golden snapshot that it was forked from; or it goes on from what is in its folder. */
-static int choose_start(const struct launcher_opts *opts, struct parts *parts,
-                        struct source *source, struct bg_err *err)
+static int choose_start(const struct launcher_opts *opts, const struct volumes *volumes,
+                        struct parts *parts, struct source *source, struct bg_err *err)
 {
     const struct bg_sandbox *sandbox = opts->sandbox;
     const char *forced = getenv("BELLGLASS_START");
     if (forced && strcmp(forced, "cold") != 0 && strcmp(forced, "fork") != 0)
         return bg_err_set(err, -EINVAL, "BELLGLASS_START='%s': give fork or cold", forced);
     bool cold = opts->cold || (forced && strcmp(forced, "cold") == 0);
-    int r = source_find(sandbox, &parts->qemu, parts->accel, cold, source, err);
+    int r = source_find(sandbox, volumes->root.dir, &parts->qemu, parts->accel, cold, source, err);
     if (r < 0)
         return r;
     parts->cold = cold || (source->has_disk && !source->resumes);
@@ -400,6 +402,7 @@ static void supervisor_spoke(struct launcher *l)
         memcpy(&timings, message + 1, sizeof timings);
         if (bg_sandbox_set_state(l->opts->sandbox, BG_SANDBOX_RUNNING, "", &err) < 0)
             bg_log(&l->log, BG_LOG_WARN, "%s", err.text);
+        volumes_note_ready(l->volumes, &l->log);
         report_ready(l->opts->report, &timings);
         say_idle(l);
     } else if (n == 1 && message[0] == LINK_LOADED) {
@@ -542,23 +545,25 @@ static int start_supervisor(struct launcher *l, struct bg_err *err)
     BG_AUTOCLOSE int control = control_fd;
     if (r < 0)
         return r;
-    const struct supervisor_opts opts = {.sandbox = sandbox,
-                                         .golden = &l->parts->golden,
-                                         .qemu = &l->parts->qemu,
-                                         .accel = l->parts->accel,
-                                         .ca_pem = l->parts->ca_pem,
-                                         .cold = l->parts->cold,
-                                         .disk_fds = l->source->disk_fds,
-                                         .disk_count = l->source->disk_count,
-                                         .source = l->source->resumes ? l->source : NULL,
-                                         .control_fd = control,
-                                         .log_fd = l->log_fd,
-                                         .console_fd = console,
-                                         .owner_uid = geteuid()};
-    const int not_its[] = {l->signal_fd, l->proxy_log_fd, l->opts->lock_fd, l->opts->owner_fd,
-                           l->opts->report->fd};
-    return supervisor_child_start(&l->child, &opts, not_its, sizeof not_its / sizeof not_its[0],
-                                  err);
+    struct supervisor_opts opts = {.sandbox = sandbox,
+                                   .golden = &l->parts->golden,
+                                   .qemu = &l->parts->qemu,
+                                   .accel = l->parts->accel,
+                                   .ca_pem = l->parts->ca_pem,
+                                   .cold = l->parts->cold,
+                                   .disk_fds = l->source->disk_fds,
+                                   .disk_count = l->source->disk_count,
+                                   .source = l->source->resumes ? l->source : NULL,
+                                   .control_fd = control,
+                                   .log_fd = l->log_fd,
+                                   .console_fd = console,
+                                   .owner_uid = geteuid()};
+    int not_its[5 + sizeof l->volumes->locks / sizeof(int)] = {
+        l->signal_fd, l->proxy_log_fd, l->opts->lock_fd, l->opts->owner_fd, l->opts->report->fd};
+    memcpy(not_its + 5, l->volumes->locks, l->volumes->lock_count * sizeof(int));
+    for (; opts.volume_count < l->volumes->count; opts.volume_count++)
+        opts.volumes[opts.volume_count] = &l->volumes->list[opts.volume_count].its;
+    return supervisor_child_start(&l->child, &opts, not_its, 5 + l->volumes->lock_count, err);
 }
 
 static void clean_up(struct launcher *l)
@@ -624,9 +629,11 @@ int launcher_run(const struct launcher_opts *opts, struct bg_err *err)
 {
     struct parts parts = {0};
     struct source source = {.state_fd = -1, .base_fd = -1};
+    struct volumes volumes = {0};
     struct launcher l = {.opts = opts,
                          .parts = &parts,
                          .source = &source,
+                         .volumes = &volumes,
                          .log = {.fd = -1, .level = BG_LOG_INFO, .tag = "launcher"},
                          .log_fd = -1,
                          .proxy_log_fd = -1,
@@ -640,7 +647,9 @@ int launcher_run(const struct launcher_opts *opts, struct bg_err *err)
     if (r == 0)
         r = note_ca(opts, &parts, err);
     if (r == 0)
-        r = choose_start(opts, &parts, &source, err);
+        r = volumes_take(opts->paths, opts->sandbox, &volumes, err);
+    if (r == 0)
+        r = choose_start(opts, &volumes, &parts, &source, err);
     if (r == 0)
         r = clear_memory(opts, &source, err);
     if (r == 0)
@@ -666,6 +675,7 @@ int launcher_run(const struct launcher_opts *opts, struct bg_err *err)
         _exit(l.child.why.code < 0);
     }
     source_done(&source);
+    volumes_done(&volumes);
     parts_done(&parts);
     const int fds[] = {l.log_fd, l.proxy_log_fd};
     for (size_t i = 0; i < 2; i++)

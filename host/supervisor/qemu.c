@@ -20,7 +20,7 @@
 #include "common/state/paths.h"
 #include "host/supervisor/qemu_note.h"
 
-#define ARGS_MAX (64 + 4 * QEMU_DISKS_MAX)
+#define ARGS_MAX (64 + 4 * QEMU_DISKS_MAX + BG_SANDBOX_VOLUMES_MAX * (2 * BG_VOLUME_LAYERS_MAX + 2))
 
 /* ---- finding it ---- */
 
@@ -162,6 +162,18 @@ static void add_disks(struct args *args, const struct qemu_opts *opts)
     add(args, "virtio-blk-pci,drive=disk0,id=disk,addr=0x4,bootindex=1");
     if (opts->second_count > 0)
         add_nodes(args, "second", opts->second_fds, opts->second_count, opts->disk_count + 1);
+    size_t sets = opts->disk_count + opts->second_count;
+    for (size_t i = 0; i < opts->volume_count; i++) {
+        char name[32];
+        (void)snprintf(name, sizeof name, QEMU_VOLUME_NODE, i);
+        add_nodes(args, name, opts->volumes[i].fds, opts->volumes[i].count, sets + 1);
+        sets += opts->volumes[i].count;
+    }
+}
+
+void qemu_volume_serial(size_t index, char out[QEMU_SERIAL_SIZE])
+{
+    (void)snprintf(out, QEMU_SERIAL_SIZE, "bellglass-vol-%zu", index % 1000); /* fits */
 }
 
 static void build_args(struct args *args, const struct qemu_opts *opts)
@@ -382,6 +394,10 @@ static int become_qemu(const struct qemu_opts *opts, pid_t parent, char **argv, 
     for (size_t i = 0; i < opts->second_count; i++)
         if (fcntl(opts->second_fds[i], F_SETFD, 0) < 0)
             return -errno;
+    for (size_t i = 0; i < opts->volume_count; i++)
+        for (size_t k = 0; k < opts->volumes[i].count; k++)
+            if (fcntl(opts->volumes[i].fds[k], F_SETFD, 0) < 0)
+                return -errno;
     for (size_t i = 0; i < opts->memory_layer_count; i++)
         if (fcntl(opts->memory_layer_fds[i], F_SETFD, 0) < 0)
             return -errno;

@@ -51,6 +51,12 @@ struct qemu_opts {
     /* Likewise of a second disk, which the VM plugs once the state is loaded; none: 0. */
     int second_fds[QEMU_DISKS_MAX];
     size_t second_count;
+    /* And of volumes: layers of each, top first, borrowed for the start. */
+    struct {
+        const int *fds;
+        size_t count;
+    } volumes[BG_SANDBOX_VOLUMES_MAX];
+    size_t volume_count;
     int qmp_fd, console_fd, vsock_fd; /* sockets; QEMU's ends */
     int log_fd;                       /* its stdout and stderr */
     unsigned uid, gid;                /* what it runs as; changed to only when we are root */
@@ -74,3 +80,10 @@ int qemu_start(const struct qemu_opts *opts, pid_t *ret_pid, struct bg_err *err)
 #define QEMU_SECOND_DEVICE "second"
 #define QEMU_SECOND_ADDR   "0x11"
 #define QEMU_SECOND_SERIAL "bellglass-second" /* how the agent finds it */
+#define QEMU_VOLUME_NODE   "volume%zu-"       /* with the layer's number behind it, 0 the top */
+#define QEMU_VOLUME_DEVICE "volume%zu"
+#define QEMU_VOLUME_ADDR   0x12u /* of the first one, a slot */
+
+/* How the agent finds a volume. */
+#define QEMU_SERIAL_SIZE 21
+void qemu_volume_serial(size_t index, char out[QEMU_SERIAL_SIZE]);

@@ -13,9 +13,12 @@
 #include "host/supervisor/parts.h"
 
 #define WRITER_EXIT_MS 30000
-/* What QEMU locks of a file that it writes: RAW_LOCK_PERM_BASE + the bit of BLK_PERM_WRITE (QEMU
- * 7.2, block/file-posix.c). */
-#define QEMU_LOCK_WRITE 101
+
+/* Where its disk is: of one that boots a volume, that's folder. */
+static const char *disk_dir(const struct bg_sandbox *sandbox, const char *root_dir)
+{
+    return root_dir ? root_dir : sandbox->dir;
+}
 
 static int open_folder(const char *dir, int *ret, struct bg_err *err)
 {
@@ -136,12 +139,13 @@ static int find_resume(const struct bg_sandbox *sandbox, const struct qemu_progr
     return r;
 }
 
-int source_find(const struct bg_sandbox *sandbox, const struct qemu_program *qemu, enum accel accel,
-                bool cold, struct source *ret, struct bg_err *err)
+int source_find(const struct bg_sandbox *sandbox, const char *root_dir,
+                const struct qemu_program *qemu, enum accel accel, bool cold, struct source *ret,
+                struct bg_err *err)
 {
-    struct source source = {.state_fd = -1, .base_fd = -1};
+    struct source source = {.state_fd = -1, .base_fd = -1, .root_dir = root_dir};
     int dir_number;
-    int r = open_folder(sandbox->dir, &dir_number, err);
+    int r = open_folder(disk_dir(sandbox, root_dir), &dir_number, err);
     BG_AUTOCLOSE int dir_fd = dir_number;
     if (r == 0) {
         r = bg_disk_load(dir_fd, &source.disk, err);
@@ -197,7 +201,7 @@ static int await_writer(int fd, const char *file, struct bg_err *err)
     const uint64_t deadline = bg_now_ms() + WRITER_EXIT_MS;
     for (;;) {
         struct flock lock = {
-            .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = QEMU_LOCK_WRITE, .l_len = 1};
+            .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = BG_QEMU_LOCK_WRITE, .l_len = 1};
         if (fcntl(fd, F_OFD_GETLK, &lock) < 0)
             return bg_err_errno(err, -errno, "%s", file);
         if (lock.l_type == F_UNLCK)
@@ -208,8 +212,8 @@ static int await_writer(int fd, const char *file, struct bg_err *err)
     }
 }
 
-static int open_layers(int dir_fd, const struct bg_disk *disk, bool write, int *ret_fds,
-                       size_t *ret_count, struct bg_err *err)
+int source_open_chain(int dir_fd, const struct bg_disk *disk, bool write, int *ret_fds,
+                      size_t *ret_count, struct bg_err *err)
 {
     *ret_count = 0;
     for (size_t i = disk->count; i-- > 0;) {
@@ -231,8 +235,9 @@ static int open_layers(int dir_fd, const struct bg_disk *disk, bool write, int *
 int source_open_disk(const struct bg_sandbox *sandbox, const struct golden *golden,
                      struct source *source, struct bg_err *err)
 {
+    const char *dir = disk_dir(sandbox, source->root_dir);
     int dir_number;
-    int r = open_folder(sandbox->dir, &dir_number, err);
+    int r = open_folder(dir, &dir_number, err);
     BG_AUTOCLOSE int dir_fd = dir_number;
     if (r == 0 && !source->has_disk) {
         source->disk.golden = strdup(strrchr(golden->dir, '/') + 1);
@@ -241,9 +246,9 @@ int source_open_disk(const struct bg_sandbox *sandbox, const struct golden *gold
     if (r == 0 && !source->disk.top)
         r = make_top(dir_fd, golden, &source->disk, err);
     if (r == 0)
-        r = open_layers(dir_fd, &source->disk, /* write= */ true, source->disk_fds,
-                        &source->disk_count, err);
-    return r < 0 ? bg_err_prefix(err, "%s", sandbox->dir) : 0;
+        r = source_open_chain(dir_fd, &source->disk, /* write= */ true, source->disk_fds,
+                              &source->disk_count, err);
+    return r < 0 ? bg_err_prefix(err, "%s", dir) : 0;
 }
 
 int source_open_layers(const struct bg_sandbox *sandbox, bool write, struct bg_disk *ret_disk,
@@ -269,7 +274,7 @@ int source_open_layers(const struct bg_sandbox *sandbox, bool write, struct bg_d
                           "its disk is part of a snapshot, and it has none of its own to write "
                           "before it is started: bellglass start %s",
                           sandbox->name);
-    r = open_layers(dir_fd, ret_disk, write, ret_fds, ret_count, err);
+    r = source_open_chain(dir_fd, ret_disk, write, ret_fds, ret_count, err);
     return r < 0 ? bg_err_prefix(err, "%s", sandbox->dir) : 0;
 }
 

@@ -24,13 +24,16 @@ struct source {
     int base_fd; /* of a memory that stands on nothing: a file of its size, all holes; else -1 */
     int disk_fds[BG_DISK_LAYERS_MAX]; /* top first; the first is open for writing */
     size_t disk_count;
+    const char *root_dir; /* borrowed: the folder of the volume whose disk it is; NULL: its own */
 };
 
-/* Reads what the folder says. cold: its disk is to be booted whatever there is. Nothing is opened
- * but what must be checked. Errors: -EUCLEAN damaged; -ENOTSUP the snapshot is from another QEMU,
- * accelerator or CPU: the text says how to start it cold. */
-int source_find(const struct bg_sandbox *sandbox, const struct qemu_program *qemu, enum accel accel,
-                bool cold, struct source *ret, struct bg_err *err) BG_MUST_CHECK;
+/* Reads what the folder says. root_dir: as in struct source, borrowed. cold: its disk is to be
+ * booted whatever there is. Nothing is opened but what must be checked. Errors: -EUCLEAN damaged;
+ * -ENOTSUP the snapshot is from another QEMU, accelerator or CPU: the text says how to start it
+ * cold. */
+int source_find(const struct bg_sandbox *sandbox, const char *root_dir,
+                const struct qemu_program *qemu, enum accel accel, bool cold, struct source *ret,
+                struct bg_err *err) BG_MUST_CHECK;
 
 /* Makes a new top if the disk has none of its own, and notes it; then opens every layer. golden:
  * has the empty overlay. Waits for an earlier QEMU that is still ending. Errors: -EBUSY it does not
@@ -44,6 +47,11 @@ int source_open_disk(const struct bg_sandbox *sandbox, const struct golden *gold
  * suspended and its memory would not agree with its disk. */
 int source_open_layers(const struct bg_sandbox *sandbox, bool write, struct bg_disk *ret_disk,
                        int *ret_fds, size_t *ret_count, struct bg_err *err) BG_MUST_CHECK;
+
+/* Opens the layers of a disk, top first; write: the first for writing, once an earlier QEMU that
+ * wrote it is gone. Those that are open when it fails are counted. Errors: -EMEDIUMTYPE, -EBUSY. */
+int source_open_chain(int dir_fd, const struct bg_disk *disk, bool write, int *ret_fds,
+                      size_t *ret_count, struct bg_err *err) BG_MUST_CHECK;
 
 /* A layer's header must be as we write it: one that came from elsewhere, or from a QEMU that was
  * its guest's, could name other files. Errors: -EMEDIUMTYPE; errno of read. */

@@ -19,6 +19,7 @@
 #include "host/supervisor/egress.h"
 #include "host/supervisor/idle.h"
 #include "host/supervisor/vm.h"
+#include "host/supervisor/volume_mount.h"
 
 #define SILENCE_MS(accel) ((accel) == ACCEL_KVM ? 15000u : 60000u)
 #define DRAIN_MS          3000  /* for clients to read what is left when the guest has ended */
@@ -43,6 +44,7 @@ struct supervisor {
     uv_timer_t idle_timer; /* for the next look at it */
     uv_timer_t park_timer; /* for the streams to stand still before a snapshot */
     struct bg_err second_why;
+    struct volume_mount *mounting; /* while the agent mounts the volumes */
     uint8_t *env;
     size_t env_size;
     struct {
@@ -77,6 +79,11 @@ static void tell(struct supervisor *s, char type, const void *bytes, size_t size
     (void)send(s->opts->link_fd, message, size + 1, MSG_NOSIGNAL);
 }
 
+static bool has_root_volume(const struct supervisor *s)
+{
+    return s->opts->sandbox->root_volume[0] != '\0';
+}
+
 static void stop(void *owner, uint64_t grace_ms)
 {
     struct supervisor *s = owner;
@@ -86,6 +93,10 @@ static void stop(void *owner, uint64_t grace_ms)
         stop_second(s, grace_ms);
         return;
     }
+    /* What it has not written to its volumes yet would be lost; asked again, that is so. */
+    if (s->opts->volume_count + has_root_volume(s) > 0 && !s->stopping && !s->second_why.code &&
+        grace_ms < BG_VOLUME_GRACE_MS)
+        grace_ms = BG_VOLUME_GRACE_MS;
     /* A guest that is asked during its snapshot would not hear it. */
     if (s->snapshot.wanted && !vm_is_ready(s->vm) && grace_ms > 0) {
         s->snapshot.stop_after_ms = grace_ms;
@@ -126,6 +137,12 @@ static int want_snapshot(void *owner, const char *request, size_t size, struct b
     struct supervisor *s = owner;
     if (s->opts->second)
         return bg_err_set(err, -EOPNOTSUPP, "a helper has no snapshots");
+    /* The volume is another's next; memory that goes on later would believe in what it was. */
+    if (s->opts->volume_count > 0 || has_root_volume(s))
+        return bg_err_set(err, -EOPNOTSUPP,
+                          "it has volumes, so it can neither be suspended nor forked, nor a "
+                          "snapshot be taken of it; take one of a volume when it has ended: "
+                          "bellglass volume snapshot");
     if (!s->vm || !vm_is_ready(s->vm) || s->stopping)
         return bg_err_set(err, -EAGAIN, "the guest is not ready, or on its way out");
     if (s->snapshot.wanted)
@@ -505,6 +522,49 @@ static void stop_second(struct supervisor *s, uint64_t grace_ms)
     (void)uv_timer_start(&s->second_timer, second_late, grace_ms, 0); /* not closing */
 }
 
+/* ---- volumes ---- */
+
+static const char *volume_path(void *owner, size_t index)
+{
+    const struct supervisor *s = owner;
+    return s->opts->volumes[index]->path;
+}
+
+static uint32_t volume_flags(void *owner, size_t index)
+{
+    const struct supervisor *s = owner;
+    return s->opts->volumes[index]->flags;
+}
+
+static void volumes_mounted(void *owner, const struct bg_err *why)
+{
+    struct supervisor *s = owner;
+    s->mounting = NULL;
+    (void)uv_timer_stop(&s->second_timer); /* cannot fail */
+    if (!s->vm || !vm_is_ready(s->vm) || s->stopping)
+        return; /* it goes with the VM, whose end has a reason of its own */
+    if (why->code < 0) {
+        s->second_why = *why;
+        stop(s, 0);
+    } else {
+        tell(s, LINK_READY, vm_timings(s->vm), sizeof(struct vm_timings));
+    }
+}
+
+static void mount_volumes(struct supervisor *s)
+{
+    const struct volume_mount_opts opts = {.device = vm_vsock(s->vm),
+                                           .count = s->opts->volume_count,
+                                           .path = volume_path,
+                                           .flags = volume_flags,
+                                           .on_done = volumes_mounted,
+                                           .owner = s};
+    if (volume_mount_open(&opts, &s->mounting, &s->second_why) < 0)
+        stop(s, 0);
+    else
+        (void)uv_timer_start(&s->second_timer, second_late, BG_DISK_MOUNT_MS, 0); /* not closing */
+}
+
 /* ---- the VM ---- */
 
 static void ready(void *owner, const struct vm_timings *timings)
@@ -514,6 +574,8 @@ static void ready(void *owner, const struct vm_timings *timings)
     s->env = NULL;
     if (s->opts->second)
         open_second(s);
+    else if (s->opts->volume_count > 0)
+        mount_volumes(s);
     else
         tell(s, LINK_READY, timings, sizeof *timings);
 }
@@ -636,6 +698,11 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
         memcpy(vm.qemu.second_fds, o->second->fds, sizeof vm.qemu.second_fds);
         vm.qemu.second_count = o->second->count;
     }
+    for (size_t i = 0; i < o->volume_count; i++) {
+        vm.qemu.volumes[i].fds = o->volumes[i]->fds;
+        vm.qemu.volumes[i].count = o->volumes[i]->count;
+    }
+    vm.qemu.volume_count = o->volume_count;
     vm.identity.env = s->env;
     vm.identity.env_size = s->env_size;
     bg_sandbox_machine_id(o->sandbox, vm.identity.machine_id);

@@ -52,6 +52,14 @@ struct supervisor_disk {
     uint32_t flags; /* BG_DISK_... */
 };
 
+/* A volume, for the agent to mount. */
+struct supervisor_volume {
+    int fds[BG_VOLUME_LAYERS_MAX]; /* its layers, top first; the first is written */
+    size_t count;
+    uint32_t flags;   /* BG_VOLUME_... */
+    const char *path; /* in the guest; borrowed */
+};
+
 struct supervisor_opts {
     const struct bg_sandbox *sandbox;
     const struct golden *golden;
@@ -64,7 +72,9 @@ struct supervisor_opts {
     /* What it goes on from instead of the golden snapshot's state; NULL: nothing. */
     const struct source *source;
     const struct supervisor_disk *second; /* NULL: none. READY is when it is mounted */
-    int control_fd;                       /* listening */
+    const struct supervisor_volume *volumes[BG_SANDBOX_VOLUMES_MAX]; /* READY: they are mounted */
+    size_t volume_count;
+    int control_fd; /* listening */
     int link_fd;
     int log_fd, console_fd;
     unsigned owner_uid; /* who may use the control socket */

@@ -407,6 +407,8 @@ void vm_run(struct vm *vm)
         let_run(vm);
 }
 
+static void plug_volumes(struct vm *vm);
+
 static void disk_plugged(void *arg, const struct bg_err *err, const json_t *value)
 {
     struct vm *vm = arg;
@@ -414,7 +416,37 @@ static void disk_plugged(void *arg, const struct bg_err *err, const json_t *valu
     if (err)
         vm_fail_qmp(vm, err, "cannot plug the second disk");
     else if (vm->state == VM_PLUGGING)
+        plug_volumes(vm);
+}
+
+static void volume_plugged(void *arg, const struct bg_err *err, const json_t *value)
+{
+    struct vm *vm = arg;
+    (void)value;
+    if (err)
+        vm_fail_qmp(vm, err, "cannot plug a volume");
+    else if (vm->state == VM_PLUGGING)
+        plug_volumes(vm);
+}
+
+/* The next one; the last is answered by plugged(). */
+static void plug_volumes(struct vm *vm)
+{
+    char device[32], node[32], serial[QEMU_SERIAL_SIZE];
+    size_t at = vm->volumes_plugged;
+    if (at == vm->opts.qemu.volume_count || vm->was_ready) {
         plugged(vm);
+        return;
+    }
+    vm->volumes_plugged++;
+    (void)snprintf(device, sizeof device, QEMU_VOLUME_DEVICE, at);
+    (void)snprintf(node, sizeof node, QEMU_VOLUME_NODE "0", at);
+    qemu_volume_serial(at, serial);
+    qmp_send(vm->qmp, "device_add",
+             json_pack("{s:s, s:s, s:s, s:o, s:s}", "driver", "virtio-blk-pci", "id", device,
+                       "drive", node, "addr", json_sprintf("0x%x", QEMU_VOLUME_ADDR + (unsigned)at),
+                       "serial", serial),
+             -1, volume_plugged, vm);
 }
 
 static void device_plugged(void *arg, const struct bg_err *err, const json_t *value)
@@ -428,7 +460,7 @@ static void device_plugged(void *arg, const struct bg_err *err, const json_t *va
     if (vm->state != VM_PLUGGING)
         return;
     if (vm->opts.qemu.second_count == 0 || vm->was_ready)
-        plugged(vm);
+        plug_volumes(vm);
     else
         qmp_send(vm->qmp, "device_add",
                  json_pack("{s:s, s:s, s:s, s:s, s:s}", "driver", "virtio-blk-pci", "id",

@@ -168,6 +168,18 @@ static void disk(const uint8_t *bytes, size_t size, struct bg_err *err)
     must_equal(bytes, size, out, w.used);
 }
 
+static void volume(const uint8_t *bytes, size_t size, struct bg_err *err)
+{
+    struct bg_volume_request q;
+    if (bg_volume_request_parse(bytes, size, &q, err) < 0)
+        return;
+    must(q.serial[0] && q.path[0] == '/' && strlen(q.path) <= BG_VOLUME_PATH_MAX);
+    uint8_t out[BG_VOLUME_PATH_MAX + 64];
+    struct bg_writer w = bg_writer_init(out, sizeof out);
+    bg_volume_request_emit(&q, &w);
+    must_equal(bytes, size, out, w.used);
+}
+
 static void attach(const uint8_t *bytes, size_t size, struct bg_err *err)
 {
     struct bg_exec_attach q;
@@ -208,7 +220,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
     static void (*const parsers[])(const uint8_t *, size_t, struct bg_err *) = {
         header,  reply, frame, exec,  copy,   identity, connect, bench,
-        forward, fuse,  disk,  share, attach, attached, info};
+        forward, fuse,  disk,  share, attach, attached, info,    volume};
     struct bg_err err = {0};
     if (size == 0)
         return 0;

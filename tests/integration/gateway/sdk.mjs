@@ -433,7 +433,7 @@ test("a sandbox ends at its time, or with its connection, or when it is killed",
 test("wrong tokens, configurations and calls are refused as such", async () => {
   await assert.rejects(Sandbox.create({ token: "ddo_wrong" }), { name: "InvalidTokenError" });
   await rejects(Sandbox.create({ allowNet: ["not a host"] }), "BAD_REQUEST");
-  await assert.rejects(Sandbox.create({ root: "none" }), { name: "ConnectionEstablishmentError", status: 501 });
+  await assert.rejects(Sandbox.create({ root: "none" }), { name: "ConnectionEstablishmentError", status: 404 });
   await assert.rejects(new Client().apps.list(), { status: 501 });
   await assert.rejects(sandbox.deno.eval("1"), { code: -32601 });
   assert.equal(await sandbox.sh`echo alive`.text(), "alive\n");

@@ -148,6 +148,22 @@ static void deno_runs_in_a_sandbox(void **state)
     assert_int_equal(vm_stop(g.process, SIGTERM), 0);
 }
 
+static void volumes_and_snapshots_of_the_sdk_keep_what_is_written(void **state)
+{
+    struct vm *vm = *state;
+    const char *const options[] = {NULL};
+    struct gateway g = serve(vm, options);
+    const char *output =
+        vm_host(vm,
+                "DENO_SANDBOX_ENDPOINT=%s DENO_DEPLOY_ENDPOINT=%s DENO_DEPLOY_TOKEN=%s "
+                "BELLGLASS=%s node --test --test-reporter=spec '%s' 2>&1 || echo FAILED",
+                g.url, g.url, make_token(vm), vm->bellglass, script(vm, "sdk-volumes.mjs"));
+    if (strstr(output, "FAILED"))
+        fail_msg("%s", output);
+    vm_wait("no sandbox is left", none_left, vm);
+    assert_int_equal(vm_stop(g.process, SIGTERM), 0);
+}
+
 static void what_no_client_sends_does_no_harm(void **state)
 {
     struct vm *vm = *state;
@@ -255,6 +271,7 @@ int main(void)
         cmocka_unit_test(the_sdk_works_unchanged),
         cmocka_unit_test(paths_are_matched_as_the_library_does),
         cmocka_unit_test(deno_runs_in_a_sandbox),
+        cmocka_unit_test(volumes_and_snapshots_of_the_sdk_keep_what_is_written),
         cmocka_unit_test(what_no_client_sends_does_no_harm),
         cmocka_unit_test(a_gateway_after_another_goes_on_with_its_sandboxes),
         cmocka_unit_test(a_sandbox_that_is_removed_ends_its_connections),

@@ -88,6 +88,23 @@ static void latin_1_and_utf_8_are_read(void **state)
     }
 }
 
+static void volumes_are_sorted_by_path(void **state)
+{
+    (void)state;
+    struct create_config c;
+    struct bg_err err;
+    assert_int_equal(parse("{\"root\":{\"volume\":\"r\"},\"volumes\":[{\"volume\":\"x\",\"path\":"
+                           "\"/a//b/\"},{\"volume\":\"y\",\"path\":\"/a\"}]}",
+                           &c, &err),
+                     0);
+    assert_string_equal(c.root, "r");
+    assert_int_equal(c.volume_count, 2);
+    assert_string_equal(c.volumes[0].path, "/a");
+    assert_string_equal(c.volumes[0].volume, "y");
+    assert_string_equal(c.volumes[1].path, "/a/b");
+    create_config_done(&c);
+}
+
 static void wrong_ones_are_refused(void **state)
 {
     (void)state;
@@ -117,8 +134,15 @@ static void wrong_ones_are_refused(void **state)
         {"{\"secrets\":{\"A\":\"x\"}}", -EINVAL},
         {"{\"secrets\":{\"../A\":{\"hosts\":[\"a.org\"],\"value\":\"x\"}}}", -EINVAL},
         {"{\"secrets\":{\"A\":{\"hosts\":[\"a.org=10.0.0.1\"],\"value\":\"x\"}}}", -EINVAL},
-        {"{\"root\":{\"volume\":\"x\"}}", -EOPNOTSUPP},
-        {"{\"volumes\":[{\"volume\":\"x\",\"path\":\"/x\"}]}", -EOPNOTSUPP},
+        {"{\"root\":\"x\"}", -EINVAL},
+        {"{\"root\":{}}", -EINVAL},
+        {"{\"volumes\":{}}", -EINVAL},
+        {"{\"volumes\":[1]}", -EINVAL},
+        {"{\"volumes\":[{\"volume\":\"x\"}]}", -EINVAL},
+        {"{\"volumes\":[{\"volume\":\"x\",\"path\":\"x\"}]}", -EINVAL},
+        {"{\"volumes\":[{\"volume\":\"x\",\"path\":\"/a/../b\"}]}", -EINVAL},
+        {"{\"volumes\":[{\"volume\":\"x\",\"path\":\"/x\"},{\"volume\":\"y\",\"path\":\"/x/\"}]}",
+         -EINVAL},
     };
     struct create_config c;
     struct bg_err err;
@@ -134,6 +158,7 @@ int main(void)
         cmocka_unit_test(all_of_it_is_read),
         cmocka_unit_test(an_empty_list_of_hosts_allows_nothing),
         cmocka_unit_test(latin_1_and_utf_8_are_read),
+        cmocka_unit_test(volumes_are_sorted_by_path),
         cmocka_unit_test(wrong_ones_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

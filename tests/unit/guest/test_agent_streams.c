@@ -484,6 +484,13 @@ static void refuses_files_of_a_disk_that_is_not_mounted(void **state)
     assert_int_equal(client_reply(fd, reply), -EOPNOTSUPP);
     assert_true(client_at_end(fd));
     (void)close(fd);
+    w = bg_writer_init(body, sizeof body);
+    bg_volume_request_emit(&(struct bg_volume_request){.serial = "vol", .path = "/data"}, &w);
+    fd = client_connect(*state);
+    client_open(fd, BG_STREAM_VOLUME, body, w.used);
+    assert_int_equal(client_reply(fd, reply), -EOPNOTSUPP);
+    assert_true(client_at_end(fd));
+    (void)close(fd);
     expect_alive(*state);
 }
 
@@ -552,9 +559,9 @@ static void answers_calls_about_files(void **state)
 
 static void refuses_malformed_bodies(void **state)
 {
-    static const uint16_t kinds[] = {BG_STREAM_SESSION, BG_STREAM_EXEC,  BG_STREAM_COPY,
-                                     BG_STREAM_FUSE,    BG_STREAM_BENCH, BG_STREAM_FORWARD,
-                                     BG_STREAM_SHARE,   BG_STREAM_DISK,  BG_STREAM_FILES};
+    static const uint16_t kinds[] = {
+        BG_STREAM_SESSION, BG_STREAM_EXEC,  BG_STREAM_COPY, BG_STREAM_FUSE,  BG_STREAM_BENCH,
+        BG_STREAM_FORWARD, BG_STREAM_SHARE, BG_STREAM_DISK, BG_STREAM_FILES, BG_STREAM_VOLUME};
     static const uint8_t junk[64] = {0xff, 0xff, 0xff, 0xff, 1, 2, 3};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         int fd = client_connect(*state);

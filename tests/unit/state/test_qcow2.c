@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/state/qcow2.h"
@@ -53,10 +54,31 @@ static void refuses_every_truncation(void **state)
         assert_int_equal(qcow2_check(good, size, NULL), -EMEDIUMTYPE);
 }
 
+static void an_empty_one_is_one_of_ours(void **state)
+{
+    (void)state;
+    static const uint64_t sizes[] = {512, 1ull << 30, QCOW2_BYTES_MAX};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        uint8_t *bytes = calloc(1, QCOW2_EMPTY_SIZE);
+        assert_non_null(bytes);
+        qcow2_emit_empty(sizes[i], bytes);
+        assert_int_equal(qcow2_check(bytes, QCOW2_EMPTY_SIZE, NULL), 0);
+        uint64_t size = 0;
+        for (size_t k = 24; k < 32; k++)
+            size = size << 8 | bytes[k];
+        assert_true(size == sizes[i]);
+        /* One reference for each of its clusters, and none beyond. */
+        for (size_t k = 0; k < 8; k++)
+            assert_int_equal(bytes[(2 << 16) + 2 * k + 1], k < QCOW2_EMPTY_SIZE >> 16);
+        free(bytes);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(takes_our_own),
+        cmocka_unit_test(an_empty_one_is_one_of_ours),
         cmocka_unit_test(refuses_others),
         cmocka_unit_test(refuses_every_truncation),
     };

@@ -579,6 +579,11 @@ static void a_stopped_one_becomes_a_disk(void **state)
     assert_int_equal(
         bg_snapshot_of_folder(&f->paths, &s, "1", NULL, /* disk_only= */ false, &none, &err),
         -EEXIST);
+    struct bg_sandbox of_volume = s; /* borrows all */
+    memcpy(of_volume.root_volume, "vol_0123456789abcdefghij", BG_VOLUME_ID_SIZE);
+    assert_int_equal(bg_snapshot_of_folder(&f->paths, &of_volume, NULL, NULL, /* disk_only= */ true,
+                                           &none, &err),
+                     -EOPNOTSUPP);
     assert_int_equal(links(dir, BG_DISK_FIRST), 3);
     assert_int_equal(leftovers(f), 0);
     /* And what is removed is gone, but not from below it. */
