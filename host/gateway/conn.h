@@ -14,6 +14,8 @@
 #include <uv.h>
 
 #include "common/err.h"
+#include "host/gateway/extra.h"
+#include "host/gateway/logins.h"
 #include "host/gateway/session.h"
 #include "host/gateway/tokens.h"
 
@@ -23,7 +25,9 @@ LIST_HEAD(conn_list, conn);
 /* What all connections of a gateway have together. */
 struct conn_shared {
     struct session_shared session;
-    struct token_file *tokens;     /* borrowed */
+    struct token_file *tokens; /* borrowed, as the next two */
+    struct logins *logins;
+    struct extra *extra;
     const char *const *host_names; /* of the gateway, beside loopback's; NULL-terminated */
     struct conn_list conns;
     size_t count;

@@ -41,6 +41,7 @@ static void stop(struct server *server)
     if (server->sandboxes)
         sandboxes_close(server->sandboxes);
     conn_close_all(&server->shared);
+    extra_close(server->shared.extra);
 }
 
 static void signalled(uv_signal_t *handle, int number)
@@ -148,6 +149,13 @@ static int open_all(struct server *server, struct bg_err *err)
     if (r < 0)
         return r;
     server->shared.session.sandboxes = server->sandboxes;
+    const struct extra_opts extra = {
+        .app = opts->app, .log = opts->log, .sandboxes = server->sandboxes};
+    r = extra_open(&server->loop, &extra, &server->shared.extra, err);
+    if (r < 0)
+        return r;
+    if (!(server->shared.logins = logins_new()))
+        return bg_err_errno(err, -ENOMEM, "logins");
     for (size_t i = 0; r == 0 && i < 2; i++)
         r = uv_signal_start(&server->signals[i], signalled, numbers[i]);
     return r < 0 ? bg_err_errno(err, r, "signals") : open_listener(server, err);
@@ -193,6 +201,7 @@ int server_run(const struct server_opts *opts, struct bg_err *err)
         stop(server);
     (void)uv_run(&server->loop, UV_RUN_DEFAULT); /* 0: it ends when all is closed */
     token_file_done(&server->tokens);
+    logins_free(server->shared.logins);
     int busy = uv_loop_close(&server->loop);
     assert(busy == 0); /* a handle was left open: our bug */
     free(server);

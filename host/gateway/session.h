@@ -28,6 +28,7 @@ struct session_shared {
 struct session_opts {
     struct session_shared *shared; /* borrowed until session_close */
     struct sandbox_entry *entry;
+    bool looks_on; /* the sandbox does not end with it */
     void (*send)(void *owner, const char *text, size_t size);
     /* The client is to be sent away; the owner calls session_close some time later. */
     void (*close)(void *owner, uint16_t code, const char *reason);
