@@ -143,7 +143,7 @@ function take(next) {
   overview = next;
   takeSamples(next);
   const running = next.sandboxes.filter((one) => one.state === "running");
-  setText(byId("totals"), `${next.sandboxes.length} sandboxes, ${running.length} running, ` +
+  setText(byId("totals"), `${next.sandboxes.length} ${next.sandboxes.length === 1 ? "sandbox" : "sandboxes"}, ${running.length} running, ` +
     `${bytes(running.reduce((sum, one) => sum + (one.rss_bytes ?? 0), 0))} of memory`);
   byId("tree-empty").hidden = next.sandboxes.length > 0;
   forgetTerminals(new Set(next.sandboxes.map((one) => one.name)));

@@ -31,11 +31,15 @@ export function action(label, fn, props = {}) {
   return button;
 }
 
+const TOASTS_MAX = 4;
+
 export function toast(text, kind = "good") {
   const close = el("button", { type: "button", "aria-label": "Close" }, "×");
   const box = el("div", { class: `toast ${kind}` }, el("span", {}, text), close);
   close.addEventListener("click", () => box.remove());
   byId("toasts").append(box);
+  const told = byId("toasts").querySelectorAll(".toast:not(.busy)");
+  for (let i = 0; i < told.length - TOASTS_MAX; i++) told[i].remove();
   if (kind === "good") setTimeout(() => box.remove(), 6000);
   return box;
 }

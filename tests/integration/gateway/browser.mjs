@@ -55,7 +55,7 @@ export class Browser {
 
   // Another one of the same visitor.
   async tab(browserContextId) {
-    const { targetId } = await this.call("Target.createTarget", { url: "about:blank", browserContextId, width: 1280, height: 860 });
+    const { targetId } = await this.call("Target.createTarget", { url: "about:blank", browserContextId, newWindow: true, width: 1280, height: 860 });
     const { sessionId } = await this.call("Target.attachToTarget", { targetId, flatten: true });
     const page = new Page(this, sessionId, browserContextId);
     await page.begin();
@@ -93,11 +93,14 @@ class Page {
     for (const domain of ["Page", "Runtime", "Log", "Audits"]) await this.call(`${domain}.enable`);
   }
 
-  async open(url) {
+  // Does something that makes the page load another one, or itself anew.
+  async loading(work) {
     const loaded = new Promise((done) => { this.#loaded = done; });
-    await this.call("Page.navigate", { url });
+    await work();
     await loaded;
   }
+
+  open(url) { return this.loading(() => this.call("Page.navigate", { url })); }
 
   // The value of an expression in the page, which may be a promise's.
   async eval(expression) {
@@ -126,7 +129,8 @@ class Page {
     const find = `[...document.querySelectorAll(${JSON.stringify(selector)})].find((e) => e.offsetParent && !e.disabled &&
       (e.getAttribute("aria-label") ?? e.textContent).trim() === ${JSON.stringify(text)})`;
     await this.until(find);
-    await this.eval(`${find}.click()`);
+    // In a turn of its own: it may take this page away.
+    await this.eval(`setTimeout((e) => e.click(), 0, ${find})`);
   }
 
   async type(text) { await this.call("Input.insertText", { text }); }

@@ -52,6 +52,7 @@ static void what_is_kept_has_no_token_in_it(void **state)
     assert_int_equal(tokens_parse(text, strlen(text), &read, &err), 0);
     assert_int_equal(read.count, 1);
     assert_int_equal(read.list[0].created_ms, 5);
+    assert_false(read.list[0].all);
     assert_string_equal(tokens_find(&read, a), "laptop");
     free(text);
     tokens_done(&tokens);
