@@ -238,7 +238,7 @@
 #define BG_GATEWAY_LOGIN_MS        43200000u /* how long one is: a working day; then it is over */
 #define BG_GATEWAY_LOGIN_TRIES_MAX 10        /* wrong tokens at once; 429 */
 #define BG_GATEWAY_LOGIN_TRY_MS    6000u     /* each of those is forgotten after this */
-#define BG_GATEWAY_JOBS_MAX        32        /* of extra routes at once: threads; 429 */
+#define BG_GATEWAY_JOBS_MAX        16        /* of extra routes at once: half of the threads; 429 */
 #define BG_GATEWAY_FORKS_MAX       16        /* of one request; refused */
 #define BG_GATEWAY_AUDIT_MAX       (256 * 1024) /* bytes of an audit log in one answer; the rest next */
 #define BG_GATEWAY_LABELS_MAX      64           /* of a sandbox; refused */

@@ -649,6 +649,9 @@ static int make_ids(struct job *job, struct bg_err *err)
     if (job->route.kind != EXTRA_FORK || (job->all && !route_id_ok(name)))
         return 0;
     int r = read_number(job->body, "count", BG_GATEWAY_FORKS_MAX, 1, &count, err);
+    if (r == 0 && (size_t)count > sandboxes_room(job->extra->opts.sandboxes))
+        r = bg_err_set(err, -EDQUOT, "there are %d sandboxes already: end some first",
+                       BG_GATEWAY_SANDBOXES_MAX);
     for (json_int_t i = 0; r == 0 && i < count; i++)
         if (!(job->ids[i] = sandboxes_make_id(job->extra->opts.sandboxes)))
             r = bg_err_errno(err, -ENOMEM, "fork");

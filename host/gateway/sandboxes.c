@@ -424,6 +424,11 @@ static void creation_over(uv_work_t *work, int status)
     free_if_all(all);
 }
 
+size_t sandboxes_room(const struct sandboxes *all)
+{
+    return all->count < BG_GATEWAY_SANDBOXES_MAX ? BG_GATEWAY_SANDBOXES_MAX - all->count : 0;
+}
+
 char *sandboxes_make_id(const struct sandboxes *all)
 {
     return make_id(all->opts.region);
@@ -556,8 +561,14 @@ struct sandbox_entry *sandboxes_find(struct sandboxes *all, const char *id, cons
     return entry && strcmp(entry->record.token, token) == 0 ? entry : NULL;
 }
 
-/* One that runs and that this gateway does not know: an entry of it. */
-static int admit_running(struct sandboxes *all, const char *name, bool everyone,
+static int no_such(const char *name, struct bg_err *err)
+{
+    return bg_err_set(err, -ENOENT, "there is no sandbox '%s'", name);
+}
+
+/* One that runs and that this gateway does not know: an entry of it. It does not end for want of a
+ * connection: somebody has started it by hand. */
+static int admit_running(struct sandboxes *all, const char *name, const char *token, bool everyone,
                          struct sandbox_entry **ret, struct bg_err *err)
 {
     enum bg_sandbox_state state;
@@ -575,10 +586,12 @@ static int admit_running(struct sandboxes *all, const char *name, bool everyone,
         entry->foreign = true;
         entry->record =
             (struct record){.token = strdup(""), .labels = json_object(), .env = json_object()};
-        if (!everyone || !entry->record.token || !entry->record.labels || !entry->record.env)
-            r = everyone ? bg_err_errno(err, -ENOMEM, "sandbox")
-                         : bg_err_set(err, -ENOENT, "there is no sandbox '%s'", name);
+        if (!entry->record.token || !entry->record.labels || !entry->record.env)
+            r = bg_err_errno(err, -ENOMEM, "sandbox");
     }
+    /* Before it is in the list: who may not have it changes nothing. */
+    if (r == 0 && !everyone && strcmp(entry->record.token, token) != 0)
+        r = no_such(name, err);
     if (r < 0) {
         entry_free(entry);
         return r;
@@ -589,8 +602,6 @@ static int admit_running(struct sandboxes *all, const char *name, bool everyone,
         dismiss(entry);
         return r;
     }
-    if (!entry->foreign && entry->record.stop_at_ms == 0)
-        set_timer(entry, ORPHAN_MS);
     *ret = entry;
     return 0;
 }
@@ -599,11 +610,10 @@ int sandboxes_reach(struct sandboxes *all, const char *name, const char *token, 
                     struct sandbox_entry **ret, struct bg_err *err)
 {
     struct sandbox_entry *entry = sandboxes_find_any(all, name);
-    int r = entry ? 0 : admit_running(all, name, everyone, &entry, err);
-    if (r < 0)
-        return r;
+    if (!entry)
+        return admit_running(all, name, token, everyone, ret, err);
     if (!everyone && strcmp(entry->record.token, token) != 0)
-        return bg_err_set(err, -ENOENT, "there is no sandbox '%s'", name);
+        return no_such(name, err);
     *ret = entry;
     return 0;
 }

@@ -84,6 +84,9 @@ struct sandbox_entry *sandboxes_find_any(struct sandboxes *all, const char *id);
 int sandboxes_reach(struct sandboxes *all, const char *name, const char *token, bool everyone,
                     struct sandbox_entry **ret, struct bg_err *err) BG_MUST_CHECK;
 
+/* How many more there may be. */
+size_t sandboxes_room(const struct sandboxes *all);
+
 /* A new id: heap, the caller's; NULL: out of memory. */
 char *sandboxes_make_id(const struct sandboxes *all);
 
