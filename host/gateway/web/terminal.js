@@ -2,7 +2,7 @@
 import { el, setText } from "./dom.js";
 import { socketOf } from "./socket.js";
 
-// xterm.js styles itself by <style> elements, which the page's policy does not let in. Sheets that a script
+// xterm.js styles itself by style elements, which the page's policy does not let in. Sheets that a script
 // constructs are let in; so it gets something that looks like the one and is the other.
 const create = document.createElement;
 document.createElement = function (tag, ...rest) {
