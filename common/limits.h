@@ -229,29 +229,36 @@
 #define BG_CHANGES_WAIT_MS     600000       /* for the guest to say anything; the command fails */
 
 /* Gateway. */
-#define BG_GATEWAY_CONNS_MAX      512          /* connections at once; further ones are closed */
-#define BG_GATEWAY_SANDBOXES_MAX  256          /* made by it and not yet removed; 429 */
-#define BG_GATEWAY_WAITS_MAX      8            /* creations that wait for a volume; further: 409 */
-#define BG_GATEWAY_TOKENS_MAX     256          /* in its file; refused */
-#define BG_GATEWAY_HEAD_MAX       (128 * 1024) /* a request without its body; 431 */
-#define BG_GATEWAY_BODY_MAX       (256 * 1024) /* of a request; 413 */
-#define BG_GATEWAY_MESSAGE_MAX    (96u << 20)  /* one WebSocket message; the connection ends */
-#define BG_GATEWAY_OUT_MAX        (4u << 20)   /* unsent bytes of a client; its sources wait */
-#define BG_GATEWAY_IN_MAX         (64u << 20) /* bytes that the guest has not taken; client waits */
-#define BG_GATEWAY_CHUNK_MAX      (64 * 1024) /* of a stream, before base64 */
-#define BG_GATEWAY_STREAMS_MAX    1024        /* of a client's connection; it ends */
-#define BG_GATEWAY_ENDS_MAX       4096  /* streams whose end waits for a ping's answer; it ends */
-#define BG_GATEWAY_PATTERN_MAX    4096  /* bytes of one of walk's or expandGlob's; refused */
-#define BG_GATEWAY_PATTERNS_MAX   64    /* of one call; refused */
-#define BG_GATEWAY_MATCH_MAX      20000 /* steps of one pattern on one path; the call fails */
-#define BG_GATEWAY_MATCH_HEAP_KIB 1024  /* likewise, of memory */
-#define BG_GATEWAY_TURN_MS        5     /* of a walk, before others have their turn */
-#define BG_GATEWAY_PROCESSES_MAX  256   /* likewise; the call fails */
-#define BG_GATEWAY_FILES_MAX      256   /* open files, and files under way; likewise */
-#define BG_GATEWAY_READ_MAX       (256u << 20) /* a file that is read whole; likewise */
-#define BG_GATEWAY_ENTRIES_MAX    100000       /* of one folder; likewise */
-#define BG_GATEWAY_LABELS_MAX     64           /* of a sandbox; refused */
-#define BG_GATEWAY_LABEL_MAX      256          /* bytes of one's key or value; refused */
+#define BG_GATEWAY_CONNS_MAX       512          /* connections at once; further ones are closed */
+#define BG_GATEWAY_SANDBOXES_MAX   256          /* made by it and not yet removed; 429 */
+#define BG_GATEWAY_WAITS_MAX       8            /* creations that wait for a volume; further: 409 */
+#define BG_GATEWAY_TOKENS_MAX      256          /* in its file; refused */
+#define BG_GATEWAY_HEAD_MAX        (128 * 1024) /* a request without its body; 431 */
+#define BG_GATEWAY_BODY_MAX        (256 * 1024) /* of a request; 413 */
+#define BG_GATEWAY_MESSAGE_MAX     (96u << 20)  /* one WebSocket message; the connection ends */
+#define BG_GATEWAY_OUT_MAX         (4u << 20)   /* unsent bytes of a client; its sources wait */
+#define BG_GATEWAY_IN_MAX          (64u << 20) /* bytes that the guest has not taken; client waits */
+#define BG_GATEWAY_CHUNK_MAX       (64 * 1024) /* of a stream, before base64 */
+#define BG_GATEWAY_STREAMS_MAX     1024        /* of a client's connection; it ends */
+#define BG_GATEWAY_ENDS_MAX        4096  /* streams whose end waits for a ping's answer; it ends */
+#define BG_GATEWAY_PATTERN_MAX     4096  /* bytes of one of walk's or expandGlob's; refused */
+#define BG_GATEWAY_PATTERNS_MAX    64    /* of one call; refused */
+#define BG_GATEWAY_MATCH_MAX       20000 /* steps of one pattern on one path; the call fails */
+#define BG_GATEWAY_MATCH_HEAP_KIB  1024  /* likewise, of memory */
+#define BG_GATEWAY_TURN_MS         5     /* of a walk, before others have their turn */
+#define BG_GATEWAY_PROCESSES_MAX   256   /* likewise; the call fails */
+#define BG_GATEWAY_FILES_MAX       256   /* open files, and files under way; likewise */
+#define BG_GATEWAY_READ_MAX        (256u << 20) /* a file that is read whole; likewise */
+#define BG_GATEWAY_ENTRIES_MAX     100000       /* of one folder; likewise */
+#define BG_GATEWAY_LOGINS_MAX      64           /* browsers that are logged in; the oldest goes */
+#define BG_GATEWAY_LOGIN_MS        43200000u /* how long one is: a working day; then it is over */
+#define BG_GATEWAY_LOGIN_TRIES_MAX 10        /* wrong tokens at once; 429 */
+#define BG_GATEWAY_LOGIN_TRY_MS    6000u     /* each of those is forgotten after this */
+#define BG_GATEWAY_JOBS_MAX        16        /* of extra routes at once: half of the threads; 429 */
+#define BG_GATEWAY_FORKS_MAX       16        /* of one request; refused */
+#define BG_GATEWAY_AUDIT_MAX       (256 * 1024) /* bytes of an audit log in one answer; the rest next */
+#define BG_GATEWAY_LABELS_MAX      64           /* of a sandbox; refused */
+#define BG_GATEWAY_LABEL_MAX       256          /* bytes of one's key or value; refused */
 
 /* MCP server. */
 #define BG_MCP_LINE_MAX      (16u << 20)  /* one message; passed over, and an error is sent */

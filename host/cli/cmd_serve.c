@@ -18,6 +18,8 @@ static const struct option_spec options[] = {
     {SERVE_UPSTREAM_CA, 0, false, "upstream-ca", "FILE",
      "also trust the CAs in FILE (PEM) when sandboxes connect to hosts"},
     {SERVE_JSON, 0, false, "json", NULL, "print JSON (token ls)"},
+    {SERVE_ALL, 0, false, "all", NULL,
+     "token add: it is this machine's owner's, for the dashboard: all sandboxes are its own"},
     {0},
 };
 
@@ -26,6 +28,7 @@ static const char *const forms[] = {"[OPTIONS]", "[OPTIONS] token add NAME", "[O
 
 static const char *const examples[] = {
     "serve token add laptop",
+    "serve token add --all me",
     "serve --image debian",
     NULL,
 };
@@ -44,6 +47,9 @@ const struct command cmd_serve = {
         "or at the time that its client gave. When serve ends, sandboxes run on; the next one goes "
         "on with them, and gives clients a minute to connect to those that would end without "
         "one.\n\n"
+        "http://127.0.0.1:8787/ is a dashboard: a page that takes a token and shows its sandboxes, "
+        "with terminals, files, snapshots, forks, and what they ask for of the network. With a "
+        "token that was made with --all it shows all sandboxes of this installation.\n\n"
         "It speaks plain HTTP: let it listen to other machines behind a proxy with TLS only.",
     .examples = examples,
     .operands_max = 3,

@@ -11,4 +11,5 @@ enum {
     SERVE_REGION,
     SERVE_UPSTREAM_CA,
     SERVE_JSON,
+    SERVE_ALL,
 };

@@ -12,6 +12,7 @@
 #include "host/gateway/http_request.h"
 #include "host/gateway/route.h"
 #include "host/gateway/tunnel.h"
+#include "host/gateway/web.h"
 #include "host/gateway/websocket.h"
 
 #define READ_SIZE       (64 * 1024)
@@ -34,7 +35,11 @@ struct conn {
     struct http_request request;
     uint8_t *kept; /* read while ANSWERING */
     size_t kept_size;
-    char token[64]; /* name of the one that the request under way has */
+    char token[64];            /* name of the one that the request under way has */
+    bool all;                  /* that is the machine owner's */
+    const struct login *login; /* the request under way has it by this one; NULL: by itself */
+    char protocol[64];         /* a field for the answer 101, or "" */
+    char set_cookie[WEB_COOKIE_FIELD_SIZE]; /* a field for the answer under way, or "" */
     char accept[WEBSOCKET_ACCEPT_SIZE];
     char *fields; /* more of the next answer's head, each with its CRLF; NULL: none */
     uint8_t *raw; /* of the request, until it is known whether it is for a sandbox */
@@ -145,34 +150,37 @@ static const char *reason_of(int status)
     return "Error";
 }
 
-/* Answers the request under way; the next one may come. body: taken; NULL: out of memory. */
-static void answer(struct conn *c, int status, json_t *body)
+/* Answers the request under way; the next one may come. fields: lines, with their ends. */
+static void answer_bytes(struct conn *c, int status, const char *type, const char *fields,
+                         const void *bytes, size_t size)
 {
-    BG_AUTOFREE char *text = body ? json_dumps(body, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
-    char *message = NULL;
-    json_decref(body);
-    if (!text) {
-        close_soon(c);
-        return;
-    }
+    char *head = NULL;
     if (!c->request.keep_alive || status == 431 || status == 413)
         c->last = true;
-    int size = asprintf(&message,
-                        "HTTP/1.1 %d %s\r\n"
-                        "Content-Type: application/json\r\n"
-                        "Content-Length: %zu\r\n"
-                        "Cache-Control: no-store\r\n"
-                        "X-Content-Type-Options: nosniff\r\n"
-                        "%s%s\r\n%s",
-                        status, reason_of(status), strlen(text), c->fields ? c->fields : "",
-                        c->last ? "Connection: close\r\n" : "", text);
+    int head_size =
+        asprintf(&head,
+                 "HTTP/1.1 %d %s\r\n"
+                 "Content-Type: %s\r\n"
+                 "Content-Length: %zu\r\n"
+                 "Cache-Control: no-store\r\n"
+                 "X-Content-Type-Options: nosniff\r\n"
+                 "%s%s%s%s\r\n",
+                 status, reason_of(status), type, size, fields, c->fields ? c->fields : "",
+                 c->set_cookie, c->last ? "Connection: close\r\n" : "");
+    char *message = head_size < 0 ? NULL : malloc((size_t)head_size + size);
+    explicit_bzero(c->set_cookie, sizeof c->set_cookie);
     free(BG_TAKE(c->fields));
     c->state = CONN_REQUEST;
-    if (size < 0) {
+    if (message)
+        memcpy(message, head, (size_t)head_size);
+    if (head_size >= 0)
+        free(head);
+    if (!message) {
         close_soon(c);
         return;
     }
-    send_bytes(c, message, (size_t)size);
+    memcpy(message + head_size, bytes, size);
+    send_bytes(c, message, (size_t)head_size + size);
     http_request_done(&c->request);
     http_request_init(&c->request);
     c->head_seen = false;
@@ -180,18 +188,42 @@ static void answer(struct conn *c, int status, json_t *body)
         (void)uv_timer_start(&c->timer, timer_fired, IDLE_MS, 0); /* fails only when closing */
 }
 
+/* body: taken; NULL: out of memory. */
+static void answer(struct conn *c, int status, json_t *body)
+{
+    BG_AUTOFREE char *text = body ? json_dumps(body, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
+    json_decref(body);
+    if (text)
+        answer_bytes(c, status, "application/json", "", text, strlen(text));
+    else
+        close_soon(c);
+}
+
 static void refuse(struct conn *c, int status, const char *code, const char *text)
 {
     answer(c, status, json_pack("{s:s, s:s}", "code", code, "message", text));
 }
 
+struct known_error {
+    int code, status;
+    const char *name;
+};
+
+static void refuse_known(struct conn *c, const struct known_error *known, size_t count,
+                         const struct bg_err *err)
+{
+    for (size_t i = 0; i < count; i++)
+        if (known[i].code == err->code) {
+            refuse(c, known[i].status, known[i].name, err->text);
+            return;
+        }
+    refuse(c, 500, "INTERNAL_ERROR", err->text);
+}
+
 /* An error of ours, or of what the client asked for. */
 static void refuse_err(struct conn *c, const struct bg_err *err)
 {
-    static const struct {
-        int code, status;
-        const char *name;
-    } known[] = {
+    static const struct known_error known[] = {
         {-EINVAL, 400, "BAD_REQUEST"},
         {-EOPNOTSUPP, 501, "NOT_SUPPORTED"},
         {-EDQUOT, 429, "TOO_MANY_SANDBOXES"},
@@ -204,12 +236,7 @@ static void refuse_err(struct conn *c, const struct bg_err *err)
         {-EUSERS, 429, "TOO_MANY_VOLUMES"},
         {-ENOMEM, 503, "NO_MEMORY"},
     };
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
-        if (known[i].code == err->code) {
-            refuse(c, known[i].status, known[i].name, err->text);
-            return;
-        }
-    refuse(c, 500, "INTERNAL_ERROR", err->text);
+    refuse_known(c, known, sizeof known / sizeof *known, err);
 }
 
 /* ---- the WebSocket ---- */
@@ -293,7 +320,7 @@ static void feed_socket(struct conn *c, const uint8_t *bytes, size_t size)
 }
 
 /* The answer 101, and the session after it. */
-static void open_socket(struct conn *c, struct sandbox_entry *entry)
+static void open_socket(struct conn *c, struct sandbox_entry *entry, bool looks_on)
 {
     const struct websocket_opts ws = {.message_max = BG_GATEWAY_MESSAGE_MAX,
                                       .on_text = ws_text,
@@ -302,6 +329,7 @@ static void open_socket(struct conn *c, struct sandbox_entry *entry)
                                       .owner = c};
     const struct session_opts session = {.shared = &c->shared->session,
                                          .entry = entry,
+                                         .looks_on = looks_on,
                                          .send = session_send,
                                          .ping = session_ping,
                                          .close = session_ends,
@@ -317,8 +345,8 @@ static void open_socket(struct conn *c, struct sandbox_entry *entry)
                                 "HTTP/1.1 101 Switching Protocols\r\n"
                                 "Upgrade: websocket\r\nConnection: Upgrade\r\n"
                                 "Sec-WebSocket-Accept: %s\r\n"
-                                "X-Deno-Sandbox-Id: %s\r\n\r\n",
-                                c->accept, entry->sandbox.name);
+                                "%sX-Deno-Sandbox-Id: %s\r\n\r\n",
+                                c->accept, c->protocol, entry->sandbox.name);
     if (size < 0) {
         close_soon(c);
         return;
@@ -461,7 +489,7 @@ static void created(void *owner, struct sandbox_entry *entry, const struct bg_er
     if (err)
         refuse_err(c, err);
     else
-        open_socket(c, entry);
+        open_socket(c, entry, /* looks_on= */ false);
     drive(c);
 }
 
@@ -473,6 +501,9 @@ static bool take_upgrade(struct conn *c)
         return false;
     }
     websocket_accept(key, c->accept);
+    (void)snprintf(c->protocol, sizeof c->protocol, "%s",
+                   web_offers_protocol(&c->request) ? "Sec-WebSocket-Protocol: " WEB_PROTOCOL "\r\n"
+                                                    : "");
     return true;
 }
 
@@ -607,7 +638,7 @@ static void do_route(struct conn *c, const struct route *route)
         break;
     case ROUTE_CONNECT:
         if (take_upgrade(c))
-            open_socket(c, entry);
+            open_socket(c, entry, c->login != NULL);
         break;
     case ROUTE_DELETE:
         c->state = CONN_ANSWERING;
@@ -637,20 +668,47 @@ static void do_route(struct conn *c, const struct route *route)
     }
 }
 
-/* Who asks; c->token is set. */
-static bool authorize(struct conn *c)
+static void set_token(struct conn *c, const struct token *token)
 {
-    static const char scheme[] = "Bearer ";
-    const char *field = http_request_field(&c->request, "authorization");
+    (void)snprintf(c->token, sizeof c->token, "%s", token ? token->name : "");
+    c->all = token && token->all;
+}
+
+/* The token that a browser has shown before, if it is still one. */
+static const struct token *token_of_login(struct conn *c)
+{
+    const char *cookies = http_request_field(&c->request, "cookie");
+    char key[LOGINS_SECRET_SIZE], name[WEB_COOKIE_NAME_SIZE];
+    if (!cookies || !web_key(&c->request, key) || !web_from_own_page(&c->request))
+        return NULL;
+    web_cookie_name(local_port(c), name);
+    c->login = logins_find(c->shared->logins, cookies, name, key, uv_now(c->tcp.loop));
+    const struct token *token =
+        c->login ? tokens_named(&c->shared->tokens->tokens, c->login->token) : NULL;
+    return token && memcmp(token->hash, c->login->token_hash, sizeof token->hash) == 0 ? token
+                                                                                       : NULL;
+}
+
+static void refresh_tokens(struct conn *c)
+{
     struct bg_err err;
     if (token_file_refresh(c->shared->tokens, &err) < 0)
         bg_log(c->shared->session.log, BG_LOG_ERROR, "%s; going on with what it said before",
                err.text);
-    const char *name = field && strncasecmp(field, scheme, sizeof scheme - 1) == 0
-                           ? tokens_find(&c->shared->tokens->tokens, field + sizeof scheme - 1)
-                           : NULL;
-    (void)snprintf(c->token, sizeof c->token, "%s", name ? name : "");
-    return name != NULL;
+}
+
+/* Who asks; c->token is set. */
+static bool authorize(struct conn *c)
+{
+    static const char scheme[] = "Bearer ";
+    const char *field = http_request_field(&c->request, "authorization"), *name = NULL;
+    const struct tokens *tokens = &c->shared->tokens->tokens;
+    c->login = NULL;
+    refresh_tokens(c);
+    if (field && strncasecmp(field, scheme, sizeof scheme - 1) == 0)
+        name = tokens_find(tokens, field + sizeof scheme - 1);
+    set_token(c, name ? tokens_named(tokens, name) : field ? NULL : token_of_login(c));
+    return c->token[0] != '\0';
 }
 
 /* A page of a browser must not get here: not by a name that was made to lead here (DNS rebinding),
@@ -672,12 +730,165 @@ static bool check_names(struct conn *c)
     return true;
 }
 
+/* ---- beyond the SDK (docs/dashboard.md) ---- */
+
+static void refuse_extra(struct conn *c, const struct bg_err *err)
+{
+    static const struct known_error known[] = {
+        {-EINVAL, 400, "BAD_REQUEST"},        {-ENOENT, 404, "NOT_FOUND"},
+        {-EAGAIN, 409, "CONFLICT"},           {-EBUSY, 409, "CONFLICT"},
+        {-EEXIST, 409, "CONFLICT"},           {-ENOTCONN, 409, "CONFLICT"},
+        {-EMFILE, 429, "TOO_MANY_REQUESTS"},  {-EOPNOTSUPP, 501, "NOT_SUPPORTED"},
+        {-EDQUOT, 429, "TOO_MANY_SANDBOXES"}, {-ENOSPC, 503, "NO_SPACE"},
+        {-ENOMEM, 503, "NO_MEMORY"},
+    };
+    refuse_known(c, known, sizeof known / sizeof *known, err);
+}
+
+static void extra_answered(void *owner, json_t *value, const struct bg_err *err)
+{
+    struct conn *c = owner;
+    if (err)
+        refuse_extra(c, err);
+    else
+        answer(c, 200, value);
+    drive(c);
+}
+
+static void answer_login(struct conn *c, const char *key)
+{
+    answer(c, 200,
+           json_pack("{s:s*, s:s, s:b, s:b}", "key", key, "token", c->token, "all", (int)c->all,
+                     "terminal", (int)web_has_terminal));
+}
+
+/* A browser shows a token, for a cookie and a key. */
+static void do_login(struct conn *c)
+{
+    json_auto_t *body = json_loadb(c->request.body ? (const char *)c->request.body : "",
+                                   c->request.body_size, JSON_REJECT_DUPLICATES, NULL);
+    const char *text = json_string_value(json_object_get(body, "token"));
+    uint64_t now_ms = uv_now(c->tcp.loop);
+    struct login_secrets secrets;
+    if (!web_from_own_page(&c->request)) {
+        refuse(c, 403, "WRONG_ORIGIN", "a login is for the dashboard's own page");
+        return;
+    }
+    if (!logins_may_try(c->shared->logins, now_ms)) {
+        refuse(c, 429, "TOO_MANY_TRIES", "too many wrong tokens: wait a minute");
+        return;
+    }
+    refresh_tokens(c);
+    const struct tokens *tokens = &c->shared->tokens->tokens;
+    const char *name = text ? tokens_find(tokens, text) : NULL;
+    if (!name) {
+        logins_failed(c->shared->logins, now_ms);
+        bg_log(c->shared->session.log, BG_LOG_WARN, "a login with a wrong token");
+        refuse(c, 401, "INVALID_TOKEN", "no such token; make one: bellglass serve token add NAME");
+        return;
+    }
+    set_token(c, tokens_named(tokens, name));
+    logins_open(c->shared->logins, tokens_named(tokens, name), now_ms, &secrets);
+    web_cookie_field(local_port(c), secrets.cookie, c->set_cookie);
+    answer_login(c, secrets.key);
+    explicit_bzero(&secrets, sizeof secrets);
+}
+
+static void do_logout(struct conn *c)
+{
+    if (c->login) {
+        logins_close(c->shared->logins, c->login);
+        web_cookie_field(local_port(c), "", c->set_cookie);
+    }
+    answer(c, 200, json_object());
+}
+
+/* A WebSocket to any sandbox; it does not end with it. */
+static void do_extra_connect(struct conn *c, const struct extra_route *route)
+{
+    struct sandbox_entry *entry;
+    struct bg_err err;
+    if (!take_upgrade(c))
+        return;
+    if (sandboxes_reach(c->shared->session.sandboxes, route->name, c->token, c->all, &entry, &err) <
+        0)
+        refuse_extra(c, &err);
+    else
+        open_socket(c, entry, /* looks_on= */ true);
+}
+
+static void do_extra(struct conn *c)
+{
+    const struct extra_route route =
+        extra_route_find(http_request_method(&c->request), http_request_target(&c->request));
+    if (route.kind == EXTRA_LOGIN) {
+        do_login(c);
+        return;
+    }
+    if (!authorize(c)) {
+        refuse(c, 401, "INVALID_TOKEN", "log in, or give a token: bellglass serve token add NAME");
+        return;
+    }
+    const struct extra_call call = {.route = &route,
+                                    .token = c->token,
+                                    .all = c->all,
+                                    .body = c->request.body,
+                                    .body_size = c->request.body_size};
+    switch (route.kind) {
+    case EXTRA_NONE:
+        refuse(c, 404, "NOT_FOUND", "bellglass serve has no such route");
+        break;
+    case EXTRA_BAD_NAME:
+        refuse(c, 404, "NOT_FOUND", "no sandbox or snapshot can have that name");
+        break;
+    case EXTRA_OTHER_METHOD:
+        refuse(c, 405, "METHOD_NOT_ALLOWED", "this route wants another method");
+        break;
+    case EXTRA_LOGIN:
+    case EXTRA_SESSION:
+        answer_login(c, NULL);
+        break;
+    case EXTRA_LOGOUT:
+        do_logout(c);
+        break;
+    case EXTRA_CONNECT:
+        do_extra_connect(c, &route);
+        break;
+    case EXTRA_OVERVIEW:
+    case EXTRA_REMOVE:
+    case EXTRA_START:
+    case EXTRA_STOP:
+    case EXTRA_SUSPEND:
+    case EXTRA_SNAPSHOT:
+    case EXTRA_FORK:
+    case EXTRA_RESTORE:
+    case EXTRA_POLICY:
+    case EXTRA_SET_POLICY:
+    case EXTRA_RULE:
+    case EXTRA_AUDIT:
+    case EXTRA_REMOVE_SNAPSHOT:
+        c->state = CONN_ANSWERING;
+        extra_run(c->shared->extra, &call, extra_answered, c);
+        break;
+    }
+}
+
 static void do_request(struct conn *c)
 {
-    const struct route route =
-        route_find(http_request_method(&c->request), http_request_target(&c->request));
+    const char *method = http_request_method(&c->request);
+    const char *target = http_request_target(&c->request);
+    const struct route route = route_find(method, target);
+    const struct web_page *page = web_page_find(method, target);
     if (!check_names(c))
         return;
+    if (page) { /* there is nothing in it that is not in the program */
+        answer_bytes(c, 200, page->type, web_page_fields, page->bytes, page->size);
+        return;
+    }
+    if (extra_route_is(target)) {
+        do_extra(c);
+        return;
+    }
     if (route.kind != ROUTE_HEALTH && !authorize(c)) {
         refuse(c, 401, "INVALID_TOKEN", "no such token; make one: bellglass serve token add NAME");
         return;
@@ -828,6 +1039,7 @@ static void close_now(struct conn *c)
     if (c->state == CONN_ANSWERING) {
         sandboxes_forget(c->shared->session.sandboxes, c);
         volume_jobs_forget(c->shared->volumes, c);
+        extra_forget(c->shared->extra, c);
     }
     c->state = CONN_CLOSING;
     if (!c->in_feed) { /* else when that is over */

@@ -14,6 +14,8 @@
 #include <uv.h>
 
 #include "common/err.h"
+#include "host/gateway/extra.h"
+#include "host/gateway/logins.h"
 #include "host/gateway/session.h"
 #include "host/gateway/tokens.h"
 #include "host/gateway/volume_jobs.h"
@@ -24,8 +26,10 @@ LIST_HEAD(conn_list, conn);
 /* What all connections of a gateway have together. */
 struct conn_shared {
     struct session_shared session;
-    struct volume_jobs *volumes;   /* borrowed */
-    struct token_file *tokens;     /* borrowed */
+    struct volume_jobs *volumes; /* borrowed, as the next three */
+    struct token_file *tokens;
+    struct logins *logins;
+    struct extra *extra;
     const char *const *host_names; /* of the gateway, beside loopback's; NULL-terminated */
     struct conn_list conns;
     size_t count;

@@ -78,6 +78,15 @@ int guest_process_signal(struct guest_process *process, int number)
     return send_frame(process, BG_FRAME_SIGNAL, payload, sizeof payload);
 }
 
+int guest_process_resize(struct guest_process *process, uint16_t rows, uint16_t columns)
+{
+    uint8_t payload[4];
+    struct bg_writer w = bg_writer_init(payload, sizeof payload);
+    bg_writer_u16le(&w, rows);
+    bg_writer_u16le(&w, columns);
+    return send_frame(process, BG_FRAME_RESIZE, payload, sizeof payload);
+}
+
 void guest_process_pause(struct guest_process *process, bool paused)
 {
     if (process->stream)

@@ -45,6 +45,9 @@ int guest_process_feed(struct guest_process *process, struct inbound *in) BG_MUS
 int guest_process_end_input(struct guest_process *process) BG_MUST_CHECK;
 /* number: 1 to 64. Errors: -ENOMEM. */
 int guest_process_signal(struct guest_process *process, int number) BG_MUST_CHECK;
+/* Of one with a terminal. Errors: -ENOMEM. */
+int guest_process_resize(struct guest_process *process, uint16_t rows,
+                         uint16_t columns) BG_MUST_CHECK;
 void guest_process_pause(struct guest_process *process, bool paused);
 /* Lets go of it at once: the guest does what the request's `detach` says. NULL: no-op. */
 void guest_process_close(struct guest_process *process);

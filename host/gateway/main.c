@@ -48,11 +48,11 @@ static int print_tokens(const struct tokens *tokens, bool as_json)
         struct tm tm;
         time_t seconds = (time_t)(token->created_ms / 1000);
         if (as_json)
-            (void)json_array_append_new(list,
-                                        json_pack("{s:s, s:I}", "name", token->name, "created_ms",
-                                                  (json_int_t)token->created_ms));
+            (void)json_array_append_new(list, json_pack("{s:s, s:I, s:b}", "name", token->name,
+                                                        "created_ms", (json_int_t)token->created_ms,
+                                                        "all", (int)token->all));
         else if (gmtime_r(&seconds, &tm) && strftime(when, sizeof when, "%F %T", &tm) > 0)
-            (void)printf("%-20s %s\n", token->name, when);
+            (void)printf("%-20s %s%s\n", token->name, when, token->all ? "  all" : "");
     }
     if (as_json) {
         if (json_array_size(list) != tokens->count ||
@@ -71,6 +71,8 @@ static int change_tokens(const char *path, const struct args *args, struct token
     bool add = strcmp(verb, "add") == 0;
     int r =
         add ? tokens_add(tokens, name, unix_ms(), text, &err) : tokens_remove(tokens, name, &err);
+    if (r == 0 && add)
+        tokens_named(tokens, name)->all = args_flag(args, SERVE_ALL);
     if (r == 0)
         r = tokens_save(path, tokens, &err);
     if (r < 0)
@@ -173,8 +175,11 @@ int main(int argc, char **argv)
     if (!app_start())
         return APP_FAILED;
     int status = APP_FAILED;
-    if (argc < 2 || strcmp(argv[1], cmd_serve.name) != 0)
+    if (argc < 2)
         app_note("this program is for bellglass: say bellglass serve");
+    else if (strcmp(argv[1], cmd_serve.name) != 0)
+        status =
+            commands_run(&app, argc - 1, argv + 1); /* the gateway's own way to them (extra.c) */
     else if (setenv("UV_THREADPOOL_SIZE", THREADS, 1) == 0) /* no thread runs yet */
         status = command_run(&app, &cmd_serve, run, argc - 2, argv + 2);
     app_done(&app);

@@ -471,6 +471,16 @@ static bool may_wait(const struct sandboxes *all, const struct create_config *co
     return false;
 }
 
+size_t sandboxes_room(const struct sandboxes *all)
+{
+    return all->count < BG_GATEWAY_SANDBOXES_MAX ? BG_GATEWAY_SANDBOXES_MAX - all->count : 0;
+}
+
+char *sandboxes_make_id(const struct sandboxes *all)
+{
+    return make_id(all->opts.region);
+}
+
 void sandboxes_create(struct sandboxes *all, struct create_config *config, const char *token,
                       sandboxes_done *on_done, void *owner)
 {
@@ -604,6 +614,63 @@ struct sandbox_entry *sandboxes_find(struct sandboxes *all, const char *id, cons
     return entry && strcmp(entry->record.token, token) == 0 ? entry : NULL;
 }
 
+static int no_such(const char *name, struct bg_err *err)
+{
+    return bg_err_set(err, -ENOENT, "there is no sandbox '%s'", name);
+}
+
+/* One that runs and that this gateway does not know: an entry of it. It does not end for want of a
+ * connection: somebody has started it by hand. */
+static int admit_running(struct sandboxes *all, const char *name, const char *token, bool everyone,
+                         struct sandbox_entry **ret, struct bg_err *err)
+{
+    enum bg_sandbox_state state;
+    struct bg_err why;
+    struct sandbox_entry *entry = calloc(1, sizeof *entry);
+    if (!entry)
+        return bg_err_errno(err, -ENOMEM, "sandbox");
+    int r = bg_sandbox_load(&all->opts.app->paths, name, &entry->sandbox, err);
+    if (r == 0)
+        r = bg_sandbox_state(&entry->sandbox, &state, NULL, err);
+    if (r == 0 && state != BG_SANDBOX_RUNNING)
+        r = bg_err_set(err, -ENOTCONN, "sandbox '%s' is %s: start it first", name,
+                       bg_sandbox_state_name(state));
+    if (r == 0 && record_load(entry->sandbox.dir, &entry->record, &why) < 0) {
+        entry->foreign = true;
+        entry->record =
+            (struct record){.token = strdup(""), .labels = json_object(), .env = json_object()};
+        if (!entry->record.token || !entry->record.labels || !entry->record.env)
+            r = bg_err_errno(err, -ENOMEM, "sandbox");
+    }
+    /* Before it is in the list: who may not have it changes nothing. */
+    if (r == 0 && !everyone && strcmp(entry->record.token, token) != 0)
+        r = no_such(name, err);
+    if (r < 0) {
+        entry_free(entry);
+        return r;
+    }
+    all->count++;
+    r = admit(all, entry, err);
+    if (r < 0) {
+        dismiss(entry);
+        return r;
+    }
+    *ret = entry;
+    return 0;
+}
+
+int sandboxes_reach(struct sandboxes *all, const char *name, const char *token, bool everyone,
+                    struct sandbox_entry **ret, struct bg_err *err)
+{
+    struct sandbox_entry *entry = sandboxes_find_any(all, name);
+    if (!entry)
+        return admit_running(all, name, token, everyone, ret, err);
+    if (!everyone && strcmp(entry->record.token, token) != 0)
+        return no_such(name, err);
+    *ret = entry;
+    return 0;
+}
+
 static bool has_owner(const struct sandbox_entry *entry)
 {
     struct viewer *viewer;
@@ -618,7 +685,8 @@ static bool has_owner(const struct sandbox_entry *entry)
 void sandboxes_view(struct sandbox_entry *entry, struct viewer *viewer)
 {
     /* The first one that comes back to an orphan is who it lives with from then on. */
-    viewer->is_owner = entry->record.stop_at_ms == 0 && !has_owner(entry);
+    viewer->is_owner =
+        !entry->foreign && !viewer->looks_on && entry->record.stop_at_ms == 0 && !has_owner(entry);
     if (viewer->is_owner)
         (void)uv_timer_stop(&entry->timer); /* cannot fail */
     LIST_INSERT_HEAD(&entry->viewers, viewer, link);
@@ -629,6 +697,18 @@ void sandboxes_unview(struct sandbox_entry *entry, struct viewer *viewer)
     LIST_REMOVE(viewer, link);
     if (viewer->is_owner && entry->record.stop_at_ms == 0)
         sandboxes_remove(entry, NULL, NULL);
+    else if (entry->foreign && LIST_EMPTY(&entry->viewers))
+        dismiss(entry);
+}
+
+/* Of one that no gateway made nothing is kept: it would be the next gateway's then. */
+static int save_record(const struct sandbox_entry *entry, const struct record *record,
+                       struct bg_err *err)
+{
+    return entry->foreign
+               ? bg_err_set(err, -EOPNOTSUPP, "sandbox '%s' was not made by this gateway",
+                            entry->sandbox.name)
+               : record_save(entry->sandbox.dir, record, err);
 }
 
 int sandboxes_set_env(struct sandbox_entry *entry, const char *name, const char *value,
@@ -639,7 +719,7 @@ int sandboxes_set_env(struct sandbox_entry *entry, const char *name, const char 
     changed.env = json_copy(entry->record.env);
     int r = json_object_set_new(changed.env, name, text) < 0
                 ? bg_err_errno(err, -ENOMEM, "environment")
-                : record_save(entry->sandbox.dir, &changed, err);
+                : save_record(entry, &changed, err);
     json_t *other = changed.env;
     if (r == 0) {
         other = entry->record.env;
@@ -653,7 +733,7 @@ int sandboxes_set_port(struct sandbox_entry *entry, uint16_t port, struct bg_err
 {
     struct record changed = entry->record;
     changed.port = port;
-    int r = record_save(entry->sandbox.dir, &changed, err);
+    int r = save_record(entry, &changed, err);
     if (r == 0)
         entry->record.port = port;
     return r;
@@ -663,7 +743,7 @@ int sandboxes_extend(struct sandbox_entry *entry, uint64_t stop_at_ms, struct bg
 {
     struct record changed = entry->record;
     changed.stop_at_ms = stop_at_ms;
-    int r = record_save(entry->sandbox.dir, &changed, err);
+    int r = save_record(entry, &changed, err);
     if (r < 0)
         return r;
     entry->record.stop_at_ms = stop_at_ms;

@@ -29,6 +29,7 @@ struct viewer {
     void (*on_gone)(void *owner);
     void *owner;
     bool is_owner; /* it made the sandbox: one that ends with its connection ends with this one */
+    bool looks_on; /* set by the viewer: it never is the owner */
 };
 
 struct sandbox_entry {
@@ -39,6 +40,7 @@ struct sandbox_entry {
     enum { SANDBOX_RUNS, SANDBOX_ENDS } state; /* only moves right */
     LIST_HEAD(, viewer) viewers;
     uv_timer_t timer;          /* until it is to end */
+    bool foreign;              /* no gateway made it; here while somebody views it */
     struct presence *presence; /* tells of its end; NULL: there is none, or not yet */
     /* What `env -0` says in it without anything of the client's; an object; NULL: not asked yet. */
     json_t *base_env;
@@ -76,6 +78,18 @@ void sandboxes_forget(struct sandboxes *all, const void *owner);
 /* NULL: there is none, or it is another token's. */
 struct sandbox_entry *sandboxes_find(struct sandboxes *all, const char *id, const char *token);
 struct sandbox_entry *sandboxes_find_any(struct sandboxes *all, const char *id);
+
+/* The same, of any sandbox that runs: with `everyone` that of any token, and one
+ * that no gateway made. Errors: -ENOENT; -ENOTCONN it does not run;
+ * -ENOMEM; errno. */
+int sandboxes_reach(struct sandboxes *all, const char *name, const char *token, bool everyone,
+                    struct sandbox_entry **ret, struct bg_err *err) BG_MUST_CHECK;
+
+/* How many more there may be. */
+size_t sandboxes_room(const struct sandboxes *all);
+
+/* A new id: heap, the caller's; NULL: out of memory. */
+char *sandboxes_make_id(const struct sandboxes *all);
 
 void sandboxes_view(struct sandbox_entry *entry, struct viewer *viewer);
 void sandboxes_unview(struct sandbox_entry *entry, struct viewer *viewer);

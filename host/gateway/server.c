@@ -43,6 +43,7 @@ static void stop(struct server *server)
     conn_close_all(&server->shared);
     if (server->shared.volumes)
         volume_jobs_close(server->shared.volumes);
+    extra_close(server->shared.extra);
 }
 
 static void signalled(uv_signal_t *handle, int number)
@@ -152,6 +153,15 @@ static int open_all(struct server *server, struct bg_err *err)
     server->shared.session.sandboxes = server->sandboxes;
     const struct volume_jobs_opts volumes = {.paths = &opts->app->paths, .image = opts->image};
     r = volume_jobs_open(&server->loop, &volumes, &server->shared.volumes, err);
+    if (r < 0)
+        return r;
+    const struct extra_opts extra = {
+        .app = opts->app, .log = opts->log, .sandboxes = server->sandboxes};
+    r = extra_open(&server->loop, &extra, &server->shared.extra, err);
+    if (r < 0)
+        return r;
+    if (!(server->shared.logins = logins_new()))
+        return bg_err_errno(err, -ENOMEM, "logins");
     for (size_t i = 0; r == 0 && i < 2; i++)
         r = uv_signal_start(&server->signals[i], signalled, numbers[i]);
     return r < 0 ? bg_err_errno(err, r, "signals") : open_listener(server, err);
@@ -197,6 +207,7 @@ int server_run(const struct server_opts *opts, struct bg_err *err)
         stop(server);
     (void)uv_run(&server->loop, UV_RUN_DEFAULT); /* 0: it ends when all is closed */
     token_file_done(&server->tokens);
+    logins_free(server->shared.logins);
     int busy = uv_loop_close(&server->loop);
     assert(busy == 0); /* a handle was left open: our bug */
     free(server);

@@ -59,6 +59,7 @@ static const struct {
     {"mkdir", method_mkdir},
     {"open", method_open},
     {"processKill", method_process_kill},
+    {"processResize", method_process_resize},
     {"processWait", method_process_wait},
     {"readDir", method_read_dir},
     {"readFile", method_read_file},
@@ -471,6 +472,7 @@ int session_open(const struct session_opts *opts, struct session **ret, struct b
     s->umask = DEFAULT_UMASK;
     s->viewer.on_gone = sandbox_gone;
     s->viewer.owner = s;
+    s->viewer.looks_on = opts->looks_on;
     sandboxes_view(opts->entry, &s->viewer);
     *ret = s;
     return 0;

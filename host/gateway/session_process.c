@@ -11,8 +11,9 @@
 #include "host/gateway/session_state.h"
 #include "host/gateway/signal_name.h"
 
-#define PID_MAX INT32_MAX
-#define HOME    "/home/app/" /* where relative folders begin */
+#define PID_MAX  INT32_MAX
+#define SIDE_MAX UINT16_MAX   /* of a terminal */
+#define HOME     "/home/app/" /* where relative folders begin */
 
 struct child {
     LIST_ENTRY(child) link;
@@ -27,6 +28,7 @@ struct child {
     struct outbound out[2];
     bool piped[2];
     struct spawn_deno deno; /* port 0: it is none of Deno's */
+    uint16_t rows, columns; /* of its terminal; 0: it has none */
     struct inbound *input;  /* NULL: there is none (any more) */
     struct guest_exit how;  /* once it has ended */
     bool lost;              /* nobody knows how it ended */
@@ -245,12 +247,15 @@ static int start(struct child *c, const struct env_list *env, struct bg_err *err
         return bg_err_errno(err, -ENOMEM, "spawn");
     const struct exec_request request = {.user = "",
                                          .cwd = folder,
+                                         .tty = c->rows > 0,
+                                         .rows = c->rows,
+                                         .columns = c->columns,
                                          .argv = argv,
                                          .argc = argc,
                                          .clear_env = env->clear,
                                          .env = env->list,
                                          .envc = env->count,
-                                         .detach = true};
+                                         .detach = c->rows == 0}; /* a terminal is hung up */
     const struct guest_process_opts opts = {.paths = s->opts.shared->paths,
                                             .sandbox = &s->opts.entry->sandbox,
                                             .request = &request,
@@ -301,6 +306,8 @@ void session_spawn(struct session *s, const json_t *id, struct rpc_params *param
     (void)rpc_text_or_null(params, "cwd");
     bool piped[2] = {read_mode(params, "stdout"), read_mode(params, "stderr")};
     int64_t input = rpc_number_or(params, "stdinStreamId", 0, INT64_MAX, -1);
+    int64_t rows = rpc_number_or(params, "ttyRows", 1, SIDE_MAX, 0);
+    int64_t columns = rpc_number_or(params, "ttyColumns", 1, SIDE_MAX, rows > 0 ? 80 : 0);
     if (!rpc_params_ok(params))
         return;
     struct child *c = make_room(s) ? calloc(1, sizeof *c) : NULL;
@@ -313,7 +320,9 @@ void session_spawn(struct session *s, const json_t *id, struct rpc_params *param
                         .params = json_deep_copy(params->object),
                         .spawn_id = json_deep_copy(id),
                         .no_input = input < 0,
-                        .piped = {piped[0], piped[1]}};
+                        .rows = (uint16_t)rows,
+                        .columns = (uint16_t)columns,
+                        .piped = {piped[0], piped[1] && rows == 0}};
     if (deno)
         c->deno = *deno;
     LIST_INSERT_HEAD(&s->children, c, link);
@@ -366,6 +375,23 @@ void method_process_kill(struct session *s, const json_t *id, struct rpc_params 
     } else {
         session_reply(s, id, json_null());
     }
+}
+
+/* Not of the SDK's: its terminal has another size now. */
+void method_process_resize(struct session *s, const json_t *id, struct rpc_params *params)
+{
+    int64_t pid = rpc_number(params, "pid", 1, PID_MAX);
+    int64_t rows = rpc_number(params, "rows", 1, SIDE_MAX);
+    int64_t columns = rpc_number(params, "columns", 1, SIDE_MAX);
+    if (!rpc_params_ok(params))
+        return;
+    const struct child *c = find_child(s, pid);
+    if (!c || !c->process || c->rows == 0)
+        session_throw(s, id, fault_errno(-ENOENT, "processResize"));
+    else if (guest_process_resize(c->process, (uint16_t)rows, (uint16_t)columns) < 0)
+        session_throw(s, id, fault_errno(-ENOMEM, "processResize"));
+    else
+        session_reply(s, id, json_null());
 }
 
 /* ---- all of them ---- */

@@ -86,7 +86,7 @@ void session_input_taken(struct session *s);
  * parameters does nothing: the session then answers. */
 typedef void method_fn(struct session *s, const json_t *id, struct rpc_params *params);
 
-method_fn method_spawn, method_process_wait, method_process_kill;
+method_fn method_spawn, method_process_wait, method_process_kill, method_process_resize;
 method_fn method_chmod, method_chown, method_copy_file, method_create, method_file_close,
     method_file_lock, method_file_read, method_file_seek, method_file_stat, method_file_sync,
     method_file_sync_data, method_file_truncate, method_file_unlock, method_file_utime,

@@ -12,6 +12,7 @@
 
 #define NAME_MAX_SIZE 63
 #define LINE_SIZE     (NAME_MAX_SIZE + 2 * BG_SHA256_SIZE + 32)
+#define ALL           "all"
 #define FILE_MAX      ((size_t)BG_GATEWAY_TOKENS_MAX * LINE_SIZE)
 #define NAME_CHARS    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
@@ -21,7 +22,7 @@ bool tokens_name_ok(const char *name)
     return size > 0 && size <= NAME_MAX_SIZE && strspn(name, NAME_CHARS) == size;
 }
 
-static const struct token *find_name(const struct tokens *tokens, const char *name)
+struct token *tokens_named(const struct tokens *tokens, const char *name)
 {
     for (size_t i = 0; i < tokens->count; i++)
         if (strcmp(tokens->list[i].name, name) == 0)
@@ -35,7 +36,7 @@ static int add(struct tokens *tokens, const char *name, const uint8_t hash[BG_SH
     if (!tokens_name_ok(name))
         return bg_err_set(err, -EINVAL, "a token's name has 1 to %d letters, digits, _ and -",
                           NAME_MAX_SIZE);
-    if (find_name(tokens, name))
+    if (tokens_named(tokens, name))
         return bg_err_set(err, -EEXIST, "there is a token '%s'", name);
     if (tokens->count >= BG_GATEWAY_TOKENS_MAX)
         return bg_err_set(err, -EMFILE, "more than %d tokens", BG_GATEWAY_TOKENS_MAX);
@@ -69,13 +70,16 @@ static bool parse_hash(const char *text, uint8_t hash[BG_SHA256_SIZE])
 static int parse_line(char *line, struct tokens *tokens, struct bg_err *err)
 {
     char *rest = line;
-    const char *name = strsep(&rest, " "), *hex = strsep(&rest, " ");
+    const char *name = strsep(&rest, " "), *hex = strsep(&rest, " "), *time = strsep(&rest, " ");
     uint8_t hash[BG_SHA256_SIZE];
     uint64_t created_ms = 0;
-    if (!hex || !rest || !parse_hash(hex, hash) ||
-        bg_parse_u64(rest, 0, INT64_MAX, &created_ms) < 0)
-        return bg_err_set(err, -EINVAL, "line %zu is not NAME HASH TIME", tokens->count + 1);
-    return add(tokens, name, hash, created_ms, err);
+    if (!time || !parse_hash(hex, hash) || bg_parse_u64(time, 0, INT64_MAX, &created_ms) < 0 ||
+        (rest && strcmp(rest, ALL) != 0))
+        return bg_err_set(err, -EINVAL, "line %zu is not NAME HASH TIME [all]", tokens->count + 1);
+    int r = add(tokens, name, hash, created_ms, err);
+    if (r == 0)
+        tokens->list[tokens->count - 1].all = rest != NULL;
+    return r;
 }
 
 int tokens_parse(const char *text, size_t size, struct tokens *ret, struct bg_err *err)
@@ -105,8 +109,8 @@ char *tokens_emit(const struct tokens *tokens)
     for (size_t i = 0; i < tokens->count; i++) {
         const struct token *token = &tokens->list[i];
         bg_hex(token->hash, BG_SHA256_SIZE, hex);
-        used += (size_t)snprintf(text + used, size - used, "%s %s %" PRIu64 "\n", token->name, hex,
-                                 token->created_ms);
+        used += (size_t)snprintf(text + used, size - used, "%s %s %" PRIu64 "%s\n", token->name,
+                                 hex, token->created_ms, token->all ? " " ALL : "");
     }
     return text;
 }
@@ -143,7 +147,7 @@ int tokens_add(struct tokens *tokens, const char *name, uint64_t now_ms, char te
 int tokens_remove(struct tokens *tokens, const char *name, struct bg_err *err)
 {
     char quoted[128];
-    const struct token *found = find_name(tokens, name);
+    const struct token *found = tokens_named(tokens, name);
     if (!found)
         return bg_err_set(err, -ENOENT, "no token %s: see bellglass serve token ls",
                           bg_quote(name, quoted, sizeof quoted));

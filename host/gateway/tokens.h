@@ -17,6 +17,7 @@ struct token {
     char *name; /* [A-Za-z0-9_-]{1,63} */
     uint8_t hash[BG_SHA256_SIZE];
     uint64_t created_ms; /* Unix time */
+    bool all; /* it is the machine owner's: all sandboxes are its own, for the extra routes */
 };
 
 struct tokens {
@@ -36,6 +37,8 @@ bool tokens_name_ok(const char *name);
  * -EMFILE too many; -ENOMEM. */
 int tokens_add(struct tokens *tokens, const char *name, uint64_t now_ms, char text[TOKEN_SIZE],
                struct bg_err *err) BG_MUST_CHECK;
+/* Of that name, borrowed; NULL: there is none. */
+struct token *tokens_named(const struct tokens *tokens, const char *name);
 /* Errors: -ENOENT. */
 int tokens_remove(struct tokens *tokens, const char *name, struct bg_err *err) BG_MUST_CHECK;
 

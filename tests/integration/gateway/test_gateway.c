@@ -5,10 +5,9 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "common/io.h"
+#include "tests/integration/gateway/sdk_folder.h"
 
 #define PYTHON "/usr/bin/python3"
 
@@ -240,31 +239,6 @@ static void wrong_arguments_are_refused(void **state)
     vm_refused(vm, "such word", "serve", "everything", NULL);
 }
 
-/* Runs a script with up to two arguments, before there is a struct vm. */
-static int run_script(const char *text, const char *first, const char *second)
-{
-    int status = -1;
-    pid_t pid = fork();
-    if (pid == 0) {
-        (void)execl("/bin/sh", "sh", "-c", text, "sh", first, second, (char *)NULL);
-        _exit(127);
-    }
-    (void)waitpid(pid, &status, 0);
-    return pid < 0 || status != 0 ? -1 : 0;
-}
-
-/* Puts the SDK into a new folder, which BG_TEST_SDK then names. */
-static int install_sdk(char *folder)
-{
-    if (!mkdtemp(folder) ||
-        run_script(
-            "cp \"$1\"/package*.json \"$2\" && cd \"$2\" && npm ci --ignore-scripts --no-audit "
-            "--no-fund >npm.log 2>&1",
-            sources(), folder) < 0)
-        return -1;
-    return setenv("BG_TEST_SDK", folder, 1);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -277,20 +251,9 @@ int main(void)
         cmocka_unit_test(a_sandbox_that_is_removed_ends_its_connections),
         cmocka_unit_test(wrong_arguments_are_refused),
     };
-    char folder[] = "/tmp/bg-sdk-XXXXXX";
-    const char *required = getenv("BG_TEST_REQUIRE");
-    bool installed = false;
-    if (!getenv("BG_TEST_SDK")) {
-        installed = true;
-        if (install_sdk(folder) < 0) {
-            bool must = required && strstr(required, "npm");
-            print_error("%s: npm cannot install @deno/sandbox; see %s/npm.log\n",
-                        must ? "required" : "skipped", folder);
-            return must ? 1 : 77;
-        }
-    }
-    int status = vm_main(__FILE__, VM_NEEDS_VM, tests, sizeof tests / sizeof *tests);
-    if (installed)
-        (void)run_script("rm -rf \"$1\"", folder, NULL); /* the folder is in /tmp */
+    int status = sdk_folder_begin(sources());
+    if (status == 0)
+        status = vm_main(__FILE__, VM_NEEDS_VM, tests, sizeof tests / sizeof *tests);
+    sdk_folder_end();
     return status;
 }

@@ -39,6 +39,28 @@ static void a_token_is_found_by_its_text_alone(void **state)
     tokens_done(&tokens);
 }
 
+static void the_owner_s_token_is_kept_as_such(void **state)
+{
+    (void)state;
+    struct tokens tokens = {0}, read;
+    struct bg_err err;
+    char a[TOKEN_SIZE], b[TOKEN_SIZE];
+    assert_int_equal(tokens_add(&tokens, "a", 5, a, &err), 0);
+    assert_int_equal(tokens_add(&tokens, "b", INT64_MAX, b, &err), 0);
+    tokens_named(&tokens, "b")->all = true;
+    assert_null(tokens_named(&tokens, "c"));
+    char *text = tokens_emit(&tokens);
+    assert_non_null(text);
+    assert_int_equal(tokens_parse(text, strlen(text), &read, &err), 0);
+    assert_false(tokens_named(&read, "a")->all);
+    assert_true(tokens_named(&read, "b")->all);
+    tokens_done(&read);
+    text[strlen(text) - 2] = 'k'; /* "alk" */
+    assert_int_equal(tokens_parse(text, strlen(text), &read, &err), -EINVAL);
+    free(text);
+    tokens_done(&tokens);
+}
+
 static void what_is_kept_has_no_token_in_it(void **state)
 {
     (void)state;
@@ -52,6 +74,7 @@ static void what_is_kept_has_no_token_in_it(void **state)
     assert_int_equal(tokens_parse(text, strlen(text), &read, &err), 0);
     assert_int_equal(read.count, 1);
     assert_int_equal(read.list[0].created_ms, 5);
+    assert_false(read.list[0].all);
     assert_string_equal(tokens_find(&read, a), "laptop");
     free(text);
     tokens_done(&tokens);
@@ -120,6 +143,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_token_is_found_by_its_text_alone),
+        cmocka_unit_test(the_owner_s_token_is_kept_as_such),
         cmocka_unit_test(what_is_kept_has_no_token_in_it),
         cmocka_unit_test(damaged_lines_are_refused),
         cmocka_unit_test(a_file_is_read_again_when_it_changes),
