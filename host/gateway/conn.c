@@ -8,6 +8,7 @@
 #include <jansson.h>
 
 #include "common/limits.h"
+#include "host/cli/ssh_names.h"
 #include "common/quote.h"
 #include "host/gateway/http_request.h"
 #include "host/gateway/route.h"
@@ -652,9 +653,14 @@ static void do_route(struct conn *c, const struct route *route)
                json_pack("{s:o}", "domain",
                          json_sprintf("%s.localhost:%u", entry->sandbox.name, local_port(c))));
         break;
+    case ROUTE_EXPOSE_SSH: /* a name that `bellglass ssh-config --write` makes ssh understand */
+        answer(c, 200,
+               json_pack("{s:o, s:s}", "hostname",
+                         json_sprintf("%s" SSH_DOMAIN, entry->sandbox.name), "username", "app"));
+        break;
     case ROUTE_EXPOSE_OTHER:
         refuse(c, 501, "NOT_SUPPORTED",
-               "bellglass serve exposes HTTP only; see bellglass ssh and bellglass code");
+               "bellglass serve has no VS Code in the browser; `bellglass code ID` opens one here");
         break;
     case ROUTE_LIST:
         do_list(c);

@@ -51,7 +51,7 @@ static const struct {
     {"DELETE", "/api/v3/sandbox/", "", ROUTE_DELETE},
     {"PATCH", "/api/v3/sandbox/", "", ROUTE_EXTEND},
     {"POST", "/api/v3/sandbox/", "/expose/http", ROUTE_EXPOSE_HTTP},
-    {"POST", "/api/v3/sandbox/", "/expose/ssh", ROUTE_EXPOSE_OTHER},
+    {"POST", "/api/v3/sandbox/", "/expose/ssh", ROUTE_EXPOSE_SSH},
     {"POST", "/api/v3/sandbox/", "/expose/vscode", ROUTE_EXPOSE_OTHER},
     {"GET", "/api/v2/sandboxes", NULL, ROUTE_LIST},
     {"GET", "/api/v2/sandboxes/", "", ROUTE_SHOW},

@@ -19,7 +19,8 @@ enum route_kind {
     ROUTE_DELETE,
     ROUTE_EXTEND,
     ROUTE_EXPOSE_HTTP,
-    ROUTE_EXPOSE_OTHER, /* ssh, vscode: 501 */
+    ROUTE_EXPOSE_SSH,
+    ROUTE_EXPOSE_OTHER, /* vscode: 501 */
     ROUTE_LIST,
     ROUTE_SHOW,
     ROUTE_VOLUMES, /* and their snapshots: what exactly is in `volumes` */

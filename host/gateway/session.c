@@ -76,6 +76,7 @@ static const struct {
     {"truncate", method_truncate},
     {"umask", method_umask},
     {"utime", method_utime},
+    {"vscode", method_vscode},
     {"walk", method_walk},
     {"writeFile", method_write_file},
     {"writeTextFile", method_write_text_file},
@@ -383,6 +384,14 @@ static void take_call(struct session *s, const struct rpc_message *message)
     bg_escape(message->method, strlen(message->method), quoted, sizeof quoted);
     (void)snprintf(text, sizeof text, "bellglass serve has no method '%s'", quoted);
     session_fault(s, message->id, RPC_METHOD_NOT_FOUND, text);
+}
+
+void method_vscode(struct session *s, const json_t *id, struct rpc_params *params)
+{
+    (void)params; /* the environment among them holds the client's token: it goes nowhere */
+    session_throw(s, id,
+                  fault_new("NotSupported", "bellglass serve has no VS Code in the browser; "
+                                            "`bellglass code ID` opens one on this machine"));
 }
 
 /* Answers itself, and the call that is aborted if it is still under way. */

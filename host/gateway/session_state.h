@@ -94,6 +94,7 @@ method_fn method_chmod, method_chown, method_copy_file, method_create, method_fi
     method_mkdir, method_open, method_read_dir, method_read_link, method_real_path, method_remove,
     method_rename, method_stat, method_symlink, method_truncate, method_umask, method_utime;
 method_fn method_env_delete, method_env_get, method_env_set, method_env_to_object;
+method_fn method_vscode;
 method_fn method_expand_glob, method_expose_http, method_fetch, method_walk;
 method_fn method_abort, method_read_file, method_read_text_file, method_write_file,
     method_write_text_file;

@@ -25,7 +25,7 @@ static void each_route_is_found(void **state)
         {"DELETE", "/api/v3/sandbox/" ID, ROUTE_DELETE},
         {"PATCH", "/api/v3/sandbox/" ID, ROUTE_EXTEND},
         {"POST", "/api/v3/sandbox/" ID "/expose/http", ROUTE_EXPOSE_HTTP},
-        {"POST", "/api/v3/sandbox/" ID "/expose/ssh", ROUTE_EXPOSE_OTHER},
+        {"POST", "/api/v3/sandbox/" ID "/expose/ssh", ROUTE_EXPOSE_SSH},
         {"GET", "/api/v2/sandboxes?labels[a]=b", ROUTE_LIST},
         {"GET", "/api/v2/sandboxes/" ID, ROUTE_SHOW},
         {"PUT", "/api/v3/sandbox/" ID, ROUTE_OTHER_METHOD},
