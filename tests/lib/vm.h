@@ -105,6 +105,9 @@ struct vm_result *vm_call_with(struct vm *vm, const char *const *argv, const voi
 /* The same with streams of any size; returns the status. */
 int vm_stream(struct vm *vm, const char *const *argv, const struct vm_io *io);
 
+/* Fails the test with a text of any size, which cmocka would cut. */
+void vm_fail(const char *text) __attribute__((noreturn));
+
 /* vm_call that must succeed; returns stdout. */
 const char *vm_ok(struct vm *vm, const char *arg, ...) __attribute__((sentinel));
 const char *vm_ok_with(struct vm *vm, const char *const *argv);

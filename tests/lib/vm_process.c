@@ -273,6 +273,13 @@ const char *vm_ok_with(struct vm *vm, const char *const *argv)
     return r->out;
 }
 
+void vm_fail(const char *text)
+{
+    (void)fprintf(stderr, "%s\n", text);
+    fail();
+    abort(); /* fail() does not return */
+}
+
 const char *vm_ok(struct vm *vm, const char *arg, ...)
 {
     const char *argv[VM_ARGS_MAX + 1];

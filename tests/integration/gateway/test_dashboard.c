@@ -56,7 +56,7 @@ static void a_person_works_in_a_browser(void **state)
                 "http://localhost:%u %s %s '%s' 2>&1 || echo FAILED",
                 shots, vm->folder, sources(), port, token, name, shots);
     if (strstr(output, "FAILED"))
-        fail_msg("%s", output);
+        vm_fail(output);
     assert_int_equal(vm_stop(gateway, SIGTERM), 0);
     (void)vm_ok(vm, "snapshot", "rm", vm_text(vm, "%s@before", name), NULL);
     (void)vm_ok(vm, "rm", "-f", name, NULL);
@@ -80,7 +80,7 @@ static void its_routes_refuse_what_they_should(void **state)
                 folder, sources(), sources(), folder, getenv("BG_TEST_SDK"), folder, folder, port,
                 token, other, name);
     if (strstr(output, "FAILED"))
-        fail_msg("%s", output);
+        vm_fail(output);
     vm_wait("only ours is left", is_alone, vm);
     assert_int_equal(vm_stop(gateway, SIGTERM), 0);
     (void)vm_ok(vm, "rm", "-f", name, NULL);

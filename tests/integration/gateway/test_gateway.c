@@ -96,7 +96,7 @@ static void the_sdk_works_unchanged(void **state)
                 "echo FAILED",
                 g.url, g.url, make_token(vm), port, secret, script(vm, "sdk.mjs"));
     if (strstr(output, "FAILED"))
-        fail_msg("%s", output);
+        vm_fail(output);
     /* The server got what the sandbox never had. */
     assert_non_null(strstr(vm_read(vm, vm_text(vm, "%s/got", folder), NULL), secret));
     vm_wait("no sandbox is left", none_left, vm);
@@ -115,7 +115,7 @@ static void paths_are_matched_as_the_library_does(void **state)
         "|| echo FAILED",
         g.url, make_token(vm), script(vm, "sdk-glob.mjs"));
     if (strstr(output, "FAILED"))
-        fail_msg("%s", output);
+        vm_fail(output);
     vm_wait("no sandbox is left", none_left, vm);
     assert_int_equal(vm_stop(g.process, SIGTERM), 0);
 }
@@ -140,7 +140,7 @@ static void deno_runs_in_a_sandbox(void **state)
                 "--test-reporter=spec '%s' 2>&1 || echo FAILED",
                 g.url, make_token(vm), find_deno(vm), script(vm, "sdk-deno.mjs"));
     if (strstr(output, "FAILED"))
-        fail_msg("%s", output);
+        vm_fail(output);
     if (strstr(output, "no Deno for the guest"))
         print_message("skipped for want of Deno from npm:\n%s", output);
     vm_wait("no sandbox is left", none_left, vm);
@@ -158,7 +158,7 @@ static void volumes_and_snapshots_of_the_sdk_keep_what_is_written(void **state)
                 "BELLGLASS=%s node --test --test-reporter=spec '%s' 2>&1 || echo FAILED",
                 g.url, g.url, make_token(vm), vm->bellglass, script(vm, "sdk-volumes.mjs"));
     if (strstr(output, "FAILED"))
-        fail_msg("%s", output);
+        vm_fail(output);
     vm_wait("no sandbox is left", none_left, vm);
     assert_int_equal(vm_stop(g.process, SIGTERM), 0);
 }
@@ -171,7 +171,7 @@ static void what_no_client_sends_does_no_harm(void **state)
     const char *output = vm_host(vm, "node --test-reporter=spec '%s' %u %s 2>&1 || echo FAILED",
                                  script(vm, "raw.mjs"), g.port, make_token(vm));
     if (strstr(output, "FAILED"))
-        fail_msg("%s", output);
+        vm_fail(output);
     vm_wait("no sandbox is left", none_left, vm);
     assert_int_equal(vm_stop(g.process, SIGTERM), 0);
 }

@@ -58,7 +58,7 @@ static void the_client_libraries_work(void **state)
                 "--test-reporter=spec '%s/sdk.mjs' '%s' 2>&1 || echo FAILED",
                 internet, port, port, folder, vm->bellglass);
     if (strstr(output, "FAILED"))
-        fail_msg("%s", output);
+        vm_fail(output);
     assert_non_null(strstr(vm_read(vm, vm_text(vm, "%s/got", internet), NULL), secret));
     vm_wait("nothing is left", none_left, vm);
     assert_int_equal(vm_stop(web, SIGTERM), 128 + SIGTERM);
@@ -71,7 +71,7 @@ static void what_no_client_sends_does_no_harm(void **state)
         vm_host(vm, "node --test-reporter=spec '%s/raw.mjs' '%s' 2>&1 || echo FAILED", folder,
                 vm->bellglass);
     if (strstr(output, "FAILED"))
-        fail_msg("%s", output);
+        vm_fail(output);
 }
 
 #define CALL(id, tool, arguments)                                                                  \
