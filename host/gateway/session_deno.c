@@ -10,7 +10,7 @@
 #include "host/gateway/session_state.h"
 #include "host/gateway/text.h"
 #include "host/gateway/tunnel.h"
-#include "repl_js.h"
+#include "host/gateway/repl_js.h"
 
 /* Ports: two for each process, above those that Linux gives by itself. */
 #define PORT_MIN 61000
