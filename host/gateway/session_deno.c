@@ -7,10 +7,10 @@
 #include "common/io.h"
 #include "common/limits.h"
 #include "host/gateway/fault.h"
+#include "host/gateway/repl.h"
 #include "host/gateway/session_state.h"
 #include "host/gateway/text.h"
 #include "host/gateway/tunnel.h"
-#include "repl_js.h"
 
 /* Ports: two for each process, above those that Linux gives by itself. */
 #define PORT_MIN 61000

@@ -1,0 +1,4 @@
+/* repl: repl.js as a text, which the build makes. */
+#pragma once
+
+extern const char repl_js[];
