@@ -199,6 +199,22 @@ static void a_stopped_one_can_be_changed(void **state)
                         "new\n2000\napp 5000000\n");
 }
 
+struct cut_off {
+    struct vm *vm;
+    const char *mount;
+    unsigned number;
+};
+
+/* The mount is gone, or fails for a name that nobody has asked for yet: only the helper could tell
+ * that it is not there. */
+static bool is_cut_off(void *arg)
+{
+    struct cut_off *c = arg;
+    const char *path = vm_text(c->vm, "%s/home/app/none-%u", c->mount, ++c->number);
+    assert_int_equal(access(path, F_OK), -1);
+    return errno == EIO || errno == ENOTCONN || !is_mounted(c->vm, c->mount);
+}
+
 static void a_dead_helper_is_an_io_error(void **state)
 {
     struct vm *vm = *state;
@@ -210,6 +226,10 @@ static void a_dead_helper_is_an_io_error(void **state)
         assert_true(held >= 0);
         assert_int_equal(kill(helper_pid(vm, s, fields[i]), SIGKILL), 0);
         wait_unused(vm, s);
+        /* Its lock may be free before the mount has noticed, and a small file's bytes have come
+         * with its opening. */
+        struct cut_off cut_off = {.vm = vm, .mount = m};
+        vm_wait("the mount has noticed", is_cut_off, &cut_off);
         char byte;
         assert_int_equal(pread(held, &byte, 1, 0), -1);
         assert_true(errno == EIO || errno == ENOTCONN);
