@@ -9,8 +9,10 @@ import path from "node:path";
 import { test } from "node:test";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
-const folder = fs.mkdtempSync(path.join(os.tmpdir(), "bg-glob-"));
-process.on("exit", () => fs.rmSync(folder, { recursive: true, force: true }));
+const made = fs.mkdtempSync(path.join(os.tmpdir(), "bg-glob-"));
+process.on("exit", () => fs.rmSync(made, { recursive: true, force: true }));
+const folder = path.join(made, "tree"); // patterns are of ends: this one must not be made up
+fs.mkdirSync(folder);
 const library = path.join(path.dirname(fileURLToPath(import.meta.resolve("@deno/sandbox"))), "deps/jsr.io/@std/fs");
 const load = async (file) => {
   const [version] = fs.readdirSync(library);
