@@ -6,9 +6,8 @@
 #include <jansson.h>
 
 #include "common/limits.h"
-#include "common/state/paths.h"
 #include "common/quote.h"
-#include "host/cli/process.h"
+#include "host/cli/policy_helper.h"
 #include "host/cli/sandbox_options.h"
 #include "host/cli/share_spec.h"
 
@@ -22,24 +21,13 @@
 
 static int ask(const char *path, json_t **ret, struct bg_err *err)
 {
-    static const char prefix[] = "bellglass: ";
-    BG_AUTOFREE char *helper = NULL, *own_path = strdup(path), *out = malloc(OUTPUT_SIZE);
-    char verb[] = "project", end[] = "--";
-    int status;
-    if (!own_path || !out)
+    char verb[] = "project";
+    BG_AUTOFREE char *out = malloc(OUTPUT_SIZE);
+    if (!out)
         return bg_err_errno(err, -ENOMEM, "--file");
-    int r = bg_helper_path("bellglass-policy", &helper, err);
+    int r = policy_helper_ask("--file", verb, path, out, OUTPUT_SIZE, err);
     if (r < 0)
         return r;
-    char *argv[] = {helper, end, verb, own_path, NULL};
-    r = process_output(argv, out, OUTPUT_SIZE, TIMEOUT_MS, &status, err);
-    if (r < 0)
-        return bg_err_prefix(err, "--file");
-    if (status != 0) {
-        out[strcspn(out, "\n")] = '\0';
-        bool prefixed = strncmp(out, prefix, sizeof prefix - 1) == 0;
-        return bg_err_set(err, -EINVAL, "--file: %s", prefixed ? out + sizeof prefix - 1 : out);
-    }
     *ret = json_loads(out, JSON_REJECT_DUPLICATES, NULL);
     return *ret ? 0 : bg_err_set(err, -EINVAL, "--file: %s is too large", path);
 }

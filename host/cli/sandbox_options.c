@@ -11,13 +11,12 @@
 #include "common/state/image.h"
 #include "host/cli/grammar.h"
 #include "host/cli/output.h"
-#include "host/cli/process.h"
+#include "host/cli/policy_helper.h"
 #include "host/cli/project.h"
 #include "host/cli/shares.h"
 
 #define QUOTED_SIZE       256
 #define POLICY_NAMES_SIZE 16384
-#define POLICY_TIMEOUT_MS 30000
 
 static int read_sizes(const struct args *args, struct bg_sandbox *s, struct bg_err *err)
 {
@@ -222,18 +221,14 @@ static int add_policy_secrets(struct bg_sandbox *s, char *names, struct bg_err *
     return 0;
 }
 
-/* The helper knows what a policy is; we keep its text. */
-/* docs/policy.md */
-#define LEARNING "network:\n  default: learn\n"
+#define LEARNING "network:\n  default: learn\n" /* docs/policy.md */
 
+/* The helper knows what a policy is; we keep its text. */
 static int read_policy(const struct args *args, struct bg_sandbox *s, struct bg_err *err)
 {
-    static const char prefix[] = "bellglass: ";
     const char *path = args_text(args, OPTION_POLICY, NULL);
-    BG_AUTOFREE char *helper = NULL;
-    char names[POLICY_NAMES_SIZE];
+    char verb[] = "names", names[POLICY_NAMES_SIZE];
     size_t size;
-    int status;
     bool learn = args_flag(args, OPTION_LEARN);
     if (learn && path)
         return bg_err_set(err, -EINVAL,
@@ -242,23 +237,9 @@ static int read_policy(const struct args *args, struct bg_sandbox *s, struct bg_
         return bg_err_errno(err, -ENOMEM, "--learn");
     if (!path)
         return 0;
-    int r = bg_helper_path("bellglass-policy", &helper, err);
+    int r = policy_helper_ask("--policy", verb, path, names, sizeof names, err);
     if (r < 0)
         return r;
-    char verb[] = "names", end[] = "--";
-    BG_AUTOFREE char *own_path = strdup(path);
-    if (!own_path)
-        return bg_err_errno(err, -ENOMEM, "--policy");
-    char *argv[] = {helper, end, verb, own_path, NULL};
-    r = process_output(argv, names, sizeof names, POLICY_TIMEOUT_MS, &status, err);
-    if (r < 0)
-        return bg_err_prefix(err, "--policy");
-    if (status != 0) {
-        names[strcspn(names, "\n")] = '\0';
-        bool prefixed = strncmp(names, prefix, sizeof prefix - 1) == 0;
-        return bg_err_set(err, -EINVAL, "--policy: %s",
-                          prefixed ? names + sizeof prefix - 1 : names);
-    }
     r = bg_read_file(AT_FDCWD, path, BG_MANIFEST_MAX / 4, &s->policy, &size, err);
     return r < 0 ? bg_err_prefix(err, "--policy") : add_policy_secrets(s, names, err);
 }
