@@ -17,15 +17,26 @@ static const struct option_spec options[] = {
     {SERVE_REGION, 0, false, "region", "REGION", "three letters, for ids: ord or ams [ord]"},
     {SERVE_UPSTREAM_CA, 0, false, "upstream-ca", "FILE",
      "also trust the CAs in FILE (PEM) when sandboxes connect to hosts"},
+    {SERVE_MAX_SANDBOXES, 0, false, "max-sandboxes", "N",
+     "token: how many sandboxes it may have at once; none: any number"},
+    {SERVE_MAX_MEMORY, 0, false, "max-memory", "SIZE",
+     "token: memory of its sandboxes together (512M, 8G); none: any"},
+    {SERVE_MAX_LIFETIME, 0, false, "max-lifetime", "TIME",
+     "token: how long one of its sandboxes may live (30m, 2h, 7d); none: any"},
+    {SERVE_NESTED, 0, false, "nested", "YES|NO",
+     "token: may be put into a sandbox; makes sandboxes only with --max-sandboxes [no]"},
+    {SERVE_METRICS, 0, false, "metrics", "YES|NO", "token: may read /metrics [no]"},
     {SERVE_JSON, 0, false, "json", NULL, "print JSON (token ls)"},
     {0},
 };
 
-static const char *const forms[] = {"[OPTIONS]", "[OPTIONS] token add NAME", "[OPTIONS] token ls",
-                                    "[OPTIONS] token rm NAME", NULL};
+static const char *const forms[] = {
+    "[OPTIONS]",          "[OPTIONS] token add NAME", "[OPTIONS] token set NAME",
+    "[OPTIONS] token ls", "[OPTIONS] token rm NAME",  NULL};
 
 static const char *const examples[] = {
     "serve token add laptop",
+    "serve token set laptop --max-sandboxes 4 --max-memory 8G --max-lifetime 2h",
     "serve --image debian",
     NULL,
 };

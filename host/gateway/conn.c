@@ -191,8 +191,9 @@ static void refuse_err(struct conn *c, const struct bg_err *err)
         const char *name;
     } known[] = {
         {-EINVAL, 400, "BAD_REQUEST"},        {-EOPNOTSUPP, 501, "NOT_SUPPORTED"},
-        {-EDQUOT, 429, "TOO_MANY_SANDBOXES"}, {-ENOSPC, 503, "NO_SPACE"},
-        {-ENOMEM, 503, "NO_MEMORY"},
+        {-EMFILE, 429, "TOO_MANY_SANDBOXES"}, {-ENOSPC, 503, "NO_SPACE"},
+        {-ENOMEM, 503, "NO_MEMORY"},          {-EDQUOT, 429, "QUOTA_EXCEEDED"},
+        {-ERANGE, 403, "LIFETIME_TOO_LONG"},  {-EKEYREJECTED, 403, "TOKEN_IN_SANDBOX"},
     };
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
         if (known[i].code == err->code) {
@@ -457,8 +458,21 @@ static uint64_t unix_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_usec / 1000;
 }
 
+/* A token of the gateway's that would get into the sandbox as one of its secrets. */
+static int check_secrets(const struct conn *c, const struct create_config *config,
+                         struct bg_err *err)
+{
+    for (size_t i = 0; i < config->secret_count; i++) {
+        int r = tokens_check_stray(&c->shared->tokens->tokens, config->secrets[i].value, err);
+        if (r < 0)
+            return bg_err_prefix(err, "secret %.64s", config->secrets[i].name);
+    }
+    return 0;
+}
+
 static void do_create(struct conn *c)
 {
+    const struct quota quota = tokens_quota(&c->shared->tokens->tokens, c->token);
     const char *text = http_request_field(&c->request, "x-deno-sandbox-config");
     struct create_config config;
     struct bg_err err;
@@ -472,8 +486,13 @@ static void do_create(struct conn *c)
         refuse_err(c, &err);
         return;
     }
+    if (check_secrets(c, &config, &err) < 0) {
+        create_config_done(&config);
+        refuse_err(c, &err);
+        return;
+    }
     c->state = CONN_ANSWERING;
-    sandboxes_create(c->shared->session.sandboxes, &config, c->token, created, c);
+    sandboxes_create(c->shared->session.sandboxes, &config, c->token, &quota, created, c);
 }
 
 static void removed(void *owner, struct sandbox_entry *entry, const struct bg_err *err)
@@ -491,11 +510,12 @@ static void do_extend(struct conn *c, struct sandbox_entry *entry)
 {
     json_auto_t *body = json_loadb(c->request.body ? (const char *)c->request.body : "",
                                    c->request.body_size, JSON_REJECT_DUPLICATES, NULL);
+    const struct quota quota = tokens_quota(&c->shared->tokens->tokens, c->token);
     uint64_t at = 0;
     struct bg_err err;
     int r = create_config_stop_at(json_object_get(body, "stop_at_ms"), unix_ms(), &at, &err);
     if (r == 0)
-        r = sandboxes_extend(entry, at, &err);
+        r = sandboxes_extend(entry, at, &quota, &err);
     if (r < 0)
         refuse_err(c, &err);
     else
@@ -586,11 +606,12 @@ static bool authorize(struct conn *c)
     if (token_file_refresh(c->shared->tokens, &err) < 0)
         bg_log(c->shared->session.log, BG_LOG_ERROR, "%s; going on with what it said before",
                err.text);
-    const char *name = field && strncasecmp(field, scheme, sizeof scheme - 1) == 0
-                           ? tokens_find(&c->shared->tokens->tokens, field + sizeof scheme - 1)
-                           : NULL;
-    (void)snprintf(c->token, sizeof c->token, "%s", name ? name : "");
-    return name != NULL;
+    const struct token *token =
+        field && strncasecmp(field, scheme, sizeof scheme - 1) == 0
+            ? tokens_find(&c->shared->tokens->tokens, field + sizeof scheme - 1)
+            : NULL;
+    (void)snprintf(c->token, sizeof c->token, "%s", token ? token->name : "");
+    return token != NULL;
 }
 
 /* A page of a browser must not get here: not by a name that was made to lead here (DNS rebinding),

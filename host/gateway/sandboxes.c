@@ -119,15 +119,21 @@ static void timer_fired(uv_timer_t *timer)
     sandboxes_remove(entry, NULL, NULL);
 }
 
+/* Sets the timer to what ends it first: its stop time, its token's limit, and, in in_ms, that
+ * nobody came back to it (UINT64_MAX: does not matter). */
 static void set_timer(struct sandbox_entry *entry, uint64_t in_ms)
 {
-    (void)uv_timer_start(&entry->timer, timer_fired, in_ms, 0); /* fails only when closing */
-}
-
-static void set_stop_timer(struct sandbox_entry *entry)
-{
-    uint64_t now = unix_ms(), at = entry->record.stop_at_ms;
-    set_timer(entry, at > now ? at - now : 0);
+    const uint64_t ends_ms[] = {entry->record.stop_at_ms, entry->record.ends_by_ms};
+    uint64_t now = unix_ms();
+    for (size_t i = 0; i < 2; i++) {
+        uint64_t left = ends_ms[i] > now ? ends_ms[i] - now : 0;
+        if (ends_ms[i] > 0 && left < in_ms)
+            in_ms = left;
+    }
+    if (in_ms == UINT64_MAX)
+        (void)uv_timer_stop(&entry->timer); /* cannot fail */
+    else
+        (void)uv_timer_start(&entry->timer, timer_fired, in_ms, 0); /* fails only when closing */
 }
 
 static void presence_read(uv_stream_t *pipe, ssize_t n, const uv_buf_t *buffer)
@@ -184,8 +190,7 @@ static int admit(struct sandboxes *all, struct sandbox_entry *entry, struct bg_e
     LIST_INSERT_HEAD(&all->entries, entry, link);
     (void)uv_timer_init(all->loop, &entry->timer); /* cannot fail */
     entry->timer.data = entry;
-    if (entry->record.stop_at_ms > 0)
-        set_stop_timer(entry);
+    set_timer(entry, UINT64_MAX);
     return watch_presence(entry, err);
 }
 
@@ -424,15 +429,57 @@ static void creation_over(uv_work_t *work, int status)
     free_if_all(all);
 }
 
-void sandboxes_create(struct sandboxes *all, struct create_config *config, const char *token,
-                      sandboxes_done *on_done, void *owner)
+struct quota_use sandboxes_use(struct sandboxes *all, const char *token)
 {
+    const struct sandbox_entry *entry;
+    const struct job *job;
+    struct quota_use use = {0};
+    LIST_FOREACH(entry, &all->entries, link)
+    {
+        if (entry->state == SANDBOX_ENDS || strcmp(entry->record.token, token) != 0)
+            continue;
+        use.sandboxes++;
+        use.memory_bytes += entry->sandbox.memory_bytes;
+    }
+    LIST_FOREACH(job, &all->jobs, link)
+    {
+        if (!job->entry || strcmp(job->entry->record.token, token) != 0)
+            continue;
+        use.sandboxes++;
+        use.memory_bytes += job->config.memory_bytes; /* the entry has it later, in a thread */
+    }
+    return use;
+}
+
+/* Errors: as quota_admit; -EMFILE the gateway has no room. */
+static int may_create(struct sandboxes *all, const struct create_config *config, const char *token,
+                      const struct quota *quota, struct bg_err *err)
+{
+    const struct quota_use use = sandboxes_use(all, token);
+    const struct quota_ask ask = {.memory_bytes = config->memory_bytes,
+                                  .now_ms = unix_ms(),
+                                  .stop_at_ms = config->stop_at_ms};
+    if (all->count >= BG_GATEWAY_SANDBOXES_MAX)
+        return bg_err_set(err, -EMFILE, "there are %d sandboxes already: end some first",
+                          BG_GATEWAY_SANDBOXES_MAX);
+    return quota_admit(quota, token, &use, &ask, err);
+}
+
+void sandboxes_create(struct sandboxes *all, struct create_config *config, const char *token,
+                      const struct quota *quota, sandboxes_done *on_done, void *owner)
+{
+    struct bg_err err;
+    if (may_create(all, config, token, quota, &err) < 0) {
+        create_config_done(config);
+        on_done(owner, NULL, &err);
+        return;
+    }
     struct job *job = calloc(1, sizeof *job);
     struct sandbox_entry *entry = calloc(1, sizeof *entry);
-    struct bg_err err;
     if (job && entry)
         entry->record = (struct record){.token = strdup(token),
                                         .stop_at_ms = config->stop_at_ms,
+                                        .ends_by_ms = quota_ends_by(quota, unix_ms()),
                                         .labels = json_incref(config->labels),
                                         .env = json_object()};
     if (!job || !entry || !entry->record.token || !entry->record.env) {
@@ -440,15 +487,6 @@ void sandboxes_create(struct sandboxes *all, struct create_config *config, const
         entry_free(entry);
         create_config_done(config);
         out_of_memory(all, on_done, owner);
-        return;
-    }
-    if (all->count >= BG_GATEWAY_SANDBOXES_MAX) {
-        free(job);
-        entry_free(entry);
-        create_config_done(config);
-        (void)bg_err_set(&err, -EDQUOT, "there are %d sandboxes already: end some first",
-                         BG_GATEWAY_SANDBOXES_MAX);
-        on_done(owner, NULL, &err);
         return;
     }
     all->count++;
@@ -567,7 +605,7 @@ void sandboxes_view(struct sandbox_entry *entry, struct viewer *viewer)
     /* The first one that comes back to an orphan is who it lives with from then on. */
     viewer->is_owner = entry->record.stop_at_ms == 0 && !has_owner(entry);
     if (viewer->is_owner)
-        (void)uv_timer_stop(&entry->timer); /* cannot fail */
+        set_timer(entry, UINT64_MAX);
     LIST_INSERT_HEAD(&entry->viewers, viewer, link);
 }
 
@@ -606,15 +644,20 @@ int sandboxes_set_port(struct sandbox_entry *entry, uint16_t port, struct bg_err
     return r;
 }
 
-int sandboxes_extend(struct sandbox_entry *entry, uint64_t stop_at_ms, struct bg_err *err)
+int sandboxes_extend(struct sandbox_entry *entry, uint64_t stop_at_ms, const struct quota *quota,
+                     struct bg_err *err)
 {
     struct record changed = entry->record;
+    int r = quota_check_stop(quota, changed.token, entry->sandbox.created_ms, stop_at_ms, err);
     changed.stop_at_ms = stop_at_ms;
-    int r = record_save(entry->sandbox.dir, &changed, err);
+    changed.ends_by_ms = quota_ends_by(quota, entry->sandbox.created_ms);
+    if (r == 0)
+        r = record_save(entry->sandbox.dir, &changed, err);
     if (r < 0)
         return r;
     entry->record.stop_at_ms = stop_at_ms;
-    set_stop_timer(entry);
+    entry->record.ends_by_ms = changed.ends_by_ms;
+    set_timer(entry, UINT64_MAX);
     return 0;
 }
 

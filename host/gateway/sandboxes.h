@@ -16,6 +16,7 @@
 #include "common/state/sandbox.h"
 #include "host/cli/app.h"
 #include "host/gateway/create_config.h"
+#include "host/gateway/quota.h"
 #include "host/gateway/record.h"
 #include "host/gateway/route.h"
 
@@ -62,9 +63,12 @@ void sandboxes_close(struct sandboxes *all);
 /* Told once; entry NULL: err says why not. */
 typedef void sandboxes_done(void *owner, struct sandbox_entry *entry, const struct bg_err *err);
 
-/* Makes one. config: taken. token: the client's, copied. */
+/* Makes one. config: taken. token: the client's, copied; quota: what it may have. */
 void sandboxes_create(struct sandboxes *all, struct create_config *config, const char *token,
-                      sandboxes_done *on_done, void *owner);
+                      const struct quota *quota, sandboxes_done *on_done, void *owner);
+
+/* What a token has, those that are being made too. */
+struct quota_use sandboxes_use(struct sandboxes *all, const char *token);
 
 /* Ends and removes one; its viewers are told. on_done may be NULL; its entry is always NULL. */
 void sandboxes_remove(struct sandbox_entry *entry, sandboxes_done *on_done, void *owner);
@@ -88,8 +92,9 @@ int sandboxes_set_env(struct sandbox_entry *entry, const char *name, const char 
 int sandboxes_set_port(struct sandbox_entry *entry, uint16_t port,
                        struct bg_err *err) BG_MUST_CHECK;
 
-/* When it is to end, from now on. Errors: as record_save. */
-int sandboxes_extend(struct sandbox_entry *entry, uint64_t stop_at_ms,
+/* When it is to end, from now on. quota: its token's. Errors: -ERANGE that is too late; as
+ * record_save. */
+int sandboxes_extend(struct sandbox_entry *entry, uint64_t stop_at_ms, const struct quota *quota,
                      struct bg_err *err) BG_MUST_CHECK;
 
 /* The token's, as the API tells of them: an array; those whose labels have all of these. */

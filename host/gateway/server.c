@@ -177,6 +177,7 @@ int server_run(const struct server_opts *opts, struct bg_err *err)
     server->shared = (struct conn_shared){.session = {.loop = &server->loop,
                                                       .paths = &opts->app->paths,
                                                       .log = opts->log,
+                                                      .tokens = &server->tokens,
                                                       .next_stream = first_stream()},
                                           .tokens = &server->tokens,
                                           .host_names = opts->host_names};

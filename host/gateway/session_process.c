@@ -277,7 +277,7 @@ void method_spawn(struct session *s, const json_t *id, struct rpc_params *params
     (void)rpc_text_or_null(params, "cwd");
     bool piped[2] = {read_mode(params, "stdout"), read_mode(params, "stderr")};
     int64_t input = rpc_number_or(params, "stdinStreamId", 0, INT64_MAX, -1);
-    if (!rpc_params_ok(params))
+    if (!rpc_params_ok(params) || !session_env_allowed(s, id, env))
         return;
     struct child *c = make_room(s) ? calloc(1, sizeof *c) : NULL;
     if (!c) {

@@ -9,6 +9,7 @@
 
 #include "common/err.h"
 #include "common/sha256.h"
+#include "host/gateway/quota.h"
 
 #define TOKEN_PREFIX "ddo_" /* the SDK then wants no organisation's name beside it */
 #define TOKEN_SIZE   (sizeof TOKEN_PREFIX + 64) /* with 64 hex digits and a NUL */
@@ -17,6 +18,7 @@ struct token {
     char *name; /* [A-Za-z0-9_-]{1,63} */
     uint8_t hash[BG_SHA256_SIZE];
     uint64_t created_ms; /* Unix time */
+    struct quota quota;
 };
 
 struct tokens {
@@ -32,15 +34,27 @@ void tokens_done(struct tokens *tokens);
 
 bool tokens_name_ok(const char *name);
 
-/* Makes a new one; text: what its user gets, and nobody else. Errors: -EEXIST; -EINVAL the name;
- * -EMFILE too many; -ENOMEM. */
+/* Makes a new one, with quota_default; text: what its user gets, and nobody else. Errors: -EEXIST;
+ * -EINVAL the name; -EMFILE too many; -ENOMEM. */
 int tokens_add(struct tokens *tokens, const char *name, uint64_t now_ms, char text[TOKEN_SIZE],
+               struct bg_err *err) BG_MUST_CHECK;
+/* The one of that name, to be changed. Borrowed until another is added or removed. Errors: -ENOENT.
+ */
+int tokens_get(struct tokens *tokens, const char *name, struct token **ret,
                struct bg_err *err) BG_MUST_CHECK;
 /* Errors: -ENOENT. */
 int tokens_remove(struct tokens *tokens, const char *name, struct bg_err *err) BG_MUST_CHECK;
 
 /* Whose token that is, or NULL. Takes as long for a wrong one as for any other. */
-const char *tokens_find(const struct tokens *tokens, const char *text);
+const struct token *tokens_find(const struct tokens *tokens, const char *text);
+
+/* Looks through what is to be put into a sandbox for a token of the gateway's. Errors:
+ * -EKEYREJECTED there is one, and it is not nested. */
+int tokens_check_stray(const struct tokens *tokens, const char *text,
+                       struct bg_err *err) BG_MUST_CHECK;
+
+/* What the token of that name may have: of one that is gone, nothing. */
+struct quota tokens_quota(const struct tokens *tokens, const char *name);
 
 /* From and to a file (mode 0600); a missing one is empty. Errors: -EINVAL; -EPERM others can read
  * or write it; errno. */

@@ -1,6 +1,6 @@
 /* `bellglass serve` with the real SDK, and with what no SDK sends. Needs Node and npm; BG_TEST_SDK
  * is a folder with this one's package-lock.json installed, else that is done here. */
-#include "tests/lib/vm.h"
+#include "tests/integration/gateway/gateway.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -12,36 +12,32 @@
 
 #define PYTHON "/usr/bin/python3"
 
-static const char *sources(void)
+const char *gateway_sources(void)
 {
     const char *folder = getenv("BG_TEST_GATEWAY");
     return folder ? folder : "tests/integration/gateway";
 }
 
-struct gateway {
-    struct vm_process *process;
-    const char *url, *token;
-    unsigned port;
-};
-
-/* options: NULL-terminated. */
-static struct gateway serve(struct vm *vm, const char *const *options)
+struct gateway gateway_serve(struct vm *vm, const char *const *options)
 {
     struct gateway g = {0};
-    const char *argv[16] = {"serve", "--listen", "127.0.0.1:0"};
+    const char *argv[24] = {"serve", "--listen", "127.0.0.1:0"};
     for (size_t i = 0; options[i]; i++)
         argv[3 + i] = options[i];
     g.process = vm_start(vm, argv);
-    vm_expect(g.process, "listening on http://127.0.0.1:");
+    vm_expect(g.process, "listening on http");
+    g.tls = g.process->text[g.process->matched] == 's';
+    vm_expect(g.process, "://127.0.0.1:");
     const char *at = g.process->text + g.process->matched;
     vm_expect(g.process, "\n");
     /* Our own line, in a fixed form. NOLINTNEXTLINE(cert-err34-c) */
     assert_int_equal(sscanf(at, "%u", &g.port), 1);
-    g.url = vm_text(vm, "http://127.0.0.1:%u", g.port);
+    g.url =
+        vm_text(vm, "http%s://%s:%u", g.tls ? "s" : "", g.tls ? "localhost" : "127.0.0.1", g.port);
     return g;
 }
 
-static const char *make_token(struct vm *vm)
+const char *gateway_token(struct vm *vm)
 {
     const char *text = vm_ok(vm, "serve", "token", "add", vm_name(vm), NULL);
     assert_memory_equal(text, "ddo_", 4);
@@ -49,14 +45,14 @@ static const char *make_token(struct vm *vm)
 }
 
 /* A copy of a script beside node_modules, where Node looks for the package. */
-static const char *script(struct vm *vm, const char *name)
+const char *gateway_script(struct vm *vm, const char *name)
 {
-    return vm_host(vm, "cp '%s/%s' '%s/' && printf %%s '%s/%s'", sources(), name,
+    return vm_host(vm, "cp '%s/%s' '%s/' && printf %%s '%s/%s'", gateway_sources(), name,
                    getenv("BG_TEST_SDK"), getenv("BG_TEST_SDK"), name);
 }
 
 /* What the gateway made, as `bellglass ls` names it. */
-static size_t count_sandboxes(struct vm *vm)
+size_t gateway_sandboxes(struct vm *vm)
 {
     json_t *list = vm_json(vm, "ls", "--json", NULL);
     size_t count = json_array_size(list);
@@ -64,9 +60,9 @@ static size_t count_sandboxes(struct vm *vm)
     return count;
 }
 
-static bool none_left(void *arg)
+bool gateway_empty(void *arg)
 {
-    return count_sandboxes(arg) == 0;
+    return gateway_sandboxes(arg) == 0;
 }
 
 static void the_sdk_works_unchanged(void **state)
@@ -80,7 +76,7 @@ static void the_sdk_works_unchanged(void **state)
     (void)vm_host(vm, "mkdir '%s'", folder);
     vm_write(vm_text(vm, "%s/token", folder), secret, strlen(secret));
     const char *const internet[] = {
-        PYTHON, "-B", vm_text(vm, "%s/../clients/internet.py", sources()), folder, NULL};
+        PYTHON, "-B", vm_text(vm, "%s/../clients/internet.py", gateway_sources()), folder, NULL};
     struct vm_process *web = vm_start_program(vm, internet);
     vm_expect(web, "ready\n");
     unsigned port;
@@ -89,18 +85,18 @@ static void the_sdk_works_unchanged(void **state)
 
     const char *const options[] = {"--upstream-ca", vm_text(vm, "%s/ca.pem", folder), "--allow",
                                    vm_text(vm, "api.test:%u=127.0.0.1", port), NULL};
-    struct gateway g = serve(vm, options);
+    struct gateway g = gateway_serve(vm, options);
     const char *output =
         vm_host(vm,
                 "DENO_SANDBOX_ENDPOINT=%s DENO_DEPLOY_ENDPOINT=%s DENO_DEPLOY_TOKEN=%s "
                 "WEB=https://api.test:%u/ SECRET=%s node --test --test-reporter=spec '%s' 2>&1 || "
                 "echo FAILED",
-                g.url, g.url, make_token(vm), port, secret, script(vm, "sdk.mjs"));
+                g.url, g.url, gateway_token(vm), port, secret, gateway_script(vm, "sdk.mjs"));
     if (strstr(output, "FAILED"))
         fail_msg("%s", output);
     /* The server got what the sandbox never had. */
     assert_non_null(strstr(vm_read(vm, vm_text(vm, "%s/got", folder), NULL), secret));
-    vm_wait("no sandbox is left", none_left, vm);
+    vm_wait("no sandbox is left", gateway_empty, vm);
     assert_int_equal(vm_stop(g.process, SIGTERM), 0);
     assert_int_equal(vm_stop(web, SIGTERM), 128 + SIGTERM);
 }
@@ -109,12 +105,12 @@ static void what_no_client_sends_does_no_harm(void **state)
 {
     struct vm *vm = *state;
     const char *const options[] = {NULL};
-    struct gateway g = serve(vm, options);
+    struct gateway g = gateway_serve(vm, options);
     const char *output = vm_host(vm, "node --test-reporter=spec '%s' %u %s 2>&1 || echo FAILED",
-                                 script(vm, "raw.mjs"), g.port, make_token(vm));
+                                 gateway_script(vm, "raw.mjs"), g.port, gateway_token(vm));
     if (strstr(output, "FAILED"))
         fail_msg("%s", output);
-    vm_wait("no sandbox is left", none_left, vm);
+    vm_wait("no sandbox is left", gateway_empty, vm);
     assert_int_equal(vm_stop(g.process, SIGTERM), 0);
 }
 
@@ -122,8 +118,8 @@ static void a_gateway_after_another_goes_on_with_its_sandboxes(void **state)
 {
     struct vm *vm = *state;
     const char *const options[] = {NULL};
-    struct gateway g = serve(vm, options);
-    const char *token = make_token(vm);
+    struct gateway g = gateway_serve(vm, options);
+    const char *token = gateway_token(vm);
     const char *id = vm_host(
         vm,
         "cd '%s' && DENO_SANDBOX_ENDPOINT=%s DENO_DEPLOY_TOKEN=%s node --input-type=module -e '"
@@ -135,7 +131,7 @@ static void a_gateway_after_another_goes_on_with_its_sandboxes(void **state)
     id = vm_text(vm, "%.*s", (int)strcspn(id, "\n"), id);
     assert_int_equal(vm_stop(g.process, SIGKILL), 128 + SIGKILL);
     assert_string_equal(vm_state(vm, id), "running");
-    g = serve(vm, options);
+    g = gateway_serve(vm, options);
     const char *output = vm_host(
         vm,
         "cd '%s' && DENO_SANDBOX_ENDPOINT=%s DENO_DEPLOY_ENDPOINT=%s DENO_DEPLOY_TOKEN=%s node "
@@ -147,7 +143,7 @@ static void a_gateway_after_another_goes_on_with_its_sandboxes(void **state)
         "await s.kill();'",
         getenv("BG_TEST_SDK"), g.url, g.url, token);
     assert_string_equal(output, "1 yes v\n");
-    vm_wait("no sandbox is left", none_left, vm);
+    vm_wait("no sandbox is left", gateway_empty, vm);
     assert_int_equal(vm_stop(g.process, SIGINT), 0);
 }
 
@@ -155,7 +151,7 @@ static void a_sandbox_that_is_removed_ends_its_connections(void **state)
 {
     struct vm *vm = *state;
     const char *const options[] = {NULL};
-    struct gateway g = serve(vm, options);
+    struct gateway g = gateway_serve(vm, options);
     const char *output = vm_host(
         vm,
         "cd '%s' && DENO_SANDBOX_ENDPOINT=%s DENO_DEPLOY_TOKEN=%s node --input-type=module -e '"
@@ -164,9 +160,9 @@ static void a_sandbox_that_is_removed_ends_its_connections(void **state)
         "const s = await Sandbox.create();"
         "execFileSync(\"%s\", [\"rm\", \"-f\", s.id]);"
         "await s.closed; console.log(\"closed\");'",
-        getenv("BG_TEST_SDK"), g.url, make_token(vm), vm->bellglass);
+        getenv("BG_TEST_SDK"), g.url, gateway_token(vm), vm->bellglass);
     assert_string_equal(output, "closed\n");
-    vm_wait("no sandbox is left", none_left, vm);
+    vm_wait("no sandbox is left", gateway_empty, vm);
     assert_int_equal(vm_stop(g.process, SIGTERM), 0);
 }
 
@@ -201,7 +197,7 @@ static int install_sdk(char *folder)
         run_script(
             "cp \"$1\"/package*.json \"$2\" && cd \"$2\" && npm ci --ignore-scripts --no-audit "
             "--no-fund >npm.log 2>&1",
-            sources(), folder) < 0)
+            gateway_sources(), folder) < 0)
         return -1;
     return setenv("BG_TEST_SDK", folder, 1);
 }
@@ -209,6 +205,7 @@ static int install_sdk(char *folder)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_token_has_its_limits),
         cmocka_unit_test(the_sdk_works_unchanged),
         cmocka_unit_test(what_no_client_sends_does_no_harm),
         cmocka_unit_test(a_gateway_after_another_goes_on_with_its_sandboxes),

@@ -1,0 +1,73 @@
+// Tokens and what they may have: limits.mjs PORT. Environment: the SDK's endpoints, and BELLGLASS, the program.
+import { Sandbox } from "@deno/sandbox";
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import os from "node:os";
+import { after, test } from "node:test";
+
+const [port] = process.argv.slice(2);
+const token = (...words) => execFileSync(process.env.BELLGLASS, ["serve", "token", ...words], { encoding: "utf8" }).trim();
+const refused = (promise, status, code, text) =>
+  assert.rejects(promise, (e) => {
+    assert.deepEqual([e.name, e.status, e.code], ["ConnectionEstablishmentError", status, code], `${e}`);
+    assert.match(e.message, text);
+    return true;
+  });
+
+const made = [];
+const create = async (options) => {
+  const sandbox = await Sandbox.create(options);
+  made.push(sandbox);
+  return sandbox;
+};
+after(() => Promise.allSettled(made.map((sandbox) => sandbox.kill()))); // an open connection would keep Node
+
+test("a token has no more than it may have", async () => {
+  const own = token("add", "few", "--max-sandboxes", "1", "--max-memory", "1G", "--max-lifetime", "1h");
+  await refused(Sandbox.create({ token: own, memory: "1280MiB" }), 429, "QUOTA_EXCEEDED", /memory/);
+  await refused(Sandbox.create({ token: own, memory: "768MiB", timeout: "120m" }), 403, "LIFETIME_TOO_LONG", /3600 s/);
+  const one = await create({ token: own, memory: "768MiB", timeout: "30m" });
+  await refused(Sandbox.create({ token: own, memory: "768MiB" }), 429, "QUOTA_EXCEEDED", /end one/);
+  await assert.rejects(one.extendTimeout("180m"), /403.*LIFETIME_TOO_LONG/);
+  await one.extendTimeout("40m");
+
+  // What is changed counts at once, for what is asked from then on.
+  token("set", "few", "--max-lifetime", "none");
+  await one.extendTimeout("180m");
+  token("set", "few", "--max-memory", "2G", "--max-sandboxes", "2");
+  const self = `${os.hostname()}:${port}`;
+  const two = await create({ token: own, memory: "768MiB", allowNet: [self] });
+  // The way out does not lead to the gateway: no rule of a client's reaches an address that is not public.
+  const answer = await two.fetch(`http://${self}/health`);
+  assert.equal(answer.status, 403);
+  assert.match(await answer.text(), /resolves to \S+, an? .*address; if that is meant/);
+  await two.kill();
+
+  // No other token goes into a sandbox, in no way that a client has by mistake.
+  await assert.rejects(one.env.set("DENO_DEPLOY_TOKEN", own), /'few'.*--nested/s);
+  await assert.rejects(one.spawn("true", { env: { X: `Bearer ${own}` } }), /'few'.*--nested/s);
+  await refused(Sandbox.create({ token: own, secrets: { X: { hosts: ["example.org"], value: own } } }), 403,
+    "TOKEN_IN_SANDBOX", /--nested/);
+  const nested = token("add", "inner", "--nested", "yes");
+  await one.env.set("DENO_DEPLOY_TOKEN", nested);
+  await refused(Sandbox.create({ token: nested }), 429, "QUOTA_EXCEEDED", /makes no sandboxes/);
+
+  await one.kill();
+});
+
+test("a token's lifetime ends a sandbox that nothing else ends", async () => {
+  const own = token("add", "short", "--max-lifetime", "2s");
+  const sandbox = await create({ token: own });
+  await sandbox.closed;
+});
+
+test("tokens are listed with what they may have", () => {
+  const list = JSON.parse(token("ls", "--json"));
+  const few = list.find((one) => one.name === "few");
+  assert.deepEqual([few.max_sandboxes, few.max_memory_bytes, few.max_lifetime_ms, few.nested, few.metrics],
+    [2, 2 ** 31, null, false, false]);
+  assert.equal(list.find((one) => one.name === "inner").max_sandboxes, 0);
+  assert.match(token("ls"), /^few .* sandboxes=2 memory_bytes=2147483648$/m);
+  token("set", "few", "--max-sandboxes", "none");
+  assert.throws(() => token("set", "nobody", "--max-sandboxes", "1"), /no token/);
+});

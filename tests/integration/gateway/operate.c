@@ -1,0 +1,30 @@
+/* What who runs a gateway decides: limits, metrics, TLS, sleep. */
+#include "tests/integration/gateway/gateway.h"
+
+#include <signal.h>
+#include <string.h>
+
+/* Runs one of the scripts here with these arguments, which must not have a quote in them. */
+static void run_script(struct vm *vm, const struct gateway *g, const char *name, const char *words)
+{
+    const char *output =
+        vm_host(vm,
+                "DENO_SANDBOX_ENDPOINT=%s DENO_DEPLOY_ENDPOINT=%s BELLGLASS=%s node "
+                "--test-reporter=spec '%s' %s 2>&1 || echo FAILED",
+                g->url, g->url, vm->bellglass, gateway_script(vm, name), words);
+    if (strstr(output, "FAILED"))
+        fail_msg("%s", output);
+}
+
+void a_token_has_its_limits(void **state)
+{
+    struct vm *vm = *state;
+    const char *const options[] = {NULL};
+    struct gateway g = gateway_serve(vm, options);
+    vm_refused(vm, "--max-memory", "serve", "token", "add", "x", "--max-memory", "much", NULL);
+    vm_refused(vm, "--max-sandboxes", "serve", "token", "add", "x", "--max-sandboxes", "-1", NULL);
+    vm_refused(vm, "--nested", "serve", "token", "add", "x", "--nested", "perhaps", NULL);
+    run_script(vm, &g, "limits.mjs", vm_text(vm, "%u", g.port));
+    vm_wait("no sandbox is left", gateway_empty, vm);
+    assert_int_equal(vm_stop(g.process, SIGTERM), 0);
+}
