@@ -234,5 +234,6 @@
 #define BG_GATEWAY_FILES_MAX     256          /* open files, and files under way; likewise */
 #define BG_GATEWAY_READ_MAX      (256u << 20) /* a file that is read whole; likewise */
 #define BG_GATEWAY_ENTRIES_MAX   100000       /* of one folder; likewise */
+#define BG_GATEWAY_METRICS_MAX   128          /* names of one kind: methods; the rest is "other" */
 #define BG_GATEWAY_LABELS_MAX    64           /* of a sandbox; refused */
 #define BG_GATEWAY_LABEL_MAX     256          /* bytes of one's key or value; refused */

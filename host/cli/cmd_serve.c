@@ -6,6 +6,11 @@
 static const struct option_spec options[] = {
     {SERVE_LISTEN, 0, false, "listen", "ADDRESS:PORT",
      "where clients connect; port 0: any free one [127.0.0.1:8787]"},
+    {SERVE_TLS_CERT, 0, false, "tls-cert", "FILE",
+     "speak TLS with this certificate and its chain (PEM)"},
+    {SERVE_TLS_KEY, 0, false, "tls-key", "FILE", "its key (PEM)"},
+    {SERVE_WITHOUT_TLS, 0, false, "without-tls", NULL,
+     "listen to other machines without TLS: something else encrypts"},
     {SERVE_TOKEN_FILE, 0, false, "token-file", "FILE",
      "the tokens that are taken, or to change [of this installation]"},
     {SERVE_HOST_NAME, 0, true, "host-name", "NAME",
@@ -55,7 +60,8 @@ const struct command cmd_serve = {
         "or at the time that its client gave. When serve ends, sandboxes run on; the next one goes "
         "on with them, and gives clients a minute to connect to those that would end without "
         "one.\n\n"
-        "It speaks plain HTTP: let it listen to other machines behind a proxy with TLS only.",
+        "Other machines are served by TLS only (--tls-cert, --tls-key), unless --without-tls says "
+        "that something else encrypts.",
     .examples = examples,
     .operands_max = 3,
     .helper = "bellglass-serve",

@@ -10,6 +10,7 @@
 #include "common/limits.h"
 #include "common/quote.h"
 #include "host/gateway/http_request.h"
+#include "host/gateway/openapi.h"
 #include "host/gateway/route.h"
 #include "host/gateway/tunnel.h"
 #include "host/gateway/websocket.h"
@@ -25,6 +26,7 @@ struct conn {
     LIST_ENTRY(conn) link;
     struct conn_shared *shared;
     uv_tcp_t tcp;
+    struct tls *tls; /* NULL: plain */
     uv_timer_t timer;
     unsigned open_handles; /* whose memory the loop has */
     enum { CONN_REQUEST, CONN_ANSWERING, CONN_SOCKET, CONN_TUNNEL, CONN_CLOSING } state;
@@ -94,8 +96,8 @@ static void close_soon(struct conn *c)
     (void)uv_timer_start(&c->timer, timer_fired, 0, 0); /* fails only when closing */
 }
 
-/* bytes: taken. What cannot be sent is the connection's end. */
-static void send_bytes(struct conn *c, void *bytes, size_t size)
+/* bytes: taken; as they go to the network. What cannot be sent is the connection's end. */
+static void send_raw(struct conn *c, void *bytes, size_t size)
 {
     struct write *w = c->state == CONN_CLOSING ? NULL : calloc(1, sizeof *w);
     if (!w) {
@@ -106,6 +108,7 @@ static void send_bytes(struct conn *c, void *bytes, size_t size)
     *w = (struct write){.conn = c, .bytes = bytes};
     w->request.data = w;
     const uv_buf_t buffer = uv_buf_init(bytes, (unsigned)size); /* far below 4 GiB */
+    c->shared->session.metrics->bytes_out += size;
     if (uv_write(&w->request, (uv_stream_t *)&c->tcp, &buffer, 1, wrote) < 0) {
         free(bytes);
         free(w);
@@ -115,6 +118,32 @@ static void send_bytes(struct conn *c, void *bytes, size_t size)
     } else if (c->tunnel && unsent(c) > BG_GATEWAY_OUT_MAX) {
         tunnel_pause(c->tunnel, true);
     }
+}
+
+/* What TLS has to say. */
+static void flush_tls(struct conn *c)
+{
+    uint8_t *bytes;
+    size_t size;
+    if (tls_output(c->tls, &bytes, &size) < 0)
+        close_soon(c);
+    else if (size > 0)
+        send_raw(c, bytes, size);
+}
+
+/* The same for what is meant. bytes: taken. */
+static void send_bytes(struct conn *c, void *bytes, size_t size)
+{
+    if (!c->tls) {
+        send_raw(c, bytes, size);
+        return;
+    }
+    int r = tls_write(c->tls, bytes, size);
+    free(bytes);
+    if (r < 0)
+        close_soon(c);
+    else
+        flush_tls(c);
 }
 
 static const char *reason_of(int status)
@@ -144,33 +173,34 @@ static const char *reason_of(int status)
     return "Error";
 }
 
-/* Answers the request under way; the next one may come. body: taken; NULL: out of memory. */
-static void answer(struct conn *c, int status, json_t *body)
+/* Answers the request under way; the next one may come. fields: lines, with their ends. */
+static void answer_bytes(struct conn *c, int status, const char *type, const char *fields,
+                         const void *bytes, size_t size)
 {
-    BG_AUTOFREE char *text = body ? json_dumps(body, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
-    char *message = NULL;
-    json_decref(body);
-    if (!text) {
-        close_soon(c);
-        return;
-    }
+    char *head = NULL;
     if (!c->request.keep_alive || status == 431 || status == 413)
         c->last = true;
-    int size = asprintf(&message,
-                        "HTTP/1.1 %d %s\r\n"
-                        "Content-Type: application/json\r\n"
-                        "Content-Length: %zu\r\n"
-                        "Cache-Control: no-store\r\n"
-                        "X-Content-Type-Options: nosniff\r\n"
-                        "%s\r\n%s",
-                        status, reason_of(status), strlen(text),
-                        c->last ? "Connection: close\r\n" : "", text);
+    int head_size = asprintf(&head,
+                             "HTTP/1.1 %d %s\r\n"
+                             "Content-Type: %s\r\n"
+                             "Content-Length: %zu\r\n"
+                             "Cache-Control: no-store\r\n"
+                             "X-Content-Type-Options: nosniff\r\n"
+                             "%s%s\r\n",
+                             status, reason_of(status), type, size, fields,
+                             c->last ? "Connection: close\r\n" : "");
+    char *message = head_size < 0 ? NULL : malloc((size_t)head_size + size);
     c->state = CONN_REQUEST;
-    if (size < 0) {
+    if (message)
+        memcpy(message, head, (size_t)head_size);
+    if (head_size >= 0)
+        free(head);
+    if (!message) {
         close_soon(c);
         return;
     }
-    send_bytes(c, message, (size_t)size);
+    memcpy(message + head_size, bytes, size);
+    send_bytes(c, message, (size_t)head_size + size);
     http_request_done(&c->request);
     http_request_init(&c->request);
     c->head_seen = false;
@@ -178,8 +208,20 @@ static void answer(struct conn *c, int status, json_t *body)
         (void)uv_timer_start(&c->timer, timer_fired, IDLE_MS, 0); /* fails only when closing */
 }
 
+/* body: taken; NULL: out of memory. */
+static void answer(struct conn *c, int status, json_t *body)
+{
+    BG_AUTOFREE char *text = body ? json_dumps(body, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
+    json_decref(body);
+    if (text)
+        answer_bytes(c, status, "application/json", "", text, strlen(text));
+    else
+        close_soon(c);
+}
+
 static void refuse(struct conn *c, int status, const char *code, const char *text)
 {
+    metric_count(&c->shared->session.metrics->refusals, code);
     answer(c, status, json_pack("{s:s, s:s}", "code", code, "message", text));
 }
 
@@ -531,6 +573,31 @@ static void do_list(struct conn *c)
         answer(c, 200, sandboxes_list(c->shared->session.sandboxes, c->token, labels));
 }
 
+static void do_metrics(struct conn *c)
+{
+    struct metrics_now now = {.connections = c->shared->count};
+    BG_AUTOFREE struct metric_sandbox *sandboxes = NULL;
+    const struct conn *other;
+    if (!tokens_quota(&c->shared->tokens->tokens, c->token).metrics) {
+        refuse(c, 403, "METRICS_NOT_ALLOWED",
+               "this token may not read metrics, which tell of all tokens; allow it: bellglass "
+               "serve token set NAME --metrics yes");
+        return;
+    }
+    LIST_FOREACH(other, &c->shared->conns, link)
+    {
+        now.websockets += other->state == CONN_SOCKET;
+        now.tunnels += other->state == CONN_TUNNEL;
+    }
+    int r = sandboxes_count(c->shared->session.sandboxes, &sandboxes, &now.sandbox_count);
+    now.sandboxes = sandboxes;
+    BG_AUTOFREE char *text = r < 0 ? NULL : metrics_text(c->shared->session.metrics, &now);
+    if (text)
+        answer_bytes(c, 200, "text/plain; version=0.0.4; charset=utf-8", "", text, strlen(text));
+    else
+        close_soon(c);
+}
+
 /* The one that the client has reached us by. */
 static unsigned local_port(const struct conn *c)
 {
@@ -564,6 +631,12 @@ static void do_route(struct conn *c, const struct route *route)
         break;
     case ROUTE_HEALTH:
         answer(c, 200, json_pack("{s:b}", "ok", 1));
+        break;
+    case ROUTE_OPENAPI:
+        answer_bytes(c, 200, "application/json", "", openapi_text, openapi_size);
+        break;
+    case ROUTE_METRICS:
+        do_metrics(c);
         break;
     case ROUTE_CREATE:
         do_create(c);
@@ -637,9 +710,11 @@ static void do_request(struct conn *c)
 {
     const struct route route =
         route_find(http_request_method(&c->request), http_request_target(&c->request));
+    bool open = route.kind == ROUTE_HEALTH || route.kind == ROUTE_OPENAPI;
+    c->shared->session.metrics->requests++;
     if (!check_names(c))
         return;
-    if (route.kind != ROUTE_HEALTH && !authorize(c)) {
+    if (!open && !authorize(c)) {
         refuse(c, 401, "INVALID_TOKEN", "no such token; make one: bellglass serve token add NAME");
         return;
     }
@@ -727,34 +802,67 @@ static void allocate(uv_handle_t *handle, size_t size, uv_buf_t *ret)
     *ret = uv_buf_init((char *)c->buffer, READ_SIZE);
 }
 
-static void have_read(uv_stream_t *tcp, ssize_t n, const uv_buf_t *buffer)
+/* What a client sent, as it is meant. */
+static void take_bytes(struct conn *c, const uint8_t *bytes, size_t size)
 {
-    struct conn *c = tcp->data;
-    (void)buffer;
-    if (n == UV_EOF && c->state == CONN_TUNNEL) { /* half of it: the answer may still come */
-        set_reading(c, false);
-        if (c->tunnel)
-            tunnel_finish(c->tunnel);
-        return;
-    }
-    if (n < 0) {
-        close_now(c);
-        return;
-    }
     switch (c->state) {
     case CONN_REQUEST:
     case CONN_ANSWERING:
-        keep(c, c->buffer, (size_t)n);
+        keep(c, bytes, size);
         break;
     case CONN_SOCKET:
-        feed_socket(c, c->buffer, (size_t)n);
+        feed_socket(c, bytes, size);
         break;
     case CONN_TUNNEL:
-        feed_tunnel(c, c->buffer, (size_t)n);
+        feed_tunnel(c, bytes, size);
         break;
     case CONN_CLOSING:
         break;
     }
+}
+
+static void take_end(struct conn *c)
+{
+    if (c->state != CONN_TUNNEL) {
+        close_now(c);
+        return;
+    }
+    set_reading(c, false); /* half of it: the answer may still come */
+    if (c->tunnel)
+        tunnel_finish(c->tunnel);
+}
+
+/* What was read is decrypted, all of it: even if reading is to stop, it is no more than one buffer.
+ */
+static void take_tls(struct conn *c, const uint8_t *bytes, size_t size)
+{
+    uint8_t plain[16 * 1024]; /* a record */
+    ssize_t n = tls_feed(c->tls, bytes, size) < 0 ? -ENOMEM : 1;
+    while (n > 0 && c->state != CONN_CLOSING) {
+        n = tls_read(c->tls, plain, sizeof plain);
+        flush_tls(c); /* of the handshake, or an alert */
+        if (n > 0)
+            take_bytes(c, plain, (size_t)n);
+    }
+    if (n == 0)
+        take_end(c);
+    else if (n < 0 && n != -EAGAIN)
+        close_soon(c); /* when the alert is out */
+}
+
+static void have_read(uv_stream_t *tcp, ssize_t n, const uv_buf_t *buffer)
+{
+    struct conn *c = tcp->data;
+    (void)buffer;
+    c->shared->session.metrics->bytes_in += n > 0 ? (uint64_t)n : 0;
+    if (n == UV_EOF && !c->tls) /* with TLS nobody vouches for it: it may be cut off */
+        take_end(c);
+    else if (n < 0)
+        close_now(c);
+    else if (c->tls)
+        take_tls(c, c->buffer, (size_t)n);
+    else
+        take_bytes(c, c->buffer, (size_t)n);
 }
 
 static void set_reading(struct conn *c, bool on)
@@ -776,9 +884,26 @@ static void closed(uv_handle_t *handle)
     if (--c->open_handles > 0)
         return;
     http_request_done(&c->request);
+    tls_free(c->tls);
     free(c->kept);
     free(c->raw);
     free(c);
+}
+
+/* TLS's own end, so that the other side knows that nothing is missing: if the socket takes it now.
+ */
+static void say_last(struct conn *c)
+{
+    uint8_t *bytes = NULL;
+    size_t size = 0;
+    if (!c->tls)
+        return;
+    tls_finish(c->tls);
+    if (tls_output(c->tls, &bytes, &size) == 0 && size > 0 && unsent(c) == 0) {
+        const uv_buf_t buffer = uv_buf_init((char *)bytes, (unsigned)size);
+        (void)uv_try_write((uv_stream_t *)&c->tcp, &buffer, 1);
+    }
+    free(bytes);
 }
 
 static void close_now(struct conn *c)
@@ -787,6 +912,7 @@ static void close_now(struct conn *c)
         return;
     if (c->state == CONN_ANSWERING)
         sandboxes_forget(c->shared->session.sandboxes, c);
+    say_last(c);
     c->state = CONN_CLOSING;
     if (!c->in_feed) { /* else when that is over */
         websocket_free(BG_TAKE(c->ws));
@@ -811,8 +937,14 @@ int conn_accept(uv_stream_t *listener, struct conn_shared *shared, struct bg_err
     struct conn *c = calloc(1, sizeof *c);
     if (!c)
         return bg_err_errno(err, -ENOMEM, "connection");
-    int r = uv_tcp_init(listener->loop, &c->tcp);
+    int r = shared->tls ? tls_new(shared->tls, &c->tls, err) : 0;
     if (r < 0) {
+        free(c);
+        return r;
+    }
+    r = uv_tcp_init(listener->loop, &c->tcp);
+    if (r < 0) {
+        tls_free(c->tls);
         free(c);
         return bg_err_errno(err, r, "connection");
     }
@@ -823,6 +955,8 @@ int conn_accept(uv_stream_t *listener, struct conn_shared *shared, struct bg_err
     http_request_init(&c->request);
     LIST_INSERT_HEAD(&shared->conns, c, link);
     shared->count++;
+    shared->session.metrics->connections++;
+    shared->session.metrics->refused_connections += shared->count > BG_GATEWAY_CONNS_MAX;
     r = uv_accept(listener, (uv_stream_t *)&c->tcp);
     if (r < 0 || shared->count > BG_GATEWAY_CONNS_MAX) {
         close_now(c);

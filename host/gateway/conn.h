@@ -15,6 +15,7 @@
 
 #include "common/err.h"
 #include "host/gateway/session.h"
+#include "host/gateway/tls.h"
 #include "host/gateway/tokens.h"
 
 struct conn;
@@ -24,6 +25,7 @@ LIST_HEAD(conn_list, conn);
 struct conn_shared {
     struct session_shared session;
     struct token_file *tokens;     /* borrowed */
+    struct tls_server *tls;        /* borrowed; NULL: plain HTTP */
     const char *const *host_names; /* of the gateway, beside loopback's; NULL-terminated */
     struct conn_list conns;
     size_t count;

@@ -218,9 +218,16 @@ static int run_server(struct app *app, const struct args *args, const char *path
         r = bg_err_set(&err, -EINVAL, "--region: want three letters from a to z");
     if (r == 0 && ca_option && !(ca = realpath(ca_option, NULL)))
         r = bg_err_errno(&err, -errno, "--upstream-ca");
+    const char *cert = args_text(args, SERVE_TLS_CERT, NULL);
+    const char *key = args_text(args, SERVE_TLS_KEY, NULL);
+    if (r == 0 && !cert != !key)
+        r = bg_err_set(&err, -EINVAL, "--tls-cert and --tls-key belong together");
     const struct server_opts opts = {.app = app,
                                      .log = &log,
                                      .listen = args_text(args, SERVE_LISTEN, "127.0.0.1:8787"),
+                                     .tls_cert = cert,
+                                     .tls_key = key,
+                                     .plain = args_flag(args, SERVE_WITHOUT_TLS),
                                      .token_file = path,
                                      .host_names = names,
                                      .image = args_text(args, SERVE_IMAGE, "debian"),

@@ -13,6 +13,8 @@ enum route_kind {
     ROUTE_OTHER_METHOD, /* 405 */
     ROUTE_HOSTED,       /* only where the SDK's makers host it: 501 */
     ROUTE_HEALTH,
+    ROUTE_OPENAPI,
+    ROUTE_METRICS,
     ROUTE_CREATE,
     ROUTE_CONNECT,
     ROUTE_DELETE,
@@ -32,6 +34,14 @@ struct route {
 
 /* target: origin form, as it came. */
 struct route route_find(const char *method, const char *target);
+
+/* The routes that there are, one after the other, as an OpenAPI document writes them: false behind
+ * the last. path: with {id} for one. */
+struct route_pattern {
+    const char *method;
+    char path[64];
+};
+bool route_pattern(size_t index, struct route_pattern *ret);
 
 /* "sbx_REGION_" and 20 characters, as the SDK checks it. */
 bool route_id_ok(const char *id);

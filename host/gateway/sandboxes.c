@@ -30,7 +30,8 @@ struct job {
     struct sandbox_entry *entry; /* taken until it is in all->entries, or NULL: a removal */
     char id[ROUTE_ID_SIZE];      /* of a removal */
     sandboxes_done *on_done;
-    void *owner; /* NULL: it is gone */
+    void *owner;       /* NULL: it is gone */
+    uint64_t began_ms; /* of a creation, on the loop's clock */
     int status;
     struct bg_err err;
 };
@@ -412,6 +413,11 @@ static void creation_over(uv_work_t *work, int status)
     struct sandboxes *all = job->all;
     struct sandbox_entry *entry = NULL;
     (void)status; /* nobody cancels work */
+    uv_update_time(all->loop);
+    if (job->status == 0)
+        metric_observe(&all->opts.metrics->create, uv_now(all->loop) - job->began_ms);
+    else
+        all->opts.metrics->create_failed++;
     if (job->status == 0) {
         entry = BG_TAKE(job->entry);
         job->status = admit(all, entry, &job->err);
@@ -449,6 +455,39 @@ struct quota_use sandboxes_use(struct sandboxes *all, const char *token)
         use.memory_bytes += job->config.memory_bytes; /* the entry has it later, in a thread */
     }
     return use;
+}
+
+static const char *state_of(const struct sandbox_entry *entry)
+{
+    (void)entry;
+    return "running";
+}
+
+int sandboxes_count(struct sandboxes *all, struct metric_sandbox **ret, size_t *ret_count)
+{
+    const struct sandbox_entry *entry;
+    const struct job *job;
+    size_t count = 0, at = 0;
+    LIST_FOREACH(entry, &all->entries, link) count++;
+    LIST_FOREACH(job, &all->jobs, link) count++;
+    struct metric_sandbox *list = calloc(count + 1, sizeof *list);
+    if (!list)
+        return -ENOMEM;
+    LIST_FOREACH(entry, &all->entries, link)
+    {
+        if (entry->state != SANDBOX_ENDS)
+            list[at++] = (struct metric_sandbox){entry->record.token, state_of(entry),
+                                                 entry->sandbox.memory_bytes};
+    }
+    LIST_FOREACH(job, &all->jobs, link)
+    {
+        if (job->entry)
+            list[at++] = (struct metric_sandbox){job->entry->record.token, "starting",
+                                                 job->config.memory_bytes};
+    }
+    *ret = list;
+    *ret_count = at;
+    return 0;
 }
 
 /* Errors: as quota_admit; -EMFILE the gateway has no room. */
@@ -490,8 +529,12 @@ void sandboxes_create(struct sandboxes *all, struct create_config *config, const
         return;
     }
     all->count++;
-    *job = (struct job){
-        .all = all, .config = *config, .entry = entry, .on_done = on_done, .owner = owner};
+    *job = (struct job){.all = all,
+                        .config = *config,
+                        .entry = entry,
+                        .on_done = on_done,
+                        .owner = owner,
+                        .began_ms = uv_now(all->loop)};
     *config = (struct create_config){0};
     job->work.data = job;
     LIST_INSERT_HEAD(&all->jobs, job, link);

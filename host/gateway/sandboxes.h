@@ -16,6 +16,7 @@
 #include "common/state/sandbox.h"
 #include "host/cli/app.h"
 #include "host/gateway/create_config.h"
+#include "host/gateway/metrics.h"
 #include "host/gateway/quota.h"
 #include "host/gateway/record.h"
 #include "host/gateway/route.h"
@@ -48,6 +49,7 @@ struct sandbox_entry {
 struct sandboxes_opts {
     struct app *app;            /* borrowed, with its paths */
     const struct bg_log *log;   /* borrowed */
+    struct metrics *metrics;    /* borrowed */
     const char *image, *region; /* borrowed; region: three letters */
     const char *upstream_ca;    /* borrowed; NULL: none */
     const char *const *allow;   /* borrowed; rules of all sandboxes; NULL-terminated */
@@ -66,6 +68,11 @@ typedef void sandboxes_done(void *owner, struct sandbox_entry *entry, const stru
 /* Makes one. config: taken. token: the client's, copied; quota: what it may have. */
 void sandboxes_create(struct sandboxes *all, struct create_config *config, const char *token,
                       const struct quota *quota, sandboxes_done *on_done, void *owner);
+
+/* All of them, for metrics: *ret: heap, the caller's; its texts are borrowed until the next turn of
+ * the loop. Errors: -ENOMEM. */
+int sandboxes_count(struct sandboxes *all, struct metric_sandbox **ret,
+                    size_t *ret_count) BG_MUST_CHECK;
 
 /* What a token has, those that are being made too. */
 struct quota_use sandboxes_use(struct sandboxes *all, const char *token);

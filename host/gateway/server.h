@@ -8,7 +8,9 @@
 struct server_opts {
     struct app *app; /* borrowed, as all of these; with its paths */
     const struct bg_log *log;
-    const char *listen; /* ADDRESS:PORT, [ADDRESS]:PORT */
+    const char *listen;             /* ADDRESS:PORT, [ADDRESS]:PORT */
+    const char *tls_cert, *tls_key; /* PEM files; both or none */
+    bool plain;                     /* other machines may be served without TLS */
     const char *token_file;
     const char *const *host_names; /* NULL-terminated */
     const char *image, *region, *upstream_ca;
@@ -16,6 +18,7 @@ struct server_opts {
     unsigned cpus;
 };
 
-/* Serves until a signal ends it. Prints where it listens. Errors: -EINVAL listen; errno of bind; as
+/* Serves until a signal ends it. Prints where it listens. Errors: -EINVAL listen, the
+ * certificate; errno of bind; as
  * sandboxes_open. */
 int server_run(const struct server_opts *opts, struct bg_err *err) BG_MUST_CHECK;

@@ -25,3 +25,4 @@ bool gateway_empty(void *arg); /* for vm_wait; arg: struct vm */
 
 /* Tests of other files, for the one table. */
 void a_token_has_its_limits(void **state);
+void tls_is_spoken_with_a_certificate(void **state);

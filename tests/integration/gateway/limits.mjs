@@ -52,6 +52,26 @@ test("a token has no more than it may have", async () => {
   await one.env.set("DENO_DEPLOY_TOKEN", nested);
   await refused(Sandbox.create({ token: nested }), 429, "QUOTA_EXCEEDED", /makes no sandboxes/);
 
+
+  // What happened is counted, for who may read it.
+  const gateway = process.env.DENO_SANDBOX_ENDPOINT;
+  const scrape = (text) => fetch(`${gateway}/metrics`, { headers: { Authorization: `Bearer ${text}` } });
+  assert.equal((await scrape(own)).status, 403);
+  const watcher = token("add", "watcher", "--metrics", "yes", "--max-sandboxes", "0");
+  const metrics = await scrape(watcher);
+  assert.match(metrics.headers.get("content-type"), /^text\/plain; version=0\.0\.4/);
+  const lines = (await metrics.text()).split("\n");
+  const value = (name) => Number(lines.find((line) => line.startsWith(`${name} `))?.split(" ")[1]);
+  assert.equal(value('bellglass_sandboxes{state="running",token="few"}'), 1);
+  assert.equal(value('bellglass_sandbox_memory_bytes{state="running",token="few"}'), 768 * 2 ** 20);
+  assert.equal(value('bellglass_rpc_calls_total{method="envSet"}'), 2);
+  assert.equal(value('bellglass_rpc_errors_total{class="PermissionDenied"}'), 2);
+  assert.equal(value('bellglass_http_refusals_total{code="LIFETIME_TOO_LONG"}'), 2);
+  assert.ok(value("bellglass_create_duration_seconds_count") >= 2);
+  assert.ok(value("bellglass_websockets") >= 1);
+  await refused(Sandbox.create({ token: watcher }), 429, "QUOTA_EXCEEDED", /makes no sandboxes/);
+  const described = await (await fetch(`${gateway}/openapi.json`)).json();
+  assert.ok(described.paths["/api/v2/sandboxes"].get);
   await one.kill();
 });
 

@@ -9,9 +9,11 @@ static void run_script(struct vm *vm, const struct gateway *g, const char *name,
 {
     const char *output =
         vm_host(vm,
-                "DENO_SANDBOX_ENDPOINT=%s DENO_DEPLOY_ENDPOINT=%s BELLGLASS=%s node "
-                "--test-reporter=spec '%s' %s 2>&1 || echo FAILED",
-                g->url, g->url, vm->bellglass, gateway_script(vm, name), words);
+                "DENO_SANDBOX_ENDPOINT=%s DENO_DEPLOY_ENDPOINT=%s BELLGLASS=%s "
+                "NODE_EXTRA_CA_CERTS='%s' timeout 200 node --test-reporter=spec '%s' %s 2>&1 || "
+                "echo FAILED",
+                g->url, g->url, vm->bellglass, g->tls ? vm_path(vm, "cert.pem") : "",
+                gateway_script(vm, name), words);
     if (strstr(output, "FAILED"))
         fail_msg("%s", output);
 }
@@ -25,6 +27,26 @@ void a_token_has_its_limits(void **state)
     vm_refused(vm, "--max-sandboxes", "serve", "token", "add", "x", "--max-sandboxes", "-1", NULL);
     vm_refused(vm, "--nested", "serve", "token", "add", "x", "--nested", "perhaps", NULL);
     run_script(vm, &g, "limits.mjs", vm_text(vm, "%u", g.port));
+    vm_wait("no sandbox is left", gateway_empty, vm);
+    assert_int_equal(vm_stop(g.process, SIGTERM), 0);
+}
+
+void tls_is_spoken_with_a_certificate(void **state)
+{
+    struct vm *vm = *state;
+    const char *cert = vm_path(vm, "cert.pem"), *key = vm_path(vm, "key.pem");
+    (void)vm_host(vm,
+                  "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 "
+                  "-subj /CN=localhost -addext subjectAltName=DNS:localhost,DNS:*.localhost "
+                  "-keyout '%s' -out '%s' 2>&1",
+                  key, cert);
+    vm_refused(vm, "--tls-cert|--without-tls", "serve", "--listen", "0.0.0.0:0", NULL);
+    vm_refused(vm, "belong together", "serve", "--tls-cert", cert, NULL);
+    vm_refused(vm, "--tls-key", "serve", "--tls-cert", cert, "--tls-key", cert, NULL);
+    const char *const options[] = {"--tls-cert", cert, "--tls-key", key, NULL};
+    struct gateway g = gateway_serve(vm, options);
+    assert_true(g.tls);
+    run_script(vm, &g, "tls.mjs", vm_text(vm, "%u %s %s", g.port, cert, gateway_token(vm)));
     vm_wait("no sandbox is left", gateway_empty, vm);
     assert_int_equal(vm_stop(g.process, SIGTERM), 0);
 }

@@ -206,6 +206,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_token_has_its_limits),
+        cmocka_unit_test(tls_is_spoken_with_a_certificate),
         cmocka_unit_test(the_sdk_works_unchanged),
         cmocka_unit_test(what_no_client_sends_does_no_harm),
         cmocka_unit_test(a_gateway_after_another_goes_on_with_its_sandboxes),
