@@ -17,6 +17,8 @@ static const struct option_spec options[] = {
      "a name that clients reach it by, beside localhost and its numbers"},
     {SERVE_IMAGE, 0, false, "image", "IMAGE", "what sandboxes are forks of [debian]"},
     {SERVE_CPUS, 0, false, "cpus", "N", "virtual CPUs of a sandbox [1]"},
+    {SERVE_IDLE_SUSPEND, 0, false, "idle-suspend", "TIME",
+     "suspend a sandbox that no client uses for so long; who needs it wakes it"},
     {SERVE_ALLOW, 0, true, "allow", "HOST[:PORT]",
      "what every sandbox may reach, beside what its client allows"},
     {SERVE_REGION, 0, false, "region", "REGION", "three letters, for ids: ord or ams [ord]"},

@@ -41,8 +41,9 @@ struct conn {
     uint8_t *raw; /* of the request, until it is known whether it is for a sandbox */
     size_t raw_size;
     struct tunnel *tunnel;
-    bool answered;     /* the answer's first line has passed */
-    bool tunnel_ended; /* all that it has said is on its way */
+    char used[ROUTE_ID_SIZE]; /* the sandbox that this is a use of, or "" */
+    bool answered;            /* the answer's first line has passed */
+    bool tunnel_ended;        /* all that it has said is on its way */
     struct websocket *ws;
     struct session *session;
     bool in_feed;   /* of ws: it and the session must not be freed */
@@ -442,15 +443,14 @@ static void write_head(struct conn *c)
     write_tunnel(c, bytes, size);
 }
 
-/* The request's Host is a sandbox's: it goes to the port that was exposed. Nobody is asked for a
- * token, as the SDK has it. */
-static void open_tunnel(struct conn *c, const char *id)
+/* The sandbox runs: the request goes to it, as far as it has come. */
+static void tunnel_awake(void *owner, struct sandbox_entry *entry, const struct bg_err *why)
 {
-    struct sandbox_entry *entry = sandboxes_find_any(c->shared->session.sandboxes, id);
+    struct conn *c = owner;
     struct bg_err err;
-    c->last = true; /* of our own answers */
-    if (!entry || entry->record.port == 0) {
-        refuse(c, 404, "NOT_EXPOSED", "no such sandbox, or none of its ports is exposed");
+    c->state = CONN_REQUEST;
+    if (why) {
+        refuse(c, 502, "PORT_NOT_REACHED", why->text);
         return;
     }
     const struct tunnel_opts opts = {.paths = c->shared->session.paths,
@@ -464,10 +464,29 @@ static void open_tunnel(struct conn *c, const char *id)
         refuse(c, 502, "PORT_NOT_REACHED", err.text);
         return;
     }
+    sandboxes_use_begin(entry);
+    (void)snprintf(c->used, sizeof c->used, "%s", entry->sandbox.name);
     c->state = CONN_TUNNEL;
-    c->request.pass_body = true;
     (void)uv_timer_stop(&c->timer); /* cannot fail */
+    set_reading(c, true);           /* it may have waited */
     write_head(c);
+    free(BG_TAKE(c->raw));
+    drive(c); /* what came meanwhile; nothing if it is at work already */
+}
+
+/* The request's Host is a sandbox's: it goes to the port that was exposed, and wakes it. Nobody is
+ * asked for a token, as the SDK has it. */
+static void open_tunnel(struct conn *c, const char *id)
+{
+    struct sandbox_entry *entry = sandboxes_find_any(c->shared->session.sandboxes, id);
+    c->last = true; /* of our own answers */
+    if (!entry || entry->record.port == 0) {
+        refuse(c, 404, "NOT_EXPOSED", "no such sandbox, or none of its ports is exposed");
+        return;
+    }
+    c->request.pass_body = true;
+    c->state = CONN_ANSWERING;
+    sandboxes_wake(entry, tunnel_awake, c);
 }
 
 /* ---- routes ---- */
@@ -642,8 +661,10 @@ static void do_route(struct conn *c, const struct route *route)
         do_create(c);
         break;
     case ROUTE_CONNECT:
-        if (take_upgrade(c))
-            open_socket(c, entry);
+        if (take_upgrade(c)) {
+            c->state = CONN_ANSWERING;
+            sandboxes_wake(entry, created, c);
+        }
         break;
     case ROUTE_DELETE:
         c->state = CONN_ANSWERING;
@@ -740,8 +761,10 @@ static void look_at_host(struct conn *c, const uint8_t *bytes, size_t size)
     const char *host = http_request_field(&c->request, "host");
     c->head_seen = true;
     if (host && route_host(host, c->shared->host_names, id) == ROUTE_HOST_SANDBOX) {
-        open_tunnel(c, id);
-    } else if (c->request.body_large) {
+        open_tunnel(c, id); /* which wants raw, now or later */
+        return;
+    }
+    if (c->request.body_large) {
         c->last = true;
         refuse(c, 413, "TOO_LARGE", "the request's body is too large");
     }
@@ -771,7 +794,12 @@ static void drive(struct conn *c)
             do_request(c);
     }
     c->driving = false;
-    if (c->state == CONN_SOCKET && c->kept_size > 0) {
+    if (c->state == CONN_TUNNEL && c->kept_size > 0) {
+        BG_AUTOFREE uint8_t *kept = BG_TAKE(c->kept);
+        size_t size = c->kept_size;
+        c->kept_size = 0;
+        feed_tunnel(c, kept, size);
+    } else if (c->state == CONN_SOCKET && c->kept_size > 0) {
         BG_AUTOFREE uint8_t *kept = BG_TAKE(c->kept);
         size_t size = c->kept_size;
         c->kept_size = 0;
@@ -919,6 +947,8 @@ static void close_now(struct conn *c)
         session_close(BG_TAKE(c->session));
     }
     tunnel_close(BG_TAKE(c->tunnel));
+    if (c->used[0] != '\0')
+        sandboxes_use_end(c->shared->session.sandboxes, c->used);
     LIST_REMOVE(c, link);
     c->shared->count--;
     uv_close((uv_handle_t *)&c->tcp, closed);

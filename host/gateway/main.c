@@ -218,6 +218,10 @@ static int run_server(struct app *app, const struct args *args, const char *path
         r = bg_err_set(&err, -EINVAL, "--region: want three letters from a to z");
     if (r == 0 && ca_option && !(ca = realpath(ca_option, NULL)))
         r = bg_err_errno(&err, -errno, "--upstream-ca");
+    uint64_t idle_ms = 0;
+    const char *idle = args_text(args, SERVE_IDLE_SUSPEND, NULL);
+    if (r == 0 && idle && (grammar_parse_duration(idle, &idle_ms, &err) < 0 || idle_ms < 1000))
+        r = bg_err_set(&err, -EINVAL, "--idle-suspend: want a time of 1s or more, such as 10m");
     const char *cert = args_text(args, SERVE_TLS_CERT, NULL);
     const char *key = args_text(args, SERVE_TLS_KEY, NULL);
     if (r == 0 && !cert != !key)
@@ -234,7 +238,8 @@ static int run_server(struct app *app, const struct args *args, const char *path
                                      .region = args_text(args, SERVE_REGION, "ord"),
                                      .upstream_ca = ca,
                                      .allow = allow,
-                                     .cpus = (unsigned)cpus};
+                                     .cpus = (unsigned)cpus,
+                                     .idle_ms = idle_ms};
     if (r == 0)
         r = server_run(&opts, &err);
     return r < 0 ? app_fail(&err) : 0;

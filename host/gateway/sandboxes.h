@@ -38,7 +38,10 @@ struct sandbox_entry {
     struct sandboxes *all;
     struct bg_sandbox sandbox; /* its name is the id */
     struct record record;
-    enum { SANDBOX_RUNS, SANDBOX_ENDS } state; /* only moves right */
+    /* A request for one that sleeps, or is about to, wakes it. ENDS is the last. */
+    enum { SANDBOX_RUNS, SANDBOX_DOZES, SANDBOX_SLEEPS, SANDBOX_WAKES, SANDBOX_ENDS } state;
+    unsigned uses;           /* beside viewers: requests to its exposed port */
+    uint64_t quiet_since_ms; /* on the loop's clock; of one without viewers and uses */
     LIST_HEAD(, viewer) viewers;
     uv_timer_t timer;          /* until it is to end */
     struct presence *presence; /* tells of its end; NULL: there is none, or not yet */
@@ -54,6 +57,7 @@ struct sandboxes_opts {
     const char *upstream_ca;    /* borrowed; NULL: none */
     const char *const *allow;   /* borrowed; rules of all sandboxes; NULL-terminated */
     unsigned cpus;
+    uint64_t idle_ms; /* without clients for so long: it is suspended; 0: never */
 };
 
 /* Takes over the sandboxes of an earlier gateway. Errors: -ENOMEM; errno of reading the state. */
@@ -80,10 +84,17 @@ struct quota_use sandboxes_use(struct sandboxes *all, const char *token);
 /* Ends and removes one; its viewers are told. on_done may be NULL; its entry is always NULL. */
 void sandboxes_remove(struct sandbox_entry *entry, sandboxes_done *on_done, void *owner);
 
+/* Makes it run, if it sleeps; on_done may be called before this returns. */
+void sandboxes_wake(struct sandbox_entry *entry, sandboxes_done *on_done, void *owner);
+
+/* Something beside a viewer uses it, and does not any more. */
+void sandboxes_use_begin(struct sandbox_entry *entry);
+void sandboxes_use_end(struct sandboxes *all, const char *id);
+
 /* owner is gone: what it waits for goes on without it; what it wanted made is removed again. */
 void sandboxes_forget(struct sandboxes *all, const void *owner);
 
-/* NULL: there is none, or it is another token's. */
+/* NULL: there is none, or it is another token's. It may sleep. */
 struct sandbox_entry *sandboxes_find(struct sandboxes *all, const char *id, const char *token);
 struct sandbox_entry *sandboxes_find_any(struct sandboxes *all, const char *id);
 

@@ -150,7 +150,8 @@ static int open_all(struct server *server, struct bg_err *err)
                                              .region = opts->region,
                                              .upstream_ca = opts->upstream_ca,
                                              .allow = opts->allow,
-                                             .cpus = opts->cpus};
+                                             .cpus = opts->cpus,
+                                             .idle_ms = opts->idle_ms};
     int r = token_file_refresh(&server->tokens, err);
     if (r == 0 && opts->tls_cert)
         r = tls_server_new(opts->tls_cert, opts->tls_key, &server->tls, err);

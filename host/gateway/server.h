@@ -1,6 +1,9 @@
 /* server: the gateway's listener and its end. */
 #pragma once
 
+#include <stdbool.h>
+#include <stdint.h>
+
 #include "common/err.h"
 #include "common/log.h"
 #include "host/cli/app.h"
@@ -16,6 +19,7 @@ struct server_opts {
     const char *image, *region, *upstream_ca;
     const char *const *allow; /* NULL-terminated */
     unsigned cpus;
+    uint64_t idle_ms; /* as of sandboxes_opts */
 };
 
 /* Serves until a signal ends it. Prints where it listens. Errors: -EINVAL listen, the

@@ -10,7 +10,7 @@ static void run_script(struct vm *vm, const struct gateway *g, const char *name,
     const char *output =
         vm_host(vm,
                 "DENO_SANDBOX_ENDPOINT=%s DENO_DEPLOY_ENDPOINT=%s BELLGLASS=%s "
-                "NODE_EXTRA_CA_CERTS='%s' timeout 200 node --test-reporter=spec '%s' %s 2>&1 || "
+                "NODE_EXTRA_CA_CERTS='%s' timeout 150 node --test-reporter=spec '%s' %s 2>&1 || "
                 "echo FAILED",
                 g->url, g->url, vm->bellglass, g->tls ? vm_path(vm, "cert.pem") : "",
                 gateway_script(vm, name), words);
@@ -47,6 +47,23 @@ void tls_is_spoken_with_a_certificate(void **state)
     struct gateway g = gateway_serve(vm, options);
     assert_true(g.tls);
     run_script(vm, &g, "tls.mjs", vm_text(vm, "%u %s %s", g.port, cert, gateway_token(vm)));
+    vm_wait("no sandbox is left", gateway_empty, vm);
+    assert_int_equal(vm_stop(g.process, SIGTERM), 0);
+}
+
+void a_sandbox_sleeps_until_it_is_asked_for(void **state)
+{
+    struct vm *vm = *state;
+    const char *const options[] = {"--idle-suspend", "1s", NULL};
+    vm_refused(vm, "--idle-suspend", "serve", "--idle-suspend", "0s", NULL);
+    struct gateway g = gateway_serve(vm, options);
+    const char *token = gateway_token(vm);
+    const char *id = vm_text(vm, "%s", vm_path(vm, "id"));
+    run_script(vm, &g, "sleep.mjs", vm_text(vm, "%u %s %s", g.port, token, id));
+    /* The next gateway knows of one that sleeps. */
+    assert_int_equal(vm_stop(g.process, SIGTERM), 0);
+    g = gateway_serve(vm, options);
+    run_script(vm, &g, "sleep.mjs", vm_text(vm, "%u %s %s again", g.port, token, id));
     vm_wait("no sandbox is left", gateway_empty, vm);
     assert_int_equal(vm_stop(g.process, SIGTERM), 0);
 }

@@ -65,6 +65,22 @@ bool gateway_empty(void *arg)
     return gateway_sandboxes(arg) == 0;
 }
 
+/* The very example of README.md, with a host of ours in the place of its own. */
+static void check_readme(struct vm *vm, const char *env, unsigned port, const char *secret)
+{
+    const char *output = vm_host(
+        vm,
+        "cd '%s' && sed -n '/^```js$/,/^```$/p' '%s/../../../README.md' | grep -v '^```' | "
+        "sed 's,//api.github.com/user,//api.test:%u/echo,; s/api\\.github\\.com/api.test/g' "
+        ">readme.mjs && %s GITHUB_TOKEN=%s node readme.mjs 2>&1",
+        getenv("BG_TEST_SDK"), gateway_sources(), port, env, secret);
+    assert_memory_equal(output, "BELLGLASS_SECRET_", 17);
+    assert_non_null(
+        strstr(strchr(output, '\n'), "BELLGLASS_SECRET_")); /* what the host gave back */
+    assert_null(strstr(output, secret));
+    assert_non_null(strstr(output, "\n403\n"));
+}
+
 static void the_sdk_works_unchanged(void **state)
 {
     struct vm *vm = *state;
@@ -86,14 +102,20 @@ static void the_sdk_works_unchanged(void **state)
     const char *const options[] = {"--upstream-ca", vm_text(vm, "%s/ca.pem", folder), "--allow",
                                    vm_text(vm, "api.test:%u=127.0.0.1", port), NULL};
     struct gateway g = gateway_serve(vm, options);
+    const char *token = gateway_token(vm);
     const char *output =
         vm_host(vm,
                 "DENO_SANDBOX_ENDPOINT=%s DENO_DEPLOY_ENDPOINT=%s DENO_DEPLOY_TOKEN=%s "
                 "WEB=https://api.test:%u/ SECRET=%s node --test --test-reporter=spec '%s' 2>&1 || "
                 "echo FAILED",
-                g.url, g.url, gateway_token(vm), port, secret, gateway_script(vm, "sdk.mjs"));
+                g.url, g.url, token, port, secret, gateway_script(vm, "sdk.mjs"));
     if (strstr(output, "FAILED"))
         fail_msg("%s", output);
+    check_readme(vm,
+                 vm_text(vm,
+                         "DENO_SANDBOX_ENDPOINT=%s DENO_DEPLOY_ENDPOINT=%s DENO_DEPLOY_TOKEN=%s",
+                         g.url, g.url, token),
+                 port, secret);
     /* The server got what the sandbox never had. */
     assert_non_null(strstr(vm_read(vm, vm_text(vm, "%s/got", folder), NULL), secret));
     vm_wait("no sandbox is left", gateway_empty, vm);
@@ -206,6 +228,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_token_has_its_limits),
+        cmocka_unit_test(a_sandbox_sleeps_until_it_is_asked_for),
         cmocka_unit_test(tls_is_spoken_with_a_certificate),
         cmocka_unit_test(the_sdk_works_unchanged),
         cmocka_unit_test(what_no_client_sends_does_no_harm),

@@ -82,6 +82,7 @@ static void names_beyond_the_room_are_others(void **state)
         metric_count(&m->calls, name);
     }
     memset(name, 'x', sizeof name - 1);
+    name[sizeof name - 1] = '\0';
     metric_count(&m->call_errors, name); /* cut off, and the same the next time */
     metric_count(&m->call_errors, name);
     assert_int_equal(m->call_errors.count, 1);
