@@ -15,6 +15,8 @@ const asleep = async (id) => {
   for (const end = Date.now() + 120_000; state(id) !== "suspended"; await pause(100))
     assert.ok(Date.now() < end, `${id} is ${state(id)}`);
 };
+const remove = (id) => fetch(`${process.env.DENO_SANDBOX_ENDPOINT}/api/v3/sandbox/${id}`, {
+  method: "DELETE", headers: { Authorization: `Bearer ${token}` } });
 const get = (host, path, body) => new Promise((done, failed) => {
   const request = http.request({ host: "127.0.0.1", port, path, method: body ? "POST" : "GET", headers: { Host: host } }, async (answer) => {
     const parts = [];
@@ -49,11 +51,14 @@ ThreadingHTTPServer(("127.0.0.1", 8000), H).serve_forever()`);
   assert.deepEqual(answers, Array(3).fill([200, String(body.length)]));
   await asleep(id);
 
-  // So does a client, and its files are as they were. While it is there nothing sleeps.
+  // So does a client, and its files are as they were. While it is there only others sleep.
   sandbox = await Sandbox.connect(id, { token });
   assert.match(await sandbox.fs.readTextFile("server.py"), /ThreadingHTTPServer/);
-  await pause(3000);
+  const other = await Sandbox.create({ token, timeout: "30m" });
+  await other.close();
+  await asleep(other.id);
   assert.equal(state(id), "running");
+  assert.equal((await remove(other.id)).status, 200);
 
   // One that somebody else suspends is there for its next client all the same.
   bellglass("suspend", "--quiet", id);
@@ -71,8 +76,6 @@ test("one that sleeps is ended like any other", { skip: again === undefined }, a
   assert.equal(await sandbox.sh`echo ${"again"}`.text(), "again\n");
   await sandbox.close();
   await asleep(id);
-  const gone = await fetch(`${process.env.DENO_SANDBOX_ENDPOINT}/api/v3/sandbox/${id}`, {
-    method: "DELETE", headers: { Authorization: `Bearer ${token}` } });
-  assert.equal(gone.status, 200);
+  assert.equal((await remove(id)).status, 200);
   assert.equal(state(id), undefined);
 });
