@@ -257,8 +257,9 @@
 #define BG_GATEWAY_JOBS_MAX        16        /* of extra routes at once: half of the threads; 429 */
 #define BG_GATEWAY_FORKS_MAX       16        /* of one request; refused */
 #define BG_GATEWAY_AUDIT_MAX       (256 * 1024) /* bytes of an audit log in one answer; the rest next */
-#define BG_GATEWAY_LABELS_MAX      64           /* of a sandbox; refused */
-#define BG_GATEWAY_LABEL_MAX       256          /* bytes of one's key or value; refused */
+#define BG_GATEWAY_METRICS_MAX     128 /* names of one kind: methods; the rest is "other" */
+#define BG_GATEWAY_LABELS_MAX      64  /* of a sandbox; refused */
+#define BG_GATEWAY_LABEL_MAX       256 /* bytes of one's key or value; refused */
 
 /* MCP server. */
 #define BG_MCP_LINE_MAX      (16u << 20)  /* one message; passed over, and an error is sent */

@@ -104,7 +104,7 @@ static int start(struct app *app, struct life *life, struct bg_err *err)
     return r < 0 ? r : start_with_shares(app, life, &opts, &signal_number, err);
 }
 
-static int work(struct app *app, struct life *life, struct bg_err *err)
+int wake_here(struct app *app, struct life *life, struct bg_err *err)
 {
     uint64_t until_ms = bg_now_ms() + CHANGE_MS;
     int fd = -1;
@@ -181,7 +181,7 @@ int wake(struct app *app, struct life *life, struct bg_err *err)
         (void)setsid(); /* a fresh child is no group leader */
         /* What it opens itself wakes nobody: it would wait for itself. */
         (void)setenv("BELLGLASS_WAKE", "0", 1); /* no memory: it waits for nobody's turn then */
-        if (work(app, life, &word) < 0)
+        if (wake_here(app, life, &word) < 0)
             app_hint_space(&word);
         else
             word = (struct bg_err){0};

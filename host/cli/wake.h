@@ -15,6 +15,10 @@ bool wake_allowed(void);
  * -ENOTCONN it is not to be woken; -ETIME; why it did not start. Not for processes with threads. */
 int wake(struct app *app, struct life *life, struct bg_err *err) BG_MUST_CHECK;
 
+/* The same here and now, without a word: for one thread of a process with several. The sandbox has
+ * no shares. */
+int wake_here(struct app *app, struct life *life, struct bg_err *err) BG_MUST_CHECK;
+
 /* For who waits for others to do something to a sandbox: an fd that is readable when something has
  * happened to it since (its folder is looked at; several things may have become one). Reading it is
  * left to wake_await. Errors: -ENOENT it was removed; errno. */

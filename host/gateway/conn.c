@@ -8,9 +8,10 @@
 #include <jansson.h>
 
 #include "common/limits.h"
-#include "host/cli/ssh_names.h"
 #include "common/quote.h"
+#include "host/cli/ssh_names.h"
 #include "host/gateway/http_request.h"
+#include "host/gateway/openapi.h"
 #include "host/gateway/route.h"
 #include "host/gateway/tunnel.h"
 #include "host/gateway/web.h"
@@ -27,6 +28,7 @@ struct conn {
     LIST_ENTRY(conn) link;
     struct conn_shared *shared;
     uv_tcp_t tcp;
+    struct tls *tls; /* NULL: plain */
     uv_timer_t timer;
     unsigned open_handles; /* whose memory the loop has */
     enum { CONN_REQUEST, CONN_ANSWERING, CONN_SOCKET, CONN_TUNNEL, CONN_CLOSING } state;
@@ -46,10 +48,12 @@ struct conn {
     uint8_t *raw; /* of the request, until it is known whether it is for a sandbox */
     size_t raw_size;
     struct tunnel *tunnel;
-    bool answered;     /* the answer's first line has passed */
-    bool tunnel_ended; /* all that it has said is on its way */
+    char used[ROUTE_ID_SIZE]; /* the sandbox that this is a use of, or "" */
+    bool answered;            /* the answer's first line has passed */
+    bool tunnel_ended;        /* all that it has said is on its way */
     struct websocket *ws;
     struct session *session;
+    bool looks_on;  /* the sandbox is not to end with this connection */
     bool in_feed;   /* of ws: it and the session must not be freed */
     bool broken;    /* it is to be closed by the timer, at once */
     bool driving;   /* drive() is at work */
@@ -101,8 +105,8 @@ static void close_soon(struct conn *c)
     (void)uv_timer_start(&c->timer, timer_fired, 0, 0); /* fails only when closing */
 }
 
-/* bytes: taken. What cannot be sent is the connection's end. */
-static void send_bytes(struct conn *c, void *bytes, size_t size)
+/* bytes: taken; as they go to the network. What cannot be sent is the connection's end. */
+static void send_raw(struct conn *c, void *bytes, size_t size)
 {
     struct write *w = c->state == CONN_CLOSING ? NULL : calloc(1, sizeof *w);
     if (!w) {
@@ -113,6 +117,7 @@ static void send_bytes(struct conn *c, void *bytes, size_t size)
     *w = (struct write){.conn = c, .bytes = bytes};
     w->request.data = w;
     const uv_buf_t buffer = uv_buf_init(bytes, (unsigned)size); /* far below 4 GiB */
+    c->shared->session.metrics->bytes_out += size;
     if (uv_write(&w->request, (uv_stream_t *)&c->tcp, &buffer, 1, wrote) < 0) {
         free(bytes);
         free(w);
@@ -122,6 +127,32 @@ static void send_bytes(struct conn *c, void *bytes, size_t size)
     } else if (c->tunnel && unsent(c) > BG_GATEWAY_OUT_MAX) {
         tunnel_pause(c->tunnel, true);
     }
+}
+
+/* What TLS has to say. */
+static void flush_tls(struct conn *c)
+{
+    uint8_t *bytes;
+    size_t size;
+    if (tls_output(c->tls, &bytes, &size) < 0)
+        close_soon(c);
+    else if (size > 0)
+        send_raw(c, bytes, size);
+}
+
+/* The same for what is meant. bytes: taken. */
+static void send_bytes(struct conn *c, void *bytes, size_t size)
+{
+    if (!c->tls) {
+        send_raw(c, bytes, size);
+        return;
+    }
+    int r = tls_write(c->tls, bytes, size);
+    free(bytes);
+    if (r < 0)
+        close_soon(c);
+    else
+        flush_tls(c);
 }
 
 static const char *reason_of(int status)
@@ -202,6 +233,7 @@ static void answer(struct conn *c, int status, json_t *body)
 
 static void refuse(struct conn *c, int status, const char *code, const char *text)
 {
+    metric_count(&c->shared->session.metrics->refusals, code);
     answer(c, status, json_pack("{s:s, s:s}", "code", code, "message", text));
 }
 
@@ -225,17 +257,13 @@ static void refuse_known(struct conn *c, const struct known_error *known, size_t
 static void refuse_err(struct conn *c, const struct bg_err *err)
 {
     static const struct known_error known[] = {
-        {-EINVAL, 400, "BAD_REQUEST"},
-        {-EOPNOTSUPP, 501, "NOT_SUPPORTED"},
-        {-EDQUOT, 429, "TOO_MANY_SANDBOXES"},
-        {-ENOSPC, 503, "NO_SPACE"},
-        {-ENOMEDIUM, 404, "VOLUME_NOT_FOUND"},
-        {-EBUSY, 409, "VOLUME_IN_USE"},
-        {-EEXIST, 409, "SLUG_IN_USE"},
-        {-EMLINK, 409, "TOO_MANY_SNAPSHOTS"},
-        {-EPERM, 403, "FORBIDDEN"},
-        {-EUSERS, 429, "TOO_MANY_VOLUMES"},
-        {-ENOMEM, 503, "NO_MEMORY"},
+        {-EINVAL, 400, "BAD_REQUEST"},        {-EOPNOTSUPP, 501, "NOT_SUPPORTED"},
+        {-EMFILE, 429, "TOO_MANY_SANDBOXES"}, {-EDQUOT, 429, "QUOTA_EXCEEDED"},
+        {-ERANGE, 403, "LIFETIME_TOO_LONG"},  {-EKEYREJECTED, 403, "TOKEN_IN_SANDBOX"},
+        {-ENOSPC, 503, "NO_SPACE"},           {-ENOMEDIUM, 404, "VOLUME_NOT_FOUND"},
+        {-EBUSY, 409, "VOLUME_IN_USE"},       {-EEXIST, 409, "SLUG_IN_USE"},
+        {-EMLINK, 409, "TOO_MANY_SNAPSHOTS"}, {-EPERM, 403, "FORBIDDEN"},
+        {-EUSERS, 429, "TOO_MANY_VOLUMES"},   {-ENOMEM, 503, "NO_MEMORY"},
     };
     refuse_known(c, known, sizeof known / sizeof *known, err);
 }
@@ -321,7 +349,7 @@ static void feed_socket(struct conn *c, const uint8_t *bytes, size_t size)
 }
 
 /* The answer 101, and the session after it. */
-static void open_socket(struct conn *c, struct sandbox_entry *entry, bool looks_on)
+static void open_socket(struct conn *c, struct sandbox_entry *entry)
 {
     const struct websocket_opts ws = {.message_max = BG_GATEWAY_MESSAGE_MAX,
                                       .on_text = ws_text,
@@ -330,7 +358,7 @@ static void open_socket(struct conn *c, struct sandbox_entry *entry, bool looks_
                                       .owner = c};
     const struct session_opts session = {.shared = &c->shared->session,
                                          .entry = entry,
-                                         .looks_on = looks_on,
+                                         .looks_on = c->looks_on,
                                          .send = session_send,
                                          .ping = session_ping,
                                          .close = session_ends,
@@ -454,15 +482,14 @@ static void write_head(struct conn *c)
     write_tunnel(c, bytes, size);
 }
 
-/* The request's Host is a sandbox's: it goes to the port that was exposed. Nobody is asked for a
- * token, as the SDK has it. */
-static void open_tunnel(struct conn *c, const char *id)
+/* The sandbox runs: the request goes to it, as far as it has come. */
+static void tunnel_awake(void *owner, struct sandbox_entry *entry, const struct bg_err *why)
 {
-    struct sandbox_entry *entry = sandboxes_find_any(c->shared->session.sandboxes, id);
+    struct conn *c = owner;
     struct bg_err err;
-    c->last = true; /* of our own answers */
-    if (!entry || entry->record.port == 0) {
-        refuse(c, 404, "NOT_EXPOSED", "no such sandbox, or none of its ports is exposed");
+    c->state = CONN_REQUEST;
+    if (why) {
+        refuse(c, 502, "PORT_NOT_REACHED", why->text);
         return;
     }
     const struct tunnel_opts opts = {.paths = c->shared->session.paths,
@@ -476,22 +503,50 @@ static void open_tunnel(struct conn *c, const char *id)
         refuse(c, 502, "PORT_NOT_REACHED", err.text);
         return;
     }
+    sandboxes_use_begin(entry);
+    (void)snprintf(c->used, sizeof c->used, "%s", entry->sandbox.name);
     c->state = CONN_TUNNEL;
-    c->request.pass_body = true;
     (void)uv_timer_stop(&c->timer); /* cannot fail */
+    set_reading(c, true);           /* it may have waited */
     write_head(c);
+    free(BG_TAKE(c->raw));
+    drive(c); /* what came meanwhile; nothing if it is at work already */
+}
+
+/* The request's Host is a sandbox's: it goes to the port that was exposed, and wakes it. Nobody is
+ * asked for a token, as the SDK has it. */
+static void open_tunnel(struct conn *c, const char *id)
+{
+    struct sandbox_entry *entry = sandboxes_find_any(c->shared->session.sandboxes, id);
+    c->last = true; /* of our own answers */
+    if (!entry || entry->record.port == 0) {
+        refuse(c, 404, "NOT_EXPOSED", "no such sandbox, or none of its ports is exposed");
+        return;
+    }
+    c->request.pass_body = true;
+    c->state = CONN_ANSWERING;
+    sandboxes_wake(entry, tunnel_awake, c);
 }
 
 /* ---- routes ---- */
 
-static void created(void *owner, struct sandbox_entry *entry, const struct bg_err *err)
+static void connected(void *owner, struct sandbox_entry *entry, const struct bg_err *err)
 {
     struct conn *c = owner;
     if (err)
         refuse_err(c, err);
     else
-        open_socket(c, entry, /* looks_on= */ false);
+        open_socket(c, entry);
     drive(c);
+}
+
+/* A WebSocket to one that may sleep. */
+static void do_connect(struct conn *c, struct sandbox_entry *entry, bool looks_on,
+                       sandboxes_done *on_done)
+{
+    c->looks_on = looks_on;
+    c->state = CONN_ANSWERING;
+    sandboxes_wake(entry, on_done, c);
 }
 
 static bool take_upgrade(struct conn *c)
@@ -515,8 +570,21 @@ static uint64_t unix_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_usec / 1000;
 }
 
+/* A token of the gateway's that would get into the sandbox as one of its secrets. */
+static int check_secrets(const struct conn *c, const struct create_config *config,
+                         struct bg_err *err)
+{
+    for (size_t i = 0; i < config->secret_count; i++) {
+        int r = tokens_check_stray(&c->shared->tokens->tokens, config->secrets[i].value, err);
+        if (r < 0)
+            return bg_err_prefix(err, "secret %.64s", config->secrets[i].name);
+    }
+    return 0;
+}
+
 static void do_create(struct conn *c)
 {
+    const struct quota quota = tokens_quota(&c->shared->tokens->tokens, c->token);
     const char *text = http_request_field(&c->request, "x-deno-sandbox-config");
     struct create_config config;
     struct bg_err err;
@@ -530,8 +598,14 @@ static void do_create(struct conn *c)
         refuse_err(c, &err);
         return;
     }
+    if (check_secrets(c, &config, &err) < 0) {
+        create_config_done(&config);
+        refuse_err(c, &err);
+        return;
+    }
+    c->looks_on = false;
     c->state = CONN_ANSWERING;
-    sandboxes_create(c->shared->session.sandboxes, &config, c->token, created, c);
+    sandboxes_create(c->shared->session.sandboxes, &config, c->token, &quota, connected, c);
 }
 
 static void removed(void *owner, struct sandbox_entry *entry, const struct bg_err *err)
@@ -549,11 +623,12 @@ static void do_extend(struct conn *c, struct sandbox_entry *entry)
 {
     json_auto_t *body = json_loadb(c->request.body ? (const char *)c->request.body : "",
                                    c->request.body_size, JSON_REJECT_DUPLICATES, NULL);
+    const struct quota quota = tokens_quota(&c->shared->tokens->tokens, c->token);
     uint64_t at = 0;
     struct bg_err err;
     int r = create_config_stop_at(json_object_get(body, "stop_at_ms"), unix_ms(), &at, &err);
     if (r == 0)
-        r = sandboxes_extend(entry, at, &err);
+        r = sandboxes_extend(entry, at, &quota, &err);
     if (r < 0)
         refuse_err(c, &err);
     else
@@ -573,9 +648,9 @@ static void do_list(struct conn *c)
 static void link_next(struct conn *c, const char *cursor)
 {
     const char *target = http_request_target(&c->request);
-    if (asprintf(&c->fields, "Link: <http://%s%.*s?cursor=%s>; rel=\"next\"\r\n",
-                 http_request_field(&c->request, "host"), (int)strcspn(target, "?"), target,
-                 cursor) < 0)
+    if (asprintf(&c->fields, "Link: <http%s://%s%.*s?cursor=%s>; rel=\"next\"\r\n",
+                 c->tls ? "s" : "", http_request_field(&c->request, "host"),
+                 (int)strcspn(target, "?"), target, cursor) < 0)
         c->fields = NULL; /* out of memory: as if it were the last page; the answer fails too */
 }
 
@@ -598,6 +673,31 @@ static void do_volumes(struct conn *c, const struct volume_target *target)
     c->state = CONN_ANSWERING;
     volume_jobs_start(c->shared->volumes, target, c->token, http_request_target(&c->request), body,
                       volumes_done, c);
+}
+
+static void do_metrics(struct conn *c)
+{
+    struct metrics_now now = {.connections = c->shared->count};
+    BG_AUTOFREE struct metric_sandbox *sandboxes = NULL;
+    const struct conn *other;
+    if (!tokens_quota(&c->shared->tokens->tokens, c->token).metrics) {
+        refuse(c, 403, "METRICS_NOT_ALLOWED",
+               "this token may not read metrics, which tell of all tokens; allow it: bellglass "
+               "serve token set NAME --metrics yes");
+        return;
+    }
+    LIST_FOREACH(other, &c->shared->conns, link)
+    {
+        now.websockets += other->state == CONN_SOCKET;
+        now.tunnels += other->state == CONN_TUNNEL;
+    }
+    int r = sandboxes_count(c->shared->session.sandboxes, &sandboxes, &now.sandbox_count);
+    now.sandboxes = sandboxes;
+    BG_AUTOFREE char *text = r < 0 ? NULL : metrics_text(c->shared->session.metrics, &now);
+    if (text)
+        answer_bytes(c, 200, "text/plain; version=0.0.4; charset=utf-8", "", text, strlen(text));
+    else
+        close_soon(c);
 }
 
 /* The one that the client has reached us by. */
@@ -634,12 +734,18 @@ static void do_route(struct conn *c, const struct route *route)
     case ROUTE_HEALTH:
         answer(c, 200, json_pack("{s:b}", "ok", 1));
         break;
+    case ROUTE_OPENAPI:
+        answer_bytes(c, 200, "application/json", "", openapi_text, openapi_size);
+        break;
+    case ROUTE_METRICS:
+        do_metrics(c);
+        break;
     case ROUTE_CREATE:
         do_create(c);
         break;
     case ROUTE_CONNECT:
         if (take_upgrade(c))
-            open_socket(c, entry, c->login != NULL);
+            do_connect(c, entry, /* looks_on= */ c->login != NULL, connected);
         break;
     case ROUTE_DELETE:
         c->state = CONN_ANSWERING;
@@ -707,14 +813,16 @@ static void refresh_tokens(struct conn *c)
 static bool authorize(struct conn *c)
 {
     static const char scheme[] = "Bearer ";
-    const char *field = http_request_field(&c->request, "authorization"), *name = NULL;
-    const struct tokens *tokens = &c->shared->tokens->tokens;
+    const char *field = http_request_field(&c->request, "authorization");
+    const struct token *token = NULL;
     c->login = NULL;
     refresh_tokens(c);
-    if (field && strncasecmp(field, scheme, sizeof scheme - 1) == 0)
-        name = tokens_find(tokens, field + sizeof scheme - 1);
-    set_token(c, name ? tokens_named(tokens, name) : field ? NULL : token_of_login(c));
-    return c->token[0] != '\0';
+    if (!field)
+        token = token_of_login(c);
+    else if (strncasecmp(field, scheme, sizeof scheme - 1) == 0)
+        token = tokens_find(&c->shared->tokens->tokens, field + sizeof scheme - 1);
+    set_token(c, token);
+    return token != NULL;
 }
 
 /* A page of a browser must not get here: not by a name that was made to lead here (DNS rebinding),
@@ -744,9 +852,9 @@ static void refuse_extra(struct conn *c, const struct bg_err *err)
         {-EINVAL, 400, "BAD_REQUEST"},        {-ENOENT, 404, "NOT_FOUND"},
         {-EAGAIN, 409, "CONFLICT"},           {-EBUSY, 409, "CONFLICT"},
         {-EEXIST, 409, "CONFLICT"},           {-ENOTCONN, 409, "CONFLICT"},
-        {-EMFILE, 429, "TOO_MANY_REQUESTS"},  {-EOPNOTSUPP, 501, "NOT_SUPPORTED"},
-        {-EDQUOT, 429, "TOO_MANY_SANDBOXES"}, {-ENOSPC, 503, "NO_SPACE"},
-        {-ENOMEM, 503, "NO_MEMORY"},
+        {-EUSERS, 429, "TOO_MANY_REQUESTS"},  {-EOPNOTSUPP, 501, "NOT_SUPPORTED"},
+        {-EMFILE, 429, "TOO_MANY_SANDBOXES"}, {-EDQUOT, 429, "QUOTA_EXCEEDED"},
+        {-ENOSPC, 503, "NO_SPACE"},           {-ENOMEM, 503, "NO_MEMORY"},
     };
     refuse_known(c, known, sizeof known / sizeof *known, err);
 }
@@ -785,17 +893,16 @@ static void do_login(struct conn *c)
         return;
     }
     refresh_tokens(c);
-    const struct tokens *tokens = &c->shared->tokens->tokens;
-    const char *name = text ? tokens_find(tokens, text) : NULL;
-    if (!name) {
+    const struct token *token = text ? tokens_find(&c->shared->tokens->tokens, text) : NULL;
+    if (!token) {
         logins_failed(c->shared->logins, now_ms);
         bg_log(c->shared->session.log, BG_LOG_WARN, "a login with a wrong token");
         refuse(c, 401, "INVALID_TOKEN", "no such token; make one: bellglass serve token add NAME");
         return;
     }
-    set_token(c, tokens_named(tokens, name));
-    logins_open(c->shared->logins, tokens_named(tokens, name), now_ms, &secrets);
-    web_cookie_field(local_port(c), secrets.cookie, c->set_cookie);
+    set_token(c, token);
+    logins_open(c->shared->logins, token, now_ms, &secrets);
+    web_cookie_field(local_port(c), secrets.cookie, /* secure= */ c->tls != NULL, c->set_cookie);
     answer_login(c, secrets.key);
     explicit_bzero(&secrets, sizeof secrets);
 }
@@ -804,9 +911,19 @@ static void do_logout(struct conn *c)
 {
     if (c->login) {
         logins_close(c->shared->logins, c->login);
-        web_cookie_field(local_port(c), "", c->set_cookie);
+        web_cookie_field(local_port(c), "", /* secure= */ c->tls != NULL, c->set_cookie);
     }
     answer(c, 200, json_object());
+}
+
+static void extra_connected(void *owner, struct sandbox_entry *entry, const struct bg_err *err)
+{
+    struct conn *c = owner;
+    if (err)
+        refuse_extra(c, err);
+    else
+        open_socket(c, entry);
+    drive(c);
 }
 
 /* A WebSocket to any sandbox; it does not end with it. */
@@ -820,7 +937,7 @@ static void do_extra_connect(struct conn *c, const struct extra_route *route)
         0)
         refuse_extra(c, &err);
     else
-        open_socket(c, entry, /* looks_on= */ true);
+        do_connect(c, entry, /* looks_on= */ true, extra_connected);
 }
 
 static void do_extra(struct conn *c)
@@ -835,8 +952,10 @@ static void do_extra(struct conn *c)
         refuse(c, 401, "INVALID_TOKEN", "log in, or give a token: bellglass serve token add NAME");
         return;
     }
+    const struct quota quota = tokens_quota(&c->shared->tokens->tokens, c->token);
     const struct extra_call call = {.route = &route,
                                     .token = c->token,
+                                    .quota = &quota,
                                     .all = c->all,
                                     .body = c->request.body,
                                     .body_size = c->request.body_size};
@@ -885,6 +1004,8 @@ static void do_request(struct conn *c)
     const char *target = http_request_target(&c->request);
     const struct route route = route_find(method, target);
     const struct web_page *page = web_page_find(method, target);
+    bool open = route.kind == ROUTE_HEALTH || route.kind == ROUTE_OPENAPI;
+    c->shared->session.metrics->requests++;
     if (!check_names(c))
         return;
     if (page) { /* there is nothing in it that is not in the program */
@@ -895,7 +1016,7 @@ static void do_request(struct conn *c)
         do_extra(c);
         return;
     }
-    if (route.kind != ROUTE_HEALTH && !authorize(c)) {
+    if (!open && !authorize(c)) {
         refuse(c, 401, "INVALID_TOKEN", "no such token; make one: bellglass serve token add NAME");
         return;
     }
@@ -921,8 +1042,10 @@ static void look_at_host(struct conn *c, const uint8_t *bytes, size_t size)
     const char *host = http_request_field(&c->request, "host");
     c->head_seen = true;
     if (host && route_host(host, c->shared->host_names, id) == ROUTE_HOST_SANDBOX) {
-        open_tunnel(c, id);
-    } else if (c->request.body_large) {
+        open_tunnel(c, id); /* which wants raw, now or later */
+        return;
+    }
+    if (c->request.body_large) {
         c->last = true;
         refuse(c, 413, "TOO_LARGE", "the request's body is too large");
     }
@@ -952,7 +1075,12 @@ static void drive(struct conn *c)
             do_request(c);
     }
     c->driving = false;
-    if (c->state == CONN_SOCKET && c->kept_size > 0) {
+    if (c->state == CONN_TUNNEL && c->kept_size > 0) {
+        BG_AUTOFREE uint8_t *kept = BG_TAKE(c->kept);
+        size_t size = c->kept_size;
+        c->kept_size = 0;
+        feed_tunnel(c, kept, size);
+    } else if (c->state == CONN_SOCKET && c->kept_size > 0) {
         BG_AUTOFREE uint8_t *kept = BG_TAKE(c->kept);
         size_t size = c->kept_size;
         c->kept_size = 0;
@@ -983,34 +1111,67 @@ static void allocate(uv_handle_t *handle, size_t size, uv_buf_t *ret)
     *ret = uv_buf_init((char *)c->buffer, READ_SIZE);
 }
 
-static void have_read(uv_stream_t *tcp, ssize_t n, const uv_buf_t *buffer)
+/* What a client sent, as it is meant. */
+static void take_bytes(struct conn *c, const uint8_t *bytes, size_t size)
 {
-    struct conn *c = tcp->data;
-    (void)buffer;
-    if (n == UV_EOF && c->state == CONN_TUNNEL) { /* half of it: the answer may still come */
-        set_reading(c, false);
-        if (c->tunnel)
-            tunnel_finish(c->tunnel);
-        return;
-    }
-    if (n < 0) {
-        close_now(c);
-        return;
-    }
     switch (c->state) {
     case CONN_REQUEST:
     case CONN_ANSWERING:
-        keep(c, c->buffer, (size_t)n);
+        keep(c, bytes, size);
         break;
     case CONN_SOCKET:
-        feed_socket(c, c->buffer, (size_t)n);
+        feed_socket(c, bytes, size);
         break;
     case CONN_TUNNEL:
-        feed_tunnel(c, c->buffer, (size_t)n);
+        feed_tunnel(c, bytes, size);
         break;
     case CONN_CLOSING:
         break;
     }
+}
+
+static void take_end(struct conn *c)
+{
+    if (c->state != CONN_TUNNEL) {
+        close_now(c);
+        return;
+    }
+    set_reading(c, false); /* half of it: the answer may still come */
+    if (c->tunnel)
+        tunnel_finish(c->tunnel);
+}
+
+/* What was read is decrypted, all of it: even if reading is to stop, it is no more than one buffer.
+ */
+static void take_tls(struct conn *c, const uint8_t *bytes, size_t size)
+{
+    uint8_t plain[16 * 1024]; /* a record */
+    ssize_t n = tls_feed(c->tls, bytes, size) < 0 ? -ENOMEM : 1;
+    while (n > 0 && c->state != CONN_CLOSING) {
+        n = tls_read(c->tls, plain, sizeof plain);
+        flush_tls(c); /* of the handshake, or an alert */
+        if (n > 0)
+            take_bytes(c, plain, (size_t)n);
+    }
+    if (n == 0)
+        take_end(c);
+    else if (n < 0 && n != -EAGAIN)
+        close_soon(c); /* when the alert is out */
+}
+
+static void have_read(uv_stream_t *tcp, ssize_t n, const uv_buf_t *buffer)
+{
+    struct conn *c = tcp->data;
+    (void)buffer;
+    c->shared->session.metrics->bytes_in += n > 0 ? (uint64_t)n : 0;
+    if (n == UV_EOF && !c->tls) /* with TLS nobody vouches for it: it may be cut off */
+        take_end(c);
+    else if (n < 0)
+        close_now(c);
+    else if (c->tls)
+        take_tls(c, c->buffer, (size_t)n);
+    else
+        take_bytes(c, c->buffer, (size_t)n);
 }
 
 static void set_reading(struct conn *c, bool on)
@@ -1032,10 +1193,27 @@ static void closed(uv_handle_t *handle)
     if (--c->open_handles > 0)
         return;
     http_request_done(&c->request);
+    tls_free(c->tls);
     free(c->kept);
     free(c->raw);
     free(c->fields);
     free(c);
+}
+
+/* TLS's own end, so that the other side knows that nothing is missing: if the socket takes it now.
+ */
+static void say_last(struct conn *c)
+{
+    uint8_t *bytes = NULL;
+    size_t size = 0;
+    if (!c->tls)
+        return;
+    tls_finish(c->tls);
+    if (tls_output(c->tls, &bytes, &size) == 0 && size > 0 && unsent(c) == 0) {
+        const uv_buf_t buffer = uv_buf_init((char *)bytes, (unsigned)size);
+        (void)uv_try_write((uv_stream_t *)&c->tcp, &buffer, 1);
+    }
+    free(bytes);
 }
 
 static void close_now(struct conn *c)
@@ -1047,12 +1225,15 @@ static void close_now(struct conn *c)
         volume_jobs_forget(c->shared->volumes, c);
         extra_forget(c->shared->extra, c);
     }
+    say_last(c);
     c->state = CONN_CLOSING;
     if (!c->in_feed) { /* else when that is over */
         websocket_free(BG_TAKE(c->ws));
         session_close(BG_TAKE(c->session));
     }
     tunnel_close(BG_TAKE(c->tunnel));
+    if (c->used[0] != '\0')
+        sandboxes_use_end(c->shared->session.sandboxes, c->used);
     LIST_REMOVE(c, link);
     c->shared->count--;
     uv_close((uv_handle_t *)&c->tcp, closed);
@@ -1071,8 +1252,14 @@ int conn_accept(uv_stream_t *listener, struct conn_shared *shared, struct bg_err
     struct conn *c = calloc(1, sizeof *c);
     if (!c)
         return bg_err_errno(err, -ENOMEM, "connection");
-    int r = uv_tcp_init(listener->loop, &c->tcp);
+    int r = shared->tls ? tls_new(shared->tls, &c->tls, err) : 0;
     if (r < 0) {
+        free(c);
+        return r;
+    }
+    r = uv_tcp_init(listener->loop, &c->tcp);
+    if (r < 0) {
+        tls_free(c->tls);
         free(c);
         return bg_err_errno(err, r, "connection");
     }
@@ -1083,6 +1270,8 @@ int conn_accept(uv_stream_t *listener, struct conn_shared *shared, struct bg_err
     http_request_init(&c->request);
     LIST_INSERT_HEAD(&shared->conns, c, link);
     shared->count++;
+    shared->session.metrics->connections++;
+    shared->session.metrics->refused_connections += shared->count > BG_GATEWAY_CONNS_MAX;
     r = uv_accept(listener, (uv_stream_t *)&c->tcp);
     if (r < 0 || shared->count > BG_GATEWAY_CONNS_MAX) {
         close_now(c);

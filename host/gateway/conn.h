@@ -17,6 +17,7 @@
 #include "host/gateway/extra.h"
 #include "host/gateway/logins.h"
 #include "host/gateway/session.h"
+#include "host/gateway/tls.h"
 #include "host/gateway/tokens.h"
 #include "host/gateway/volume_jobs.h"
 
@@ -26,10 +27,11 @@ LIST_HEAD(conn_list, conn);
 /* What all connections of a gateway have together. */
 struct conn_shared {
     struct session_shared session;
-    struct volume_jobs *volumes; /* borrowed, as the next three */
+    struct volume_jobs *volumes; /* borrowed, as the next four */
     struct token_file *tokens;
     struct logins *logins;
     struct extra *extra;
+    struct tls_server *tls;        /* NULL: plain HTTP */
     const char *const *host_names; /* of the gateway, beside loopback's; NULL-terminated */
     struct conn_list conns;
     size_t count;

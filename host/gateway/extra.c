@@ -36,7 +36,11 @@ struct job {
     json_t *body; /* an object */
     /* Of forks that clients of the SDK shall find: made on the loop's thread, NULL-terminated. */
     char *ids[BG_GATEWAY_FORKS_MAX + 1];
+    uint64_t ends_by_ms; /* of those: by their token; 0: none */
+    struct sandboxes_claim claim;
+    bool claimed;
     bool admit; /* something may run now that the gateway does not know yet */
+    bool freed; /* if it went well: no connection holds the sandbox any more */
     extra_done *on_done;
     void *owner; /* NULL: it is gone */
     json_t *value;
@@ -167,17 +171,24 @@ static struct reach reach_of(const struct job *job)
 }
 
 /* No connection holds it any more: without a time it would end within a minute (sandboxes.h). */
-static int give_time(const struct life *life, struct record *record, struct bg_err *err)
+static int give_time(struct job *job, const struct life *life, struct record *record)
 {
+    job->freed = true;
     if (!record->token || record->stop_at_ms > 0)
         return 0;
     record->stop_at_ms = output_now_ms() + STOP_AT_MS;
-    return record_save(life->sandbox.dir, record, err);
+    return record_save(life->sandbox.dir, record, &job->err);
+}
+
+static int do_suspend(struct job *job, struct life *life, struct record *record)
+{
+    int r = run_simple("suspend", "-q", life->sandbox.name, &job->err);
+    return r < 0 ? r : give_time(job, life, record);
 }
 
 static int do_start(struct job *job, struct life *life, struct record *record)
 {
-    int r = give_time(life, record, &job->err);
+    int r = life->state == BG_SANDBOX_RUNNING ? 0 : give_time(job, life, record);
     job->admit = r == 0;
     return r < 0 ? r : run_simple("start", "-q", life->sandbox.name, &job->err);
 }
@@ -220,7 +231,7 @@ static int do_restore(struct job *job, struct life *life, struct record *record)
         (!snapshot || !(at ? bg_snapshot_name_ok(snapshot) : bg_snapshot_tag_ok(snapshot))))
         r = bg_err_set(&job->err, -EINVAL, "snapshot: want the one to go back to");
     if (r == 0)
-        r = give_time(life, record, &job->err);
+        r = give_time(job, life, record);
     if (r < 0)
         return r;
     char output[OUTPUT_SIZE];
@@ -266,6 +277,15 @@ struct origin {
     const struct record *record;
 };
 
+/* When a fork is to end: with what it is of, or after a day, and within what its token may have. */
+static uint64_t stop_of_fork(const struct job *job, const struct record *source)
+{
+    uint64_t now_ms = output_now_ms();
+    uint64_t at_ms =
+        source && source->stop_at_ms > now_ms ? source->stop_at_ms : now_ms + STOP_AT_MS;
+    return job->ends_by_ms > 0 && job->ends_by_ms < at_ms ? job->ends_by_ms : at_ms;
+}
+
 /* Forks that are of a token: they get ids, and are told of in their folders before they run. */
 static int tell_of_forks(const struct job *job, const struct origin *origin, struct bg_err *err)
 {
@@ -276,9 +296,8 @@ static int tell_of_forks(const struct job *job, const struct origin *origin, str
         BG_AUTOFREE char *token = strdup(job->token);
         const struct record record = {
             .token = token,
-            .stop_at_ms = source && source->stop_at_ms > output_now_ms()
-                              ? source->stop_at_ms
-                              : output_now_ms() + STOP_AT_MS,
+            .stop_at_ms = stop_of_fork(job, source),
+            .ends_by_ms = job->ends_by_ms,
             .labels = source && source->labels ? source->labels : labels,
             .env = source && source->env ? source->env : env,
         };
@@ -535,7 +554,7 @@ static int do_sandbox(struct job *job, struct life *life, struct record *record)
     case EXTRA_STOP:
         return run_simple("stop", "--time=10", name, &job->err);
     case EXTRA_SUSPEND:
-        return run_simple("suspend", "-q", name, &job->err);
+        return do_suspend(job, life, record);
     case EXTRA_SNAPSHOT:
         return do_snapshot(job, life);
     case EXTRA_FORK:
@@ -613,15 +632,36 @@ static void admit(const struct job *job)
     struct sandboxes *all = job->extra->opts.sandboxes;
     const char *const one[] = {job->route.name, NULL};
     const char *const *names = job->ids[0] ? (const char *const *)job->ids : one;
-    if (job->extra->closing)
-        return;
     for (size_t i = 0; names[i]; i++) {
         struct sandbox_entry *entry;
         struct bg_err err;
-        if (route_id_ok(names[i]) &&
-            sandboxes_reach(all, names[i], job->token, job->all, &entry, &err) < 0)
+        if (!route_id_ok(names[i]))
+            continue;
+        if (sandboxes_reach(all, names[i], job->token, job->all, &entry, &err) < 0) {
             bg_log(job->extra->opts.log, BG_LOG_ERROR, "sandbox %s: %s", names[i], err.text);
+        } else if (job->status == 0) {
+            sandboxes_wake(entry, NULL, NULL); /* it runs: so that this is known of it */
+        }
     }
+}
+
+/* What the gateway knows of the sandbox is no more so. */
+static void tell_sandboxes(struct job *job)
+{
+    struct sandboxes *all = job->extra->opts.sandboxes;
+    if (job->extra->closing)
+        return; /* they may be gone */
+    if (job->claimed)
+        sandboxes_unclaim(all, &job->claim);
+    if (job->admit)
+        admit(job);
+    if (job->status < 0)
+        return;
+    if (job->route.kind == EXTRA_REMOVE || job->route.kind == EXTRA_STOP)
+        sandboxes_ended(all, job->route.name);
+    struct sandbox_entry *entry = job->freed ? sandboxes_find_any(all, job->route.name) : NULL;
+    if (entry)
+        sandboxes_keep(entry, output_now_ms() + STOP_AT_MS);
 }
 
 static void job_over(uv_work_t *work, int status)
@@ -631,8 +671,7 @@ static void job_over(uv_work_t *work, int status)
     (void)status; /* nobody cancels work */
     LIST_REMOVE(job, link);
     extra->count--;
-    if (job->admit)
-        admit(job);
+    tell_sandboxes(job);
     if (job->owner)
         job->on_done(job->owner, job->status < 0 ? NULL : BG_TAKE(job->value),
                      job->status < 0 ? &job->err : NULL);
@@ -640,22 +679,78 @@ static void job_over(uv_work_t *work, int status)
     free_if_over(extra);
 }
 
+/* Memory of a sandbox, and whose it is; false: it is not there, or not the token's, as the job then
+ * says. *ret_mine: it is the token's own, not only the machine owner's to have. */
+static bool measure(const struct job *job, const char *name, uint64_t *ret_bytes, bool *ret_mine)
+{
+    struct bg_sandbox s;
+    struct record record;
+    struct bg_err why;
+    if (bg_sandbox_load(&job->extra->opts.app->paths, name, &s, &why) < 0)
+        return false;
+    bool made = record_load(s.dir, &record, &why) == 0;
+    *ret_bytes = s.memory_bytes;
+    *ret_mine = made && strcmp(record.token, job->token) == 0;
+    if (made)
+        record_done(&record);
+    bg_sandbox_done(&s);
+    return *ret_mine || job->all;
+}
+
+/* What a fork gets of memory; 0: as the job says, there is nothing to fork. */
+static uint64_t memory_of_fork(const struct job *job, const char *source)
+{
+    struct bg_snapshot snapshot;
+    struct bg_err why;
+    uint64_t bytes = 0;
+    bool mine;
+    bool there = measure(job, source, &bytes, &mine);
+    if (!strchr(job->route.name, '@'))
+        return there ? bytes : 0;
+    if ((!there && !job->all) ||
+        bg_snapshot_load(&job->extra->opts.app->paths, job->route.name, &snapshot, &why) < 0)
+        return 0;
+    bytes = snapshot.memory_bytes;
+    bg_snapshot_done(&snapshot);
+    return bytes;
+}
+
+static int claim(struct job *job, size_t count, uint64_t memory_bytes, const struct quota *quota,
+                 struct bg_err *err)
+{
+    job->claim =
+        (struct sandboxes_claim){.token = job->token, .count = count, .memory_bytes = memory_bytes};
+    int r = sandboxes_claim(job->extra->opts.sandboxes, &job->claim, quota, err);
+    job->claimed = r == 0;
+    return r;
+}
+
 /* A fork of what clients of the SDK have is for them too, and so is each of who has only these. */
-static int make_ids(struct job *job, struct bg_err *err)
+static int claim_forks(struct job *job, const struct quota *quota, struct bg_err *err)
 {
     json_int_t count;
     char name[EXTRA_NAME_SIZE];
     (void)snprintf(name, sizeof name, "%.*s", (int)strcspn(job->route.name, "@"), job->route.name);
-    if (job->route.kind != EXTRA_FORK || (job->all && !route_id_ok(name)))
+    if (job->all && !route_id_ok(name))
         return 0;
     int r = read_number(job->body, "count", BG_GATEWAY_FORKS_MAX, 1, &count, err);
-    if (r == 0 && (size_t)count > sandboxes_room(job->extra->opts.sandboxes))
-        r = bg_err_set(err, -EDQUOT, "there are %d sandboxes already: end some first",
-                       BG_GATEWAY_SANDBOXES_MAX);
+    job->ends_by_ms = quota_ends_by(quota, output_now_ms());
     for (json_int_t i = 0; r == 0 && i < count; i++)
         if (!(job->ids[i] = sandboxes_make_id(job->extra->opts.sandboxes)))
             r = bg_err_errno(err, -ENOMEM, "fork");
-    return r;
+    return r < 0 ? r : claim(job, (size_t)count, memory_of_fork(job, name), quota, err);
+}
+
+/* One that rests does not count: to run again it needs what a new one would. The machine's owner
+ * starts what is another token's as he likes. */
+static int claim_start(struct job *job, const struct quota *quota, struct bg_err *err)
+{
+    uint64_t bytes;
+    bool mine;
+    if (sandboxes_find_any(job->extra->opts.sandboxes, job->route.name) ||
+        !measure(job, job->route.name, &bytes, &mine) || !mine)
+        return 0;
+    return claim(job, 1, bytes, quota, err);
 }
 
 static int prepare(struct job *job, const struct extra_call *call, struct bg_err *err)
@@ -668,14 +763,18 @@ static int prepare(struct job *job, const struct extra_call *call, struct bg_err
                    JSON_REJECT_DUPLICATES, &where);
     if (!json_is_object(job->body))
         return bg_err_set(err, -EINVAL, "the request's body is not a JSON object");
-    return make_ids(job, err);
+    if (job->route.kind == EXTRA_FORK)
+        return claim_forks(job, call->quota, err);
+    if (job->route.kind == EXTRA_START || job->route.kind == EXTRA_RESTORE)
+        return claim_start(job, call->quota, err);
+    return 0;
 }
 
 void extra_run(struct extra *extra, const struct extra_call *call, extra_done *on_done, void *owner)
 {
     struct bg_err err;
     if (extra->count >= BG_GATEWAY_JOBS_MAX) {
-        (void)bg_err_set(&err, -EMFILE, "%d requests are under way: try again in a moment",
+        (void)bg_err_set(&err, -EUSERS, "%d requests are under way: try again in a moment",
                          BG_GATEWAY_JOBS_MAX);
         on_done(owner, NULL, &err);
         return;

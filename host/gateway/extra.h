@@ -26,9 +26,10 @@ int extra_open(uv_loop_t *loop, const struct extra_opts *opts, struct extra **re
 void extra_close(struct extra *extra);
 
 struct extra_call {
-    const struct extra_route *route; /* borrowed for the call, as the next two */
+    const struct extra_route *route; /* borrowed for the call, as the next three */
     const char *token;
-    const void *body; /* JSON or nothing */
+    const struct quota *quota; /* what it may have */
+    const void *body;          /* JSON or nothing */
     size_t body_size;
     bool all; /* the token is the machine owner's */
 };
@@ -38,7 +39,7 @@ typedef void extra_done(void *owner, json_t *value, const struct bg_err *err);
 
 /* Answers the kinds from EXTRA_OVERVIEW on, but for EXTRA_CONNECT. Errors go to on_done: -EINVAL
  * the request; -ENOENT no such thing, or another token's; -EAGAIN, -EBUSY, -EEXIST, -ENOTCONN as it
- * is now; -EMFILE too many at once. It may be told before this returns. */
+ * is now; -EUSERS too many at once; as sandboxes_claim. It may be told before this returns. */
 void extra_run(struct extra *extra, const struct extra_call *call, extra_done *on_done,
                void *owner);
 

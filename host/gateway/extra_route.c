@@ -1,5 +1,6 @@
 #include "host/gateway/extra_route.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,6 +35,17 @@ static const struct {
     {"POST", "snapshots/", "/fork", OF_SNAPSHOT, EXTRA_FORK},
     {"DELETE", "snapshots/", "", OF_SNAPSHOT, EXTRA_REMOVE_SNAPSHOT},
 };
+
+bool extra_route_pattern(size_t index, struct route_pattern *ret)
+{
+    static const char *const names[] = {"", "{name}", "{snapshot}"};
+    if (index >= sizeof routes / sizeof routes[0])
+        return false;
+    ret->method = routes[index].method;
+    (void)snprintf(ret->path, sizeof ret->path, EXTRA_PREFIX "%s%s%s", routes[index].before,
+                   names[routes[index].name], routes[index].after);
+    return true;
+}
 
 bool extra_route_is(const char *target)
 {

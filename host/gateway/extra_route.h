@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "host/gateway/route_pattern.h"
+
 #define EXTRA_PREFIX "/api/bellglass/"
 
 enum extra_kind {
@@ -41,6 +43,9 @@ struct extra_route {
 
 /* The target is one of this family, whether or not there is a route. */
 bool extra_route_is(const char *target);
+
+/* The routes, as route_pattern (route.h) tells of its own. */
+bool extra_route_pattern(size_t index, struct route_pattern *ret);
 
 /* target: origin form, as it came. */
 struct extra_route extra_route_find(const char *method, const char *target);

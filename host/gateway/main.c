@@ -39,20 +39,39 @@ static uint64_t unix_ms(void)
     return (uint64_t)time(NULL) * 1000;
 }
 
+static json_t *describe(const struct token *token)
+{
+    const struct quota *q = &token->quota;
+    const struct {
+        const char *name;
+        uint64_t value;
+    } numbers[] = {{"max_sandboxes", q->sandboxes},
+                   {"max_memory_bytes", q->memory_bytes},
+                   {"max_lifetime_ms", q->lifetime_ms}};
+    json_t *object = json_pack("{s:s, s:I, s:b, s:b, s:b}", "name", token->name, "created_ms",
+                               (json_int_t)token->created_ms, "all", token->all, "nested",
+                               q->nested, "metrics", q->metrics);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        bool any = numbers[i].value == QUOTA_UNLIMITED;
+        (void)json_object_set_new(object, numbers[i].name,
+                                  any ? json_null() : json_integer((json_int_t)numbers[i].value));
+    }
+    return object;
+}
+
 static int print_tokens(const struct tokens *tokens, bool as_json)
 {
     json_auto_t *list = json_array();
+    char when[32], quota[QUOTA_TEXT_SIZE];
     for (size_t i = 0; i < tokens->count; i++) {
         const struct token *token = &tokens->list[i];
-        char when[32];
         struct tm tm;
         time_t seconds = (time_t)(token->created_ms / 1000);
+        quota_emit(&token->quota, quota);
         if (as_json)
-            (void)json_array_append_new(list, json_pack("{s:s, s:I, s:b}", "name", token->name,
-                                                        "created_ms", (json_int_t)token->created_ms,
-                                                        "all", (int)token->all));
+            (void)json_array_append_new(list, describe(token));
         else if (gmtime_r(&seconds, &tm) && strftime(when, sizeof when, "%F %T", &tm) > 0)
-            (void)printf("%-20s %s%s\n", token->name, when, token->all ? "  all" : "");
+            (void)printf("%-20s %s%s%s\n", token->name, when, token->all ? " all" : "", quota);
     }
     if (as_json) {
         if (json_array_size(list) != tokens->count ||
@@ -63,16 +82,88 @@ static int print_tokens(const struct tokens *tokens, bool as_json)
     return app_printed(0);
 }
 
+/* A number of the quota; untouched if the option is not given. */
+static int read_limit(const struct args *args, int id, uint64_t *value, struct bg_err *err)
+{
+    const char *text = args_text(args, id, NULL);
+    if (!text)
+        return 0;
+    if (strcmp(text, "none") == 0) {
+        *value = QUOTA_UNLIMITED;
+        return 0;
+    }
+    if (id == SERVE_MAX_SANDBOXES)
+        return bg_parse_u64(text, 0, BG_GATEWAY_SANDBOXES_MAX, value) == 0
+                   ? 0
+                   : bg_err_set(err, -EINVAL,
+                                "--max-sandboxes: want a number from 0 to %d, or none",
+                                BG_GATEWAY_SANDBOXES_MAX);
+    if (id == SERVE_MAX_MEMORY)
+        return bg_parse_bytes(text, 0, INT64_MAX, value) == 0
+                   ? 0
+                   : bg_err_set(err, -EINVAL, "--max-memory: want a size such as 8G, or none");
+    int r = grammar_parse_duration(text, value, err);
+    return r < 0 ? bg_err_prefix(err, "--max-lifetime") : 0;
+}
+
+static int read_yes(const struct args *args, int id, bool *value, struct bg_err *err)
+{
+    const char *text = args_text(args, id, NULL);
+    if (!text)
+        return 0;
+    *value = strcmp(text, "yes") == 0;
+    return *value || strcmp(text, "no") == 0
+               ? 0
+               : bg_err_set(err, -EINVAL, "--%s: want yes or no",
+                            id == SERVE_NESTED ? "nested" : "metrics");
+}
+
+static int read_quota(const struct args *args, struct quota *quota, struct bg_err *err)
+{
+    bool nested = quota->nested;
+    int r = read_yes(args, SERVE_NESTED, &quota->nested, err);
+    /* What stands in a sandbox makes none itself, unless that is said. */
+    if (r == 0 && quota->nested && !nested)
+        quota->sandboxes = 0;
+    if (r == 0)
+        r = read_yes(args, SERVE_METRICS, &quota->metrics, err);
+    if (r == 0)
+        r = read_limit(args, SERVE_MAX_SANDBOXES, &quota->sandboxes, err);
+    if (r == 0)
+        r = read_limit(args, SERVE_MAX_MEMORY, &quota->memory_bytes, err);
+    return r == 0 ? read_limit(args, SERVE_MAX_LIFETIME, &quota->lifetime_ms, err) : r;
+}
+
+/* Whoever has the owner's token has every sandbox, so that no sandbox is to have it. */
+static int read_all(const struct args *args, bool add, struct token *token, struct bg_err *err)
+{
+    bool given = args_flag(args, SERVE_ALL);
+    if (given && !add)
+        return bg_err_set(err, -EINVAL, "--all is for token add: make another token");
+    token->all |= given;
+    return token->all && token->quota.nested
+               ? bg_err_set(err, -EINVAL,
+                            "--nested: the machine owner's token must not get into a sandbox; make "
+                            "another token")
+               : 0;
+}
+
 static int change_tokens(const char *path, const struct args *args, struct tokens *tokens)
 {
     const char *verb = args->operands[1], *name = args->operands[2];
-    char text[TOKEN_SIZE];
+    char text[TOKEN_SIZE] = "";
+    struct token *token;
     struct bg_err err;
-    bool add = strcmp(verb, "add") == 0;
-    int r =
-        add ? tokens_add(tokens, name, unix_ms(), text, &err) : tokens_remove(tokens, name, &err);
-    if (r == 0 && add)
-        tokens_named(tokens, name)->all = args_flag(args, SERVE_ALL);
+    bool add = strcmp(verb, "add") == 0, remove = strcmp(verb, "rm") == 0;
+    int r = add      ? tokens_add(tokens, name, unix_ms(), text, &err)
+            : remove ? tokens_remove(tokens, name, &err)
+                     : 0;
+    if (r == 0 && !remove)
+        r = tokens_get(tokens, name, &token, &err);
+    if (r == 0 && !remove)
+        r = read_quota(args, &token->quota, &err);
+    if (r == 0 && !remove)
+        r = read_all(args, add, token, &err);
     if (r == 0)
         r = tokens_save(path, tokens, &err);
     if (r < 0)
@@ -83,16 +174,19 @@ static int change_tokens(const char *path, const struct args *args, struct token
     return app_printed(0);
 }
 
-/* token add NAME, token ls, token rm NAME */
+/* token add NAME, token set NAME, token ls, token rm NAME */
 static int run_token(const char *path, const struct args *args)
 {
     const char *verb = args->operand_count > 1 ? args->operands[1] : "";
     bool list = strcmp(verb, "ls") == 0 && args->operand_count == 2;
-    bool change = (strcmp(verb, "add") == 0 || strcmp(verb, "rm") == 0) && args->operand_count == 3;
+    bool change =
+        (strcmp(verb, "add") == 0 || strcmp(verb, "set") == 0 || strcmp(verb, "rm") == 0) &&
+        args->operand_count == 3;
     struct tokens tokens = {0};
     struct bg_err err;
     if (!list && !change) {
-        (void)bg_err_set(&err, -EINVAL, "want: token add NAME, token ls or token rm NAME");
+        (void)bg_err_set(&err, -EINVAL,
+                         "want: token add NAME, token set NAME, token ls or token rm NAME");
         return app_fail(&err);
     }
     if (tokens_load(path, &tokens, &err) < 0)
@@ -140,16 +234,28 @@ static int run_server(struct app *app, const struct args *args, const char *path
         r = bg_err_set(&err, -EINVAL, "--region: want three letters from a to z");
     if (r == 0 && ca_option && !(ca = realpath(ca_option, NULL)))
         r = bg_err_errno(&err, -errno, "--upstream-ca");
+    uint64_t idle_ms = 0;
+    const char *idle = args_text(args, SERVE_IDLE_SUSPEND, NULL);
+    if (r == 0 && idle && (grammar_parse_duration(idle, &idle_ms, &err) < 0 || idle_ms < 1000))
+        r = bg_err_set(&err, -EINVAL, "--idle-suspend: want a time of 1s or more, such as 10m");
+    const char *cert = args_text(args, SERVE_TLS_CERT, NULL);
+    const char *key = args_text(args, SERVE_TLS_KEY, NULL);
+    if (r == 0 && !cert != !key)
+        r = bg_err_set(&err, -EINVAL, "--tls-cert and --tls-key belong together");
     const struct server_opts opts = {.app = app,
                                      .log = &log,
                                      .listen = args_text(args, SERVE_LISTEN, "127.0.0.1:8787"),
+                                     .tls_cert = cert,
+                                     .tls_key = key,
+                                     .plain = args_flag(args, SERVE_WITHOUT_TLS),
                                      .token_file = path,
                                      .host_names = names,
                                      .image = args_text(args, SERVE_IMAGE, "debian"),
                                      .region = args_text(args, SERVE_REGION, "ord"),
                                      .upstream_ca = ca,
                                      .allow = allow,
-                                     .cpus = (unsigned)cpus};
+                                     .cpus = (unsigned)cpus,
+                                     .idle_ms = idle_ms};
     if (r == 0)
         r = server_run(&opts, &err);
     return r < 0 ? app_fail(&err) : 0;

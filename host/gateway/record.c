@@ -24,12 +24,13 @@ int record_parse(const char *text, size_t size, struct record *ret, struct bg_er
 {
     json_auto_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
     const char *token;
-    json_int_t stop_at_ms;
+    json_int_t stop_at_ms, ends_by_ms = 0;
     json_t *labels, *env;
     int version, port;
-    if (json_unpack(root, "{s:i, s:s, s:I, s:o, s:o, s:i !}", "version", &version, "token", &token,
-                    "stop_at_ms", &stop_at_ms, "labels", &labels, "env", &env, "port", &port) < 0 ||
-        version != 1 || stop_at_ms < 0 || port < 0 || port > UINT16_MAX ||
+    if (json_unpack(root, "{s:i, s:s, s:I, s?I, s:o, s:o, s:i !}", "version", &version, "token",
+                    &token, "stop_at_ms", &stop_at_ms, "ends_by_ms", &ends_by_ms, "labels", &labels,
+                    "env", &env, "port", &port) < 0 ||
+        version != 1 || stop_at_ms < 0 || ends_by_ms < 0 || port < 0 || port > UINT16_MAX ||
         !texts_only(labels, false) || !texts_only(env, true))
         return bg_err_set(err, -EINVAL, RECORD_FILE ": not a record of the gateway");
     char *copy = strdup(token);
@@ -37,6 +38,7 @@ int record_parse(const char *text, size_t size, struct record *ret, struct bg_er
         return bg_err_errno(err, -ENOMEM, RECORD_FILE);
     *ret = (struct record){.token = copy,
                            .stop_at_ms = (uint64_t)stop_at_ms,
+                           .ends_by_ms = (uint64_t)ends_by_ms,
                            .labels = json_incref(labels),
                            .env = json_incref(env),
                            .port = (uint16_t)port};
@@ -45,10 +47,10 @@ int record_parse(const char *text, size_t size, struct record *ret, struct bg_er
 
 char *record_emit(const struct record *record)
 {
-    json_auto_t *root =
-        json_pack("{s:i, s:s, s:I, s:O, s:O, s:i}", "version", 1, "token", record->token,
-                  "stop_at_ms", (json_int_t)record->stop_at_ms, "labels", record->labels, "env",
-                  record->env, "port", (int)record->port);
+    json_auto_t *root = json_pack("{s:i, s:s, s:I, s:I, s:O, s:O, s:i}", "version", 1, "token",
+                                  record->token, "stop_at_ms", (json_int_t)record->stop_at_ms,
+                                  "ends_by_ms", (json_int_t)record->ends_by_ms, "labels",
+                                  record->labels, "env", record->env, "port", (int)record->port);
     return root ? json_dumps(root, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
 }
 

@@ -13,6 +13,7 @@
 struct record {
     char *token;         /* name of the one that made it */
     uint64_t stop_at_ms; /* Unix time; 0: it ends with its connection */
+    uint64_t ends_by_ms; /* Unix time at which it ends in any case, by its token; 0: none */
     json_t *labels;      /* an object of texts */
     json_t *env;         /* name -> text, or null: taken away */
     uint16_t port;       /* in the guest, that ID.localhost leads to; 0: none */

@@ -46,6 +46,8 @@ static const struct {
     enum route_kind kind;
 } routes[] = {
     {"GET", "/health", NULL, ROUTE_HEALTH},
+    {"GET", "/openapi.json", NULL, ROUTE_OPENAPI},
+    {"GET", "/metrics", NULL, ROUTE_METRICS},
     {"GET", "/api/v3/sandboxes/create", NULL, ROUTE_CREATE},
     {"GET", "/api/v3/sandbox/", "/connect", ROUTE_CONNECT},
     {"DELETE", "/api/v3/sandbox/", "", ROUTE_DELETE},
@@ -57,6 +59,17 @@ static const struct {
     {"GET", "/api/v2/sandboxes/", "", ROUTE_SHOW},
     {"POST", "/api/v2/sandboxes/", "/deploy", ROUTE_HOSTED},
 };
+
+bool route_pattern(size_t index, struct route_pattern *ret)
+{
+    if (index >= sizeof routes / sizeof routes[0])
+        return false;
+    ret->method = routes[index].method;
+    (void)snprintf(ret->path, sizeof ret->path, "%s%s%s", routes[index].before,
+                   routes[index].after ? "{id}" : "",
+                   routes[index].after ? routes[index].after : "");
+    return true;
+}
 
 /* Whole families of the hosted service. */
 static const char *const hosted[] = {"apps", "layers", "revisions", "timelines"};

@@ -7,6 +7,7 @@
 #include <jansson.h>
 
 #include "common/err.h"
+#include "host/gateway/route_pattern.h"
 #include "host/gateway/volume_api.h"
 
 enum route_kind {
@@ -14,6 +15,8 @@ enum route_kind {
     ROUTE_OTHER_METHOD, /* 405 */
     ROUTE_HOSTED,       /* only where the SDK's makers host it: 501 */
     ROUTE_HEALTH,
+    ROUTE_OPENAPI,
+    ROUTE_METRICS,
     ROUTE_CREATE,
     ROUTE_CONNECT,
     ROUTE_DELETE,
@@ -36,6 +39,10 @@ struct route {
 
 /* target: origin form, as it came. */
 struct route route_find(const char *method, const char *target);
+
+/* The routes that there are, one after the other: false behind the last. Without those of volumes
+ * (volume_api.h). */
+bool route_pattern(size_t index, struct route_pattern *ret);
 
 /* "sbx_REGION_" and 20 characters, as the SDK checks it. */
 bool route_id_ok(const char *id);

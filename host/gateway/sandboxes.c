@@ -12,6 +12,7 @@
 #include "common/state/image.h"
 #include "host/cli/launch.h"
 #include "host/cli/life.h"
+#include "host/cli/wake.h"
 #include "host/gateway/attach.h"
 #include "host/gateway/text.h"
 
@@ -21,6 +22,10 @@
 /* For a launcher whose start has failed to end, and between looks at that. */
 #define FAILED_MS      30000
 #define FAILED_POLL_MS 50
+
+#define SETTLE_MS   15000 /* from a supervisor's end until its launcher has said why */
+#define LOOK_MIN_MS 100   /* for those that nobody uses */
+#define LOOK_MAX_MS 10000
 
 /* docs/policy.md: every public host, by HTTP and HTTPS, without secrets. */
 #define OPEN_POLICY "network:\n  default: learn\n"
@@ -34,10 +39,13 @@ struct job {
     struct sandboxes *all;
     struct create_config config; /* of a creation */
     struct sandbox_entry *entry; /* taken until it is in all->entries, or NULL: a removal */
-    char id[ROUTE_ID_SIZE];      /* of a removal */
+    bool removes;                /* a removal */
     bool waits;                  /* of a creation: for what an ending sandbox still has */
+    char id[ROUTE_ID_SIZE];      /* of a removal, and of what follows */
+    enum bg_sandbox_state state; /* what it came to */
     sandboxes_done *on_done;
-    void *owner; /* NULL: it is gone */
+    void *owner;       /* NULL: it is gone */
+    uint64_t began_ms; /* of a creation, on the loop's clock */
     int status;
     struct bg_err err;
 };
@@ -47,8 +55,11 @@ struct sandboxes {
     struct sandboxes_opts opts;
     LIST_HEAD(, sandbox_entry) entries;
     LIST_HEAD(, job) jobs;
-    size_t count;   /* of entries, and of those that are being made */
-    size_t waiting; /* of jobs: each keeps a thread from the others */
+    LIST_HEAD(, sandboxes_claim) claims;
+    size_t count;          /* of entries, of those that are being made, and of what is claimed */
+    size_t waiting;        /* of jobs: each keeps a thread from the others */
+    uv_timer_t look_timer; /* the loop's until look_closed */
+    bool look_open;
     bool closing;
 };
 
@@ -81,7 +92,7 @@ static void entry_free(struct sandbox_entry *entry)
 
 static void free_if_all(struct sandboxes *all)
 {
-    if (all->closing && LIST_EMPTY(&all->jobs) && LIST_EMPTY(&all->entries))
+    if (all->closing && !all->look_open && LIST_EMPTY(&all->jobs) && LIST_EMPTY(&all->entries))
         free(all);
 }
 
@@ -100,6 +111,24 @@ static void presence_closed(uv_handle_t *handle)
     free(presence);
 }
 
+static void forget_presence(struct sandbox_entry *entry)
+{
+    if (!entry->presence)
+        return;
+    entry->presence->entry = NULL;
+    uv_close((uv_handle_t *)&entry->presence->pipe, presence_closed);
+    entry->presence = NULL;
+}
+
+static void send_away(struct sandbox_entry *entry)
+{
+    while (!LIST_EMPTY(&entry->viewers)) {
+        struct viewer *viewer = LIST_FIRST(&entry->viewers);
+        LIST_REMOVE(viewer, link);
+        viewer->on_gone(viewer->owner);
+    }
+}
+
 /* Takes the entry away from everybody. */
 static void dismiss(struct sandbox_entry *entry)
 {
@@ -107,16 +136,8 @@ static void dismiss(struct sandbox_entry *entry)
         return;
     entry->state = SANDBOX_ENDS;
     entry->all->count--;
-    if (entry->presence) {
-        entry->presence->entry = NULL;
-        uv_close((uv_handle_t *)&entry->presence->pipe, presence_closed);
-        entry->presence = NULL;
-    }
-    while (!LIST_EMPTY(&entry->viewers)) {
-        struct viewer *viewer = LIST_FIRST(&entry->viewers);
-        LIST_REMOVE(viewer, link);
-        viewer->on_gone(viewer->owner);
-    }
+    forget_presence(entry);
+    send_away(entry);
     uv_close((uv_handle_t *)&entry->timer, timer_closed);
 }
 
@@ -127,16 +148,24 @@ static void timer_fired(uv_timer_t *timer)
     sandboxes_remove(entry, NULL, NULL);
 }
 
+/* Sets the timer to what ends it first: its stop time, its token's limit, and, in in_ms, that
+ * nobody came back to it (UINT64_MAX: does not matter). */
 static void set_timer(struct sandbox_entry *entry, uint64_t in_ms)
 {
-    (void)uv_timer_start(&entry->timer, timer_fired, in_ms, 0); /* fails only when closing */
+    const uint64_t ends_ms[] = {entry->record.stop_at_ms, entry->record.ends_by_ms};
+    uint64_t now = unix_ms();
+    for (size_t i = 0; i < 2; i++) {
+        uint64_t left = ends_ms[i] > now ? ends_ms[i] - now : 0;
+        if (ends_ms[i] > 0 && left < in_ms)
+            in_ms = left;
+    }
+    if (in_ms == UINT64_MAX)
+        (void)uv_timer_stop(&entry->timer); /* cannot fail */
+    else
+        (void)uv_timer_start(&entry->timer, timer_fired, in_ms, 0); /* fails only when closing */
 }
 
-static void set_stop_timer(struct sandbox_entry *entry)
-{
-    uint64_t now = unix_ms(), at = entry->record.stop_at_ms;
-    set_timer(entry, at > now ? at - now : 0);
-}
+static void supervisor_gone(struct sandbox_entry *entry);
 
 static void presence_read(uv_stream_t *pipe, ssize_t n, const uv_buf_t *buffer)
 {
@@ -144,11 +173,7 @@ static void presence_read(uv_stream_t *pipe, ssize_t n, const uv_buf_t *buffer)
     (void)buffer;
     if (n == 0 || !presence->entry)
         return;
-    bg_log(presence->entry->all->opts.log, BG_LOG_INFO, "sandbox %s has ended",
-           presence->entry->sandbox.name);
-    /* Its folder stays: whoever ended it may be about to remove it, and if it crashed it has the
-     * logs. */
-    dismiss(presence->entry);
+    supervisor_gone(presence->entry);
 }
 
 static void presence_buffer(uv_handle_t *handle, size_t size, uv_buf_t *ret)
@@ -192,9 +217,9 @@ static int admit(struct sandboxes *all, struct sandbox_entry *entry, struct bg_e
     LIST_INSERT_HEAD(&all->entries, entry, link);
     (void)uv_timer_init(all->loop, &entry->timer); /* cannot fail */
     entry->timer.data = entry;
-    if (entry->record.stop_at_ms > 0)
-        set_stop_timer(entry);
-    return watch_presence(entry, err);
+    entry->quiet_since_ms = uv_now(all->loop);
+    set_timer(entry, UINT64_MAX);
+    return entry->state == SANDBOX_RUNS ? watch_presence(entry, err) : 0;
 }
 
 /* ---- jobs ---- */
@@ -262,7 +287,7 @@ static void queue_removal(struct sandboxes *all, const char *id, sandboxes_done 
         out_of_memory(all, on_done, owner);
         return;
     }
-    *job = (struct job){.all = all, .on_done = on_done, .owner = owner};
+    *job = (struct job){.all = all, .removes = true, .on_done = on_done, .owner = owner};
     job->work.data = job;
     (void)snprintf(job->id, sizeof job->id, "%s", id);
     LIST_INSERT_HEAD(&all->jobs, job, link);
@@ -276,6 +301,246 @@ void sandboxes_remove(struct sandbox_entry *entry, sandboxes_done *on_done, void
     (void)snprintf(id, sizeof id, "%s", entry->sandbox.name);
     dismiss(entry);
     queue_removal(all, id, on_done, owner);
+}
+
+/* ---- sleep ---- */
+
+/* In a thread, as all that ends in _work. */
+static int suspend(struct app *app, const char *name, enum bg_sandbox_state *ret_state,
+                   struct bg_err *err)
+{
+    struct life life;
+    json_t *answer = NULL;
+    int r = life_open(app, name, &life, err);
+    if (r < 0)
+        return r;
+    if (life.state == BG_SANDBOX_RUNNING)
+        r = life_suspend(app, &life, NULL, &answer, err);
+    json_decref(answer);
+    *ret_state = life.state;
+    life_done(&life);
+    return r;
+}
+
+static void suspend_work(uv_work_t *work)
+{
+    struct job *job = work->data;
+    job->state = BG_SANDBOX_RUNNING; /* if it fails it runs as before */
+    job->status = suspend(job->all->opts.app, job->id, &job->state, &job->err);
+}
+
+/* Waits until it is known what a sandbox whose supervisor is gone has become. */
+static void settle_work(uv_work_t *work)
+{
+    struct job *job = work->data;
+    struct life life;
+    int fd = -1;
+    uint64_t until_ms = bg_now_ms() + SETTLE_MS, now_ms;
+    job->status = life_open_any(job->all->opts.app, job->id, &life, &job->err);
+    job->state = BG_SANDBOX_STOPPED;
+    if (job->status < 0)
+        return;
+    job->status = wake_watch(&life.sandbox, &fd, &job->err);
+    BG_AUTOCLOSE int watch = fd;
+    while (job->status == 0) {
+        job->status = bg_sandbox_state(&life.sandbox, &job->state, NULL, &job->err);
+        now_ms = bg_now_ms();
+        if (bg_sandbox_rests(job->state) || now_ms >= until_ms)
+            break;
+        wake_await(watch, -1, (int)(until_ms - now_ms));
+    }
+    life_done(&life);
+}
+
+static void wake_work(uv_work_t *work)
+{
+    struct job *job = work->data;
+    struct life life;
+    job->state = BG_SANDBOX_STOPPED;
+    job->status = life_open(job->all->opts.app, job->id, &life, &job->err);
+    if (job->status < 0)
+        return;
+    job->status = wake_here(job->all->opts.app, &life, &job->err);
+    job->state = life.state;
+    if (job->status == 0)
+        job->status = bg_sandbox_state(&life.sandbox, &job->state, NULL, &job->err);
+    if (job->status == 0 && job->state != BG_SANDBOX_RUNNING)
+        job->status = bg_err_set(&job->err, -ENOTCONN, "the sandbox has ended");
+    life_done(&life);
+}
+
+static struct sandbox_entry *entry_of(struct sandboxes *all, const char *id)
+{
+    struct sandbox_entry *entry;
+    LIST_FOREACH(entry, &all->entries, link)
+    {
+        if (entry->state != SANDBOX_ENDS && strcmp(entry->sandbox.name, id) == 0)
+            return entry;
+    }
+    return NULL;
+}
+
+static void queue_work(struct sandbox_entry *entry, uv_work_cb work, uv_after_work_cb over,
+                       sandboxes_done *on_done, void *owner)
+{
+    struct sandboxes *all = entry->all;
+    struct job *job = calloc(1, sizeof *job);
+    if (!job) {
+        out_of_memory(all, on_done, owner);
+        return;
+    }
+    *job = (struct job){.all = all, .on_done = on_done, .owner = owner};
+    job->work.data = job;
+    (void)snprintf(job->id, sizeof job->id, "%s", entry->sandbox.name);
+    LIST_INSERT_HEAD(&all->jobs, job, link);
+    (void)uv_queue_work(all->loop, &job->work, work, over); /* cannot fail */
+}
+
+/* After suspend_work and settle_work: it sleeps, or is gone, or runs as before. */
+static void doze_over(uv_work_t *work, int status)
+{
+    struct job *job = work->data;
+    struct sandboxes *all = job->all;
+    struct sandbox_entry *entry = entry_of(all, job->id);
+    struct bg_err err;
+    (void)status; /* nobody cancels work */
+    if (job->status < 0)
+        bg_log(all->opts.log, BG_LOG_ERROR, "sandbox %s: %s", job->id, job->err.text);
+    if (entry && entry->state == SANDBOX_DOZES) { /* else a request has begun to wake it */
+        entry->quiet_since_ms = uv_now(all->loop);
+        if (job->state == BG_SANDBOX_SUSPENDED) {
+            entry->state = SANDBOX_SLEEPS;
+            forget_presence(entry);
+            all->opts.metrics->suspended++;
+            if (entry->record.stop_at_ms == 0)
+                set_timer(entry, ORPHAN_MS);
+        } else if (job->state == BG_SANDBOX_RUNNING &&
+                   (entry->presence || watch_presence(entry, &err) == 0)) {
+            entry->state = SANDBOX_RUNS; /* with another supervisor, if it was started again */
+        } else {
+            bg_log(all->opts.log, BG_LOG_INFO, "sandbox %s has ended", job->id);
+            /* Its folder stays: whoever ended it may be about to remove it, and if it crashed it
+             * has the logs. */
+            dismiss(entry);
+        }
+    }
+    job_free(job);
+    free_if_all(all);
+}
+
+static void supervisor_gone(struct sandbox_entry *entry)
+{
+    bool runs = entry->state == SANDBOX_RUNS;
+    forget_presence(entry);
+    if (!runs)
+        return;           /* who suspends or wakes it will know */
+    if (entry->foreign) { /* whether it sleeps or has ended is not for us to keep */
+        bg_log(entry->all->opts.log, BG_LOG_INFO, "sandbox %s runs no more", entry->sandbox.name);
+        dismiss(entry);
+        return;
+    }
+    entry->state = SANDBOX_DOZES;
+    send_away(entry);
+    queue_work(entry, settle_work, doze_over, NULL, NULL);
+}
+
+static void wake_over(uv_work_t *work, int status)
+{
+    struct job *job = work->data;
+    struct sandboxes *all = job->all;
+    struct sandbox_entry *entry = entry_of(all, job->id);
+    (void)status; /* nobody cancels work */
+    if (!entry && job->status == 0) {
+        /* It was to be removed while it came up: then that had failed. */
+        if (!all->closing)
+            queue_removal(all, job->id, NULL, NULL);
+        job->status = bg_err_set(&job->err, -ENOTCONN, "the sandbox has ended");
+    } else if (entry && entry->state != SANDBOX_RUNS) {
+        if (job->status == 0)
+            job->status = watch_presence(entry, &job->err);
+        entry->state = job->status == 0 ? SANDBOX_RUNS : SANDBOX_SLEEPS;
+        entry->quiet_since_ms = uv_now(all->loop);
+        all->opts.metrics->woken += job->status == 0;
+        if (job->status < 0)
+            forget_presence(entry);
+        if (job->status < 0 && job->state != BG_SANDBOX_SUSPENDED)
+            dismiss(entry); /* there is nothing to wake any more */
+    }
+    if (job->status < 0)
+        bg_log(all->opts.log, BG_LOG_ERROR, "sandbox %s: %s", job->id, job->err.text);
+    job_tell(job, job->status == 0 ? entry : NULL);
+    job_free(job);
+    free_if_all(all);
+}
+
+void sandboxes_wake(struct sandbox_entry *entry, sandboxes_done *on_done, void *owner)
+{
+    if (entry->state == SANDBOX_RUNS) {
+        if (on_done)
+            on_done(owner, entry, NULL);
+        return;
+    }
+    entry->state = SANDBOX_WAKES;
+    queue_work(entry, wake_work, wake_over, on_done, owner);
+}
+
+void sandboxes_use_begin(struct sandbox_entry *entry)
+{
+    entry->uses++;
+}
+
+void sandboxes_use_end(struct sandboxes *all, const char *id)
+{
+    struct sandbox_entry *entry = entry_of(all, id);
+    if (!entry)
+        return;
+    if (entry->uses > 0) /* else it was of a run before, which has ended since */
+        entry->uses--;
+    entry->quiet_since_ms = uv_now(all->loop);
+}
+
+/* One that somebody started by hand is not ours to suspend, and one with volumes cannot be. */
+static bool may_sleep(const struct sandbox_entry *entry)
+{
+    return entry->state == SANDBOX_RUNS && entry->uses == 0 && LIST_EMPTY(&entry->viewers) &&
+           !entry->foreign && entry->sandbox.volume_count == 0 &&
+           entry->sandbox.root_volume[0] == '\0';
+}
+
+static void look(uv_timer_t *timer)
+{
+    struct sandboxes *all = timer->data;
+    struct sandbox_entry *entry;
+    uint64_t now_ms = uv_now(all->loop);
+    LIST_FOREACH(entry, &all->entries, link)
+    {
+        if (!may_sleep(entry) || now_ms - entry->quiet_since_ms < all->opts.idle_ms)
+            continue;
+        bg_log(all->opts.log, BG_LOG_INFO, "sandbox %s: nobody uses it: it is suspended",
+               entry->sandbox.name);
+        entry->state = SANDBOX_DOZES;
+        queue_work(entry, suspend_work, doze_over, NULL, NULL);
+    }
+}
+
+static void look_closed(uv_handle_t *handle)
+{
+    struct sandboxes *all = handle->data;
+    all->look_open = false;
+    free_if_all(all);
+}
+
+static void start_looking(struct sandboxes *all)
+{
+    uint64_t every_ms = all->opts.idle_ms / 10;
+    every_ms = every_ms < LOOK_MIN_MS   ? LOOK_MIN_MS
+               : every_ms > LOOK_MAX_MS ? LOOK_MAX_MS
+                                        : every_ms;
+    (void)uv_timer_init(all->loop, &all->look_timer); /* cannot fail, as the next one */
+    all->look_timer.data = all;
+    all->look_open = true;
+    if (all->opts.idle_ms > 0)
+        (void)uv_timer_start(&all->look_timer, look, every_ms, every_ms);
 }
 
 /* ---- creation ---- */
@@ -440,6 +705,11 @@ static void creation_over(uv_work_t *work, int status)
     struct sandbox_entry *entry = NULL;
     (void)status; /* nobody cancels work */
     all->waiting -= job->waits;
+    uv_update_time(all->loop);
+    if (job->status == 0)
+        metric_observe(&all->opts.metrics->create, uv_now(all->loop) - job->began_ms);
+    else
+        all->opts.metrics->create_failed++;
     if (job->status == 0) {
         entry = BG_TAKE(job->entry);
         job->status = admit(all, entry, &job->err);
@@ -465,15 +735,10 @@ static bool may_wait(const struct sandboxes *all, const struct create_config *co
         return false;
     LIST_FOREACH(job, &all->jobs, link)
     {
-        if (job->id[0] != '\0')
+        if (job->removes)
             return true;
     }
     return false;
-}
-
-size_t sandboxes_room(const struct sandboxes *all)
-{
-    return all->count < BG_GATEWAY_SANDBOXES_MAX ? BG_GATEWAY_SANDBOXES_MAX - all->count : 0;
 }
 
 char *sandboxes_make_id(const struct sandboxes *all)
@@ -481,15 +746,126 @@ char *sandboxes_make_id(const struct sandboxes *all)
     return make_id(all->opts.region);
 }
 
-void sandboxes_create(struct sandboxes *all, struct create_config *config, const char *token,
-                      sandboxes_done *on_done, void *owner)
+struct quota_use sandboxes_use(struct sandboxes *all, const char *token)
 {
+    const struct sandbox_entry *entry;
+    const struct sandboxes_claim *claim;
+    const struct job *job;
+    struct quota_use use = {0};
+    LIST_FOREACH(entry, &all->entries, link)
+    {
+        if (entry->state == SANDBOX_ENDS || strcmp(entry->record.token, token) != 0)
+            continue;
+        use.sandboxes++;
+        use.memory_bytes += entry->sandbox.memory_bytes;
+    }
+    LIST_FOREACH(job, &all->jobs, link)
+    {
+        if (!job->entry || strcmp(job->entry->record.token, token) != 0)
+            continue;
+        use.sandboxes++;
+        use.memory_bytes += job->config.memory_bytes; /* the entry has it later, in a thread */
+    }
+    LIST_FOREACH(claim, &all->claims, link)
+    {
+        if (strcmp(claim->token, token) != 0)
+            continue;
+        use.sandboxes += claim->count;
+        use.memory_bytes += claim->count * claim->memory_bytes;
+    }
+    return use;
+}
+
+static const char *state_of(const struct sandbox_entry *entry)
+{
+    return entry->state == SANDBOX_SLEEPS ? "suspended" : "running";
+}
+
+int sandboxes_count(struct sandboxes *all, struct metric_sandbox **ret, size_t *ret_count)
+{
+    const struct sandbox_entry *entry;
+    const struct job *job;
+    size_t count = 0, at = 0;
+    LIST_FOREACH(entry, &all->entries, link) count++;
+    LIST_FOREACH(job, &all->jobs, link) count++;
+    struct metric_sandbox *list = calloc(count + 1, sizeof *list);
+    if (!list)
+        return -ENOMEM;
+    LIST_FOREACH(entry, &all->entries, link)
+    {
+        if (entry->state != SANDBOX_ENDS)
+            list[at++] = (struct metric_sandbox){entry->record.token, state_of(entry),
+                                                 entry->sandbox.memory_bytes};
+    }
+    LIST_FOREACH(job, &all->jobs, link)
+    {
+        if (job->entry)
+            list[at++] = (struct metric_sandbox){job->entry->record.token, "starting",
+                                                 job->config.memory_bytes};
+    }
+    *ret = list;
+    *ret_count = at;
+    return 0;
+}
+
+static int check_room(const struct sandboxes *all, size_t count, struct bg_err *err)
+{
+    return count <= BG_GATEWAY_SANDBOXES_MAX && all->count <= BG_GATEWAY_SANDBOXES_MAX - count
+               ? 0
+               : bg_err_set(err, -EMFILE, "there are %zu sandboxes already: end some first",
+                            all->count);
+}
+
+/* Errors: as quota_admit; -EMFILE the gateway has no room. */
+static int may_create(struct sandboxes *all, const struct create_config *config, const char *token,
+                      const struct quota *quota, struct bg_err *err)
+{
+    const struct quota_use use = sandboxes_use(all, token);
+    const struct quota_ask ask = {.memory_bytes = config->memory_bytes,
+                                  .now_ms = unix_ms(),
+                                  .stop_at_ms = config->stop_at_ms};
+    int r = check_room(all, 1, err);
+    return r < 0 ? r : quota_admit(quota, token, &use, &ask, err);
+}
+
+int sandboxes_claim(struct sandboxes *all, struct sandboxes_claim *claim, const struct quota *quota,
+                    struct bg_err *err)
+{
+    struct quota_use use = sandboxes_use(all, claim->token);
+    const struct quota_ask ask = {.memory_bytes = claim->memory_bytes, .now_ms = unix_ms()};
+    int r = check_room(all, claim->count, err);
+    for (size_t i = 0; r == 0 && i < claim->count; i++) {
+        r = quota_admit(quota, claim->token, &use, &ask, err);
+        use.sandboxes++;
+        use.memory_bytes += claim->memory_bytes;
+    }
+    if (r < 0)
+        return r;
+    all->count += claim->count;
+    LIST_INSERT_HEAD(&all->claims, claim, link);
+    return 0;
+}
+
+void sandboxes_unclaim(struct sandboxes *all, struct sandboxes_claim *claim)
+{
+    all->count -= claim->count;
+    LIST_REMOVE(claim, link);
+}
+void sandboxes_create(struct sandboxes *all, struct create_config *config, const char *token,
+                      const struct quota *quota, sandboxes_done *on_done, void *owner)
+{
+    struct bg_err err;
+    if (may_create(all, config, token, quota, &err) < 0) {
+        create_config_done(config);
+        on_done(owner, NULL, &err);
+        return;
+    }
     struct job *job = calloc(1, sizeof *job);
     struct sandbox_entry *entry = calloc(1, sizeof *entry);
-    struct bg_err err;
     if (job && entry)
         entry->record = (struct record){.token = strdup(token),
                                         .stop_at_ms = config->stop_at_ms,
+                                        .ends_by_ms = quota_ends_by(quota, unix_ms()),
                                         .labels = json_incref(config->labels),
                                         .env = json_object()};
     if (!job || !entry || !entry->record.token || !entry->record.env) {
@@ -497,15 +873,6 @@ void sandboxes_create(struct sandboxes *all, struct create_config *config, const
         entry_free(entry);
         create_config_done(config);
         out_of_memory(all, on_done, owner);
-        return;
-    }
-    if (all->count >= BG_GATEWAY_SANDBOXES_MAX) {
-        free(job);
-        entry_free(entry);
-        create_config_done(config);
-        (void)bg_err_set(&err, -EDQUOT, "there are %d sandboxes already: end some first",
-                         BG_GATEWAY_SANDBOXES_MAX);
-        on_done(owner, NULL, &err);
         return;
     }
     all->count++;
@@ -516,7 +883,8 @@ void sandboxes_create(struct sandboxes *all, struct create_config *config, const
                         .entry = entry,
                         .waits = waits,
                         .on_done = on_done,
-                        .owner = owner};
+                        .owner = owner,
+                        .began_ms = uv_now(all->loop)};
     *config = (struct create_config){0};
     job->work.data = job;
     LIST_INSERT_HEAD(&all->jobs, job, link);
@@ -548,10 +916,11 @@ static int adopt(struct sandboxes *all, const char *name, struct bg_err *err)
         entry_free(entry);
         return 0;
     }
-    if (state != BG_SANDBOX_RUNNING) {
+    if (state != BG_SANDBOX_RUNNING && state != BG_SANDBOX_SUSPENDED) {
         entry_free(entry);
-        return 0; /* it ended by itself: as in presence_read */
+        return 0; /* it ended by itself: as in doze_over */
     }
+    entry->state = state == BG_SANDBOX_RUNNING ? SANDBOX_RUNS : SANDBOX_SLEEPS;
     all->count++;
     if (admit(all, entry, err) < 0)
         sandboxes_remove(entry, NULL, NULL);
@@ -571,6 +940,8 @@ int sandboxes_open(uv_loop_t *loop, const struct sandboxes_opts *opts, struct sa
     all->opts = *opts;
     LIST_INIT(&all->entries);
     LIST_INIT(&all->jobs);
+    LIST_INIT(&all->claims);
+    start_looking(all);
     int r = bg_sandbox_names(&opts->app->paths, &names, err);
     for (size_t i = 0; r == 0 && names[i]; i++)
         if (route_id_ok(names[i]))
@@ -588,6 +959,7 @@ void sandboxes_close(struct sandboxes *all)
 {
     struct sandbox_entry *entry, *next;
     all->closing = true;
+    uv_close((uv_handle_t *)&all->look_timer, look_closed);
     for (entry = LIST_FIRST(&all->entries); entry; entry = next) {
         next = LIST_NEXT(entry, link);
         dismiss(entry);
@@ -599,13 +971,7 @@ void sandboxes_close(struct sandboxes *all)
 
 struct sandbox_entry *sandboxes_find_any(struct sandboxes *all, const char *id)
 {
-    struct sandbox_entry *entry;
-    LIST_FOREACH(entry, &all->entries, link)
-    {
-        if (entry->state == SANDBOX_RUNS && strcmp(entry->sandbox.name, id) == 0)
-            return entry;
-    }
-    return NULL;
+    return entry_of(all, id);
 }
 
 struct sandbox_entry *sandboxes_find(struct sandboxes *all, const char *id, const char *token)
@@ -688,13 +1054,14 @@ void sandboxes_view(struct sandbox_entry *entry, struct viewer *viewer)
     viewer->is_owner =
         !entry->foreign && !viewer->looks_on && entry->record.stop_at_ms == 0 && !has_owner(entry);
     if (viewer->is_owner)
-        (void)uv_timer_stop(&entry->timer); /* cannot fail */
+        set_timer(entry, UINT64_MAX);
     LIST_INSERT_HEAD(&entry->viewers, viewer, link);
 }
 
 void sandboxes_unview(struct sandbox_entry *entry, struct viewer *viewer)
 {
     LIST_REMOVE(viewer, link);
+    entry->quiet_since_ms = uv_now(entry->all->loop);
     if (viewer->is_owner && entry->record.stop_at_ms == 0)
         sandboxes_remove(entry, NULL, NULL);
     else if (entry->foreign && LIST_EMPTY(&entry->viewers))
@@ -739,16 +1106,43 @@ int sandboxes_set_port(struct sandbox_entry *entry, uint16_t port, struct bg_err
     return r;
 }
 
-int sandboxes_extend(struct sandbox_entry *entry, uint64_t stop_at_ms, struct bg_err *err)
+int sandboxes_extend(struct sandbox_entry *entry, uint64_t stop_at_ms, const struct quota *quota,
+                     struct bg_err *err)
 {
     struct record changed = entry->record;
+    int r = quota_check_stop(quota, changed.token, entry->sandbox.created_ms, stop_at_ms, err);
     changed.stop_at_ms = stop_at_ms;
-    int r = save_record(entry, &changed, err);
+    changed.ends_by_ms = quota_ends_by(quota, entry->sandbox.created_ms);
+    if (r == 0)
+        r = save_record(entry, &changed, err);
     if (r < 0)
         return r;
     entry->record.stop_at_ms = stop_at_ms;
-    set_stop_timer(entry);
+    entry->record.ends_by_ms = changed.ends_by_ms;
+    set_timer(entry, UINT64_MAX);
     return 0;
+}
+
+void sandboxes_keep(struct sandbox_entry *entry, uint64_t stop_at_ms)
+{
+    struct record changed = entry->record;
+    struct bg_err err;
+    if (entry->foreign || changed.stop_at_ms > 0)
+        return;
+    changed.stop_at_ms = stop_at_ms;
+    if (save_record(entry, &changed, &err) < 0) {
+        bg_log(entry->all->opts.log, BG_LOG_ERROR, "sandbox %s: %s", entry->sandbox.name, err.text);
+        return;
+    }
+    entry->record.stop_at_ms = stop_at_ms;
+    set_timer(entry, UINT64_MAX);
+}
+
+void sandboxes_ended(struct sandboxes *all, const char *id)
+{
+    struct sandbox_entry *entry = entry_of(all, id);
+    if (entry && entry->state != SANDBOX_WAKES) /* else wake_over finds it ended */
+        dismiss(entry);
 }
 
 json_t *sandboxes_describe(const struct sandbox_entry *entry)
@@ -777,7 +1171,7 @@ json_t *sandboxes_list(struct sandboxes *all, const char *token, const json_t *l
     json_t *list = json_array();
     LIST_FOREACH(entry, &all->entries, link)
     {
-        if (entry->state == SANDBOX_RUNS && strcmp(entry->record.token, token) == 0 &&
+        if (entry->state != SANDBOX_ENDS && strcmp(entry->record.token, token) == 0 &&
             has_labels(entry, labels) &&
             json_array_append_new(list, sandboxes_describe(entry)) < 0) {
             json_decref(list);

@@ -24,6 +24,8 @@ struct server {
     uv_tcp_t listener;
     uv_signal_t signals[2];
     struct token_file tokens;
+    struct tls_server *tls;
+    struct metrics metrics;
     struct sandboxes *sandboxes;
     struct conn_shared shared;
     bool stopping;
@@ -111,10 +113,11 @@ static int announce(const struct server *server, struct bg_err *err)
     bool six = address.ss_family == AF_INET6;
     unsigned port = ntohs(six ? ((const struct sockaddr_in6 *)&address)->sin6_port
                               : ((const struct sockaddr_in *)&address)->sin_port);
-    (void)printf("listening on http://%s%s%s:%u\n", six ? "[" : "", host, six ? "]" : "", port);
+    (void)printf("listening on http%s://%s%s%s:%u\n", server->tls ? "s" : "", six ? "[" : "", host,
+                 six ? "]" : "", port);
     if (fflush(stdout) != 0)
         return bg_err_errno(err, -errno, "cannot write to standard output");
-    if (!is_loopback(&address))
+    if (!is_loopback(&address) && !server->tls)
         app_note("other machines may connect, and what they send can be read on its way");
     if (server->tokens.tokens.count == 0)
         app_note("there is no token yet: make one with bellglass serve token add NAME");
@@ -127,6 +130,11 @@ static int open_listener(struct server *server, struct bg_err *err)
     int r = parse_listen(server->opts->listen, &address, err);
     if (r < 0)
         return r;
+    if (!is_loopback(&address) && !server->tls && !server->opts->plain)
+        return bg_err_set(err, -EINVAL,
+                          "--listen %s: other machines could read tokens on their way; give "
+                          "--tls-cert and --tls-key, or --without-tls if something else encrypts",
+                          server->opts->listen);
     r = uv_tcp_bind(&server->listener, (struct sockaddr *)&address, 0);
     if (r == 0)
         r = uv_listen((uv_stream_t *)&server->listener, BACKLOG, connected);
@@ -140,12 +148,17 @@ static int open_all(struct server *server, struct bg_err *err)
     const struct server_opts *opts = server->opts;
     const struct sandboxes_opts sandboxes = {.app = opts->app,
                                              .log = opts->log,
+                                             .metrics = &server->metrics,
                                              .image = opts->image,
                                              .region = opts->region,
                                              .upstream_ca = opts->upstream_ca,
                                              .allow = opts->allow,
-                                             .cpus = opts->cpus};
+                                             .cpus = opts->cpus,
+                                             .idle_ms = opts->idle_ms};
     int r = token_file_refresh(&server->tokens, err);
+    if (r == 0 && opts->tls_cert)
+        r = tls_server_new(opts->tls_cert, opts->tls_key, &server->tls, err);
+    server->shared.tls = server->tls;
     if (r == 0)
         r = sandboxes_open(&server->loop, &sandboxes, &server->sandboxes, err);
     if (r < 0)
@@ -191,6 +204,8 @@ int server_run(const struct server_opts *opts, struct bg_err *err)
     server->shared = (struct conn_shared){.session = {.loop = &server->loop,
                                                       .paths = &opts->app->paths,
                                                       .log = opts->log,
+                                                      .tokens = &server->tokens,
+                                                      .metrics = &server->metrics,
                                                       .next_stream = first_stream()},
                                           .tokens = &server->tokens,
                                           .host_names = opts->host_names};
@@ -208,6 +223,7 @@ int server_run(const struct server_opts *opts, struct bg_err *err)
     (void)uv_run(&server->loop, UV_RUN_DEFAULT); /* 0: it ends when all is closed */
     token_file_done(&server->tokens);
     logins_free(server->shared.logins);
+    tls_server_free(server->tls);
     int busy = uv_loop_close(&server->loop);
     assert(busy == 0); /* a handle was left open: our bug */
     free(server);

@@ -115,6 +115,8 @@ void session_reply_bytes(struct session *s, const json_t *id, const void *bytes,
 
 void session_throw(struct session *s, const json_t *id, json_t *error)
 {
+    const char *class_name = json_string_value(json_object_get(error, "constructorName"));
+    metric_count(&s->opts.shared->metrics->call_errors, class_name ? class_name : "Error");
     send_text(s, rpc_thrown(id, error));
 }
 
@@ -126,6 +128,7 @@ char *session_doing(const char *verb, const char *path)
 
 void session_fault(struct session *s, const json_t *id, enum rpc_code code, const char *text)
 {
+    metric_count(&s->opts.shared->metrics->call_errors, "protocol");
     send_text(s, rpc_fault(id, code, text));
 }
 
@@ -194,6 +197,7 @@ void session_stream_start(struct session *s, struct outbound *out)
 {
     if (s->start_ping == 0)
         s->start_ping = ++s->ends.pings;
+    s->opts.shared->metrics->streams_out++;
     out->id = s->opts.shared->next_stream++;
     out->ping = s->start_ping;
     out->open = true;
@@ -352,6 +356,7 @@ static void take_notification(struct session *s, const struct rpc_message *messa
         return;
     if (strcmp(verb, "start") == 0) {
         int r = stream_table_start(&s->inbound, id);
+        s->opts.shared->metrics->streams_in += r == 0;
         if (r == -EMFILE)
             end(s, CLOSE_POLICY, "too many streams");
     } else if (strcmp(verb, "enqueue") == 0) {
@@ -374,6 +379,7 @@ static void take_call(struct session *s, const struct rpc_message *message)
     for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
         if (strcmp(methods[i].name, message->method) != 0)
             continue;
+        metric_count(&s->opts.shared->metrics->calls, methods[i].name);
         methods[i].fn(s, message->id, &p);
         if (!rpc_params_ok(&p)) {
             (void)snprintf(text, sizeof text, "%s: %s", message->method, p.problem);
@@ -381,6 +387,7 @@ static void take_call(struct session *s, const struct rpc_message *message)
         }
         return;
     }
+    metric_count(&s->opts.shared->metrics->calls, "unknown");
     bg_escape(message->method, strlen(message->method), quoted, sizeof quoted);
     (void)snprintf(text, sizeof text, "bellglass serve has no method '%s'", quoted);
     session_fault(s, message->id, RPC_METHOD_NOT_FOUND, text);

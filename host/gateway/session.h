@@ -10,7 +10,9 @@
 
 #include "common/err.h"
 #include "common/log.h"
+#include "host/gateway/metrics.h"
 #include "host/gateway/sandboxes.h"
+#include "host/gateway/tokens.h"
 
 struct session;
 
@@ -20,6 +22,8 @@ struct session_shared {
     struct sandboxes *sandboxes;
     const struct bg_paths *paths;
     const struct bg_log *log;
+    const struct token_file *tokens; /* of which none gets into a sandbox by mistake */
+    struct metrics *metrics;
     /* The SDK keeps the streams of all its connections in one table, so their ids are of the whole
      * gateway; they begin anywhere, so that those of the next gateway are others, too. */
     uint64_t next_stream;

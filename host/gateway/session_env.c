@@ -284,6 +284,25 @@ void session_env_forget(struct session *s, const void *owner)
 
 /* ---- methods ---- */
 
+static bool allowed(struct session *s, const json_t *id, const char *value)
+{
+    struct bg_err err;
+    if (tokens_check_stray(&s->opts.shared->tokens->tokens, value, &err) == 0)
+        return true;
+    session_throw(s, id, fault_new("PermissionDenied", err.text));
+    return false;
+}
+
+bool session_env_allowed(struct session *s, const json_t *id, const json_t *env)
+{
+    const char *key;
+    json_t *value;
+    /* The iterator takes no const object, and changes none. */
+    json_object_foreach((json_t *)(uintptr_t)env, key,
+                        value) if (!allowed(s, id, json_string_value(value))) return false;
+    return true;
+}
+
 static void set_variable(struct session *s, const json_t *id, const char *name, const char *value)
 {
     struct bg_err err;
@@ -298,7 +317,7 @@ static void set_variable(struct session *s, const json_t *id, const char *name, 
 void method_env_set(struct session *s, const json_t *id, struct rpc_params *params)
 {
     const char *name = rpc_text(params, "key"), *value = rpc_text(params, "value");
-    if (rpc_params_ok(params))
+    if (rpc_params_ok(params) && allowed(s, id, value))
         set_variable(s, id, name, value);
 }
 

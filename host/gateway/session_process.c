@@ -308,7 +308,7 @@ void session_spawn(struct session *s, const json_t *id, struct rpc_params *param
     int64_t input = rpc_number_or(params, "stdinStreamId", 0, INT64_MAX, -1);
     int64_t rows = rpc_number_or(params, "ttyRows", 1, SIDE_MAX, 0);
     int64_t columns = rpc_number_or(params, "ttyColumns", 1, SIDE_MAX, rows > 0 ? 80 : 0);
-    if (!rpc_params_ok(params))
+    if (!rpc_params_ok(params) || !session_env_allowed(s, id, env))
         return;
     struct child *c = make_room(s) ? calloc(1, sizeof *c) : NULL;
     if (!c) {

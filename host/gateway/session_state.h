@@ -145,6 +145,9 @@ typedef void session_env_ready(void *owner, const struct env_list *env, const st
 void session_env_make(struct session *s, const json_t *own, bool clear, session_env_ready *on_ready,
                       void *owner);
 void session_env_forget(struct session *s, const void *owner);
+/* Variables that a client sets (an object of texts, or NULL). False: one of them has a token of the
+ * gateway's, and the call was answered so. */
+bool session_env_allowed(struct session *s, const json_t *id, const json_t *env);
 
 /* "VERB 'PATH'" for an error's text: heap, the caller's; NULL: out of memory. */
 char *session_doing(const char *verb, const char *path);

@@ -11,7 +11,7 @@
 #include "common/quote.h"
 
 #define NAME_MAX_SIZE 63
-#define LINE_SIZE     (NAME_MAX_SIZE + 2 * BG_SHA256_SIZE + 32)
+#define LINE_SIZE     (NAME_MAX_SIZE + 2 * BG_SHA256_SIZE + 32 + QUOTA_TEXT_SIZE)
 #define ALL           "all"
 #define FILE_MAX      ((size_t)BG_GATEWAY_TOKENS_MAX * LINE_SIZE)
 #define NAME_CHARS    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
@@ -45,7 +45,8 @@ static int add(struct tokens *tokens, const char *name, const uint8_t hash[BG_SH
         return bg_err_errno(err, -ENOMEM, "tokens");
     tokens->list = grown;
     struct token *token = &grown[tokens->count];
-    *token = (struct token){.name = strdup(name), .created_ms = created_ms};
+    *token =
+        (struct token){.name = strdup(name), .created_ms = created_ms, .quota = quota_default()};
     if (!token->name)
         return bg_err_errno(err, -ENOMEM, "tokens");
     memcpy(token->hash, hash, BG_SHA256_SIZE);
@@ -66,19 +67,28 @@ static bool parse_hash(const char *text, uint8_t hash[BG_SHA256_SIZE])
     return true;
 }
 
-/* NAME HASH CREATED_MS */
+static int parse_word(const char *word, struct token *token, struct bg_err *err)
+{
+    if (strcmp(word, ALL) != 0)
+        return quota_parse_word(word, &token->quota, err);
+    token->all = true;
+    return 0;
+}
+
+/* NAME HASH CREATED_MS, and a word for each thing that is not as of quota_default */
 static int parse_line(char *line, struct tokens *tokens, struct bg_err *err)
 {
     char *rest = line;
-    const char *name = strsep(&rest, " "), *hex = strsep(&rest, " "), *time = strsep(&rest, " ");
+    const char *name = strsep(&rest, " "), *hex = strsep(&rest, " ");
     uint8_t hash[BG_SHA256_SIZE];
+    const char *created = strsep(&rest, " ");
     uint64_t created_ms = 0;
-    if (!time || !parse_hash(hex, hash) || bg_parse_u64(time, 0, INT64_MAX, &created_ms) < 0 ||
-        (rest && strcmp(rest, ALL) != 0))
-        return bg_err_set(err, -EINVAL, "line %zu is not NAME HASH TIME [all]", tokens->count + 1);
+    if (!hex || !created || !parse_hash(hex, hash) ||
+        bg_parse_u64(created, 0, INT64_MAX, &created_ms) < 0)
+        return bg_err_set(err, -EINVAL, "line %zu is not NAME HASH TIME", tokens->count + 1);
     int r = add(tokens, name, hash, created_ms, err);
-    if (r == 0)
-        tokens->list[tokens->count - 1].all = rest != NULL;
+    for (const char *word; r == 0 && (word = strsep(&rest, " "));)
+        r = parse_word(word, &tokens->list[tokens->count - 1], err);
     return r;
 }
 
@@ -102,15 +112,16 @@ int tokens_parse(const char *text, size_t size, struct tokens *ret, struct bg_er
 char *tokens_emit(const struct tokens *tokens)
 {
     size_t size = tokens->count * LINE_SIZE + 1, used = 0;
-    char *text = malloc(size), hex[2 * BG_SHA256_SIZE + 1];
+    char *text = malloc(size), hex[2 * BG_SHA256_SIZE + 1], quota[QUOTA_TEXT_SIZE];
     if (!text)
         return NULL;
     text[0] = '\0';
     for (size_t i = 0; i < tokens->count; i++) {
         const struct token *token = &tokens->list[i];
         bg_hex(token->hash, BG_SHA256_SIZE, hex);
-        used += (size_t)snprintf(text + used, size - used, "%s %s %" PRIu64 "%s\n", token->name,
-                                 hex, token->created_ms, token->all ? " " ALL : "");
+        quota_emit(&token->quota, quota);
+        used += (size_t)snprintf(text + used, size - used, "%s %s %" PRIu64 "%s%s\n", token->name,
+                                 hex, token->created_ms, token->all ? " " ALL : "", quota);
     }
     return text;
 }
@@ -144,13 +155,23 @@ int tokens_add(struct tokens *tokens, const char *name, uint64_t now_ms, char te
     return add(tokens, name, hash, now_ms, err);
 }
 
-int tokens_remove(struct tokens *tokens, const char *name, struct bg_err *err)
+int tokens_get(struct tokens *tokens, const char *name, struct token **ret, struct bg_err *err)
 {
     char quoted[128];
-    const struct token *found = tokens_named(tokens, name);
+    struct token *found = tokens_named(tokens, name);
     if (!found)
         return bg_err_set(err, -ENOENT, "no token %s: see bellglass serve token ls",
                           bg_quote(name, quoted, sizeof quoted));
+    *ret = found;
+    return 0;
+}
+
+int tokens_remove(struct tokens *tokens, const char *name, struct bg_err *err)
+{
+    struct token *found;
+    int r = tokens_get(tokens, name, &found, err);
+    if (r < 0)
+        return r;
     size_t index = (size_t)(found - tokens->list);
     free(tokens->list[index].name);
     tokens->count--;
@@ -159,19 +180,43 @@ int tokens_remove(struct tokens *tokens, const char *name, struct bg_err *err)
     return 0;
 }
 
-const char *tokens_find(const struct tokens *tokens, const char *text)
+const struct token *tokens_find(const struct tokens *tokens, const char *text)
 {
     uint8_t hash[BG_SHA256_SIZE];
-    const char *found = NULL;
+    const struct token *found = NULL;
     hash_of(text, hash);
     for (size_t i = 0; i < tokens->count; i++) {
         unsigned difference = 0;
         for (size_t j = 0; j < BG_SHA256_SIZE; j++)
             difference |= (unsigned)(hash[j] ^ tokens->list[i].hash[j]);
         if (difference == 0)
-            found = tokens->list[i].name;
+            found = &tokens->list[i];
     }
     return found;
+}
+
+int tokens_check_stray(const struct tokens *tokens, const char *text, struct bg_err *err)
+{
+    char copy[TOKEN_SIZE];
+    const struct token *found = NULL;
+    for (const char *at = text; !found && (at = strstr(at, TOKEN_PREFIX)); at++) {
+        (void)snprintf(copy, sizeof copy, "%s", at); /* what stands behind it is cut off */
+        found = tokens_find(tokens, copy);
+        if (found && found->quota.nested)
+            found = NULL;
+    }
+    explicit_bzero(copy, sizeof copy);
+    return found ? bg_err_set(err, -EKEYREJECTED,
+                              "token '%s' of this gateway may not be put into a sandbox; make one "
+                              "for that: bellglass serve token add NAME --nested yes",
+                              found->name)
+                 : 0;
+}
+
+struct quota tokens_quota(const struct tokens *tokens, const char *name)
+{
+    const struct token *found = tokens_named(tokens, name);
+    return found ? found->quota : (struct quota){0};
 }
 
 int tokens_load(const char *path, struct tokens *ret, struct bg_err *err)

@@ -15,56 +15,79 @@
 
 /* ---- targets ---- */
 
-static bool take_word(const char **at, const char *end, const char *word)
+#define PREFIX "/api/v2/"
+
+static const struct {
+    const char *method, *before, *after; /* of the name; after NULL: before is all */
+    enum volume_verb verb;
+    bool snapshots;
+} routes[] = {
+    {"GET", "volumes", NULL, VOLUME_LIST, false},
+    {"POST", "volumes", NULL, VOLUME_CREATE, false},
+    {"GET", "volumes/", "", VOLUME_SHOW, false},
+    {"DELETE", "volumes/", "", VOLUME_DELETE, false},
+    {"POST", "volumes/", "/snapshot", VOLUME_SNAPSHOT, false},
+    {"GET", "snapshots", NULL, VOLUME_LIST, true},
+    {"GET", "snapshots/", "", VOLUME_SHOW, true},
+    {"DELETE", "snapshots/", "", VOLUME_DELETE, true},
+};
+
+bool volume_route_pattern(size_t index, struct route_pattern *ret)
 {
-    size_t size = strlen(word);
-    if ((size_t)(end - *at) < size || memcmp(*at, word, size) != 0)
+    if (index >= sizeof routes / sizeof routes[0])
         return false;
-    *at += size;
+    const char *after = routes[index].after;
+    const char *name = !after ? "" : routes[index].snapshots ? "{snapshot}" : "{volume}";
+    ret->method = routes[index].method;
+    (void)snprintf(ret->path, sizeof ret->path, PREFIX "%s%s%s", routes[index].before, name,
+                   after ? after : "");
     return true;
 }
 
 /* An id or a slug needs no percent-encoding: what has any is none of ours. */
-static void take_name(const char **at, const char *end, char name[VOLUME_NAME_SIZE])
+static void take_name(const char *text, size_t size, char name[VOLUME_NAME_SIZE])
 {
-    const char *slash = memchr(*at, '/', (size_t)(end - *at));
-    size_t size = (size_t)((slash ? slash : end) - *at);
-    (void)snprintf(name, VOLUME_NAME_SIZE, "%.*s", (int)(size < VOLUME_NAME_SIZE ? size : 0), *at);
+    (void)snprintf(name, VOLUME_NAME_SIZE, "%.*s", (int)(size < VOLUME_NAME_SIZE ? size : 0), text);
     if (strspn(name, NAME_CHARS) != strlen(name))
         name[0] = '\0';
-    *at += size;
+}
+
+/* The path fits a route but for its method; name: what stands in it. */
+static bool fits(size_t i, const char *path, size_t size, char name[VOLUME_NAME_SIZE])
+{
+    const char *after = routes[i].after;
+    size_t head = strlen(routes[i].before), tail = after ? strlen(after) : 0;
+    name[0] = '\0';
+    if (!after)
+        return size == head && memcmp(path, routes[i].before, head) == 0;
+    if (size <= head + tail || memcmp(path, routes[i].before, head) != 0 ||
+        memcmp(path + size - tail, after, tail) != 0 ||
+        memchr(path + head, '/', size - head - tail))
+        return false;
+    take_name(path + head, size - head - tail, name);
+    return true;
 }
 
 enum volume_match volume_target_find(const char *method, const char *target,
                                      struct volume_target *ret)
 {
-    const char *at = target, *end = target + strcspn(target, "?#");
-    struct volume_target t = {.verb = VOLUME_LIST};
-    bool get = strcmp(method, "GET") == 0, post = strcmp(method, "POST") == 0, fits;
-    if (!take_word(&at, end, "/api/v2/"))
+    enum volume_match match = VOLUME_OTHER;
+    size_t size = strcspn(target, "?#");
+    if (size < sizeof PREFIX - 1 || memcmp(target, PREFIX, sizeof PREFIX - 1) != 0)
         return VOLUME_OTHER;
-    t.snapshots = take_word(&at, end, "snapshots");
-    if (!t.snapshots && !take_word(&at, end, "volumes"))
-        return VOLUME_OTHER;
-    if (at == end) {
-        fits = get || (post && !t.snapshots);
-        t.verb = post ? VOLUME_CREATE : VOLUME_LIST;
-    } else {
-        if (!take_word(&at, end, "/") || at == end)
-            return VOLUME_OTHER;
-        take_name(&at, end, t.name);
-        if (at < end) {
-            if (t.snapshots || !take_word(&at, end, "/snapshot") || at < end)
-                return VOLUME_OTHER;
-            t.verb = VOLUME_SNAPSHOT;
-            fits = post;
-        } else {
-            t.verb = get ? VOLUME_SHOW : VOLUME_DELETE;
-            fits = get || strcmp(method, "DELETE") == 0;
-        }
+    const char *path = target + sizeof PREFIX - 1;
+    size -= sizeof PREFIX - 1;
+    for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
+        struct volume_target t = {.verb = routes[i].verb, .snapshots = routes[i].snapshots};
+        if (!fits(i, path, size, t.name))
+            continue;
+        bool right = strcmp(routes[i].method, method) == 0;
+        match = right ? VOLUME_MATCH : VOLUME_WRONG_METHOD;
+        *ret = t;
+        if (right)
+            break;
     }
-    *ret = t;
-    return fits ? VOLUME_MATCH : VOLUME_WRONG_METHOD;
+    return match;
 }
 
 /* ---- lists ---- */

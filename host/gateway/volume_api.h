@@ -10,6 +10,7 @@
 
 #include "common/err.h"
 #include "common/state/volume.h"
+#include "host/gateway/route_pattern.h"
 
 #define VOLUME_NAME_SIZE   64 /* of an id or a slug, with room for those that are none */
 #define VOLUME_CURSOR_SIZE 64
@@ -28,6 +29,9 @@ enum volume_match { VOLUME_OTHER, VOLUME_WRONG_METHOD, VOLUME_MATCH };
 /* Looks whether a request is one of these. */
 enum volume_match volume_target_find(const char *method, const char *target,
                                      struct volume_target *ret);
+
+/* The routes, as route_pattern (route.h) tells of its own. */
+bool volume_route_pattern(size_t index, struct route_pattern *ret);
 
 /* What a list is asked for. */
 struct volume_query {

@@ -83,11 +83,12 @@ void web_cookie_name(unsigned port, char ret[WEB_COOKIE_NAME_SIZE])
     (void)snprintf(ret, WEB_COOKIE_NAME_SIZE, "bellglass_%u", port);
 }
 
-void web_cookie_field(unsigned port, const char *value, char ret[WEB_COOKIE_FIELD_SIZE])
+void web_cookie_field(unsigned port, const char *value, bool secure,
+                      char ret[WEB_COOKIE_FIELD_SIZE])
 {
     char name[WEB_COOKIE_NAME_SIZE];
     web_cookie_name(port, name);
     (void)snprintf(ret, WEB_COOKIE_FIELD_SIZE,
-                   "Set-Cookie: %s=%s; Path=/; HttpOnly; SameSite=Strict; Max-Age=%u\r\n", name,
-                   value, value[0] ? BG_GATEWAY_LOGIN_MS / 1000 : 0);
+                   "Set-Cookie: %s=%s; Path=/; HttpOnly; SameSite=Strict; Max-Age=%u%s\r\n", name,
+                   value, value[0] ? BG_GATEWAY_LOGIN_MS / 1000 : 0, secure ? "; Secure" : "");
 }

@@ -43,7 +43,8 @@ bool web_from_own_page(const struct http_request *request);
 /* Cookies are not of one port, so that the name has to be. */
 #define WEB_COOKIE_NAME_SIZE 24
 void web_cookie_name(unsigned port, char ret[WEB_COOKIE_NAME_SIZE]);
-/* The line of a Set-Cookie field; value "": it is taken away. No Domain: other host names do not
- * get it. */
+/* The line of a Set-Cookie field; value "": it is taken away; secure: it goes over TLS alone. No
+ * Domain: other host names do not get it. */
 #define WEB_COOKIE_FIELD_SIZE 256
-void web_cookie_field(unsigned port, const char *value, char ret[WEB_COOKIE_FIELD_SIZE]);
+void web_cookie_field(unsigned port, const char *value, bool secure,
+                      char ret[WEB_COOKIE_FIELD_SIZE]);

@@ -29,7 +29,7 @@ static void targets_are_told_apart(void **state)
         {"GET", "/api/v2/volumes/..%2Ftokens", "", VOLUME_MATCH, VOLUME_SHOW, false},
         {"GET", "/api/v2/volumes/..", "", VOLUME_MATCH, VOLUME_SHOW, false},
         {"PUT", "/api/v2/volumes/x", "x", VOLUME_WRONG_METHOD, VOLUME_DELETE, false},
-        {"POST", "/api/v2/snapshots", "", VOLUME_WRONG_METHOD, VOLUME_CREATE, true},
+        {"POST", "/api/v2/snapshots", "", VOLUME_WRONG_METHOD, VOLUME_LIST, true},
     };
     static const char *const others[] = {"/api/v2/volumesx",
                                          "/api/v2/volumes/",

@@ -82,15 +82,18 @@ static void a_cookie_is_of_this_host_and_port_alone(void **state)
 {
     (void)state;
     char field[WEB_COOKIE_FIELD_SIZE], longest[LOGINS_SECRET_SIZE];
-    web_cookie_field(8787, "x", field);
+    web_cookie_field(8787, "x", /* secure= */ false, field);
     assert_string_equal(field, "Set-Cookie: bellglass_8787=x; Path=/; HttpOnly; SameSite=Strict; "
                                "Max-Age=43200\r\n");
-    web_cookie_field(1, "", field);
+    web_cookie_field(8787, "x", /* secure= */ true, field);
+    assert_string_equal(field, "Set-Cookie: bellglass_8787=x; Path=/; HttpOnly; SameSite=Strict; "
+                               "Max-Age=43200; Secure\r\n");
+    web_cookie_field(1, "", /* secure= */ false, field);
     assert_non_null(strstr(field, "bellglass_1=; "));
     assert_non_null(strstr(field, "Max-Age=0\r\n"));
     memset(longest, 'f', sizeof longest - 1);
     longest[sizeof longest - 1] = '\0';
-    web_cookie_field(65535, longest, field);
+    web_cookie_field(65535, longest, /* secure= */ true, field);
     assert_string_equal(field + strlen(field) - 2, "\r\n");
 }
 
