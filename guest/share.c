@@ -50,12 +50,13 @@ static int make_mount(const struct share *share, int *ret_fuse_fd, struct bg_err
     if (r < 0)
         return r;
     /* The mount of one whose stream has just ended is on its way out. */
-    for (int left = BUSY_TRIES;; left--) {
-        r = share_mount(&opts, ret_fuse_fd, err);
-        if (r != -EBUSY || left == 0)
-            return r;
+    struct bg_err why; /* err is what is replied: no failure may stay in it */
+    for (int left = BUSY_TRIES; (r = share_mount(&opts, ret_fuse_fd, &why)) == -EBUSY && left > 0;
+         left--)
         (void)poll(NULL, 0, BUSY_MS);
-    }
+    if (r < 0)
+        *err = why;
+    return r;
 }
 
 /* Whether /proc/NAME is a process of the guest's user: no thread of the kernel, none of ours and

@@ -309,6 +309,27 @@ static void a_killed_server_is_an_error_and_no_hang(void **state)
     assert_string_equal(vm_guest(vm, s, "cat /p/a"), "1\n");
 }
 
+/* The next one finds the mount of the one before, whose worker ends only after that. */
+static void the_mount_of_one_that_is_ending_is_waited_for(void **state)
+{
+    struct vm *vm = *state;
+    const char *p = project(vm, "echo 1 >a");
+    const char *s = vm_sandbox_with(vm, "--mount", vm_text(vm, "%s:/p", p), NULL);
+    struct vm_process *killer = vm_start(
+        vm, (const char *const[]){"exec", s, "--", "sudo", "sh", "-ec",
+                                  "old=$(pgrep -x bellglass-share); kill -STOP $old; echo stopped; "
+                                  "while [ $(pgrep -cx bellglass-share) -lt 2 ]; do sleep 0.02; "
+                                  "done; sleep 0.2; kill -KILL $old",
+                                  NULL});
+    vm_expect(killer, "stopped");
+    pid_t server = server_of(vm, s, 1);
+    assert_int_equal(kill(server, SIGKILL), 0);
+    vm_wait_gone(server);
+    (void)vm_ok(vm, "share", s, vm_text(vm, "%s:/p", p), NULL);
+    assert_int_equal(vm_finish(killer), 0);
+    assert_string_equal(vm_guest(vm, s, "cat /p/a"), "1\n");
+}
+
 static void some_folders_are_not_shared(void **state)
 {
     struct vm *vm = *state;
@@ -369,5 +390,6 @@ VM_MAIN(VM_NEEDS_VM | VM_NEEDS_FUSE, cmocka_unit_test(a_folder_is_worked_in_from
         cmocka_unit_test(what_ends_with_the_guest_can_write_its_last),
         cmocka_unit_test(a_running_sandbox_gets_and_loses_shares),
         cmocka_unit_test(a_killed_server_is_an_error_and_no_hang),
+        cmocka_unit_test(the_mount_of_one_that_is_ending_is_waited_for),
         cmocka_unit_test(some_folders_are_not_shared),
         cmocka_unit_test(a_projects_file_says_what_it_needs))
