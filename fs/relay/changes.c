@@ -202,14 +202,28 @@ uint64_t fs_changes_date_absence(const struct fs_relay *relay, const struct fs_p
                                                                           : 0;
 }
 
+/* Whether the kernel's cache of its contents may stay; seconds_for says for how long one is good.
+ */
+static bool is_filled(const struct fs_relay *relay, const struct fs_rnode *node)
+{
+    return node->opened && node->changed <= node->filled && relay->changes.all <= node->filled;
+}
+
+bool fs_changes_is_known(const struct fs_relay *relay, const struct fs_rnode *node)
+{
+    return seconds_for(relay, node, VALID_LONG_SECONDS) == VALID_LONG_SECONDS &&
+           is_filled(relay, node) && node->touched < node->readable;
+}
+
 uint64_t fs_changes_open_flags(struct fs_relay *relay, const struct fs_pending *pending,
                                struct fs_rnode *node)
 {
     uint64_t flags = node->type == S_IFDIR ? FOPEN_CACHE_DIR : 0;
     if (seconds_for(relay, node, VALID_LONG_SECONDS) != VALID_LONG_SECONDS)
         return 0;
-    if (is_fresh(relay, pending, node) && node->opened && node->changed <= node->filled &&
-        relay->changes.all <= node->filled)
+    if ((pending->flags & O_ACCMODE) != O_WRONLY)
+        node->readable = pending->change_number + 1;
+    if (is_fresh(relay, pending, node) && is_filled(relay, node))
         return flags | FOPEN_KEEP_CACHE;
     /* The kernel drops what it has; what it reads from here on is as new as this number. */
     node->opened = true;

@@ -30,6 +30,10 @@ uint64_t fs_changes_date_absence(const struct fs_relay *relay, const struct fs_p
 uint64_t fs_changes_open_flags(struct fs_relay *relay, const struct fs_pending *pending,
                                struct fs_rnode *node);
 
+/* Nothing has happened to node since the server opened it for reading, and what the kernel keeps of
+ * its contents is good. */
+bool fs_changes_is_known(const struct fs_relay *relay, const struct fs_rnode *node);
+
 /* The kernel has been given contents of pending's node, and keeps them. */
 void fs_changes_filled(struct fs_relay *relay, const struct fs_pending *pending);
 

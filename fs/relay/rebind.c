@@ -273,7 +273,8 @@ static int collect(struct fs_relay *relay)
         const struct fs_rhandle *handle = FS_LINK_OWNER(link, struct fs_rhandle, link);
         if (!reopens(handle))
             continue;
-        rebind->handles[rebind->handle_count++] = handle->id;
+        if (!handle->lazy) /* else it is opened when it is used */
+            rebind->handles[rebind->handle_count++] = handle->id;
         if (handle->node->type == S_IFREG)
             (void)add_place(rebind, handle->node); /* twice if it is open twice: see below */
     }

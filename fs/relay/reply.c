@@ -6,6 +6,7 @@
 #include "fs/relay/echo.h"
 #include "fs/relay/gather.h"
 #include "fs/relay/guarded.h"
+#include "fs/relay/lazy.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -641,6 +642,8 @@ int fs_relay_reply(struct fs_relay *relay, const uint8_t *bytes, size_t size, ui
 
     if (pending->rebinds) {
         fs_rebind_reply(relay, pending, &reply, now_ms);
+    } else if (pending->opens && !pending->late) {
+        fs_lazy_opened(relay, pending, &reply, now_ms);
     } else if (pending->errand) {
         fs_errand_reply(relay, pending, &reply, now_ms);
     } else if (pending->kernel_unique == 0 && pending->opcode == FUSE_GETATTR) {

@@ -5,6 +5,7 @@
 #include "fs/relay/echo.h"
 #include "fs/relay/gather.h"
 #include "fs/relay/guarded.h"
+#include "fs/relay/lazy.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -358,6 +359,11 @@ static int forward(struct fs_relay *relay, struct fs_request *request, const uin
         r = request->opcode == FUSE_SETLKW ? -ENOLCK : -EIO;
     if (r < 0)
         return r;
+    if (fs_lazy_opens(relay, request, node))
+        return 0;
+    r = fs_lazy_waits(relay, request, bytes, size, now_ms);
+    if (r != 0)
+        return r < 0 ? r : 0;
     if (request->opcode == FUSE_RENAME || request->opcode == FUSE_RENAME2) {
         r = fs_walks_rename(relay, request, node, node2, now_ms);
         if (r != 0)

@@ -19,6 +19,7 @@ struct fs_rhandle {
     uint64_t flags;        /* as it was opened */
     bool echo;             /* of an echo: the server knows nothing of it */
     bool bound;            /* the present server has it; else every request on it fails */
+    bool lazy;             /* lazy.h: no server has been asked for it; not bound */
     bool lost_writes;      /* the next FSYNC or FLUSH says that some may be lost */
     bool quiet;            /* closing it can bring no error, says the server */
     unsigned errors_seen;  /* of gather->errors */
@@ -44,6 +45,7 @@ struct fs_pending {
     bool late;        /* the kernel has its answer; what comes is given back */
     bool interrupted; /* SETLKW: the caller wants out */
     bool rebinds;     /* our own LOOKUP of node, or OPEN for the handle fh */
+    bool opens;       /* our OPEN for the lazy handle fh; the kernel's request, in again, waits */
     uint32_t writes;  /* FSYNC: the node's when it was sent */
     uint8_t *again;   /* the kernel's request, if it can be made twice; again_size bytes */
     size_t again_size;

@@ -57,6 +57,8 @@ struct fs_rnode {
     uint64_t changed, touched; /* numbers of the last changes: contents or names; anything */
     uint64_t walked;           /* by changes.c, when everything might have changed: that number */
     uint64_t filled;           /* the kernel's cache of its contents is no older than this */
+    uint64_t readable; /* 1 + the last change when the server was asked to open it for reading, and
+                          did; 0: never */
     uint64_t seen_size, seen_mtime, seen_mtime_ns;
     struct fs_gather *gather; /* gather.h; NULL until it is written to; freed with the node */
     struct fs_peer *peer;

@@ -43,13 +43,14 @@ static off_t size_of(const char *folder, const char *name)
     return lstat(path, &st) < 0 ? -errno : st.st_size;
 }
 
+/* Reads all of the folder: the kernel keeps only what it has to the end. */
 static bool has_name(const char *folder, const char *name)
 {
     DIR *dir = opendir(folder);
     assert_non_null(dir);
     bool found = false;
-    for (const struct dirent *e; !found && (e = readdir(dir));)
-        found = strcmp(e->d_name, name) == 0;
+    for (const struct dirent *e; (e = readdir(dir));)
+        found = found || strcmp(e->d_name, name) == 0;
     (void)closedir(dir);
     return found;
 }
@@ -93,12 +94,29 @@ static int teardown(void **state)
     return 0;
 }
 
+/* Waits until everything that was changed before has been told: this change is told after it. */
+static void await_feed(const struct mounted *m)
+{
+    char path[256], text[4];
+    mounted_put(m->source, "told", "old");
+    mounted_path(m->mount, "told", path);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    assert_int_equal(pread(fd, text, sizeof text, 0), 3);
+    mounted_path(m->source, "told", path);
+    int source = open(path, O_WRONLY | O_CLOEXEC);
+    assert_int_equal(pwrite(source, "new", 3, 0), 3);
+    AWAIT(pread(fd, text, sizeof text, 0) == 3 && memcmp(text, "new", 3) == 0);
+    (void)close(source);
+    (void)close(fd);
+}
+
 /* How many requests have reached the server is not to be seen from here; that the kernel asks
  * nobody can be: a stopped server does not answer. */
 static void caches_answer_without_the_server(void **state)
 {
     const struct mounted *m = *state;
     mounted_put(m->source, "f", "text");
+    await_feed(m);
     assert_string_equal(mounted_get(m->mount, "f"), "text");
     assert_int_equal(size_of(m->mount, "f"), 4);
     assert_int_equal(size_of(m->mount, "none"), -ENOENT);
@@ -109,6 +127,8 @@ static void caches_answer_without_the_server(void **state)
     assert_int_equal(waitpid(m->server, &status, WUNTRACED), m->server);
     assert_int_equal(size_of(m->mount, "f"), 4);
     assert_int_equal(size_of(m->mount, "none"), -ENOENT);
+    assert_string_equal(mounted_get(m->mount, "f"), "text"); /* opened and closed, too */
+    assert_true(has_name(m->mount, "f"));
     assert_int_equal(kill(m->server, SIGCONT), 0);
 }
 
