@@ -16,7 +16,7 @@
 #include "guest/worker.h"
 
 #define KERNEL_THREAD 0x00200000u /* PF_KTHREAD, proc(5) */
-#define BUSY_TRIES    60          /* three seconds */
+#define BUSY_TRIES    600         /* half a minute: a loaded guest without KVM is slow */
 #define BUSY_MS       50
 #define OURS          "bellglass-" /* how our processes are called */
 
