@@ -114,6 +114,7 @@
 #define BG_EGRESS_AUDIT_TEXT       512     /* a path or host in an audit line; cut */
 #define BG_EGRESS_PEEK_MS          300     /* for a client that speaks first */
 #define BG_EGRESS_HANDSHAKE_MS     180000  /* a TLS handshake, from its first byte; slow guests */
+#define BG_EGRESS_GREET_MS         60000   /* the same with an upstream; 504 */
 #define BG_EGRESS_HEAD_MS          30000   /* a request head, from its first byte; 408 */
 #define BG_EGRESS_IDLE_MS          120000  /* between requests; closed */
 #define BG_EGRESS_RESOLVE_MS       10000   /* a name; 504 */

@@ -15,6 +15,7 @@
 const struct engine_timeouts engine_timeouts_default = {
     .peek_ms = BG_EGRESS_PEEK_MS,
     .handshake_ms = BG_EGRESS_HANDSHAKE_MS,
+    .greet_ms = BG_EGRESS_GREET_MS,
     .head_ms = BG_EGRESS_HEAD_MS,
     .idle_ms = BG_EGRESS_IDLE_MS,
     .resolve_ms = BG_EGRESS_RESOLVE_MS,

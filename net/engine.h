@@ -15,8 +15,8 @@
 
 /* How long each phase may take, in milliseconds; see common/limits.h for the defaults. */
 struct engine_timeouts {
-    uint64_t peek_ms, handshake_ms, head_ms, idle_ms, resolve_ms, connect_ms, response_ms, stall_ms,
-        tcp_idle_ms, linger_ms, upstream_idle_ms;
+    uint64_t peek_ms, handshake_ms, greet_ms, head_ms, idle_ms, resolve_ms, connect_ms, response_ms,
+        stall_ms, tcp_idle_ms, linger_ms, upstream_idle_ms;
 };
 
 extern const struct engine_timeouts engine_timeouts_default;

@@ -728,7 +728,7 @@ static void dialled(void *owner, const struct dial_result *result)
     if (session) {
         channel_set_tls(conn->upstream, session);
         ex->state = EXCHANGE_TLS;
-        conn_deadline(conn, conn->engine->opts.timeouts.handshake_ms);
+        conn_deadline(conn, conn->engine->opts.timeouts.greet_ms);
     } else {
         (void)start_forward(conn);
     }

@@ -55,9 +55,9 @@ static const char help[] =
     "--workers N            processes (default: one a processor); they count a policy's rates and\n"
     "                       budgets together\n"
     "--connections N        how many at once in each of them (default 1024)\n"
-    "--timeout PHASE=MS     change the time that a phase may take: peek, handshake, head, idle,\n"
-    "                       resolve, connect, response, stall, tcp-idle, linger,\n"
-    "                       upstream-idle (0: none is kept for another connection)\n"
+    "--timeout PHASE=MS     change the time that a phase may take: peek, handshake, greet (the\n"
+    "                       upstream's handshake), head, idle, resolve, connect, response, stall,\n"
+    "                       tcp-idle, linger, upstream-idle (0: none is kept for another)\n"
     "--json                 print where it listens as a line of JSON\n"
     "ca-path                print the path of the CA certificate that clients and guests must "
     "trust;\n"
@@ -95,17 +95,12 @@ static int set_timeout(const char *text, struct engine_timeouts *t, struct bg_er
         const char *name;
         uint64_t *ms;
     } phases[] = {
-        {"peek", &t->peek_ms},
-        {"handshake", &t->handshake_ms},
-        {"head", &t->head_ms},
-        {"idle", &t->idle_ms},
-        {"resolve", &t->resolve_ms},
-        {"connect", &t->connect_ms},
-        {"response", &t->response_ms},
-        {"stall", &t->stall_ms},
-        {"tcp-idle", &t->tcp_idle_ms},
-        {"linger", &t->linger_ms},
-        {"upstream-idle", &t->upstream_idle_ms},
+        {"peek", &t->peek_ms},       {"handshake", &t->handshake_ms},
+        {"greet", &t->greet_ms},     {"head", &t->head_ms},
+        {"idle", &t->idle_ms},       {"resolve", &t->resolve_ms},
+        {"connect", &t->connect_ms}, {"response", &t->response_ms},
+        {"stall", &t->stall_ms},     {"tcp-idle", &t->tcp_idle_ms},
+        {"linger", &t->linger_ms},   {"upstream-idle", &t->upstream_idle_ms},
     };
     size_t size = strcspn(text, "=");
     for (size_t i = 0; i < sizeof phases / sizeof *phases; i++) {

@@ -272,7 +272,7 @@ def test_races_with_few_sockets(world):
 # --- links that stand still ---
 
 def test_ends_links_that_stand_still(world):
-    proxy = world.make("still", options=["--timeout=handshake=300", "--timeout=tcp-idle=300",
+    proxy = world.make("still", options=["--timeout=greet=300", "--timeout=tcp-idle=300",
                                          "--timeout=peek=2000"])
     proxy.audit(1)  # LOST
     http, good = world.upstreams["http"], world.upstreams["good"]
