@@ -240,7 +240,8 @@
 #define BG_GATEWAY_IN_MAX          (64u << 20) /* bytes that the guest has not taken; client waits */
 #define BG_GATEWAY_CHUNK_MAX       (64 * 1024) /* of a stream, before base64 */
 #define BG_GATEWAY_STREAMS_MAX     1024        /* of a client's connection; it ends */
-#define BG_GATEWAY_ENDS_MAX        4096  /* streams whose end waits for a ping's answer; it ends */
+#define BG_GATEWAY_ENDS_MAX        4096 /* streams whose end waits for a ping's answer; it ends */
+#define BG_GATEWAY_TURN_READS      32 /* of a client's loop in one turn (Deno); more: streams break */
 #define BG_GATEWAY_PATTERN_MAX     4096  /* bytes of one of walk's or expandGlob's; refused */
 #define BG_GATEWAY_PATTERNS_MAX    64    /* of one call; refused */
 #define BG_GATEWAY_MATCH_MAX       20000 /* steps of one pattern on one path; the call fails */
