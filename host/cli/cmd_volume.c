@@ -32,6 +32,7 @@ static const char *const forms[] = {"create [OPTIONS] SLUG", "ls [OPTIONS]",
 
 static const char *const examples[] = {
     "volume create --size 20GB cache",
+    "run --volume cache:/home/app/.cache -- make",
     "volume create --image debian tools",
     "volume snapshot cache cache-monday",
     "volume create --from cache-monday cache-tuesday",
@@ -239,15 +240,15 @@ static int run(struct app *app, const struct args *args)
 
 const struct command cmd_volume = {
     .name = "volume",
-    .summary = "disks that outlive sandboxes, for the clients of serve",
+    .summary = "disks that outlive sandboxes",
     .forms = forms,
     .options = options,
     .details =
         "A volume is for data, with a file system that its first sandbox gets made, or bootable, "
-        "and then it is the disk of a sandbox. One sandbox has it at a time. Clients of `bellglass "
-        "serve` make and use their own; what is made here without --token every client may use, "
-        "and "
-        "only this command removes.\n\n"
+        "and then it is the disk of a sandbox. One sandbox has it at a time: `bellglass run` and "
+        "`create` take one for data by --volume. Clients of `bellglass serve` make and use their "
+        "own; what is made here without --token every client may use, and only this command "
+        "removes.\n\n"
         "A snapshot keeps a volume that no sandbox has as it is. Volumes are made from it, and "
         "sandboxes booted; removing it takes nothing from them: FREES is what only it holds.\n\n"
         "VOLUME is an id, or a slug that only one has.",
