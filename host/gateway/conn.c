@@ -49,6 +49,7 @@ struct conn {
     size_t raw_size;
     struct tunnel *tunnel;
     char used[ROUTE_ID_SIZE]; /* the sandbox that this is a use of, or "" */
+    uint16_t port;            /* that the tunnel leads to */
     bool answered;            /* the answer's first line has passed */
     bool tunnel_ended;        /* all that it has said is on its way */
     struct websocket *ws;
@@ -423,7 +424,7 @@ static void tunnel_data(void *owner, const uint8_t *bytes, size_t size)
     static const char interim[] = "HTTP/1.1 1";
     bool head = !c->request.upgrade && !c->answered &&
                 (size < sizeof interim - 1 || memcmp(bytes, interim, sizeof interim - 1) != 0);
-    c->answered |= head;
+    c->answered |= head || c->request.upgrade;
     void *copy = head ? with_close(bytes, &size) : copy_of(bytes, size);
     if (copy)
         send_bytes(c, copy, size);
@@ -431,13 +432,24 @@ static void tunnel_data(void *owner, const uint8_t *bytes, size_t size)
         close_soon(c);
 }
 
+/* One that has answered nothing has not refused anything either: who asked is told. */
 static void tunnel_over(void *owner, int status)
 {
     struct conn *c = owner;
+    char text[160];
     tunnel_close(BG_TAKE(c->tunnel));
-    if (status < 0) {
+    if (status < 0 || !c->answered) {
         c->last = true;
-        refuse(c, 502, "PORT_NOT_REACHED", "nothing answers at the sandbox's exposed port");
+        if (status == -ECONNREFUSED)
+            (void)snprintf(text, sizeof text, "nothing listens at port %u of %s", c->port, c->used);
+        else if (status < 0)
+            (void)snprintf(text, sizeof text, "port %u of %s: %s", c->port, c->used,
+                           strerror(-status));
+        else
+            (void)snprintf(text, sizeof text,
+                           "port %u of %s: its server has ended the connection without an answer",
+                           c->port, c->used);
+        refuse(c, 502, "PORT_NOT_REACHED", text);
         return;
     }
     c->tunnel_ended = true;
@@ -505,6 +517,7 @@ static void tunnel_awake(void *owner, struct sandbox_entry *entry, const struct 
     }
     sandboxes_use_begin(entry);
     (void)snprintf(c->used, sizeof c->used, "%s", entry->sandbox.name);
+    c->port = entry->record.port;
     c->state = CONN_TUNNEL;
     (void)uv_timer_stop(&c->timer); /* cannot fail */
     set_reading(c, true);           /* it may have waited */
