@@ -494,6 +494,12 @@ static void write_head(struct conn *c)
     write_tunnel(c, bytes, size);
 }
 
+/* Of one that was there when it was asked for, and was ended before it was awake. */
+static bool has_ended(const struct bg_err *err)
+{
+    return err->code == -ENOENT || err->code == -ENOTCONN;
+}
+
 /* The sandbox runs: the request goes to it, as far as it has come. */
 static void tunnel_awake(void *owner, struct sandbox_entry *entry, const struct bg_err *why)
 {
@@ -501,7 +507,8 @@ static void tunnel_awake(void *owner, struct sandbox_entry *entry, const struct 
     struct bg_err err;
     c->state = CONN_REQUEST;
     if (why) {
-        refuse(c, 502, "PORT_NOT_REACHED", why->text);
+        bool ended = has_ended(why);
+        refuse(c, ended ? 404 : 502, ended ? "NOT_EXPOSED" : "PORT_NOT_REACHED", why->text);
         return;
     }
     const struct tunnel_opts opts = {.paths = c->shared->session.paths,
@@ -551,6 +558,17 @@ static void connected(void *owner, struct sandbox_entry *entry, const struct bg_
     else
         open_socket(c, entry);
     drive(c);
+}
+
+static void awake(void *owner, struct sandbox_entry *entry, const struct bg_err *err)
+{
+    struct conn *c = owner;
+    if (err && has_ended(err)) {
+        refuse(c, 404, "SANDBOX_NOT_FOUND", err->text);
+        drive(c);
+        return;
+    }
+    connected(c, entry, err);
 }
 
 /* A WebSocket to one that may sleep. */
@@ -758,7 +776,7 @@ static void do_route(struct conn *c, const struct route *route)
         break;
     case ROUTE_CONNECT:
         if (take_upgrade(c))
-            do_connect(c, entry, /* looks_on= */ c->login != NULL, connected);
+            do_connect(c, entry, /* looks_on= */ c->login != NULL, awake);
         break;
     case ROUTE_DELETE:
         c->state = CONN_ANSWERING;
