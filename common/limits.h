@@ -240,8 +240,7 @@
 #define BG_GATEWAY_IN_MAX          (64u << 20) /* bytes that the guest has not taken; client waits */
 #define BG_GATEWAY_CHUNK_MAX       (64 * 1024) /* of a stream, before base64 */
 #define BG_GATEWAY_STREAMS_MAX     1024        /* of a client's connection; it ends */
-#define BG_GATEWAY_ENDS_MAX        4096 /* streams whose end waits for a ping's answer; it ends */
-#define BG_GATEWAY_TURN_READS      32 /* of a client's loop in one turn (Deno); more: streams break */
+#define BG_GATEWAY_ENDS_MAX        4096  /* streams whose end waits for a ping's answer; it ends */
 #define BG_GATEWAY_PATTERN_MAX     4096  /* bytes of one of walk's or expandGlob's; refused */
 #define BG_GATEWAY_PATTERNS_MAX    64    /* of one call; refused */
 #define BG_GATEWAY_MATCH_MAX       20000 /* steps of one pattern on one path; the call fails */
@@ -261,6 +260,11 @@
 #define BG_GATEWAY_METRICS_MAX     128 /* names of one kind: methods; the rest is "other" */
 #define BG_GATEWAY_LABELS_MAX      64  /* of a sandbox; refused */
 #define BG_GATEWAY_LABEL_MAX       256 /* bytes of one's key or value; refused */
+
+/* Reads of a client's loop in one turn (host/gateway/turns.h): Deno's, and what must do for one on
+ * another machine. More: a stream that it leaves can break its connection. */
+#define BG_GATEWAY_TURN_READS     32
+#define BG_GATEWAY_TURN_READS_FAR 4
 
 /* MCP server. */
 #define BG_MCP_LINE_MAX      (16u << 20)  /* one message; passed over, and an error is sent */

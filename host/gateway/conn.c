@@ -11,6 +11,7 @@
 #include "common/quote.h"
 #include "host/cli/ssh_names.h"
 #include "host/gateway/http_request.h"
+#include "host/gateway/loopback.h"
 #include "host/gateway/openapi.h"
 #include "host/gateway/route.h"
 #include "host/gateway/tunnel.h"
@@ -349,6 +350,15 @@ static void feed_socket(struct conn *c, const uint8_t *bytes, size_t size)
     }
 }
 
+/* Its client is on another machine. One whose address is not known is taken for near. */
+static bool is_far(const struct conn *c)
+{
+    struct sockaddr_storage address;
+    int size = sizeof address;
+    return uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&address, &size) == 0 &&
+           !loopback_is(&address);
+}
+
 /* The answer 101, and the session after it. */
 static void open_socket(struct conn *c, struct sandbox_entry *entry)
 {
@@ -360,6 +370,7 @@ static void open_socket(struct conn *c, struct sandbox_entry *entry)
     const struct session_opts session = {.shared = &c->shared->session,
                                          .entry = entry,
                                          .looks_on = c->looks_on,
+                                         .far = is_far(c),
                                          .send = session_send,
                                          .ping = session_ping,
                                          .close = session_ends,

@@ -482,6 +482,7 @@ int session_open(const struct session_opts *opts, struct session **ret, struct b
     if (!s)
         return bg_err_errno(err, -ENOMEM, "session");
     s->opts = *opts;
+    s->turns.reads = opts->far ? BG_GATEWAY_TURN_READS_FAR : BG_GATEWAY_TURN_READS;
     stream_table_init(&s->inbound);
     LIST_INIT(&s->outbound);
     stream_ends_init(&s->ends);

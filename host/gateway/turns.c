@@ -1,7 +1,5 @@
 #include "host/gateway/turns.h"
 
-#include "common/limits.h"
-
 uint64_t turns_mark(const struct turns *turns)
 {
     return turns->sent + 1;
@@ -30,13 +28,13 @@ void turns_message(struct turns *turns)
 }
 
 /* The mark's own ping was read in the same turn, or in a later one, and so were the answers to the
- * BG_GATEWAY_TURN_READS - 1 after it: the next read is not in that turn. */
+ * reads - 1 after it: the next read is not in that turn. */
 bool turns_later(const struct turns *turns, uint64_t mark)
 {
-    return turns->heard >= mark || turns->answered + 1 >= mark + BG_GATEWAY_TURN_READS;
+    return turns->heard >= mark || turns->answered + 1 >= mark + turns->reads;
 }
 
 bool turns_over(const struct turns *turns, uint64_t mark)
 {
-    return turns->settled >= mark || turns->answered >= mark + BG_GATEWAY_TURN_READS;
+    return turns->settled >= mark || turns->answered >= mark + turns->reads;
 }

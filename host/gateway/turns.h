@@ -8,6 +8,9 @@
  * pings, each sent after the pong of the one before, a turn has ended. A message that comes after a
  * pong says so earlier: what sent it was no handler.
  *
+ * Beyond this machine a pong takes so long to come that fewer must do (BG_GATEWAY_TURN_READS_FAR):
+ * else a client at 50 ms would wait for its streams more than a second.
+ *
  * Pure: numbers in, numbers out. A mark is the number of the first ping that is sent after it. */
 #pragma once
 
@@ -15,6 +18,7 @@
 #include <stdint.h>
 
 struct turns {
+    unsigned reads;          /* of the client in one turn, at most; > 0 */
     uint64_t sent, answered; /* pings, numbered from 1; at most one is on its way */
     uint64_t heard;          /* `answered` when the last message came */
     uint64_t heard_before;   /* `heard` when the last ping was sent */

@@ -22,7 +22,7 @@ static void an_end_is_said_when_the_turn_is_over(void **state)
 {
     (void)state;
     struct stream_ends ends;
-    struct turns turns = {0};
+    struct turns turns = {.reads = BG_GATEWAY_TURN_READS};
     uint64_t id = 0;
     stream_ends_init(&ends);
     assert_false(stream_ends_next(&ends, &turns, &id));
@@ -43,7 +43,7 @@ static void several_are_said_in_their_order(void **state)
 {
     (void)state;
     struct stream_ends ends;
-    struct turns turns = {0};
+    struct turns turns = {.reads = BG_GATEWAY_TURN_READS};
     uint64_t id = 0;
     stream_ends_init(&ends);
     for (uint64_t i = 1; i <= 3; i++)
@@ -65,7 +65,7 @@ static void a_cancelled_stream_has_no_end(void **state)
 {
     (void)state;
     struct stream_ends ends;
-    struct turns turns = {0};
+    struct turns turns = {.reads = BG_GATEWAY_TURN_READS};
     uint64_t id = 0;
     stream_ends_init(&ends);
     assert_int_equal(stream_ends_add(&ends, 1, turns_mark(&turns)), 0);

@@ -18,7 +18,7 @@ static void answer(struct turns *turns)
 static void one_ping_is_on_its_way_at_a_time(void **state)
 {
     (void)state;
-    struct turns turns = {0};
+    struct turns turns = {.reads = BG_GATEWAY_TURN_READS};
     assert_false(turns_pong(&turns, 0)); /* nobody asked */
     assert_int_equal(turns_ping(&turns), 1);
     assert_int_equal(turns_ping(&turns), 0);
@@ -36,7 +36,7 @@ static void one_ping_is_on_its_way_at_a_time(void **state)
 static void pings_alone_tell_a_turn_by_their_number(void **state)
 {
     (void)state;
-    struct turns turns = {0};
+    struct turns turns = {.reads = BG_GATEWAY_TURN_READS};
     answer(&turns); /* an old one counts for nothing */
     uint64_t mark = turns_mark(&turns);
     for (int reads = 0; reads < BG_GATEWAY_TURN_READS; reads++) {
@@ -50,10 +50,25 @@ static void pings_alone_tell_a_turn_by_their_number(void **state)
     assert_true(turns_over(&turns, mark));
 }
 
+static void fewer_are_asked_of_one_that_is_far(void **state)
+{
+    (void)state;
+    struct turns turns = {.reads = BG_GATEWAY_TURN_READS_FAR};
+    uint64_t mark = turns_mark(&turns);
+    for (int reads = 0; reads < BG_GATEWAY_TURN_READS_FAR; reads++) {
+        assert_false(turns_later(&turns, mark));
+        answer(&turns);
+    }
+    assert_true(turns_later(&turns, mark));
+    assert_false(turns_over(&turns, mark));
+    answer(&turns);
+    assert_true(turns_over(&turns, mark));
+}
+
 static void a_ping_under_way_counts_for_nothing(void **state)
 {
     (void)state;
-    struct turns turns = {0};
+    struct turns turns = {.reads = BG_GATEWAY_TURN_READS};
     assert_int_equal(turns_ping(&turns), 1);
     uint64_t mark = turns_mark(&turns);
     assert_int_equal(mark, 2);
@@ -65,7 +80,7 @@ static void a_ping_under_way_counts_for_nothing(void **state)
 static void a_message_after_a_pong_tells_it_earlier(void **state)
 {
     (void)state;
-    struct turns turns = {0};
+    struct turns turns = {.reads = BG_GATEWAY_TURN_READS};
     uint64_t mark = turns_mark(&turns);
     turns_message(&turns); /* before any pong: no word of it */
     assert_false(turns_later(&turns, mark));
@@ -87,6 +102,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_ping_is_on_its_way_at_a_time),
         cmocka_unit_test(pings_alone_tell_a_turn_by_their_number),
+        cmocka_unit_test(fewer_are_asked_of_one_that_is_far),
         cmocka_unit_test(a_ping_under_way_counts_for_nothing),
         cmocka_unit_test(a_message_after_a_pong_tells_it_earlier),
     };
