@@ -262,6 +262,11 @@
 #define BG_GATEWAY_LABELS_MAX      64  /* of a sandbox; refused */
 #define BG_GATEWAY_LABEL_MAX       256 /* bytes of one's key or value; refused */
 
+/* Reads of a client's loop in one turn (host/gateway/turns.h): Deno's, and what must do for one on
+ * another machine. More: a stream that it leaves can break its connection. */
+#define BG_GATEWAY_TURN_READS     32
+#define BG_GATEWAY_TURN_READS_FAR 4
+
 /* MCP server. */
 #define BG_MCP_LINE_MAX      (16u << 20)  /* one message; passed over, and an error is sent */
 #define BG_MCP_CALLS_MAX     64           /* calls of tools under way; refused */

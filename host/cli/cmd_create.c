@@ -21,6 +21,7 @@ static const char *const forms[] = {"[OPTIONS] [NAME]", NULL};
 static const char *const examples[] = {
     "create web",
     "create --cpus 2 --memory 2G --allow 'pypi.org' --allow '*.pythonhosted.org' build",
+    "create --volume cache:/home/app/.cache build",
     NULL,
 };
 

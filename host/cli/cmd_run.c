@@ -25,6 +25,7 @@ static const char *const examples[] = {
     "run --allow '*.debian.org' -- curl -sI https://www.debian.org/",
     "run --secret GITHUB_TOKEN@api.github.com --allow api.github.com -- ./agent",
     "run -t -- bash",
+    "run --volume cache:/home/app/.cache -- make",
     "run --from web@before-upgrade -- make test",
     NULL,
 };

@@ -6,6 +6,7 @@
 
 #include "common/state/folder.h"
 #include "host/cli/output.h"
+#include "host/cli/removal.h"
 #include "host/cli/sandbox_options.h"
 #include "host/cli/snapshots.h"
 
@@ -259,19 +260,7 @@ static int remove_one(struct app *app, const char *text, const struct args *args
 
 static int run_remove(struct app *app, const struct args *args)
 {
-    struct bg_err err;
-    json_auto_t *array = json_array();
-    int status = 0;
-    int r = args->operand_count > 1
-                ? app_paths(app, &err)
-                : bg_err_set(&err, -EINVAL, "give a snapshot: see bellglass snapshot ls");
-    if (r < 0)
-        return app_fail(&err);
-    for (size_t i = 1; i < args->operand_count; i++)
-        if (remove_one(app, args->operands[i], args, array, &err) < 0)
-            status = app_fail(&err);
-    int printed = args_flag(args, OPTION_JSON) ? output_json(array) : app_printed(0);
-    return status ? status : printed;
+    return removal_run(app, args, "snapshot", remove_one);
 }
 
 static int run(struct app *app, const struct args *args)

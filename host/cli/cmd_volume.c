@@ -6,6 +6,7 @@
 #include "common/state/image.h"
 #include "common/state/volume.h"
 #include "host/cli/output.h"
+#include "host/cli/removal.h"
 #include "host/cli/sandbox_options.h"
 
 enum { OPTION_SIZE = OPTION_OWN, OPTION_VOLUME_IMAGE, OPTION_TOKEN };
@@ -32,6 +33,7 @@ static const char *const forms[] = {"create [OPTIONS] SLUG", "ls [OPTIONS]",
 
 static const char *const examples[] = {
     "volume create --size 20GB cache",
+    "run --volume cache:/home/app/.cache -- make",
     "volume create --image debian tools",
     "volume snapshot cache cache-monday",
     "volume create --from cache-monday cache-tuesday",
@@ -207,18 +209,7 @@ static int remove_one(struct app *app, const char *name, const struct args *args
 
 static int run_remove(struct app *app, const struct args *args)
 {
-    struct bg_err err;
-    json_auto_t *array = json_array();
-    int status = 0;
-    if (args->operand_count < 2) {
-        (void)bg_err_set(&err, -EINVAL, "give a volume: see bellglass volume ls");
-        return app_fail(&err);
-    }
-    for (size_t i = 1; i < args->operand_count; i++)
-        if (remove_one(app, args->operands[i], args, array, &err) < 0)
-            status = app_fail(&err);
-    int printed = args_flag(args, OPTION_JSON) ? output_json(array) : app_printed(0);
-    return status ? status : printed;
+    return removal_run(app, args, "volume", remove_one);
 }
 
 static int run(struct app *app, const struct args *args)
@@ -239,15 +230,15 @@ static int run(struct app *app, const struct args *args)
 
 const struct command cmd_volume = {
     .name = "volume",
-    .summary = "disks that outlive sandboxes, for the clients of serve",
+    .summary = "disks that outlive sandboxes",
     .forms = forms,
     .options = options,
     .details =
         "A volume is for data, with a file system that its first sandbox gets made, or bootable, "
-        "and then it is the disk of a sandbox. One sandbox has it at a time. Clients of `bellglass "
-        "serve` make and use their own; what is made here without --token every client may use, "
-        "and "
-        "only this command removes.\n\n"
+        "and then it is the disk of a sandbox. One sandbox has it at a time: `bellglass run` and "
+        "`create` take one for data by --volume. Clients of `bellglass serve` make and use their "
+        "own; what is made here without --token every client may use, and only this command "
+        "removes.\n\n"
         "A snapshot keeps a volume that no sandbox has as it is. Volumes are made from it, and "
         "sandboxes booted; removing it takes nothing from them: FREES is what only it holds.\n\n"
         "VOLUME is an id, or a slug that only one has.",

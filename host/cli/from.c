@@ -24,6 +24,7 @@ static int check_options(const struct args *args, struct bg_err *err)
         {OPTION_LEARN, "learn"},
         {OPTION_UPSTREAM_CA, "upstream-ca"},
         {OPTION_MOUNT, "mount"},
+        {OPTION_VOLUME, "volume"},
         {OPTION_HIDE, "hide"},
         {OPTION_SHOW, "show"},
         {OPTION_SHARE_UNGUARDED, "share-unguarded"},

@@ -14,6 +14,7 @@
 #include "host/cli/policy_helper.h"
 #include "host/cli/project.h"
 #include "host/cli/shares.h"
+#include "host/cli/volume_option.h"
 
 #define QUOTED_SIZE       256
 #define POLICY_NAMES_SIZE 16384
@@ -309,6 +310,8 @@ static int read_all(struct app *app, const struct args *args, const char *name,
         r = read_upstream_ca(args, &s, err);
     if (r == 0)
         r = read_mounts(app, args, &s, err);
+    if (r == 0)
+        r = volume_option_read(app, args, &s, err);
     if (r == 0)
         r = check_secrets(app, &s, err);
     if (r == 0)

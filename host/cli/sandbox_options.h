@@ -18,6 +18,7 @@ enum {
     OPTION_POLICY,
     OPTION_LEARN,
     OPTION_MOUNT,
+    OPTION_VOLUME,
     OPTION_HIDE,
     OPTION_SHOW,
     OPTION_SHARE_UNGUARDED,
@@ -123,6 +124,13 @@ enum {
 
 #define SANDBOX_OPTIONS                                                                            \
     SANDBOX_SETTINGS,                                                                              \
+        {OPTION_VOLUME,                                                                            \
+         0,                                                                                        \
+         true,                                                                                     \
+         "volume",                                                                                 \
+         "NAME:PATH",                                                                              \
+         "mount the volume NAME at PATH, see `bellglass volume`; no other sandbox has it "         \
+         "meanwhile"},                                                                             \
         {OPTION_FROM,                                                                              \
          0,                                                                                        \
          false,                                                                                    \

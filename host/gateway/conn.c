@@ -11,6 +11,7 @@
 #include "common/quote.h"
 #include "host/cli/ssh_names.h"
 #include "host/gateway/http_request.h"
+#include "host/gateway/loopback.h"
 #include "host/gateway/openapi.h"
 #include "host/gateway/route.h"
 #include "host/gateway/tunnel.h"
@@ -49,6 +50,7 @@ struct conn {
     size_t raw_size;
     struct tunnel *tunnel;
     char used[ROUTE_ID_SIZE]; /* the sandbox that this is a use of, or "" */
+    uint16_t port;            /* that the tunnel leads to */
     bool answered;            /* the answer's first line has passed */
     bool tunnel_ended;        /* all that it has said is on its way */
     struct websocket *ws;
@@ -348,6 +350,15 @@ static void feed_socket(struct conn *c, const uint8_t *bytes, size_t size)
     }
 }
 
+/* Its client is on another machine. One whose address is not known is taken for near. */
+static bool is_far(const struct conn *c)
+{
+    struct sockaddr_storage address;
+    int size = sizeof address;
+    return uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&address, &size) == 0 &&
+           !loopback_is(&address);
+}
+
 /* The answer 101, and the session after it. */
 static void open_socket(struct conn *c, struct sandbox_entry *entry)
 {
@@ -359,6 +370,7 @@ static void open_socket(struct conn *c, struct sandbox_entry *entry)
     const struct session_opts session = {.shared = &c->shared->session,
                                          .entry = entry,
                                          .looks_on = c->looks_on,
+                                         .far = is_far(c),
                                          .send = session_send,
                                          .ping = session_ping,
                                          .close = session_ends,
@@ -423,7 +435,7 @@ static void tunnel_data(void *owner, const uint8_t *bytes, size_t size)
     static const char interim[] = "HTTP/1.1 1";
     bool head = !c->request.upgrade && !c->answered &&
                 (size < sizeof interim - 1 || memcmp(bytes, interim, sizeof interim - 1) != 0);
-    c->answered |= head;
+    c->answered |= head || c->request.upgrade;
     void *copy = head ? with_close(bytes, &size) : copy_of(bytes, size);
     if (copy)
         send_bytes(c, copy, size);
@@ -431,13 +443,24 @@ static void tunnel_data(void *owner, const uint8_t *bytes, size_t size)
         close_soon(c);
 }
 
+/* One that has answered nothing has not refused anything either: who asked is told. */
 static void tunnel_over(void *owner, int status)
 {
     struct conn *c = owner;
+    char text[160];
     tunnel_close(BG_TAKE(c->tunnel));
-    if (status < 0) {
+    if (status < 0 || !c->answered) {
         c->last = true;
-        refuse(c, 502, "PORT_NOT_REACHED", "nothing answers at the sandbox's exposed port");
+        if (status == -ECONNREFUSED)
+            (void)snprintf(text, sizeof text, "nothing listens at port %u of %s", c->port, c->used);
+        else if (status < 0)
+            (void)snprintf(text, sizeof text, "port %u of %s: %s", c->port, c->used,
+                           strerror(-status));
+        else
+            (void)snprintf(text, sizeof text,
+                           "port %u of %s: its server has ended the connection without an answer",
+                           c->port, c->used);
+        refuse(c, 502, "PORT_NOT_REACHED", text);
         return;
     }
     c->tunnel_ended = true;
@@ -482,6 +505,12 @@ static void write_head(struct conn *c)
     write_tunnel(c, bytes, size);
 }
 
+/* Of one that was there when it was asked for, and was ended before it was awake. */
+static bool has_ended(const struct bg_err *err)
+{
+    return err->code == -ENOENT || err->code == -ENOTCONN;
+}
+
 /* The sandbox runs: the request goes to it, as far as it has come. */
 static void tunnel_awake(void *owner, struct sandbox_entry *entry, const struct bg_err *why)
 {
@@ -489,7 +518,8 @@ static void tunnel_awake(void *owner, struct sandbox_entry *entry, const struct 
     struct bg_err err;
     c->state = CONN_REQUEST;
     if (why) {
-        refuse(c, 502, "PORT_NOT_REACHED", why->text);
+        bool ended = has_ended(why);
+        refuse(c, ended ? 404 : 502, ended ? "NOT_EXPOSED" : "PORT_NOT_REACHED", why->text);
         return;
     }
     const struct tunnel_opts opts = {.paths = c->shared->session.paths,
@@ -505,6 +535,7 @@ static void tunnel_awake(void *owner, struct sandbox_entry *entry, const struct 
     }
     sandboxes_use_begin(entry);
     (void)snprintf(c->used, sizeof c->used, "%s", entry->sandbox.name);
+    c->port = entry->record.port;
     c->state = CONN_TUNNEL;
     (void)uv_timer_stop(&c->timer); /* cannot fail */
     set_reading(c, true);           /* it may have waited */
@@ -538,6 +569,17 @@ static void connected(void *owner, struct sandbox_entry *entry, const struct bg_
     else
         open_socket(c, entry);
     drive(c);
+}
+
+static void awake(void *owner, struct sandbox_entry *entry, const struct bg_err *err)
+{
+    struct conn *c = owner;
+    if (err && has_ended(err)) {
+        refuse(c, 404, "SANDBOX_NOT_FOUND", err->text);
+        drive(c);
+        return;
+    }
+    connected(c, entry, err);
 }
 
 /* A WebSocket to one that may sleep. */
@@ -745,7 +787,7 @@ static void do_route(struct conn *c, const struct route *route)
         break;
     case ROUTE_CONNECT:
         if (take_upgrade(c))
-            do_connect(c, entry, /* looks_on= */ c->login != NULL, connected);
+            do_connect(c, entry, /* looks_on= */ c->login != NULL, awake);
         break;
     case ROUTE_DELETE:
         c->state = CONN_ANSWERING;

@@ -86,6 +86,17 @@ static int add_running(const struct reach *reach, const struct life *life, json_
     return add_usage(json, json_integer_value(json_object_get(status, "qemu_pid")));
 }
 
+/* When it ends at the latest, whoever sees to that; 0: never by itself. */
+static uint64_t ends_ms(const struct bg_sandbox *s, const struct record *record)
+{
+    const uint64_t all[] = {s->expires_ms, record->stop_at_ms, record->ends_by_ms};
+    uint64_t first = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i] > 0 && (first == 0 || all[i] < first))
+            first = all[i];
+    return first;
+}
+
 static json_t *describe(const struct reach *reach, const struct life *life,
                         const struct record *record)
 {
@@ -94,12 +105,13 @@ static json_t *describe(const struct reach *reach, const struct life *life,
     enum bg_sandbox_state noted;
     (void)bg_sandbox_noted(s, &noted, reason);
     json_t *json = json_pack(
-        "{s:s, s:s, s:o, s:s, s:i, s:I, s:I, s:I, s:I, s:s?, s:I, s:O?, s:i}", "name", s->name,
+        "{s:s, s:s, s:o, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:s?, s:I, s:O?, s:i}", "name", s->name,
         "state", bg_sandbox_state_name(life->state), "reason", output_text(reason), "image",
         s->image_name, "cpus", (int)s->cpus, "memory_bytes", (json_int_t)s->memory_bytes,
-        "created_ms", (json_int_t)s->created_ms, "expires_ms", (json_int_t)s->expires_ms,
-        "idle_suspend_s", (json_int_t)s->idle_suspend_s, "token", record->token, "stop_at_ms",
-        (json_int_t)record->stop_at_ms, "labels", record->labels, "port", (int)record->port);
+        "created_ms", (json_int_t)s->created_ms, "expires_ms", (json_int_t)s->expires_ms, "ends_ms",
+        (json_int_t)ends_ms(s, record), "idle_suspend_s", (json_int_t)s->idle_suspend_s, "token",
+        record->token, "stop_at_ms", (json_int_t)record->stop_at_ms, "labels", record->labels,
+        "port", (int)record->port);
     if (json && life->state == BG_SANDBOX_RUNNING && add_running(reach, life, json) < 0) {
         json_decref(json);
         return NULL;

@@ -14,6 +14,7 @@
 #include "host/cli/life.h"
 #include "host/cli/wake.h"
 #include "host/gateway/attach.h"
+#include "host/gateway/folder_watch.h"
 #include "host/gateway/text.h"
 
 /* For the clients of a gateway before this one to come back to what would end without them. */
@@ -137,6 +138,7 @@ static void dismiss(struct sandbox_entry *entry)
     entry->state = SANDBOX_ENDS;
     entry->all->count--;
     forget_presence(entry);
+    folder_watch_close(BG_TAKE(entry->watch));
     send_away(entry);
     uv_close((uv_handle_t *)&entry->timer, timer_closed);
 }
@@ -396,6 +398,50 @@ static void queue_work(struct sandbox_entry *entry, uv_work_cb work, uv_after_wo
     (void)uv_queue_work(all->loop, &job->work, work, over); /* cannot fail */
 }
 
+static void doze_over(uv_work_t *work, int status);
+
+/* Somebody else did something with one that sleeps: it runs, and may sleep again, or it is gone. */
+static void folder_changed(void *owner)
+{
+    struct sandbox_entry *entry = owner;
+    enum bg_sandbox_state state = BG_SANDBOX_SUSPENDED;
+    const struct bg_log *log = entry->all->opts.log;
+    struct bg_err err;
+    if (entry->state != SANDBOX_SLEEPS)
+        return; /* it is our doing */
+    int r = bg_sandbox_state(&entry->sandbox, &state, NULL, &err);
+    if (r == -ENOENT) {
+        bg_log(log, BG_LOG_INFO, "sandbox %s was removed", entry->sandbox.name);
+        dismiss(entry);
+    } else if (r == 0 && state == BG_SANDBOX_RUNNING) {
+        if (watch_presence(entry, &err) < 0) {
+            forget_presence(entry); /* it has ended meanwhile, which is the next change */
+            return;
+        }
+        bg_log(log, BG_LOG_INFO, "sandbox %s: somebody has woken it", entry->sandbox.name);
+        entry->state = SANDBOX_RUNS;
+        entry->quiet_since_ms = uv_now(entry->all->loop);
+        folder_watch_close(BG_TAKE(entry->watch));
+    } else if (r == 0 && bg_sandbox_rests(state) && state != BG_SANDBOX_SUSPENDED) {
+        entry->state = SANDBOX_DOZES;
+        queue_work(entry, settle_work, doze_over, NULL, NULL);
+    }
+}
+
+/* Without the watch, the next request finds out what became of it. */
+static void falls_asleep(struct sandbox_entry *entry)
+{
+    struct bg_err err;
+    entry->state = SANDBOX_SLEEPS;
+    if (entry->watch)
+        return;
+    if (folder_watch_open(entry->all->loop, entry->sandbox.dir, folder_changed, entry,
+                          &entry->watch, &err) < 0)
+        bg_log(entry->all->opts.log, BG_LOG_WARN, "sandbox %s: not watched: %s",
+               entry->sandbox.name, err.text);
+    folder_changed(entry); /* last: what came before the watch */
+}
+
 /* After suspend_work and settle_work: it sleeps, or is gone, or runs as before. */
 static void doze_over(uv_work_t *work, int status)
 {
@@ -409,14 +455,15 @@ static void doze_over(uv_work_t *work, int status)
     if (entry && entry->state == SANDBOX_DOZES) { /* else a request has begun to wake it */
         entry->quiet_since_ms = uv_now(all->loop);
         if (job->state == BG_SANDBOX_SUSPENDED) {
-            entry->state = SANDBOX_SLEEPS;
             forget_presence(entry);
             all->opts.metrics->suspended++;
             if (entry->record.stop_at_ms == 0)
                 set_timer(entry, ORPHAN_MS);
+            falls_asleep(entry);
         } else if (job->state == BG_SANDBOX_RUNNING &&
                    (entry->presence || watch_presence(entry, &err) == 0)) {
             entry->state = SANDBOX_RUNS; /* with another supervisor, if it was started again */
+            folder_watch_close(BG_TAKE(entry->watch));
         } else {
             bg_log(all->opts.log, BG_LOG_INFO, "sandbox %s has ended", job->id);
             /* Its folder stays: whoever ended it may be about to remove it, and if it crashed it
@@ -458,13 +505,18 @@ static void wake_over(uv_work_t *work, int status)
     } else if (entry && entry->state != SANDBOX_RUNS) {
         if (job->status == 0)
             job->status = watch_presence(entry, &job->err);
-        entry->state = job->status == 0 ? SANDBOX_RUNS : SANDBOX_SLEEPS;
         entry->quiet_since_ms = uv_now(all->loop);
         all->opts.metrics->woken += job->status == 0;
-        if (job->status < 0)
+        if (job->status == 0) {
+            entry->state = SANDBOX_RUNS;
+            folder_watch_close(BG_TAKE(entry->watch));
+        } else {
             forget_presence(entry);
-        if (job->status < 0 && job->state != BG_SANDBOX_SUSPENDED)
-            dismiss(entry); /* there is nothing to wake any more */
+            if (job->state == BG_SANDBOX_SUSPENDED)
+                falls_asleep(entry);
+            else
+                dismiss(entry); /* there is nothing to wake any more */
+        }
     }
     if (job->status < 0)
         bg_log(all->opts.log, BG_LOG_ERROR, "sandbox %s: %s", job->id, job->err.text);
@@ -922,10 +974,14 @@ static int adopt(struct sandboxes *all, const char *name, struct bg_err *err)
     }
     entry->state = state == BG_SANDBOX_RUNNING ? SANDBOX_RUNS : SANDBOX_SLEEPS;
     all->count++;
-    if (admit(all, entry, err) < 0)
+    if (admit(all, entry, err) < 0) {
         sandboxes_remove(entry, NULL, NULL);
-    else if (entry->record.stop_at_ms == 0)
+        return 0;
+    }
+    if (entry->record.stop_at_ms == 0)
         set_timer(entry, ORPHAN_MS);
+    if (entry->state == SANDBOX_SLEEPS)
+        falls_asleep(entry);
     return 0;
 }
 

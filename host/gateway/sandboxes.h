@@ -21,6 +21,7 @@
 #include "host/gateway/record.h"
 #include "host/gateway/route.h"
 
+struct folder_watch;
 struct presence;
 struct sandboxes;
 
@@ -44,9 +45,10 @@ struct sandbox_entry {
     unsigned uses;           /* beside viewers: requests to its exposed port */
     uint64_t quiet_since_ms; /* on the loop's clock; of one without viewers and uses */
     LIST_HEAD(, viewer) viewers;
-    uv_timer_t timer;          /* until it is to end */
-    bool foreign;              /* no gateway made it; here while somebody views it */
-    struct presence *presence; /* tells of its end; NULL: there is none, or not yet */
+    uv_timer_t timer;           /* until it is to end */
+    bool foreign;               /* no gateway made it; here while somebody views it */
+    struct presence *presence;  /* tells of its end; NULL: there is none, or not yet */
+    struct folder_watch *watch; /* of its folder, while it sleeps; else NULL */
     /* What `env -0` says in it without anything of the client's; an object; NULL: not asked yet. */
     json_t *base_env;
     uint16_t deno_port; /* for the next process of Deno's; 0: none was asked for yet */

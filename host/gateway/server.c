@@ -14,6 +14,7 @@
 #include "common/limits.h"
 #include "common/quote.h"
 #include "host/gateway/conn.h"
+#include "host/gateway/loopback.h"
 #include "host/gateway/tokens.h"
 
 #define BACKLOG 128
@@ -89,16 +90,6 @@ static int parse_listen(const char *text, struct sockaddr_storage *ret, struct b
                  : 0;
 }
 
-static bool is_loopback(const struct sockaddr_storage *address)
-{
-    if (address->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)address;
-        return ntohl(in->sin_addr.s_addr) >> 24 == 127;
-    }
-    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)address;
-    return IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
-}
-
 /* Says where: the port may have been ours to choose. */
 static int announce(const struct server *server, struct bg_err *err)
 {
@@ -117,7 +108,7 @@ static int announce(const struct server *server, struct bg_err *err)
                  six ? "]" : "", port);
     if (fflush(stdout) != 0)
         return bg_err_errno(err, -errno, "cannot write to standard output");
-    if (!is_loopback(&address) && !server->tls)
+    if (!loopback_is(&address) && !server->tls)
         app_note("other machines may connect, and what they send can be read on its way");
     if (server->tokens.tokens.count == 0)
         app_note("there is no token yet: make one with bellglass serve token add NAME");
@@ -130,7 +121,7 @@ static int open_listener(struct server *server, struct bg_err *err)
     int r = parse_listen(server->opts->listen, &address, err);
     if (r < 0)
         return r;
-    if (!is_loopback(&address) && !server->tls && !server->opts->plain)
+    if (!loopback_is(&address) && !server->tls && !server->opts->plain)
         return bg_err_set(err, -EINVAL,
                           "--listen %s: other machines could read tokens on their way; give "
                           "--tls-cert and --tls-key, or --without-tls if something else encrypts",

@@ -100,12 +100,20 @@ static void send_text(struct session *s, char *text)
     free(text);
 }
 
+/* Sends a ping if something waits for what its answer says. */
+static void ping(struct session *s)
+{
+    if (s->closing || (SIMPLEQ_EMPTY(&s->held) && s->ends.count == 0))
+        return;
+    uint64_t number = turns_ping(&s->turns);
+    if (number > 0)
+        s->opts.ping(s->opts.owner, number);
+}
+
 void session_reply(struct session *s, const json_t *id, json_t *value)
 {
     send_text(s, rpc_result(id, value));
-    if (s->start_ping > 0 && !s->closing)
-        s->opts.ping(s->opts.owner, s->start_ping);
-    s->start_ping = 0;
+    ping(s);
 }
 
 void session_reply_bytes(struct session *s, const json_t *id, const void *bytes, size_t size)
@@ -139,13 +147,13 @@ static json_t *stream_params(uint64_t id)
     return json_pack("{s:I}", "streamId", (json_int_t)id);
 }
 
-/* The SDK tells of a cancelled stream only if it had the call's answer, which names the stream, in
- * hand before the stream began; else it keeps silent and its handler throws at the stream's end. So
- * the answer goes first, a ping with it, and all about the stream is held back until the client has
- * answered that. */
+/* The SDK tells of a cancelled stream only if its program had the call's answer, which names the
+ * stream, in hand before the stream began; else it keeps silent and its handler throws at the
+ * stream's end. So the answer goes first, a ping with it, and all about the stream is held back for
+ * a later turn of the client's. */
 struct held {
     SIMPLEQ_ENTRY(held) link;
-    uint64_t stream_id, ping;
+    uint64_t stream_id, mark;
     char *text;
     size_t size;
 };
@@ -172,14 +180,15 @@ static void held_free(struct session *s, struct held *held)
 /* Sends what is about a stream, now or when it may. text: taken; NULL: out of memory. */
 static void send_about(struct session *s, const struct outbound *out, char *text, size_t size)
 {
-    struct held *held = out->ping > s->pong && text ? malloc(sizeof *held) : NULL;
+    bool later = turns_later(&s->turns, out->mark);
+    struct held *held = !later && text ? malloc(sizeof *held) : NULL;
     if (held) {
-        *held = (struct held){.stream_id = out->id, .ping = out->ping, .text = text, .size = size};
+        *held = (struct held){.stream_id = out->id, .mark = out->mark, .text = text, .size = size};
         SIMPLEQ_INSERT_TAIL(&s->held, held, link);
         update_congestion(s);
         return;
     }
-    if (!text || out->ping > s->pong)
+    if (!text || !later)
         end(s, CLOSE_INTERNAL_ERROR, "out of memory");
     else if (!s->closing)
         s->opts.send(s->opts.owner, text, size);
@@ -195,11 +204,9 @@ static void notify_about(struct session *s, const struct outbound *out, const ch
 
 void session_stream_start(struct session *s, struct outbound *out)
 {
-    if (s->start_ping == 0)
-        s->start_ping = ++s->ends.pings;
     s->opts.shared->metrics->streams_out++;
     out->id = s->opts.shared->next_stream++;
-    out->ping = s->start_ping;
+    out->mark = turns_mark(&s->turns);
     out->open = true;
     LIST_INSERT_HEAD(&s->outbound, out, link);
     notify_about(s, out, "$sandbox.stream.start", stream_params(out->id));
@@ -229,37 +236,36 @@ void session_stream_end(struct session *s, struct outbound *out)
     if (!out->open)
         return;
     forget_outbound(out);
-    uint64_t ping = 0;
-    int r = stream_ends_add(&s->ends, out->id, &ping);
+    int r = stream_ends_add(&s->ends, out->id, turns_mark(&s->turns));
     if (r == 0)
-        s->opts.ping(s->opts.owner, ping);
+        ping(s);
     else
         end(s, r == -EMFILE ? CLOSE_POLICY : CLOSE_INTERNAL_ERROR,
             r == -EMFILE ? "pings are not answered" : "out of memory");
 }
 
-void session_pong(struct session *session, uint64_t number)
+/* Says what may be said by now. */
+static void go_on(struct session *s)
 {
-    struct session *s = session;
-    uint64_t ping = 0, id = 0;
-    if (s->closing)
-        return;
     struct held *held, *next;
-    s->pong = number > s->pong ? number : s->pong;
-    for (held = SIMPLEQ_FIRST(&s->held); held; held = next) {
+    uint64_t id = 0;
+    for (held = SIMPLEQ_FIRST(&s->held); held && !s->closing; held = next) {
         next = SIMPLEQ_NEXT(held, link);
-        if (held->ping > s->pong)
+        if (!turns_later(&s->turns, held->mark))
             continue;
         s->opts.send(s->opts.owner, held->text, held->size);
         held_free(s, held);
     }
     update_congestion(s);
-    if (s->closing)
-        return;
-    if (stream_ends_pong(&s->ends, number, &ping))
-        s->opts.ping(s->opts.owner, ping);
-    while (!s->closing && stream_ends_next(&s->ends, &id))
+    while (!s->closing && stream_ends_next(&s->ends, &s->turns, &id))
         send_text(s, rpc_notification("$sandbox.stream.end", stream_params(id)));
+    ping(s);
+}
+
+void session_pong(struct session *session, uint64_t number)
+{
+    if (!session->closing && turns_pong(&session->turns, number))
+        go_on(session);
 }
 
 void session_stream_break(struct session *s, struct outbound *out, json_t *error)
@@ -441,6 +447,8 @@ void session_message(struct session *session, const char *text, size_t size)
         return;
     if (size == 4 && memcmp(text, "ping", 4) == 0) {
         s->opts.send(s->opts.owner, "pong", 4);
+        turns_message(&s->turns);
+        go_on(s);
         return;
     }
     int r = rpc_parse(text, size, &message, &err);
@@ -455,6 +463,8 @@ void session_message(struct session *session, const char *text, size_t size)
     else
         take_notification(s, &message);
     rpc_message_done(&message);
+    turns_message(&s->turns); /* after a cancel, which may be what came */
+    go_on(s);
 }
 
 /* ---- life ---- */
@@ -472,6 +482,7 @@ int session_open(const struct session_opts *opts, struct session **ret, struct b
     if (!s)
         return bg_err_errno(err, -ENOMEM, "session");
     s->opts = *opts;
+    s->turns.reads = opts->far ? BG_GATEWAY_TURN_READS_FAR : BG_GATEWAY_TURN_READS;
     stream_table_init(&s->inbound);
     LIST_INIT(&s->outbound);
     stream_ends_init(&s->ends);

@@ -33,6 +33,7 @@ struct session_opts {
     struct session_shared *shared; /* borrowed until session_close */
     struct sandbox_entry *entry;
     bool looks_on; /* the sandbox does not end with it */
+    bool far;      /* the client is on another machine */
     void (*send)(void *owner, const char *text, size_t size);
     /* Asks for a session_pong. */
     void (*ping)(void *owner, uint64_t number);

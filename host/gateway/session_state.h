@@ -14,7 +14,7 @@
 struct outbound {
     LIST_ENTRY(outbound) link; /* session->outbound, while it is open */
     uint64_t id;
-    uint64_t ping;                  /* once it is answered, the client may hear of the stream */
+    uint64_t mark;                  /* the client hears of it in a later turn than this */
     bool open;                      /* started, and neither ended nor cancelled */
     void (*on_cancel)(void *owner); /* the client does not want the rest; NULL: nothing to do */
     void *owner;
@@ -41,9 +41,8 @@ struct session {
     struct stream_table inbound;
     LIST_HEAD(, outbound) outbound;
     struct stream_ends ends;
-    SIMPLEQ_HEAD(, held) held; /* what is said of streams after their pings (session.c) */
-    uint64_t start_ping;       /* to be sent after the answer that names a stream; 0: none */
-    uint64_t pong;             /* number of the last ping that was answered */
+    struct turns turns;
+    SIMPLEQ_HEAD(, held) held; /* what is said of streams in a later turn (session.c) */
     bool unread;               /* the client does not read what it was sent */
     LIST_HEAD(, child) children;
     size_t child_count;

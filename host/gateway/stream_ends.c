@@ -6,16 +6,13 @@
 
 struct stream_end {
     TAILQ_ENTRY(stream_end) link;
-    uint64_t stream_id;
-    uint64_t ping; /* that it waits for */
-    enum { FIRST_PING, SECOND_PING, SAY_IT } state;
+    uint64_t stream_id, mark;
 };
 
 void stream_ends_init(struct stream_ends *ends)
 {
     TAILQ_INIT(&ends->list);
     ends->count = 0;
-    ends->pings = 0;
 }
 
 static void drop(struct stream_ends *ends, struct stream_end *end)
@@ -31,7 +28,7 @@ void stream_ends_done(struct stream_ends *ends)
         drop(ends, TAILQ_FIRST(&ends->list));
 }
 
-int stream_ends_add(struct stream_ends *ends, uint64_t stream_id, uint64_t *ret_ping)
+int stream_ends_add(struct stream_ends *ends, uint64_t stream_id, uint64_t mark)
 {
     struct stream_end *end;
     if (ends->count == BG_GATEWAY_ENDS_MAX)
@@ -39,10 +36,9 @@ int stream_ends_add(struct stream_ends *ends, uint64_t stream_id, uint64_t *ret_
     end = calloc(1, sizeof *end);
     if (!end)
         return -ENOMEM;
-    *end = (struct stream_end){.stream_id = stream_id, .ping = ++ends->pings, .state = FIRST_PING};
+    *end = (struct stream_end){.stream_id = stream_id, .mark = mark};
     TAILQ_INSERT_TAIL(&ends->list, end, link);
     ends->count++;
-    *ret_ping = end->ping;
     return 0;
 }
 
@@ -59,35 +55,13 @@ bool stream_ends_cancel(struct stream_ends *ends, uint64_t stream_id)
     return false;
 }
 
-bool stream_ends_pong(struct stream_ends *ends, uint64_t ping, uint64_t *ret_ping)
+/* Marks only grow, so the first one is the next. */
+bool stream_ends_next(struct stream_ends *ends, const struct turns *turns, uint64_t *ret_stream_id)
 {
-    struct stream_end *end;
-    bool again = false;
-    TAILQ_FOREACH(end, &ends->list, link)
-    {
-        if (end->ping > ping || end->state == SAY_IT)
-            continue;
-        end->state = end->state == FIRST_PING ? SECOND_PING : SAY_IT;
-        if (end->state == SECOND_PING) {
-            end->ping = ends->pings + 1;
-            again = true;
-        }
-    }
-    if (again)
-        *ret_ping = ++ends->pings;
-    return again;
-}
-
-bool stream_ends_next(struct stream_ends *ends, uint64_t *ret_stream_id)
-{
-    struct stream_end *end;
-    TAILQ_FOREACH(end, &ends->list, link)
-    {
-        if (end->state == SAY_IT) {
-            *ret_stream_id = end->stream_id;
-            drop(ends, end);
-            return true;
-        }
-    }
-    return false;
+    struct stream_end *end = TAILQ_FIRST(&ends->list);
+    if (!end || !turns_over(turns, end->mark))
+        return false;
+    *ret_stream_id = end->stream_id;
+    drop(ends, end);
+    return true;
 }

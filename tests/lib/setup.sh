@@ -42,11 +42,13 @@ build_clients_image() {
     "$1" image build tests/integration/clients/image.yaml
 }
 
-# install_sdk FOLDER: puts what tests/integration/gateway/package-lock.json names into FOLDER, unless it is there.
+# install_sdk FOLDER: puts what tests/integration/gateway/package-lock.json names into FOLDER (npm compares it with the hashes
+# there), unless it is there. The copy of the list that comes last says that all of it is.
 install_sdk() {
-    cmp -s tests/integration/gateway/package-lock.json "$1/package-lock.json" && [ -d "$1/node_modules" ] && return
-    mkdir -p "$1" && cp tests/integration/gateway/package*.json "$1/" &&
-        (cd "$1" && npm ci --ignore-scripts --no-audit --no-fund)
+    local list=tests/integration/gateway/package-lock.json
+    cmp -s "$list" "$1/installed.json" && return
+    rm -rf "$1" && mkdir -p "$1" && cp tests/integration/gateway/package*.json "$1/" &&
+        (cd "$1" && npm ci --ignore-scripts --no-audit --no-fund) && cp "$list" "$1/installed.json"
 }
 
 # build_image BELLGLASS: makes the default image in BELLGLASS's data folder likewise.

@@ -32,15 +32,15 @@ export class Details {
   update(overview, one) {
     const points = cpuLately(one.name);
     this.line.setAttribute("points", points.map((share, i) => `${59 - (points.length - 1 - i)},${19.5 - share / 100 * 19}`).join(" "));
-    const ends = one.stop_at_ms || one.expires_ms;
+    const ends = one.ends_ms && `${clock(one.ends_ms)} (in ${duration(one.ends_ms - overview.now_ms)})`;
     this.#set("State", one.reason ? `${one.state}: ${one.reason}` : one.state);
     this.#set("CPU", one.state === "running" ? `${cpuText(one.name) || "…"} of ${one.cpus}` : `${one.cpus}`);
     this.#set("Memory", one.rss_bytes ? `${bytes(one.rss_bytes)} of ${bytes(one.memory_bytes)}` : bytes(one.memory_bytes));
     this.#set("Image", one.image);
     this.#set("Made", `${clock(one.created_ms)} (${duration(overview.now_ms - one.created_ms)} ago)`);
     this.#set("Runs for", one.uptime_ms === undefined ? "" : duration(one.uptime_ms));
-    this.#set("Ends", ends ? `${clock(ends)} (in ${duration(ends - overview.now_ms)})`
-      : one.token ? "with the connection that made it" : "when it is told to");
+    this.#set("Ends", one.token && !one.stop_at_ms ? `with the connection that made it${ends ? `, at the latest ${ends}` : ""}`
+      : ends || "when it is told to");
     this.#set("Suspended after", one.idle_suspend_s ? `${duration(one.idle_suspend_s * 1000)} without work` : "");
     this.#set("Made by", one.token ? `the token ${one.token}` : "the command line");
     this.#set("Labels", Object.entries(one.labels ?? {}).map(([k, v]) => `${k}=${v}`).join(", "));

@@ -93,6 +93,9 @@ test("what the dashboard forks and starts counts, too", async () => {
     return [status, answer.code];
   };
   const one = await create({ token: own, memory: "768MiB", timeout: "90m" });
+  const seen = async () => (await call("GET", "overview"))[1].sandboxes.find((s) => s.name === one.id);
+  const before = await seen();
+  assert.equal(before.ends_ms, before.stop_at_ms);
   assert.deepEqual(await refusal("POST", `sandboxes/${one.id}/fork`, own, { count: 2 }), [429, "QUOTA_EXCEEDED"]);
   // Two at once are not both within it. What comes of the one that is, lives no longer than it may.
   const forks = await Promise.all([1, 2].map(() => call("POST", `sandboxes/${one.id}/fork`)));

@@ -1,4 +1,4 @@
-/* What who runs a gateway decides: limits, metrics, TLS, sleep. */
+/* What who runs a gateway decides: limits, metrics, TLS, sleep; and exposed ports. */
 #include "tests/integration/gateway/gateway.h"
 
 #include <signal.h>
@@ -27,6 +27,16 @@ void a_token_has_its_limits(void **state)
     vm_refused(vm, "--max-sandboxes", "serve", "token", "add", "x", "--max-sandboxes", "-1", NULL);
     vm_refused(vm, "--nested", "serve", "token", "add", "x", "--nested", "perhaps", NULL);
     run_script(vm, &g, "limits.mjs", vm_text(vm, "%u", g.port));
+    vm_wait("no sandbox is left", gateway_empty, vm);
+    assert_int_equal(vm_stop(g.process, SIGTERM), 0);
+}
+
+void a_port_is_reached_from_outside(void **state)
+{
+    struct vm *vm = *state;
+    const char *const options[] = {NULL};
+    struct gateway g = gateway_serve(vm, options);
+    run_script(vm, &g, "ports.mjs", vm_text(vm, "%u %s", g.port, gateway_token(vm)));
     vm_wait("no sandbox is left", gateway_empty, vm);
     assert_int_equal(vm_stop(g.process, SIGTERM), 0);
 }

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import crypto from "node:crypto";
 import net from "node:net";
 import { test } from "node:test";
+import WebSocket from "ws";
 
 const [port, token] = process.argv.slice(2);
 const auth = `Host: localhost\r\nAuthorization: Bearer ${token}\r\n`;
@@ -103,4 +104,58 @@ test("calls with wrong parameters, ids given twice and streams never ended do no
     frame(0x81, '{"jsonrpc":"2.0","method":"$sandbox.stream.cancel","params":{"streamId":123456789}}'),
     frame(0x81, '{"jsonrpc":"2.0","method":"unknown"}'), frame(0x81, "ping"), call("umask", { mask: 1000 }), closing]);
   assert.equal(code, 1000);
+});
+
+// Deno reads its socket up to 32 times before what waits for a message runs, and answers pings meanwhile. This client does the
+// same: it acts on an answer or a chunk when it has read 32 things, and not before.
+test("a client that acts only after many reads hears no start before, and no end of what it leaves then", async () => {
+  const READS = 32;
+  const socket = new WebSocket(`ws://127.0.0.1:${port}/api/v3/sandboxes/create`, [], {
+    autoPong: false, headers: { Authorization: `Bearer ${token}`, "x-deno-sandbox-config": Buffer.from("{}").toString("base64") } });
+  const heard = [], waiting = [];
+  let pings = 0, acting = null;
+  const told = (wanted) => new Promise((done) => waiting.push([wanted, done]));
+  const act = (what) => acting = { reads: 0, what };
+  socket.on("ping", (data) => {
+    pings++;
+    if (acting && ++acting.reads === READS) {
+      acting.what();
+      acting = null;
+    }
+    socket.pong(data);
+  });
+  socket.on("message", (data) => {
+    const message = JSON.parse(data);
+    heard.push([message, pings]);
+    for (const [wanted, done] of waiting) if (wanted(message)) done([message, pings]);
+  });
+  const ask = (id, method, params) => socket.send(JSON.stringify({ jsonrpc: "2.0", id, method, params }));
+  const about = (verb, id) => (m) => m.method === `$sandbox.stream.${verb}` && m.params.streamId === id;
+  await new Promise((done, failed) => socket.on("open", done).on("error", failed));
+  for (const leaves of [false, true]) {
+    const answered = told((m) => m.id === 1);
+    ask(1, "walk", { path: "/etc/apt" });
+    const [{ result }, before] = await answered;
+    const id = result.ok.streamId, ended = told(about("end", id));
+    const [, begun] = await told(about("start", id));
+    assert.ok(begun - before >= READS, `start after ${begun - before} pings`);
+    if (!leaves) {
+      await ended;
+      continue;
+    }
+    act(() => socket.send(JSON.stringify({ jsonrpc: "2.0", method: "$sandbox.stream.cancel", params: { streamId: id, reason: null } })));
+    await new Promise((done) => { const was = acting.what; acting.what = () => { was(); done(); }; });
+    const done = told((m) => m.id === 2);
+    ask(2, "umask", {});
+    await done;
+    assert.ok(!heard.some(([m]) => about("end", id)(m)), "it was told of the end");
+  }
+  // What says something of its own after a pong was not kept waiting.
+  const begun = told((m) => m.method === "$sandbox.stream.start");
+  const answered = told((m) => m.id === 3);
+  ask(3, "spawn", { command: "true", stdout: "piped", stderr: "null" });
+  const [, before] = await answered;
+  socket.once("ping", () => ask(4, "umask", {})); // after its pong: the listener above is the first
+  assert.ok((await begun)[1] - before < READS);
+  await new Promise((done) => socket.on("close", done).close());
 });

@@ -120,6 +120,19 @@ ThreadingHTTPServer(("127.0.0.1", 8000), H).serve_forever()`);
   assert.equal(await sandbox.sh`echo back`.text(), "back\n");
   await sandbox.close();
   await asleep(id);
+
+  // One that somebody else wakes is known to run, and sleeps again; one that somebody removes is known to be gone.
+  bellglass("resume", "--quiet", id);
+  assert.equal(state(id), "running");
+  await asleep(id);
+  const gone = await Sandbox.create({ token, timeout: "30m" });
+  const end = new URL(await gone.exposeHttp({ port: 8000 })).host;
+  await gone.close();
+  await asleep(gone.id);
+  bellglass("rm", "-f", gone.id);
+  for (const until = Date.now() + 60_000; (await client.sandboxes.list()).length > 1; await pause(50)) assert.ok(Date.now() < until);
+  await assert.rejects(Sandbox.connect(gone.id, { token }), { code: "SANDBOX_NOT_FOUND" });
+  assert.equal((await get(end, "/"))[0], 404);
   fs.writeFileSync(file, id);
 });
 

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "tests/integration/gateway/sdk_folder.h"
+#include "tests/lib/npm_folder.h"
 
 static const char *sources(void)
 {
@@ -70,15 +70,10 @@ static void its_routes_refuse_what_they_should(void **state)
     const char *token = line_of(vm, vm_ok(vm, "serve", "token", "add", "--all", "owner", NULL));
     const char *other = line_of(vm, vm_ok(vm, "serve", "token", "add", "other", NULL));
     const char *name = vm_sandbox(vm);
-    /* Beside node_modules, where Node looks for the package. */
-    const char *folder = vm_path(vm, "scripts");
     const char *output =
-        vm_host(vm,
-                "mkdir '%s' && cp '%s/dashboard_raw.mjs' '%s/package.json' '%s/' && ln -s "
-                "'%s/node_modules' '%s/' && node --test-reporter=spec '%s/dashboard_raw.mjs' %u %s "
-                "%s %s 2>&1 || echo FAILED",
-                folder, sources(), sources(), folder, getenv("BG_TEST_SDK"), folder, folder, port,
-                token, other, name);
+        vm_host(vm, "node --test-reporter=spec '%s' %u %s %s %s 2>&1 || echo FAILED",
+                npm_folder_script(vm, sources(), "BG_TEST_SDK", "dashboard_raw.mjs"), port, token,
+                other, name);
     if (strstr(output, "FAILED"))
         vm_fail(output);
     vm_wait("only ours is left", is_alone, vm);
@@ -98,9 +93,9 @@ int main(void)
         print_error("%s: there is no chromium\n", must ? "required" : "skipped");
         return must ? 1 : 77;
     }
-    int status = sdk_folder_begin(sources());
+    int status = npm_folder_begin(sources(), "BG_TEST_SDK", "@deno/sandbox");
     if (status == 0)
         status = vm_main(__FILE__, VM_NEEDS_VM, tests, sizeof tests / sizeof *tests);
-    sdk_folder_end();
+    npm_folder_end();
     return status;
 }

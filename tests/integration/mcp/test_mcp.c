@@ -5,19 +5,21 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "common/io.h"
+#include "tests/lib/npm_folder.h"
 
 #define PYTHON "/usr/bin/python3"
-
-static char folder[] = "/tmp/bg-mcp-XXXXXX"; /* with the scripts and node_modules */
 
 static const char *sources(void)
 {
     const char *text = getenv("BG_TEST_MCP");
     return text ? text : "tests/integration/mcp";
+}
+
+static const char *script(struct vm *vm, const char *name)
+{
+    return npm_folder_script(vm, sources(), "BG_TEST_MCP_SDK", name);
 }
 
 static bool none_left(void *arg)
@@ -55,8 +57,8 @@ static void the_client_libraries_work(void **state)
     const char *output =
         vm_host(vm,
                 "CA='%s/ca.pem' ALLOW=api.test:%u=127.0.0.1 WEB=https://api.test:%u/ node "
-                "--test-reporter=spec '%s/sdk.mjs' '%s' 2>&1 || echo FAILED",
-                internet, port, port, folder, vm->bellglass);
+                "--test-reporter=spec '%s' '%s' 2>&1 || echo FAILED",
+                internet, port, port, script(vm, "sdk.mjs"), vm->bellglass);
     if (strstr(output, "FAILED"))
         vm_fail(output);
     assert_non_null(strstr(vm_read(vm, vm_text(vm, "%s/got", internet), NULL), secret));
@@ -67,9 +69,8 @@ static void the_client_libraries_work(void **state)
 static void what_no_client_sends_does_no_harm(void **state)
 {
     struct vm *vm = *state;
-    const char *output =
-        vm_host(vm, "node --test-reporter=spec '%s/raw.mjs' '%s' 2>&1 || echo FAILED", folder,
-                vm->bellglass);
+    const char *output = vm_host(vm, "node --test-reporter=spec '%s' '%s' 2>&1 || echo FAILED",
+                                 script(vm, "raw.mjs"), vm->bellglass);
     if (strstr(output, "FAILED"))
         vm_fail(output);
 }
@@ -161,19 +162,6 @@ static void wrong_options_are_refused(void **state)
     vm_refused(vm, "no secret", "mcp", "--secret", "NONE@a.test", NULL);
 }
 
-/* Runs a script with up to two arguments, before there is a struct vm. */
-static int run_script(const char *text, const char *first, const char *second)
-{
-    int status = -1;
-    pid_t pid = fork();
-    if (pid == 0) {
-        (void)execl("/bin/sh", "sh", "-c", text, "sh", first, second, (char *)NULL);
-        _exit(127);
-    }
-    (void)waitpid(pid, &status, 0);
-    return pid < 0 || status != 0 ? -1 : 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -185,17 +173,9 @@ int main(void)
         cmocka_unit_test(a_policy_that_is_changed_meanwhile_is_not_read_again),
         cmocka_unit_test(wrong_options_are_refused),
     };
-    const char *required = getenv("BG_TEST_REQUIRE");
-    if (!mkdtemp(folder) ||
-        run_script("cp \"$1\"/package*.json \"$1\"/*.mjs \"$2\" && cd \"$2\" && npm ci "
-                   "--ignore-scripts --no-audit --no-fund >npm.log 2>&1",
-                   sources(), folder) < 0) {
-        bool must = required && strstr(required, "npm");
-        print_error("%s: npm cannot install the client libraries; see %s/npm.log\n",
-                    must ? "required" : "skipped", folder);
-        return must ? 1 : 77;
-    }
-    int status = vm_main(__FILE__, VM_NEEDS_VM, tests, sizeof tests / sizeof *tests);
-    (void)run_script("rm -rf \"$1\"", folder, NULL); /* the folder is in /tmp */
+    int status = npm_folder_begin(sources(), "BG_TEST_MCP_SDK", "the client libraries");
+    if (status == 0)
+        status = vm_main(__FILE__, VM_NEEDS_VM, tests, sizeof tests / sizeof *tests);
+    npm_folder_end();
     return status;
 }

@@ -100,6 +100,12 @@ static void refuses_bad_values_by_name(void **state)
         {"--learn --policy x.yaml", "put 'default: learn' into the policy"},
         {"--upstream-ca /no/such", "--upstream-ca '/no/such': No such file"},
         {"--upstream-ca /tmp", "--upstream-ca '/tmp': want a file"},
+        {"--volume cache", "--volume: 'cache': want NAME:PATH"},
+        {"--volume :/x", "--volume: ':/x': want NAME:PATH"},
+        {"--volume cache:", "--volume: 'cache:': want NAME:PATH"},
+        {"--volume cache:x", "--volume: 'cache:x': "},
+        {"--volume cache:/a/../b", "--volume: 'cache:/a/../b': "},
+        {"--volume cache:/proc/x", "--volume: 'cache:/proc/x': "},
         {"--image nope", "nope"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
