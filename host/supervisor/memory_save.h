@@ -12,6 +12,7 @@
 
 #include <sys/types.h>
 
+#include "host/supervisor/dead_pages.h"
 #include "host/supervisor/memory_layer.h"
 
 struct memory_save_opts {
@@ -35,12 +36,18 @@ struct memory_save_opts {
      * the uppermost must be among them. */
     const struct memory_layer *previous;
     size_t previous_count;
+    /* Where the guest's kernel has its page records, and which of its addresses are RAM: dirty
+     * pages that are free by them become zeros, and are not read. NULL: not known. */
+    const struct bg_page_records *records;
+    const struct guest_region *regions;
+    size_t region_count;
     size_t extents_max; /* 0: BG_MEMORY_EXTENTS_MAX; at half of it clean pages fill the gaps */
 };
 
 struct memory_save_stats {
     uint64_t dirty_pages;            /* that the guest has written, and those of folded layers */
-    uint64_t zero_pages, same_pages; /* of these: all zero; left out since previous has them */
+    uint64_t dead_pages;             /* of these: free, and left out */
+    uint64_t zero_pages, same_pages; /* of the others: all zero; left out since previous has them */
     uint64_t filled_pages;           /* clean ones written to save extents */
     uint64_t written_bytes;          /* size of the file */
     uint64_t extents;
