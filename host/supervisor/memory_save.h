@@ -6,8 +6,8 @@
  * case, so contents always come from there, also of pages that lower layers hold.
  *
  * Takes no system calls but process_vm_readv, ioctl and pread64 (pagemap), pread64, pwrite64,
- * lseek, ftruncate, clock_gettime and those of malloc: it runs inside the supervisor's filter,
- * which can open nothing. The VM is paused meanwhile. */
+ * fallocate, lseek, ftruncate, clock_gettime and those of malloc: it runs inside the supervisor's
+ * filter, which can open nothing. The VM is paused meanwhile. */
 #pragma once
 
 #include <sys/types.h>

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "host/supervisor/memory_save.h"
@@ -575,6 +576,26 @@ static void dead_pages_keep_to_the_number_of_extents(void **state)
     guest_end(&guest);
 }
 
+/* Space that was asked for in advance does not stay with the file. */
+static void takes_no_more_room_than_it_needs(void **state)
+{
+    (void)state;
+    struct guest guest;
+    struct stat st;
+    FILE *file = tmpfile(); /* a memfd rounds differently */
+    assert_non_null(file);
+    guest_start(&guest, 1, /* shared= */ false);
+    guest_do(&guest, 0, 1000, 2);
+    struct memory_save_opts opts = opts_of(&guest, fileno(file));
+    struct memory_save_stats stats = save(&opts);
+    assert_int_equal(fstat(fileno(file), &st), 0);
+    assert_true((uint64_t)st.st_blocks * 512 < stats.written_bytes + 64 * PAGE);
+    int fd = fileno(file);
+    stands_on(&guest, &fd, 1);
+    assert_int_equal(fclose(file), 0);
+    guest_end(&guest);
+}
+
 static void leaves_nothing_when_the_file_may_not_grow(void **state)
 {
     (void)state;
@@ -684,6 +705,7 @@ int main(void)
         cmocka_unit_test(dead_pages_of_shared_memory_are_left_out),
         cmocka_unit_test(records_that_are_not_there_make_nothing_dead),
         cmocka_unit_test(dead_pages_keep_to_the_number_of_extents),
+        cmocka_unit_test(takes_no_more_room_than_it_needs),
         cmocka_unit_test(leaves_nothing_when_the_file_may_not_grow),
         cmocka_unit_test(a_guest_that_ended_is_no_guest_without_changes),
         cmocka_unit_test(memory_that_is_not_there_is_an_error),
