@@ -67,10 +67,10 @@ static bool take_note(struct kernel *k, const uint8_t *bytes, size_t size)
         if (name_size > size || text_size > size)
             return false;
         const uint8_t *name = bg_reader_bytes(&in, (name_size + 3) & ~(size_t)3);
-        size_t padded = (text_size + 3) & ~(size_t)3;
-        const uint8_t *text = bg_reader_bytes(&in, padded < in.left ? padded : in.left);
-        if (!name || !text || text_size > padded)
+        const uint8_t *text = bg_reader_bytes(&in, text_size);
+        if (!name || !text)
             return false;
+        (void)bg_reader_bytes(&in, -text_size & 3); /* there is none behind the last one */
         if (name_size == sizeof "VMCOREINFO" && memcmp(name, "VMCOREINFO", name_size) == 0) {
             memcpy(k->note, text, text_size);
             k->note[text_size] = '\0';
