@@ -80,6 +80,17 @@ static void of_a_fork(void **state)
     freed_again_and_again(vm, vm_sandbox(vm));
 }
 
+/* Large pages go back to the processor's own list first, which must not keep many. */
+static void of_a_program_that_ended(void **state)
+{
+    struct vm *vm = *state;
+    const char *s = vm_sandbox_with(vm, "--memory", "1G", NULL);
+    (void)vm_guest(vm, s, "python3 -c 'b = bytearray(b\"x\") * (%d << 20)'", 2 * FILE_MIB);
+    assert_in_range(written_by(vm, s, "ended"), 0, SMALL_MIB);
+    (void)vm_ok(vm, "rm", "--force", s, NULL);
+    (void)vm_ok(vm, "snapshot", "rm", vm_text(vm, "%s@ended", s), NULL);
+}
+
 /* RAM on both sides of the hole below 4 GiB, in which a page's number is not its place in RAM. */
 static void of_a_large_one(void **state)
 {
@@ -136,5 +147,6 @@ static void of_a_chain(void **state)
     (void)vm_ok(vm, "snapshot", "rm", vm_text(vm, "%s@last", s), NULL);
 }
 
-VM_MAIN(VM_NEEDS_VM, cmocka_unit_test(of_a_fork), cmocka_unit_test(of_a_large_one),
-        cmocka_unit_test(of_one_that_was_booted_cold), cmocka_unit_test(of_a_chain))
+VM_MAIN(VM_NEEDS_VM, cmocka_unit_test(of_a_fork), cmocka_unit_test(of_a_program_that_ended),
+        cmocka_unit_test(of_a_large_one), cmocka_unit_test(of_one_that_was_booted_cold),
+        cmocka_unit_test(of_a_chain))
