@@ -68,6 +68,9 @@
 #define BG_MEMORY_EXTENTS_MAX                                                                      \
     (4u << 20) /* of one file; a save writes clean pages too before there are so many */
 
+/* Page records: one span has at least 128 MiB of RAM, and as a rule all of it. */
+#define BG_PAGE_SPANS_MAX 128 /* further ones are left out: their free pages are saved */
+
 /* Snapshots. */
 #define BG_DISK_LAYERS_MAX    64           /* of one chain; each costs QEMU an open file; refused */
 #define BG_MEMORY_LAYERS_MAX  8            /* of one chain, likewise */

@@ -109,7 +109,7 @@ enum bg_frame_type {
     BG_FRAME_READY = 65,    /* i32 status, then text: the identity is in force (or why not) */
     BG_FRAME_PONG = 66,     /* u64 sequence number */
     BG_FRAME_LOG = 67,      /* text for the sandbox's log */
-    BG_FRAME_PREPARED = 68, /* empty */
+    BG_FRAME_PREPARED = 68, /* empty, or struct bg_page_records */
     /* watch, guest -> host; END is the last one if it goes wrong */
     BG_FRAME_CHANGE = 80, /* struct bg_watch_change */
     /* files */

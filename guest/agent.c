@@ -343,6 +343,7 @@ int agent_run(const struct agent_opts *opts, struct bg_err *err)
     }
     env_done(&agent->env);
     free(agent->scratch);
+    free(agent->pages);
     (void)close(opts->listen_fd);
     if (agent->signal_fd >= 0)
         (void)close(agent->signal_fd);

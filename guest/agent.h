@@ -13,6 +13,7 @@
 #include "common/err.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/page_records.h"
 #include "common/wire.h"
 #include "guest/env.h"
 
@@ -103,12 +104,14 @@ struct agent {
     struct child network;
     uint64_t network_started_ms;
     struct parking parking;
-    struct stream *session; /* the supervisor's, or NULL */
-    char identity[64 + 1];  /* the sandbox id that is in force; "": none yet */
-    struct env env;         /* the identity's, for every exec */
-    struct power *power;    /* not NULL: the machine is going down */
-    uint8_t *scratch;       /* AGENT_SCRATCH_SIZE, for the callback at hand */
-    bool scratch_busy;      /* frames in it are being handed out: no sending from it */
+    struct stream *session;        /* the supervisor's, or NULL */
+    char identity[64 + 1];         /* the sandbox id that is in force; "": none yet */
+    struct env env;                /* the identity's, for every exec */
+    struct bg_page_records *pages; /* where the kernel has them; NULL: not found */
+    bool pages_sought;
+    struct power *power; /* not NULL: the machine is going down */
+    uint8_t *scratch;    /* AGENT_SCRATCH_SIZE, for the callback at hand */
+    bool scratch_busy;   /* frames in it are being handed out: no sending from it */
 };
 
 /* Runs until it is told to end by agent_stop, SIGTERM or SIGINT; an agent that is PID 1 ignores the

@@ -12,6 +12,7 @@
 #include "guest/cgroup.h"
 #include "guest/exec.h"
 #include "guest/identity.h"
+#include "guest/kernel_pages.h"
 #include "guest/parking.h"
 #include "guest/power.h"
 #include "guest/ssh_keys.h"
@@ -121,8 +122,12 @@ static void answer_if_prepared(struct session *session)
     if (!session->preparing || session->syncing || session->parking)
         return;
     session->preparing = false;
-    if (session->stream)
-        stream_send(session->stream, BG_FRAME_PREPARED, NULL, 0);
+    if (!session->stream)
+        return;
+    uint8_t payload[BG_PAGE_RECORDS_SIZE];
+    const struct bg_page_records *pages = session->agent->pages;
+    size_t size = pages ? bg_page_records_emit(pages, payload) : 0;
+    stream_send(session->stream, BG_FRAME_PREPARED, payload, size);
 }
 
 static void synced(void *owner, int wait_status)
@@ -178,6 +183,23 @@ static int sync_disk(struct link *link, void *arg)
     return 0;
 }
 
+/* Once: they stay where they are, and every fork's agent knows them from the golden snapshot. */
+static void seek_pages(struct agent *agent)
+{
+    struct bg_err err = {0};
+    if (!agent->opts.pid1 || agent->pages_sought)
+        return;
+    agent->pages_sought = true;
+    BG_AUTOCLOSE int kcore = open("/proc/kcore", O_RDONLY | O_CLOEXEC);
+    BG_AUTOCLOSE int flags = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+    BG_AUTOFREE struct bg_page_records *pages = malloc(sizeof *pages);
+    if (pages && kernel_pages_find(kcore, flags, pages, &err) == 0)
+        agent->pages = BG_TAKE(pages);
+    else
+        bg_log(agent->log, BG_LOG_INFO, "snapshots will have this guest's free pages too: %s",
+               pages ? err.text : "out of memory");
+}
+
 static int prepare(struct session *session, bool of_disk, struct bg_err *err)
 {
     if (session->preparing)
@@ -186,6 +208,8 @@ static int prepare(struct session *session, bool of_disk, struct bg_err *err)
     session->parking = !parking_begin(session->agent, parked, session);
     session->busy++;
     agent_freeze(session->agent);
+    if (!of_disk)
+        seek_pages(session->agent);
     session->agent->disk_frozen = of_disk && session->agent->opts.pid1; /* by the worker */
     /* In a process of its own: the disk may be slow, and the heartbeat goes on. */
     const struct worker_opts opts = {.name = "sync",

@@ -27,7 +27,7 @@ static int allow_calls(int qemu_pid, struct bg_err *err)
         SCMP_SYS(getsockopt), SCMP_SYS(shutdown), SCMP_SYS(close), SCMP_SYS(fcntl), SCMP_SYS(ioctl),
         SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(lseek),
         /* a snapshot's files, and where the guest's dirty pages are */
-        SCMP_SYS(pread64), SCMP_SYS(pwrite64), SCMP_SYS(ftruncate),
+        SCMP_SYS(pread64), SCMP_SYS(pwrite64), SCMP_SYS(fallocate), SCMP_SYS(ftruncate),
         /* QEMU's end */
         SCMP_SYS(wait4), SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn),
         /* memory, identity, the end */

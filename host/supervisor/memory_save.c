@@ -1,6 +1,7 @@
 #include "host/supervisor/memory_save.h"
 
 #include <assert.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -9,8 +10,10 @@
 
 #include "common/limits.h"
 
-#define BATCH_PAGES 256u /* 1 MiB: stays in the cache between reading and writing */
-#define FILL_SHARE  10u  /* clean pages may be one in so many of the data */
+#define BATCH_PAGES 256u        /* 1 MiB: stays in the cache between reading and writing */
+#define AHEAD       (32u << 20) /* bytes that the file system gives at once */
+#define FILL_SHARE  10u         /* clean pages may be one in so many of the data */
+#define DEAD_MIN    8u /* dead pages that are worth two extents, each a mapping in every child */
 
 static uint64_t now_us(void)
 {
@@ -39,6 +42,7 @@ struct writer {
     size_t count, room;
     size_t extents_max;
     uint64_t next_file; /* pages in the file so far, the header's too */
+    uint64_t reserved;  /* bytes that the file system has given; UINT64_MAX: it does not */
 };
 
 static int write_at(int fd, const void *bytes, size_t size, uint64_t offset)
@@ -105,6 +109,25 @@ static int write_failed(int code, struct bg_err *err)
     return bg_err_errno(err, code, "memory layer: cannot write");
 }
 
+static uint64_t writer_size(const struct writer *w)
+{
+    return w->next_file * MEMORY_PAGE_SIZE + w->count * MEMORY_EXTENT_SIZE;
+}
+
+/* Has the file system find its blocks for many pages at once: that takes it two fifths of the time
+ * that finding them write by write does, and the guest stands still meanwhile. end: of what will
+ * be written next. */
+static void reserve(struct writer *w, uint64_t end)
+{
+    if (end <= w->reserved)
+        return;
+    uint64_t more = end > w->reserved + AHEAD ? end - w->reserved : AHEAD;
+    if (fallocate(w->fd, FALLOC_FL_KEEP_SIZE, (off_t)w->reserved, (off_t)more) < 0)
+        w->reserved = UINT64_MAX; /* it cannot, or is nearly full: writing tells */
+    else
+        w->reserved += more;
+}
+
 /* Table, then the header that makes it a layer. */
 static int writer_finish(struct writer *w, struct bg_err *err)
 {
@@ -125,12 +148,10 @@ static int writer_finish(struct writer *w, struct bg_err *err)
     memory_layer_put_head(&head, table, size, page);
     if (r == 0)
         r = write_at(w->fd, page, sizeof page, 0);
+    /* Gives back what was reserved behind the end. */
+    if (r == 0 && w->reserved > 0 && ftruncate(w->fd, (off_t)writer_size(w)) < 0)
+        r = -errno;
     return r < 0 ? write_failed(r, err) : 0;
-}
-
-static uint64_t writer_size(const struct writer *w)
-{
-    return w->next_file * MEMORY_PAGE_SIZE + w->count * MEMORY_EXTENT_SIZE;
 }
 
 static void writer_done(struct writer *w, int result)
@@ -145,6 +166,7 @@ static void writer_done(struct writer *w, int result)
 
 struct run {
     uint64_t page, count;
+    bool dead; /* the guest does not use them */
 };
 
 struct runs {
@@ -152,13 +174,9 @@ struct runs {
     size_t count, room;
 };
 
-static int runs_add(struct runs *runs, uint64_t page, uint64_t count, struct bg_err *err)
+/* As it is: what stands before it may be of the other kind. */
+static int append_run(struct runs *runs, struct run run, struct bg_err *err)
 {
-    struct run *last = runs->count > 0 ? &runs->list[runs->count - 1] : NULL;
-    if (last && last->page + last->count == page) {
-        last->count += count;
-        return 0;
-    }
     if (runs->count == runs->room) {
         size_t room = runs->room > 0 ? 2 * runs->room : 1024;
         struct run *list = reallocarray(runs->list, room, sizeof *list);
@@ -167,8 +185,18 @@ static int runs_add(struct runs *runs, uint64_t page, uint64_t count, struct bg_
         runs->list = list;
         runs->room = room;
     }
-    runs->list[runs->count++] = (struct run){.page = page, .count = count};
+    runs->list[runs->count++] = run;
     return 0;
+}
+
+static int runs_add(struct runs *runs, uint64_t page, uint64_t count, struct bg_err *err)
+{
+    struct run *last = runs->count > 0 ? &runs->list[runs->count - 1] : NULL;
+    if (last && last->page + last->count == page) {
+        last->count += count;
+        return 0;
+    }
+    return append_run(runs, (struct run){.page = page, .count = count}, err);
 }
 
 /* linux/fs.h since 6.7; own names, since Debian 12's headers do not have it. */
@@ -343,6 +371,69 @@ static void runs_join(struct runs *runs, uint64_t gap)
     runs->count = kept;
 }
 
+/* ---- dead pages ---- */
+
+static int read_ram(void *context, uint64_t offset, void *buffer, size_t size)
+{
+    const struct memory_save_opts *opts = context;
+    if (opts->shared_fd >= 0)
+        return memory_read_at(opts->shared_fd, buffer, size, offset);
+    struct iovec local = {.iov_base = buffer, .iov_len = size};
+    struct iovec remote = {.iov_base = (void *)(uintptr_t)(opts->ram_address + offset),
+                           .iov_len = size};
+    ssize_t n;
+    do
+        n = process_vm_readv(opts->qemu_pid, &local, 1, &remote, 1, 0);
+    while (n < 0 && errno == EINTR);
+    return n == (ssize_t)size ? 0 : -EFAULT;
+}
+
+/* Splits one run into what is used and what is dead, up to runs_max of them. */
+static int split_run(struct runs *to, struct run run, struct dead_pages *dead, size_t runs_max,
+                     struct bg_err *err)
+{
+    uint64_t end = run.page + run.count, used = run.page; /* from here on nothing is appended yet */
+    for (uint64_t page = run.page; page < end && to->count < runs_max;) {
+        uint64_t first = page;
+        while (page < end && dead_pages_has(dead, page))
+            page++;
+        if (page - first >= DEAD_MIN) {
+            int r = 0;
+            if (used < first)
+                r = append_run(to, (struct run){.page = used, .count = first - used}, err);
+            if (r == 0)
+                r = append_run(to, (struct run){.page = first, .count = page - first, .dead = true},
+                               err);
+            if (r < 0)
+                return r;
+            used = page;
+        }
+        page += page == first;
+    }
+    return used < end ? append_run(to, (struct run){.page = used, .count = end - used}, err) : 0;
+}
+
+static int find_dead(const struct memory_save_opts *opts, struct runs *runs, size_t runs_max,
+                     struct bg_err *err)
+{
+    struct runs all = {.count = 0};
+    struct dead_pages *dead = NULL;
+    const struct dead_pages_opts dead_opts = {.records = opts->records,
+                                              .regions = opts->regions,
+                                              .region_count = opts->region_count,
+                                              .ram_address = opts->ram_address,
+                                              .ram_size = opts->ram_size,
+                                              .read = read_ram,
+                                              .context = (void *)(uintptr_t)opts};
+    int r = dead_pages_new(&dead_opts, &dead, err);
+    for (size_t i = 0; r == 0 && i < runs->count; i++)
+        r = split_run(&all, runs->list[i], dead, runs_max, err);
+    dead_pages_free(dead);
+    free(runs->list);
+    *runs = all;
+    return r;
+}
+
 /* ---- copying ---- */
 
 enum page_kind {
@@ -435,20 +526,29 @@ static void judge_alone(struct saver *s, size_t index, size_t count)
         s->kinds[i] = page_is_zero(s->now + i * MEMORY_PAGE_SIZE) ? zero : PAGE_DATA;
 }
 
-static int judge_run(struct saver *s, const struct run *run, size_t index, struct bg_err *err)
+/* What is below this page, and until where; pages are asked for in their order. *ret: the piece
+ * that has it, NULL: none is known to. */
+static uint64_t below(struct saver *s, uint64_t page, uint64_t end, const struct memory_piece **ret)
 {
     const struct memory_map *map = &s->previous;
+    while (s->previous_at < map->count &&
+           map->pieces[s->previous_at].ram_page + map->pieces[s->previous_at].count <= page)
+        s->previous_at++;
+    const struct memory_piece *piece =
+        s->previous_at < map->count ? &map->pieces[s->previous_at] : NULL;
+    bool over = piece && piece->ram_page <= page;
+    uint64_t stop = !piece ? end : over ? piece->ram_page + piece->count : piece->ram_page;
+    *ret = over ? piece : NULL;
+    return stop < end ? stop : end;
+}
+
+static int judge_run(struct saver *s, const struct run *run, size_t index, struct bg_err *err)
+{
     for (uint64_t page = run->page, end = run->page + run->count; page < end;) {
-        while (s->previous_at < map->count &&
-               map->pieces[s->previous_at].ram_page + map->pieces[s->previous_at].count <= page)
-            s->previous_at++;
-        const struct memory_piece *piece =
-            s->previous_at < map->count ? &map->pieces[s->previous_at] : NULL;
-        bool over = piece && piece->ram_page <= page;
-        uint64_t stop = !piece ? end : over ? piece->ram_page + piece->count : piece->ram_page;
-        size_t count = (size_t)((stop < end ? stop : end) - page);
+        const struct memory_piece *piece;
+        size_t count = (size_t)(below(s, page, end, &piece) - page);
         int r = 0;
-        if (over)
+        if (piece)
             r = judge_over(s, piece, page, index, count, err);
         else
             judge_alone(s, index, count);
@@ -495,6 +595,8 @@ static int write_batch(struct saver *s, struct bg_err *err)
         if (r < 0)
             return r;
     }
+    if (kept > 0)
+        reserve(w, (first + kept) * MEMORY_PAGE_SIZE);
     int r = write_at(w->fd, s->now, kept * MEMORY_PAGE_SIZE, first * MEMORY_PAGE_SIZE);
     return r < 0 ? write_failed(r, err) : 0;
 }
@@ -527,10 +629,36 @@ static void batch_add(struct saver *s, uint64_t page, uint64_t count, bool gap)
     s->batch_pages += (size_t)count;
 }
 
+/* Dead pages are zeros. Whatever was below is not: what a guest is not shown any more must not come
+ * back, and a kernel that clears pages when they are freed counts on zeros. */
+static int note_dead(struct saver *s, const struct run *run, struct bg_err *err)
+{
+    s->stats->dead_pages += run->count;
+    for (uint64_t page = run->page, end = run->page + run->count; page < end;) {
+        const struct memory_piece *piece;
+        uint64_t stop = below(s, page, end, &piece);
+        /* What is below a shared guest's layers is zeros. */
+        bool same = piece ? piece->file_page == MEMORY_ZERO : s->opts->shared_fd >= 0;
+        int r = same ? 0 : writer_note(&s->writer, page, stop - page, /* zero= */ true, err);
+        if (r < 0)
+            return r;
+        page = stop;
+    }
+    return 0;
+}
+
 static int copy_runs(struct saver *s, const struct runs *runs, struct bg_err *err)
 {
     for (size_t i = 0; i < runs->count; i++) {
         struct run run = runs->list[i];
+        if (run.dead) {
+            int r = s->batch_pages > 0 ? flush_batch(s, err) : 0;
+            if (r == 0)
+                r = note_dead(s, &run, err);
+            if (r < 0)
+                return r;
+            continue;
+        }
         const struct run *last = s->batch_count > 0 ? &s->batch[s->batch_count - 1] : NULL;
         if (last && last->page + last->count + 1 == run.page && s->batch_pages + 2 <= BATCH_PAGES)
             batch_add(s, run.page - 1, 1, /* gap= */ true);
@@ -579,7 +707,7 @@ static int find_pages(struct saver *s, struct runs *runs, struct bg_err *err)
     for (uint64_t gap = 1; runs->count > s->writer.extents_max / 2; gap *= 2)
         runs_join(runs, gap);
     s->stats->filled_pages = runs_pages(runs) - s->stats->dirty_pages;
-    return 0;
+    return opts->records ? find_dead(opts, runs, s->writer.extents_max / 2, err) : 0;
 }
 
 int memory_save(const struct memory_save_opts *opts, struct memory_save_stats *ret,

@@ -6,12 +6,13 @@
  * case, so contents always come from there, also of pages that lower layers hold.
  *
  * Takes no system calls but process_vm_readv, ioctl and pread64 (pagemap), pread64, pwrite64,
- * lseek, ftruncate, clock_gettime and those of malloc: it runs inside the supervisor's filter,
- * which can open nothing. The VM is paused meanwhile. */
+ * fallocate, lseek, ftruncate, clock_gettime and those of malloc: it runs inside the supervisor's
+ * filter, which can open nothing. The VM is paused meanwhile. */
 #pragma once
 
 #include <sys/types.h>
 
+#include "host/supervisor/dead_pages.h"
 #include "host/supervisor/memory_layer.h"
 
 struct memory_save_opts {
@@ -35,12 +36,18 @@ struct memory_save_opts {
      * the uppermost must be among them. */
     const struct memory_layer *previous;
     size_t previous_count;
+    /* Where the guest's kernel has its page records, and which of its addresses are RAM: dirty
+     * pages that are free by them become zeros, and are not read. NULL: not known. */
+    const struct bg_page_records *records;
+    const struct guest_region *regions;
+    size_t region_count;
     size_t extents_max; /* 0: BG_MEMORY_EXTENTS_MAX; at half of it clean pages fill the gaps */
 };
 
 struct memory_save_stats {
     uint64_t dirty_pages;            /* that the guest has written, and those of folded layers */
-    uint64_t zero_pages, same_pages; /* of these: all zero; left out since previous has them */
+    uint64_t dead_pages;             /* of these: free, and left out */
+    uint64_t zero_pages, same_pages; /* of the others: all zero; left out since previous has them */
     uint64_t filled_pages;           /* clean ones written to save extents */
     uint64_t written_bytes;          /* size of the file */
     uint64_t extents;

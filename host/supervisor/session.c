@@ -93,6 +93,18 @@ static int take_ready(struct session *session, struct bg_reader *in, struct bg_e
     return 0;
 }
 
+static int take_prepared(struct session *session, const uint8_t *payload, size_t size,
+                         struct bg_err *err)
+{
+    struct bg_page_records records;
+    int r = size > 0 ? bg_page_records_parse(payload, size, &records, err) : 0;
+    if (r < 0)
+        return r;
+    session->preparing = false;
+    session->ops.on_prepared(session->ops.owner, size > 0 ? &records : NULL);
+    return 0;
+}
+
 static int take_frame(struct session *session, uint8_t type, const uint8_t *payload, size_t size,
                       struct bg_err *err)
 {
@@ -115,11 +127,8 @@ static int take_frame(struct session *session, uint8_t type, const uint8_t *payl
         session->pongs++;
         return 0;
     }
-    if (type == BG_FRAME_PREPARED && size == 0 && session->preparing) {
-        session->preparing = false;
-        session->ops.on_prepared(session->ops.owner);
-        return 0;
-    }
+    if (type == BG_FRAME_PREPARED && session->preparing)
+        return take_prepared(session, payload, size, err);
     return bg_err_set(err, -EPROTO, "agent: unexpected frame %u of %zu bytes", type, size);
 }
 

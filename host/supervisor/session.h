@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "common/err.h"
+#include "common/page_records.h"
 #include "common/wire.h"
 
 struct session_ops {
@@ -13,7 +14,8 @@ struct session_ops {
     void (*send)(void *owner, const uint8_t *bytes, size_t size);
     void (*on_hello)(void *owner, const char *agent_version); /* identity may be sent */
     void (*on_ready)(void *owner);                            /* identity is in force */
-    void (*on_prepared)(void *owner);
+    /* records: where the kernel's page records are, for this snapshot; NULL: not told. Borrowed. */
+    void (*on_prepared)(void *owner, const struct bg_page_records *records);
     void (*on_log)(void *owner, const char *text, size_t size); /* the guest's text: escape it */
     void *owner;
 };

@@ -227,7 +227,7 @@ static void agent_logged(void *owner, const char *text, size_t size)
     bg_log(vm->opts.log, BG_LOG_INFO, "guest: %.*s", shown, text);
 }
 
-static void agent_prepared(void *owner);
+static void agent_prepared(void *owner, const struct bg_page_records *records);
 
 static void agent_opened(void *owner)
 {
@@ -517,9 +517,9 @@ static void monitor_ready(void *owner)
     }
 }
 
-static void agent_prepared(void *owner)
+static void agent_prepared(void *owner, const struct bg_page_records *records)
 {
-    vm_snapshot_prepared(owner);
+    vm_snapshot_prepared(owner, records);
 }
 
 /* The guest has been told, but why only we know. A guest can cause many. */

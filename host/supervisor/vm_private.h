@@ -30,7 +30,11 @@ struct vm_snapshot_run {
     bool unplugged, stopped;
     uint64_t stopped_us;
     uint64_t ram_address; /* QEMU's address of the RAM's first byte; 0: not known */
-    json_int_t fd_set;    /* QEMU's set with the file that it is given now */
+    struct guest_region ram_regions[BG_VSOCK_REGIONS_MAX];
+    size_t ram_region_count;
+    struct bg_page_records records; /* of the guest's kernel */
+    bool has_records;
+    json_int_t fd_set; /* QEMU's set with the file that it is given now */
 };
 
 struct vm {
@@ -92,6 +96,7 @@ uint64_t vm_now_us(void);
 
 /* The name of the chardev of the device that is or was plugged last. */
 void vm_vsock_name(const struct vm *vm, char ret[32]);
-void vm_snapshot_prepared(struct vm *vm);  /* the agent has answered */
+/* The agent has answered; records: as session_ops.on_prepared has them. */
+void vm_snapshot_prepared(struct vm *vm, const struct bg_page_records *records);
 void vm_snapshot_unplugged(struct vm *vm); /* the device is gone, expected or late */
 void vm_snapshot_late(struct vm *vm);      /* the deadline has passed while it was in progress */

@@ -176,6 +176,9 @@ static int save_memory(struct vm *vm, struct bg_err *err)
                                           .fold_count = fold_count,
                                           .previous = previous,
                                           .previous_count = previous_count,
+                                          .records = run->has_records ? &run->records : NULL,
+                                          .regions = run->ram_regions,
+                                          .region_count = run->ram_region_count,
                                           .out_fd = run->opts.memory_fd};
     if (r == 0)
         r = memory_save(&opts, &stats, err);
@@ -184,7 +187,8 @@ static int save_memory(struct vm *vm, struct bg_err *err)
         r = bg_err_errno(err, fault, "memory layer");
     close_layers(fold, fold_count);
     close_layers(previous, previous_count);
-    run->result.dirty_bytes = (stats.dirty_pages - stats.same_pages) * MEMORY_PAGE_SIZE;
+    run->result.dirty_bytes =
+        (stats.dirty_pages - stats.dead_pages - stats.same_pages) * MEMORY_PAGE_SIZE;
     run->result.written_bytes = stats.written_bytes;
     return r;
 }
@@ -264,18 +268,23 @@ static void device_asked_out(void *arg, const struct bg_err *err, const json_t *
         failed(vm, err, "cannot unplug the vsock device");
 }
 
-void vm_snapshot_prepared(struct vm *vm)
+void vm_snapshot_prepared(struct vm *vm, const struct bg_page_records *records)
 {
     if (vm->state != VM_PREPARING)
         return;
+    vm->snapshot.has_records = records != NULL;
+    if (records)
+        vm->snapshot.records = *records;
     (void)bg_fault("snapshot-prepared");
     if (vm->snapshot.opts.state_fd < 0) {
         stop_cpus(vm);
         return;
     }
     vm->state = VM_UNPLUGGING;
-    if (vm->vsock)
+    if (vm->vsock) {
         vm->snapshot.ram_address = vsock_ram_address(vm->vsock);
+        vm->snapshot.ram_region_count = vsock_ram_regions(vm->vsock, vm->snapshot.ram_regions);
+    }
     vm->snapshot.asked_out = true;
     qmp_send(vm->qmp, "device_del", json_pack("{s:s}", "id", QEMU_VSOCK_DEVICE), -1,
              device_asked_out, vm);

@@ -624,3 +624,10 @@ uint64_t vsock_ram_address(const struct vsock_device *device)
             return device->memory.regions[i].user_addr;
     return 0;
 }
+
+size_t vsock_ram_regions(const struct vsock_device *device,
+                         struct guest_region ret[BG_VSOCK_REGIONS_MAX])
+{
+    memcpy(ret, device->memory.regions, device->memory.region_count * sizeof *ret);
+    return device->memory.region_count;
+}

@@ -14,6 +14,7 @@
 
 #include "common/err.h"
 #include "common/log.h"
+#include "host/vsock/guest_memory.h"
 
 struct vsock_device;
 struct vsock_conn;
@@ -123,3 +124,7 @@ bool vsock_write_closed(const struct vsock_conn *conn); /* the guest reads no mo
 
 /* QEMU's address of the guest's RAM, from its first byte on; 0: not told yet. */
 uint64_t vsock_ram_address(const struct vsock_device *device);
+
+/* QEMU's memory table: what of the guest's addresses is RAM. Returns the number of regions. */
+size_t vsock_ram_regions(const struct vsock_device *device,
+                         struct guest_region ret[BG_VSOCK_REGIONS_MAX]);

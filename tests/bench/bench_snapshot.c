@@ -27,6 +27,8 @@ enum what {
     WRITTEN,
     AGAIN_PAUSE,
     AGAIN_WRITTEN,
+    FREED_PAUSE,
+    FREED_WRITTEN,
     FORK,
     FORK_OUTPUT,
     FORK_MANY,
@@ -51,6 +53,8 @@ static const struct {
     [WRITTEN] = {"snapshot: written", "MiB"},
     [AGAIN_PAUSE] = {"another at once: vCPUs stand still", "ms"},
     [AGAIN_WRITTEN] = {"another at once: written", "MiB"},
+    [FREED_PAUSE] = {"freed before: vCPUs stand still", "ms"},
+    [FREED_WRITTEN] = {"freed before: written", "MiB"},
     [FORK] = {"fork: ready", "ms"},
     [FORK_OUTPUT] = {"fork, exec: first output", "ms"},
     [FORK_MANY] = {"fork of ten: all ready", "ms"},
@@ -71,7 +75,7 @@ static const struct guest {
 #define GUESTS (sizeof guests / sizeof *guests)
 
 static struct samples results[GUESTS][WHATS];
-static struct samples written_ratio, pause_ratio[GUESTS], many_ratio, size_ratio;
+static struct samples written_ratio, pause_ratio[GUESTS], many_ratio, size_ratio, freed_ratio;
 
 static const char *text_of(char buffer[64], const char *format, ...) BG_PRINTF(2, 3);
 static const char *text_of(char buffer[64], const char *format, ...)
@@ -142,6 +146,22 @@ static void snapshot(struct samples *s)
     add_number(&s[AGAIN_PAUSE], answer, "pause_ms", 1);
     add_number(&s[AGAIN_WRITTEN], answer, "written_bytes", MIB);
     json_decref(answer);
+}
+
+/* Of another one, whose program has ended before: nothing has saved what it wrote. */
+static void freed(const struct guest *guest, struct samples *s)
+{
+    make_source(guest);
+    (void)BELLGLASS("exec", SOURCE, "--", "sh", "-c",
+                    "pkill python3; while pgrep python3 >/dev/null; do sleep 0.1; done");
+    json_t *answer = take("freed");
+    add_number(&s[FREED_PAUSE], answer, "pause_ms", 1);
+    add_number(&s[FREED_WRITTEN], answer, "written_bytes", MIB);
+    json_decref(answer);
+    const struct samples *full = &s[WRITTEN], *left = &s[FREED_WRITTEN];
+    samples_add(&freed_ratio, left->values[left->count - 1] / full->values[full->count - 1]);
+    (void)BELLGLASS("rm", "--force", SOURCE);
+    (void)BELLGLASS("snapshot", "rm", SOURCE "@freed");
 }
 
 static double fork_one(struct samples *s)
@@ -263,6 +283,8 @@ static void measure(const struct bg_paths *paths, size_t guest, double *ret_outp
     suspend(s);
     (void)BELLGLASS("rm", "--force", SOURCE);
     (void)BELLGLASS("snapshot", "rm", SOURCE "@one", SOURCE "@two");
+    if (guests[guest].dirty_mib > 0)
+        freed(&guests[guest], s);
 }
 
 static void print_row(enum what what)
@@ -293,6 +315,7 @@ static void print(int rounds)
     (void)printf("      target <= 0.1 with 4096\n");
     (void)printf("  written / dirty                      %10.3f      target <= 1.1\n",
                  samples_median(&written_ratio));
+    (void)printf("  written, freed before / in use       %10.3f\n", samples_median(&freed_ratio));
     (void)printf("  first output, 4096 / 256             %10.2f      target <= 1.3\n",
                  samples_median(&size_ratio));
     (void)printf("  fork of ten / of one                 %10.2f      target <= 3\n",

@@ -21,6 +21,12 @@ static void told(void *owner)
     (void)owner;
 }
 
+static void prepared(void *owner, const struct bg_page_records *records)
+{
+    (void)owner;
+    (void)records;
+}
+
 static void logged(void *owner, const char *text, size_t size)
 {
     (void)owner;
@@ -34,7 +40,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     const struct session_ops ops = {.send = sent,
                                     .on_hello = greeted,
                                     .on_ready = told,
-                                    .on_prepared = told,
+                                    .on_prepared = prepared,
                                     .on_log = logged,
                                     .owner = &session};
     struct bg_err err;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "host/supervisor/memory_save.h"
@@ -383,6 +384,218 @@ static void keeps_to_the_number_of_extents(void **state)
     guest_end(&guest);
 }
 
+/* ---- dead pages ---- */
+
+#define RECORDS_PAGE 2900u      /* of the guest's RAM, which nobody writes */
+#define HIGH_PAGE    (1u << 20) /* what follows the first 1024 pages has numbers from here on */
+
+/* The records of this guest; the second half of its RAM is at 4 GiB, as QEMU's is. */
+static struct bg_page_records records_of_guest(void)
+{
+    uint64_t at = ((uint64_t)HIGH_PAGE + RECORDS_PAGE - 1024) * PAGE;
+    return (struct bg_page_records){
+        .record_size = 64,
+        .type_offset = 48,
+        .refs_offset = 52,
+        .order_offset = 40,
+        .free_type = 0xffffff7f,
+        .span_count = 2,
+        .spans = {{0, at, 1024}, {HIGH_PAGE, at + 1024 * 64, RAM_PAGES - 1024}}};
+}
+
+static size_t regions_of(const struct guest *guest, struct guest_region ret[2])
+{
+    uint64_t address = (uint64_t)(uintptr_t)guest->address;
+    ret[0] = (struct guest_region){0, 1024 * PAGE, address};
+    ret[1] = (struct guest_region){(uint64_t)HIGH_PAGE * PAGE, RAM_SIZE - 1024 * PAGE,
+                                   address + 1024 * PAGE};
+    return 2;
+}
+
+/* Makes page, a multiple of 2^order, the first of a free block, or all of that a used one. */
+static void record(struct guest *guest, uint64_t page, unsigned order, bool is_free)
+{
+    for (uint64_t i = page; i < page + (1u << order); i++) {
+        uint32_t words[16] = {0};
+        words[10] = i == page && is_free ? order : 0;
+        words[12] = i == page && is_free ? 0xffffff7f : 0xffffffff;
+        words[13] = !is_free;
+        off_t at = RECORDS_PAGE * PAGE + (off_t)i * 64;
+        assert_int_equal(pwrite(guest->base_fd, words, sizeof words, at), sizeof words);
+        memcpy(guest->base + at, words, sizeof words);
+        memcpy(guest->ram + at, words, sizeof words);
+    }
+}
+
+static void zero(struct guest *guest, uint64_t page, uint64_t count)
+{
+    memset(guest->ram + page * PAGE, 0, count * PAGE);
+}
+
+static void dead_pages_are_zeros_over_whatever_was_there(void **state)
+{
+    (void)state;
+    struct guest guest;
+    struct guest_region regions[2];
+    const struct bg_page_records records = records_of_guest();
+    int outs[2] = {new_file(), new_file()};
+    guest_start(&guest, 1, /* shared= */ false);
+    for (uint64_t page = 0; page < RAM_PAGES; page++)
+        record(&guest, page, 0, /* is_free= */ false);
+    guest_do(&guest, 0, 1500, 2);
+    struct memory_save_opts opts = opts_of(&guest, outs[0]);
+    opts.records = &records;
+    opts.regions = regions;
+    opts.region_count = regions_of(&guest, regions);
+    struct memory_save_stats stats = save(&opts);
+    assert_int_equal(stats.dead_pages, 0);
+    assert_int_equal(stats.written_bytes / PAGE, 1501);
+    stands_on(&guest, outs, 1);
+    /* Free now: in both parts of the RAM, side by side, and some that were never written. */
+    record(&guest, 256, 8, true);
+    record(&guest, 512, 3, true);
+    record(&guest, 1024 + 256, 8, true);
+    record(&guest, 2048, 9, true);
+    record(&guest, 600, 2, true); /* not worth it */
+    struct memory_layer below;
+    load(outs[0], &below);
+    opts.out_fd = outs[1];
+    opts.previous = &below;
+    opts.previous_count = 1;
+    stats = save(&opts);
+    zero(&guest, 256, 264);
+    zero(&guest, 1280, 220); /* of 256: the others were not written */
+    assert_int_equal(stats.dead_pages, 264 + 220);
+    assert_int_equal(stats.written_bytes, PAGE + stats.extents * MEMORY_EXTENT_SIZE);
+    stands_on(&guest, outs, 2);
+    memory_layer_done(&below);
+    /* Again in use, and over zeros with what they hold; still free is no news. */
+    struct memory_layer both[2];
+    int third = new_file();
+    load(outs[0], &both[0]);
+    load(outs[1], &both[1]);
+    record(&guest, 256, 8, false);
+    guest_do(&guest, 256, 100, 3);
+    for (uint64_t page = 356; page < 512; page++)
+        fill_page(guest.ram + page * PAGE, page, 2);
+    opts.out_fd = third;
+    opts.previous = both;
+    opts.previous_count = 2;
+    stats = save(&opts);
+    assert_int_equal(stats.dead_pages, 8 + 220);
+    assert_int_equal(stats.extents, 1);
+    int all[3] = {outs[0], outs[1], third};
+    stands_on(&guest, all, 3);
+    memory_layer_done(&both[0]);
+    memory_layer_done(&both[1]);
+    for (size_t i = 0; i < 3; i++)
+        assert_int_equal(close(all[i]), 0);
+    guest_end(&guest);
+}
+
+static void dead_pages_of_shared_memory_are_left_out(void **state)
+{
+    (void)state;
+    struct guest guest;
+    struct guest_region regions[2];
+    const struct bg_page_records records = records_of_guest();
+    BG_AUTOCLOSE int out = new_file();
+    guest_start(&guest, 0, /* shared= */ true);
+    guest_do(&guest, 0, 1000, 2);
+    record(&guest, 512, 8, true);
+    memset(guest.base, 0, RAM_SIZE);
+    struct memory_save_opts opts = opts_of(&guest, out);
+    opts.shared_fd = guest.base_fd;
+    opts.records = &records;
+    opts.regions = regions;
+    opts.region_count = regions_of(&guest, regions);
+    struct memory_save_stats stats = save(&opts);
+    zero(&guest, 512, 256);
+    assert_int_equal(stats.dead_pages, 256);
+    assert_true(stats.written_bytes / PAGE < 1000 - 256 + 60);
+    stands_on(&guest, &out, 1);
+    guest_end(&guest);
+}
+
+/* What a guest says of its records costs nobody anything: nothing outside of its RAM is read. */
+static void records_that_are_not_there_make_nothing_dead(void **state)
+{
+    (void)state;
+    static const struct bg_page_span spans[] = {
+        {0, RAM_SIZE, 1024},                         /* between the two parts */
+        {0, (uint64_t)(HIGH_PAGE - 1) * PAGE, 1024}, /* right before the second */
+        {0, ((uint64_t)HIGH_PAGE + RAM_PAGES - 1024 - 1) * PAGE, 1024}, /* beyond its end */
+        {0, 1020ull * PAGE, 1024}, /* from one part into the other */
+        {0, 1ull << 51, UINT32_MAX},
+        {1ull << 39, 0, UINT32_MAX},
+    };
+    struct guest guest;
+    struct guest_region regions[2];
+    BG_AUTOCLOSE int out = new_file();
+    guest_start(&guest, 1, /* shared= */ false);
+    guest_do(&guest, 0, 1000, 2);
+    struct memory_save_opts opts = opts_of(&guest, out);
+    opts.regions = regions;
+    opts.region_count = regions_of(&guest, regions);
+    for (size_t i = 0; i < sizeof spans / sizeof *spans; i++) {
+        struct bg_page_records records = records_of_guest();
+        records.span_count = 1;
+        records.spans[0] = spans[i];
+        opts.records = &records;
+        assert_int_equal(save(&opts).dead_pages, 0);
+        stands_on(&guest, &out, 1);
+    }
+    guest_end(&guest);
+}
+
+/* Dead pages everywhere make many pieces; then what is dead is saved like the rest. */
+static void dead_pages_keep_to_the_number_of_extents(void **state)
+{
+    (void)state;
+    struct guest guest;
+    struct guest_region regions[2];
+    const struct bg_page_records records = records_of_guest();
+    BG_AUTOCLOSE int out = new_file();
+    guest_start(&guest, 1, /* shared= */ false);
+    for (uint64_t page = 0; page < 1024; page += 16) {
+        record(&guest, page, 3, true);
+        record(&guest, page + 8, 3, false);
+    }
+    guest_do(&guest, 0, 1024, 2);
+    struct memory_save_opts opts = opts_of(&guest, out);
+    opts.records = &records;
+    opts.regions = regions;
+    opts.region_count = regions_of(&guest, regions);
+    opts.extents_max = 20;
+    struct memory_save_stats stats = save(&opts);
+    assert_true(stats.dead_pages > 0 && stats.dead_pages < 64);
+    assert_true(stats.extents <= 20);
+    for (uint64_t page = 0; page < stats.dead_pages * 2; page += 16)
+        zero(&guest, page, 8);
+    stands_on(&guest, &out, 1);
+    guest_end(&guest);
+}
+
+/* Space that was asked for in advance does not stay with the file. */
+static void takes_no_more_room_than_it_needs(void **state)
+{
+    (void)state;
+    struct guest guest;
+    struct stat st;
+    FILE *file = tmpfile(); /* a memfd rounds differently */
+    assert_non_null(file);
+    guest_start(&guest, 1, /* shared= */ false);
+    guest_do(&guest, 0, 1000, 2);
+    struct memory_save_opts opts = opts_of(&guest, fileno(file));
+    struct memory_save_stats stats = save(&opts);
+    assert_int_equal(fstat(fileno(file), &st), 0);
+    assert_true((uint64_t)st.st_blocks * 512 < stats.written_bytes + 64 * PAGE);
+    int fd = fileno(file);
+    stands_on(&guest, &fd, 1);
+    assert_int_equal(fclose(file), 0);
+    guest_end(&guest);
+}
+
 static void leaves_nothing_when_the_file_may_not_grow(void **state)
 {
     (void)state;
@@ -488,6 +701,11 @@ int main(void)
         cmocka_unit_test(saves_shared_memory_by_its_data),
         cmocka_unit_test(fills_single_gaps_within_its_budget),
         cmocka_unit_test(keeps_to_the_number_of_extents),
+        cmocka_unit_test(dead_pages_are_zeros_over_whatever_was_there),
+        cmocka_unit_test(dead_pages_of_shared_memory_are_left_out),
+        cmocka_unit_test(records_that_are_not_there_make_nothing_dead),
+        cmocka_unit_test(dead_pages_keep_to_the_number_of_extents),
+        cmocka_unit_test(takes_no_more_room_than_it_needs),
         cmocka_unit_test(leaves_nothing_when_the_file_may_not_grow),
         cmocka_unit_test(a_guest_that_ended_is_no_guest_without_changes),
         cmocka_unit_test(memory_that_is_not_there_is_an_error),

@@ -10,6 +10,7 @@ struct peer {
     uint8_t sent[4096];
     size_t sent_size;
     int hellos, readies, prepared, logs;
+    uint32_t spans; /* that PREPARED told of */
     char log[64];
 };
 
@@ -34,9 +35,11 @@ static void ready(void *owner)
     ((struct peer *)owner)->readies++;
 }
 
-static void prepared(void *owner)
+static void prepared(void *owner, const struct bg_page_records *records)
 {
-    ((struct peer *)owner)->prepared++;
+    struct peer *peer = owner;
+    peer->prepared++;
+    peer->spans = records ? records->span_count : 0;
 }
 
 static void logged(void *owner, const char *text, size_t size)
@@ -207,6 +210,30 @@ static void prepared_is_told_once(void **state)
     assert_int_equal(session_feed(&peer.session, bytes, BG_FRAME_HEADER_SIZE, 2, &err), -EPROTO);
 }
 
+static void prepared_tells_of_page_records(void **state)
+{
+    (void)state;
+    struct peer peer;
+    struct bg_page_records records = {.record_size = 64,
+                                      .span_count = 1,
+                                      .spans = {{.first_page = 1, .address = 64, .count = 7}}};
+    uint8_t bytes[512], payload[BG_PAGE_RECORDS_SIZE], *at = bytes;
+    struct bg_err err = {0};
+    size_t size = bg_page_records_emit(&records, payload);
+    start(&peer);
+    assert_int_equal(session_feed(&peer.session, bytes, opening(bytes), 1, &err), 0);
+    session_prepare(&peer.session, /* of_disk= */ false);
+    frame(&at, BG_FRAME_PREPARED, payload, size);
+    assert_int_equal(session_feed(&peer.session, bytes, (size_t)(at - bytes), 2, &err), 0);
+    assert_int_equal(peer.prepared, 1);
+    assert_int_equal(peer.spans, 1);
+    session_prepare(&peer.session, /* of_disk= */ false);
+    at = bytes;
+    frame(&at, BG_FRAME_PREPARED, payload, size - 1);
+    assert_int_equal(session_feed(&peer.session, bytes, (size_t)(at - bytes), 2, &err), -EPROTO);
+    assert_int_equal(peer.prepared, 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -217,6 +244,7 @@ int main(void)
         cmocka_unit_test(tells_why_the_agent_refused_its_identity),
         cmocka_unit_test(pongs_answer_pings_in_order),
         cmocka_unit_test(prepared_is_told_once),
+        cmocka_unit_test(prepared_tells_of_page_records),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
