@@ -1,6 +1,7 @@
-/* What vm.c and vm_snapshot.c share. For those two only. */
+/* What vm.c, vm_snapshot.c and vm_flatten.c share. For those only. */
 #pragma once
 
+#include "host/supervisor/disk_chain.h"
 #include "host/supervisor/qmp.h"
 #include "host/supervisor/session.h"
 #include "host/supervisor/vm.h"
@@ -30,7 +31,26 @@ struct vm_snapshot_run {
     bool unplugged, stopped;
     uint64_t stopped_us;
     uint64_t ram_address; /* QEMU's address of the RAM's first byte; 0: not known */
-    json_int_t fd_set;    /* QEMU's set with the file that it is given now */
+    json_int_t fd_set;    /* QEMU's set with the file of its state */
+    bool has_fd_set;
+    char top[DISK_NODE_SIZE]; /* the disk's new one */
+    json_int_t top_set;
+};
+
+enum vm_flatten_step {
+    VM_FLATTEN_NONE,
+    VM_FLATTEN_COPYING,
+    VM_FLATTEN_FLUSHING,
+    VM_FLATTEN_COPIED, /* vm_flatten_use() follows */
+    VM_FLATTEN_USING
+};
+
+struct vm_flatten_run {
+    enum vm_flatten_step step;
+    size_t from, count; /* of the disk's layers */
+    uint64_t speed;     /* bytes a second; 0: no limit */
+    char node[DISK_NODE_SIZE];
+    json_int_t fd_set; /* -1: none yet */
 };
 
 struct vm {
@@ -70,7 +90,8 @@ struct vm {
     struct vm_snapshot_run snapshot;
     unsigned disk_errors;  /* that have been logged, and further ones */
     unsigned vsock_number; /* of the device that is or was plugged: names its chardev */
-    unsigned disk_number;  /* of the disk's top node */
+    struct disk_chain disk;
+    struct vm_flatten_run flatten;
     struct bg_err why;
 };
 
@@ -88,10 +109,19 @@ void vm_plug(struct vm *vm);
 void vm_deadline(struct vm *vm, uint64_t ms);
 uint64_t vm_now_us(void);
 
+/* ---- vm_flatten.c for the others ---- */
+
+/* How a layer is opened that QEMU writes, or has written, as arguments of blockdev-add. backing:
+ * taken. NULL: memory is out, and the command fails. */
+json_t *vm_disk_options(const char *node, int64_t fd_set, json_t *backing);
+/* A job of QEMU's is over. error: its text, hostile; NULL: it went well. */
+void vm_flatten_job_ended(struct vm *vm, const char *job, const char *error);
+
 /* ---- vm_snapshot.c for vm.c ---- */
 
 /* The name of the chardev of the device that is or was plugged last. */
 void vm_vsock_name(const struct vm *vm, char ret[32]);
 void vm_snapshot_prepared(struct vm *vm);  /* the agent has answered */
 void vm_snapshot_unplugged(struct vm *vm); /* the device is gone, expected or late */
-void vm_snapshot_late(struct vm *vm);      /* the deadline has passed while it was in progress */
+void vm_snapshot_forget_state(struct vm *vm);
+void vm_snapshot_late(struct vm *vm); /* the deadline has passed while it was in progress */
