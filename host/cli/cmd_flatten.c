@@ -21,7 +21,7 @@ static int flatten_one(struct app *app, const char *name, bool quiet, json_t *ar
 {
     struct life life;
     struct flattened done;
-    int r = life_open(app, name, &life, err);
+    int r = life_open_running(app, name, &life, err);
     if (r < 0)
         return r;
     r = flattening_run(app, &life, quiet, &done, err);
@@ -77,7 +77,9 @@ const struct command cmd_flatten = {
         "written no more are copied into one, in the background and slowly, while the sandbox goes "
         "on: nobody has to ask for that. This does it now, for all of them, and waits.\n\n"
         "Snapshots and other sandboxes that stand on the old layers keep them; the others go. What "
-        "is copied is what was written in the sandbox, not its image.",
+        "is copied is what was written in the sandbox, not its image. A sandbox that is suspended "
+        "is "
+        "woken for it; one that is stopped has to be started.",
     .examples = examples,
     .operands_min = 1,
     .operands_max = -1,

@@ -19,14 +19,6 @@ int flattening_run(struct app *app, const struct life *life, bool quiet, struct 
     const struct bg_sandbox *sandbox = &life->sandbox;
     char note[128];
     json_auto_t *answer = NULL;
-    if (bg_sandbox_rests(life->state))
-        return bg_err_set(err, -ENOTCONN,
-                          "sandbox '%s' is %s: its disk is flattened while it runs: bellglass "
-                          "start %s",
-                          sandbox->name, bg_sandbox_state_name(life->state), sandbox->name);
-    if (life->state != BG_SANDBOX_RUNNING)
-        return bg_err_set(err, -EAGAIN, "sandbox '%s' is %s: try again in a moment", sandbox->name,
-                          bg_sandbox_state_name(life->state));
     json_auto_t *request = json_pack("{s:s}", "op", "flatten");
     if (!request)
         return bg_err_errno(err, -ENOMEM, "flatten");

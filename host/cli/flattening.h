@@ -8,8 +8,7 @@ struct flattened {
     unsigned layers_before, layers;
 };
 
-/* Asks the supervisor of a running sandbox and waits. quiet: no progress on stderr. Errors:
- * -ENOTCONN it does not run; -EAGAIN it is just starting or stopping; -ETIME; what its supervisor
- * says: its disk is as before. */
+/* Asks the supervisor of a running sandbox and waits. quiet: no progress on stderr. Errors: as
+ * client_request; what the supervisor says: its disk is as before. */
 int flattening_run(struct app *app, const struct life *life, bool quiet, struct flattened *ret,
                    struct bg_err *err) BG_MUST_CHECK;

@@ -106,6 +106,8 @@ int flatten_begin(struct flatten *f, bool all, struct link_flatten *ret, int *re
         return bg_err_set(err, -EOPNOTSUPP,
                           "QEMU did not take a flat layer (see supervisor.log): its disk can be "
                           "flattened after the next start");
+    if (f->opts->source->root_dir)
+        return bg_err_set(err, -EOPNOTSUPP, "its disk is a volume, which is not flattened");
     size_t frozen = disk->count > 0 ? disk->count - 1 : 0; /* while it runs it has a top */
     if (frozen < 2)
         return bg_err_set(err, -ENODATA, "its disk is flat");

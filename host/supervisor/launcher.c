@@ -413,7 +413,7 @@ static void hurry_flatten(struct launcher *l)
 static void flatten_over(struct launcher *l, const struct bg_err *why)
 {
     struct bg_err err = {0};
-    if (why->code < 0)
+    if (why->code < 0 && why->code != -ENODATA)
         bg_log(&l->log, BG_LOG_WARN, "the disk is not flattened: %s", why->text);
     if (!l->shorten.wanted)
         return;
@@ -539,6 +539,10 @@ static void supervisor_spoke(struct launcher *l)
         volumes_note_ready(l->volumes, &l->log);
         report_ready(l->opts->report, &timings);
         say_idle(l);
+        /* Not every fork of a long disk shall have a copy of it, but one that could hardly have
+         * snapshots any more shall. */
+        if (l->source->disk.count > BG_FLATTEN_HURRY)
+            flatten_if_due(l);
     } else if (n == 1 && message[0] == LINK_LOADED) {
         let_run(l);
     } else if (n == 1 && message[0] == LINK_RELOAD) {

@@ -196,6 +196,7 @@ static void flatten_go_on(struct supervisor *s)
 {
     if (!s->vm || !vm_is_ready(s->vm))
         return;
+    vm_flatten_go_on(s->vm);
     if (s->flatten.uses)
         vm_flatten_use(s->vm, true);
     if (s->flatten.begins) {

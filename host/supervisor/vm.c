@@ -546,6 +546,9 @@ static void monitor_event(void *owner, const char *name, const json_t *data)
                    json_string_value(json_object_get(data, "operation")));
     if (strcmp(name, "DEVICE_DELETED") == 0 && device && strcmp(device, QEMU_VSOCK_DEVICE) == 0)
         vm_snapshot_unplugged(vm);
+    const char *job = json_string_value(json_object_get(data, "id"));
+    if (strcmp(name, "BLOCK_JOB_PENDING") == 0 && job)
+        vm_flatten_job_pending(vm, job);
     if (strcmp(name, "BLOCK_JOB_COMPLETED") == 0 && device)
         vm_flatten_job_ended(vm, device, json_string_value(json_object_get(data, "error")));
     if (strcmp(name, "BLOCK_JOB_CANCELLED") == 0 && device)

@@ -114,6 +114,9 @@ void vm_flatten(struct vm *vm, const struct vm_flatten_opts *opts);
 /* Of one that is under way. */
 void vm_flatten_speed(struct vm *vm, uint64_t bytes_per_s);
 
+/* When READY again after a snapshot, for which it rested. */
+void vm_flatten_go_on(struct vm *vm);
+
 /* After on_flattened has told of a success: QEMU reads the new layer in the place of those, and
  * on_flattened follows again. Only when READY. use false: it is forgotten, and nothing follows. */
 void vm_flatten_use(struct vm *vm, bool use);

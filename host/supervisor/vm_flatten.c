@@ -6,6 +6,10 @@
  *   base <- flat                       the job is over: flat stands on the base and is flushed
  *   base <- flat <- top                vm_flatten_use(): what stood on L3 stands on it
  *
+ * QEMU changes what stands on what when the job is told to finish and when the new layer is used.
+ * It must not have to do so while it freezes the disk's top for a snapshot (QEMU 7.2 dies of that):
+ * the job rests meanwhile, and neither of the two begins before the other is over.
+ *
  * Until the last step QEMU's disk is as it was, and whatever fails before costs the copy alone. At
  * the last step both are the same disk, so it does not matter when the owner notes which is in use.
  */
@@ -47,6 +51,7 @@ static void forget(struct vm *vm, const char *node, int64_t fd_set)
 static void over(struct vm *vm, enum vm_flatten_step step, const struct bg_err *why)
 {
     vm->flatten.step = step;
+    vm_snapshot_unhold(vm);
     vm->opts.on_flattened(vm->opts.owner, why);
 }
 
@@ -81,12 +86,58 @@ static void flushed(void *arg, const struct bg_err *err, const json_t *value)
         over(vm, VM_FLATTEN_COPIED, &why);
 }
 
+static void finalizing(void *arg, const struct bg_err *err, const json_t *value)
+{
+    struct vm *vm = arg;
+    (void)value;
+    if (err && is_at(vm, VM_FLATTEN_FINALIZING))
+        failed(vm, err, "cannot finish the copy of the disk's layers");
+}
+
+/* All is copied. */
+void vm_flatten_job_pending(struct vm *vm, const char *job)
+{
+    if (strcmp(job, JOB) != 0 || !is_at(vm, VM_FLATTEN_COPYING))
+        return;
+    vm->flatten.pending = true;
+    vm_flatten_go_on(vm);
+}
+
+bool vm_flatten_holds(const struct vm *vm)
+{
+    return is_at(vm, VM_FLATTEN_FINALIZING) || is_at(vm, VM_FLATTEN_FLUSHING) ||
+           is_at(vm, VM_FLATTEN_USING);
+}
+
+void vm_flatten_pause(struct vm *vm)
+{
+    if (!is_at(vm, VM_FLATTEN_COPYING) || vm->flatten.pending)
+        return;
+    vm->flatten.paused = true;
+    /* One that is not there yet, or has just copied all, does nothing that would matter. */
+    qmp_send(vm->qmp, "block-job-pause", json_pack("{s:s}", "device", JOB), -1, NULL, NULL);
+}
+
+void vm_flatten_go_on(struct vm *vm)
+{
+    if (!is_at(vm, VM_FLATTEN_COPYING) || vm->state != VM_READY)
+        return;
+    if (vm->flatten.paused)
+        qmp_send(vm->qmp, "block-job-resume", json_pack("{s:s}", "device", JOB), -1, NULL, NULL);
+    vm->flatten.paused = false;
+    if (!vm->flatten.pending)
+        return;
+    vm->flatten.step = VM_FLATTEN_FINALIZING;
+    qmp_send(vm->qmp, "job-finalize", json_pack("{s:s}", "id", JOB), -1, finalizing, vm);
+}
+
 void vm_flatten_job_ended(struct vm *vm, const char *job, const char *error)
 {
     const struct vm_flatten_run *run = &vm->flatten;
     struct bg_err why;
     char quoted[256];
-    if (strcmp(job, JOB) != 0 || !is_at(vm, VM_FLATTEN_COPYING))
+    bool expected = is_at(vm, VM_FLATTEN_FINALIZING) || (error && is_at(vm, VM_FLATTEN_COPYING));
+    if (strcmp(job, JOB) != 0 || !expected)
         return;
     if (error) {
         (void)bg_err_set(&why, -EREMOTEIO, "QEMU: %s", bg_quote(error, quoted, sizeof quoted));
@@ -123,9 +174,9 @@ static void node_added(void *arg, const struct bg_err *err, const json_t *value)
         return;
     }
     qmp_send(vm->qmp, "block-stream",
-             json_pack("{s:s, s:s, s:s, s:s, s:I}", "job-id", JOB, "device", run->node, "base-node",
-                       disk_chain_below(&vm->disk, run->from), "backing-file", NOTED_BELOW, "speed",
-                       (json_int_t)run->speed),
+             json_pack("{s:s, s:s, s:s, s:s, s:I, s:b}", "job-id", JOB, "device", run->node,
+                       "base-node", disk_chain_below(&vm->disk, run->from), "backing-file",
+                       NOTED_BELOW, "speed", (json_int_t)run->speed, "auto-finalize", 0),
              -1, job_begun, vm);
 }
 

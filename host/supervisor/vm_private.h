@@ -29,6 +29,7 @@ struct vm_snapshot_run {
     struct bg_err why;
     bool asked_out; /* the guest has been asked to let go of the device, and has not yet */
     bool unplugged, stopped;
+    bool waits; /* for vm_flatten_holds() */
     uint64_t stopped_us;
     uint64_t ram_address; /* QEMU's address of the RAM's first byte; 0: not known */
     json_int_t fd_set;    /* QEMU's set with the file of its state */
@@ -40,6 +41,7 @@ struct vm_snapshot_run {
 enum vm_flatten_step {
     VM_FLATTEN_NONE,
     VM_FLATTEN_COPYING,
+    VM_FLATTEN_FINALIZING,
     VM_FLATTEN_FLUSHING,
     VM_FLATTEN_COPIED, /* vm_flatten_use() follows */
     VM_FLATTEN_USING
@@ -51,6 +53,8 @@ struct vm_flatten_run {
     uint64_t speed;     /* bytes a second; 0: no limit */
     char node[DISK_NODE_SIZE];
     json_int_t fd_set; /* -1: none yet */
+    bool pending;      /* all is copied, and the job waits for our word */
+    bool paused;       /* for a snapshot */
 };
 
 struct vm {
@@ -114,6 +118,12 @@ uint64_t vm_now_us(void);
 /* How a layer is opened that QEMU writes, or has written, as arguments of blockdev-add. backing:
  * taken. NULL: memory is out, and the command fails. */
 json_t *vm_disk_options(const char *node, int64_t fd_set, json_t *backing);
+/* True while QEMU changes what stands on what: a snapshot has to wait (vm_snapshot_unhold). */
+bool vm_flatten_holds(const struct vm *vm);
+/* Nothing is copied while a snapshot is under way, until vm_flatten_go_on(). */
+void vm_flatten_pause(struct vm *vm);
+/* A job of QEMU's waits to be finalized. */
+void vm_flatten_job_pending(struct vm *vm, const char *job);
 /* A job of QEMU's is over. error: its text, hostile; NULL: it went well. */
 void vm_flatten_job_ended(struct vm *vm, const char *job, const char *error);
 
@@ -124,4 +134,5 @@ void vm_vsock_name(const struct vm *vm, char ret[32]);
 void vm_snapshot_prepared(struct vm *vm);  /* the agent has answered */
 void vm_snapshot_unplugged(struct vm *vm); /* the device is gone, expected or late */
 void vm_snapshot_forget_state(struct vm *vm);
-void vm_snapshot_late(struct vm *vm); /* the deadline has passed while it was in progress */
+void vm_snapshot_unhold(struct vm *vm); /* what vm_flatten_holds() has said may be over */
+void vm_snapshot_late(struct vm *vm);   /* the deadline has passed while it was in progress */

@@ -238,9 +238,19 @@ static void cpus_stopped(void *arg, const struct bg_err *err, const json_t *valu
 
 static void stop_cpus(struct vm *vm)
 {
+    vm->snapshot.waits = vm_flatten_holds(vm);
+    if (vm->snapshot.waits)
+        return;
+    vm_flatten_pause(vm);
     vm->state = VM_SAVING;
     vm->snapshot.stopped_us = vm_now_us();
     qmp_send(vm->qmp, "stop", NULL, -1, cpus_stopped, vm);
+}
+
+void vm_snapshot_unhold(struct vm *vm)
+{
+    if (vm->snapshot.waits && (vm->state == VM_PREPARING || vm->state == VM_UNPLUGGING))
+        stop_cpus(vm);
 }
 
 /* ---- the device ---- */
