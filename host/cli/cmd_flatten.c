@@ -44,7 +44,7 @@ static void print(const json_t *array)
         int before = (int)json_integer_value(json_object_get(entry, "layers_before"));
         int after = (int)json_integer_value(json_object_get(entry, "layers"));
         const char *name = json_string_value(json_object_get(entry, "name"));
-        if (before == after)
+        if (before == after && after <= 2)
             (void)printf("%s: flat already, %d layers\n", name, after); /* checked at the end */
         else
             (void)printf("%s: %d layers, %d before\n", name, after, before); /* likewise */

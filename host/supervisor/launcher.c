@@ -1,5 +1,6 @@
 #include "host/supervisor/launcher.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -298,7 +299,8 @@ static void reap(struct launcher *l)
 static void say(struct launcher *l, char type, const void *bytes, size_t size, const int *fds,
                 size_t fd_count)
 {
-    uint8_t message[1 + sizeof(struct link_done)];
+    uint8_t message[1 + sizeof(struct link_done)]; /* the largest */
+    assert(size < sizeof message);
     message[0] = (uint8_t)type;
     if (size > 0)
         memcpy(message + 1, bytes, size);

@@ -64,7 +64,7 @@ struct supervisor {
         struct vm_snapshot_result result;
     } snapshot;
     struct {
-        bool begins, uses; /* when the guest is ready again */
+        bool begins, uses, drops; /* when the guest is ready again */
         struct link_flatten said;
         int fd; /* the file that is filled; -1: none */
     } flatten;
@@ -197,8 +197,8 @@ static void flatten_go_on(struct supervisor *s)
     if (!s->vm || !vm_is_ready(s->vm))
         return;
     vm_flatten_go_on(s->vm);
-    if (s->flatten.uses)
-        vm_flatten_use(s->vm, true);
+    if (s->flatten.uses || s->flatten.drops)
+        vm_flatten_use(s->vm, s->flatten.uses);
     if (s->flatten.begins) {
         const struct vm_flatten_opts opts = {.fd = s->flatten.fd,
                                              .from = s->flatten.said.from,
@@ -206,7 +206,7 @@ static void flatten_go_on(struct supervisor *s)
                                              .bytes_per_s = s->flatten.said.bytes_per_s};
         vm_flatten(s->vm, &opts);
     }
-    s->flatten.begins = s->flatten.uses = false;
+    s->flatten.begins = s->flatten.uses = s->flatten.drops = false;
 }
 
 static void take_flatten(struct supervisor *s, const struct link_flatten *said, int fd)
@@ -227,8 +227,7 @@ static void take_flatten(struct supervisor *s, const struct link_flatten *said, 
 static void take_use(struct supervisor *s, bool use)
 {
     s->flatten.uses = use;
-    if (!use && s->vm)
-        vm_flatten_use(s->vm, false);
+    s->flatten.drops = !use;
     flatten_go_on(s);
 }
 

@@ -654,7 +654,8 @@ int vm_open(uv_loop_t *loop, const struct vm_opts *opts, struct vm **ret, struct
                       .loop = loop,
                       .started_ms = bg_now_ms(),
                       .pagemap_fd = -1,
-                      .shared_memory_fd = -1};
+                      .shared_memory_fd = -1,
+                      .stale_set = -1};
     /* The last two of a sandbox's files are the golden snapshot's and the image's. */
     disk_chain_init(&vm->disk, opts->qemu.disk_count > 2 ? opts->qemu.disk_count - 2 : 0);
 

@@ -27,24 +27,44 @@
  * longer with the chain, until it is refused. */
 #define NOTED_BELOW "below"
 
-json_t *vm_disk_options(const char *node, int64_t fd_set, json_t *backing)
+json_t *vm_disk_options(const char *node, int64_t fd_set, bool frozen, json_t *backing)
 {
     char file[64];
     (void)snprintf(file, sizeof file, "/dev/fdset/%lld", (long long)fd_set);
     return json_pack("{s:s, s:s, s:b, s:s, s:{s:s, s:s, s:b, s:s}, s:o}", "driver", "qcow2",
-                     "node-name", node, "read-only", 0, "discard", "unmap", "file", "driver",
+                     "node-name", node, "read-only", frozen, "discard", "unmap", "file", "driver",
                      "file", "filename", file, "read-only", 0, "discard", "unmap", "backing",
                      backing);
+}
+
+/* The new layer's. A sync of it would hold up the guest, and is the owner's: QEMU only has to write
+ * what it has of it in memory. */
+static json_t *flat_options(const struct vm_flatten_run *run, bool frozen, const char *backing)
+{
+    json_t *options = vm_disk_options(run->node, run->fd_set, frozen, json_string(backing));
+    (void)json_object_set_new(options, "cache",
+                              json_pack("{s:b}", "no-flush", 1)); /* only slower */
+    return options;
+}
+
+/* The file goes when nobody has it open, QEMU neither; and QEMU closes nothing while the CPUs
+ * stand. */
+static void remove_set(struct vm *vm, int64_t fd_set)
+{
+    if (fd_set < 0)
+        return;
+    if (vm->state != VM_READY)
+        vm->stale_set = fd_set; /* of a copy that failed: there is one at most until then */
+    else
+        qmp_send(vm->qmp, "remove-fd", json_pack("{s:I}", "fdset-id", (json_int_t)fd_set), -1, NULL,
+                 NULL);
 }
 
 static void forget(struct vm *vm, const char *node, int64_t fd_set)
 {
     /* Nodes of the command line go by themselves, and QEMU says so: no matter. */
     qmp_send(vm->qmp, "blockdev-del", json_pack("{s:s}", "node-name", node), -1, NULL, NULL);
-    /* The file goes when nobody has it open, QEMU neither. */
-    if (fd_set >= 0)
-        qmp_send(vm->qmp, "remove-fd", json_pack("{s:I}", "fdset-id", (json_int_t)fd_set), -1, NULL,
-                 NULL);
+    remove_set(vm, fd_set);
 }
 
 /* The last thing that is done with a step: the owner may go on with the next one. */
@@ -120,7 +140,12 @@ void vm_flatten_pause(struct vm *vm)
 
 void vm_flatten_go_on(struct vm *vm)
 {
-    if (!is_at(vm, VM_FLATTEN_COPYING) || vm->state != VM_READY)
+    if (vm->state != VM_READY)
+        return;
+    if (vm->stale_set >= 0)
+        remove_set(vm, vm->stale_set);
+    vm->stale_set = -1;
+    if (!is_at(vm, VM_FLATTEN_COPYING))
         return;
     if (vm->flatten.paused)
         qmp_send(vm->qmp, "block-job-resume", json_pack("{s:s}", "device", JOB), -1, NULL, NULL);
@@ -145,9 +170,9 @@ void vm_flatten_job_ended(struct vm *vm, const char *job, const char *error)
         return;
     }
     vm->flatten.step = VM_FLATTEN_FLUSHING;
-    /* To open it anew as it is is how QEMU flushes a node and says whether that went well. */
-    json_t *options = vm_disk_options(run->node, run->fd_set,
-                                      json_string(disk_chain_below(&vm->disk, run->from)));
+    /* So it writes what it has of it in memory, says whether that went well, and gives up the lock
+     * that would keep others from reading it. */
+    json_t *options = flat_options(run, /* frozen= */ true, disk_chain_below(&vm->disk, run->from));
     qmp_send(vm->qmp, "blockdev-reopen", json_pack("{s:[o]}", "options", options), -1, flushed, vm);
 }
 
@@ -192,8 +217,8 @@ static void file_known(void *arg, const struct bg_err *err, const json_t *value)
     }
     run->fd_set = json_integer_value(json_object_get(value, "fdset-id"));
     const char *below = disk_chain_below(&vm->disk, run->from + run->count);
-    qmp_send(vm->qmp, "blockdev-add", vm_disk_options(run->node, run->fd_set, json_string(below)),
-             -1, node_added, vm);
+    qmp_send(vm->qmp, "blockdev-add", flat_options(run, /* frozen= */ false, below), -1, node_added,
+             vm);
 }
 
 void vm_flatten(struct vm *vm, const struct vm_flatten_opts *opts)
@@ -255,6 +280,7 @@ void vm_flatten_use(struct vm *vm, bool use)
     }
     run->step = VM_FLATTEN_USING;
     const struct disk_node *above = &vm->disk.layers[run->from + run->count];
-    json_t *options = vm_disk_options(above->name, above->fd_set, json_string(run->node));
+    bool frozen = run->from + run->count + 1 < vm->disk.count; /* by a snapshot meanwhile */
+    json_t *options = vm_disk_options(above->name, above->fd_set, frozen, json_string(run->node));
     qmp_send(vm->qmp, "blockdev-reopen", json_pack("{s:[o]}", "options", options), -1, used, vm);
 }

@@ -96,6 +96,7 @@ struct vm {
     unsigned vsock_number; /* of the device that is or was plugged: names its chardev */
     struct disk_chain disk;
     struct vm_flatten_run flatten;
+    int64_t stale_set; /* of fds that QEMU is to close when the CPUs run; -1: none */
     struct bg_err why;
 };
 
@@ -115,9 +116,10 @@ uint64_t vm_now_us(void);
 
 /* ---- vm_flatten.c for the others ---- */
 
-/* How a layer is opened that QEMU writes, or has written, as arguments of blockdev-add. backing:
- * taken. NULL: memory is out, and the command fails. */
-json_t *vm_disk_options(const char *node, int64_t fd_set, json_t *backing);
+/* How a layer is opened that QEMU writes, or has written, as arguments of blockdev-add. frozen: it
+ * is not written any more, as QEMU has it of each top below another one; else it holds a lock, and
+ * nobody may read it. backing: taken. NULL: memory is out, and the command fails. */
+json_t *vm_disk_options(const char *node, int64_t fd_set, bool frozen, json_t *backing);
 /* True while QEMU changes what stands on what: a snapshot has to wait (vm_snapshot_unhold). */
 bool vm_flatten_holds(const struct vm *vm);
 /* Nothing is copied while a snapshot is under way, until vm_flatten_go_on(). */

@@ -112,7 +112,8 @@ static void top_known(void *arg, const struct bg_err *err, const json_t *value)
     }
     run->top_set = json_integer_value(json_object_get(value, "fdset-id"));
     disk_chain_name(&vm->disk, "top", run->top);
-    qmp_send(vm->qmp, "blockdev-add", vm_disk_options(run->top, run->top_set, json_null()), -1,
+    qmp_send(vm->qmp, "blockdev-add",
+             vm_disk_options(run->top, run->top_set, /* frozen= */ false, json_null()), -1,
              top_added, vm);
 }
 

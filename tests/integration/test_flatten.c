@@ -169,6 +169,44 @@ static void a_disk_stays_short(void **state)
     (void)vm_ok(vm, "rm", "--force", s, NULL);
 }
 
+/* Puts empty layers below its top, until the disk has as many as it may have. */
+static void make_long(struct vm *vm, const char *s)
+{
+    const char *path = vm_text(vm, "%s/disk.json", vm_sandbox_dir(vm, s));
+    json_auto_t *disk = json_load_file(path, 0, NULL);
+    json_t *list = json_object_get(disk, "layers");
+    for (unsigned n = 0; json_array_size(list) < BG_DISK_LAYERS_MAX; n++) {
+        const char *id = vm_text(vm, "%016x", n), *file = vm_text(vm, "disk-%s.qcow2", id);
+        (void)vm_host(vm, "cp %s/data/snapshots/%s/child.qcow2 %s/%s", vm->home,
+                      json_string_value(json_object_get(disk, "golden")), vm_sandbox_dir(vm, s),
+                      file);
+        assert_int_equal(json_array_insert_new(list, json_array_size(list) - 1,
+                                               json_pack("{s:s, s:s}", "id", id, "file", file)),
+                         0);
+    }
+    assert_int_equal(json_dump_file(disk, path, JSON_COMPACT), 0);
+}
+
+/* Snapshots were faster, or it never ran for long: with no room for another layer it is flattened
+ * at its start, and a snapshot waits for that. */
+static void a_disk_that_is_full_of_layers_takes_a_snapshot(void **state)
+{
+    struct vm *vm = *state;
+    const char *s = vm_sandbox(vm);
+    add_blocks(vm, s, 1);
+    const char *want = sums(vm, s);
+    (void)vm_ok(vm, "stop", s, NULL);
+    make_long(vm, s);
+    vm_refused(vm, "64 layers|bellglass flatten", "snapshot", s, NULL);
+    (void)vm_ok(vm, "start", s, NULL);
+    (void)vm_ok(vm, "snapshot", s, "full", NULL);
+    wait_short(vm, s, 3);
+    expect_tidy(vm, s);
+    assert_string_equal(sums(vm, s), want);
+    expect_fork(vm, vm_text(vm, "%s@full", s), want);
+    (void)vm_ok(vm, "rm", "--force", s, NULL);
+}
+
 /* Programs write, and snapshots are taken, while it is done. */
 static void the_guest_goes_on_meanwhile(void **state)
 {
@@ -190,6 +228,8 @@ static void the_guest_goes_on_meanwhile(void **state)
         (void)vm_ok(vm, "snapshot", s, NULL);
         assert_int_equal(vm_finish(flatten), 0);
         assert_true(layers(vm, s) <= 3);
+        /* Whatever is frozen can be read by others. */
+        expect_fork(vm, vm_text(vm, "%s@%d", s, i + 4), before);
     }
     (void)vm_guest(vm, s, "touch end; until [ -e ended ]; do sleep 0.2; done");
     assert_string_equal(sums(vm, s), before);
@@ -198,7 +238,12 @@ static void the_guest_goes_on_meanwhile(void **state)
     assert_string_equal(vm_ok(vm, "flatten", s, NULL), vm_text(vm, "%s: 2 layers, 3 before\n", s));
     assert_string_equal(vm_ok(vm, "flatten", s, NULL),
                         vm_text(vm, "%s: flat already, 2 layers\n", s));
+    /* Nor does it hold up a suspend: it is done, or is not. */
+    (void)vm_ok(vm, "snapshot", s, NULL);
+    const char *argv[] = {"flatten", s, NULL};
+    struct vm_process *flatten = vm_start(vm, argv);
     (void)vm_ok(vm, "suspend", s, NULL);
+    (void)vm_finish(flatten); /* whichever */
     assert_string_equal(sums(vm, s), before);
     expect_tidy(vm, s);
     (void)vm_ok(vm, "stop", s, NULL);
@@ -307,5 +352,6 @@ static void a_write_fails(void **state)
 }
 
 VM_MAIN(VM_NEEDS_VM, cmocka_unit_test(a_disk_stays_short),
+        cmocka_unit_test(a_disk_that_is_full_of_layers_takes_a_snapshot),
         cmocka_unit_test(the_guest_goes_on_meanwhile), cmocka_unit_test(a_process_dies),
         cmocka_unit_test(a_write_fails), cmocka_unit_test(doctor_finds_the_file_of_a_killed_one))
