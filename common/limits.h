@@ -73,6 +73,11 @@
 
 /* Snapshots. */
 #define BG_DISK_LAYERS_MAX    64           /* of one chain; each costs QEMU an open file; refused */
+#define BG_FLATTEN_LAYERS     24           /* of a disk; with more, a snapshot has it flattened */
+#define BG_FLATTEN_LEFT       8            /* layers that may stay below what is copied into one */
+#define BG_FLATTEN_HURRY      48           /* layers; with more, it is done at full speed */
+#define BG_FLATTEN_SPEED      (64u << 20)  /* bytes a second, of what nobody waits for */
+#define BG_FLATTEN_SPACE_MIN  (512u << 20) /* left free on the host's disk; it is put off */
 #define BG_MEMORY_LAYERS_MAX  8            /* of one chain, likewise */
 #define BG_SNAPSHOT_NOTE_MAX  1024         /* bytes of a note; refused */
 #define BG_SNAPSHOT_STATE_MAX (256u << 20) /* devices' state, some KiB as a rule; damaged */

@@ -56,8 +56,8 @@ int bg_disk_push(struct bg_disk *disk, const char *id, const char *file, struct 
     char own[BG_LAYER_FILE_SIZE];
     if (disk->count == BG_DISK_LAYERS_MAX)
         return bg_err_set(err, -EMLINK,
-                          "its disk has %d layers, as many as there may be: make an image of it "
-                          "(bellglass image save) and go on from that",
+                          "its disk has %d layers, as many as there may be: let it run, and it is "
+                          "made short again (bellglass flatten)",
                           BG_DISK_LAYERS_MAX);
     bg_layer_disk_file(id, own);
     char *copy = strdup(file ? file : own);
@@ -212,7 +212,8 @@ static bool is_layer(const char *file)
     return bg_layer_id_ok(id) && file_ok(id, file);
 }
 
-int bg_disk_tidy(int dir_fd, const struct bg_disk *disk, struct bg_err *err)
+int bg_disk_strays(int dir_fd, const struct bg_disk *disk, bool remove, size_t *ret_count,
+                   struct bg_err *err)
 {
     int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *dir = fd < 0 ? NULL : fdopendir(fd);
@@ -223,13 +224,25 @@ int bg_disk_tidy(int dir_fd, const struct bg_disk *disk, struct bg_err *err)
         return bg_err_errno(err, -saved, "the sandbox's folder");
     }
     int r = 0;
+    size_t count = 0;
     const struct dirent *entry;
-    while (r == 0 && (entry = readdir(dir)))
-        if (is_layer(entry->d_name) && !belongs(disk, entry->d_name) &&
-            unlinkat(dir_fd, entry->d_name, 0) < 0 && errno != ENOENT)
+    while (r == 0 && (entry = readdir(dir))) {
+        if (!is_layer(entry->d_name) || belongs(disk, entry->d_name))
+            continue;
+        count++;
+        if (remove && unlinkat(dir_fd, entry->d_name, 0) < 0 && errno != ENOENT)
             r = bg_err_errno(err, -errno, "%s", entry->d_name);
+    }
     (void)closedir(dir); /* read only */
+    if (r == 0)
+        *ret_count = count;
     return r;
+}
+
+int bg_disk_tidy(int dir_fd, const struct bg_disk *disk, struct bg_err *err)
+{
+    size_t count;
+    return bg_disk_strays(dir_fd, disk, /* remove= */ true, &count, err);
 }
 
 void bg_disk_done(struct bg_disk *disk)

@@ -46,8 +46,12 @@ void bg_disk_done(struct bg_disk *disk);
 int bg_disk_push(struct bg_disk *disk, const char *id, const char *file,
                  struct bg_err *err) BG_MUST_CHECK;
 
-/* Removes layers' files in the folder that do not belong to its disk: of a chain before. The caller
- * holds the sandbox's lock. Errors: errno. */
+/* Counts the layers' files in the folder that do not belong to its disk: of a chain before, or of
+ * one that was to be and whose maker was killed. remove: they go. The caller holds the sandbox's
+ * lock, or what it counts may be in the making. Errors: errno. */
+int bg_disk_strays(int dir_fd, const struct bg_disk *disk, bool remove, size_t *ret_count,
+                   struct bg_err *err) BG_MUST_CHECK;
+/* Removes them. */
 int bg_disk_tidy(int dir_fd, const struct bg_disk *disk, struct bg_err *err) BG_MUST_CHECK;
 
 /* Pure: for fuzzing and tests. Errors: -EUCLEAN, -ENOMEM. */

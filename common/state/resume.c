@@ -294,7 +294,7 @@ static int settle_disk(int dir_fd, struct bg_disk *disk, const struct bg_snapsho
     if (disk->count == BG_DISK_LAYERS_MAX)
         return bg_err_set(err, -EMLINK,
                           "its disk has %zu layers, and with this one frozen it could get no "
-                          "other: make an image of it (bellglass image save) and go on from that",
+                          "other: let it run, and it is made short again (bellglass flatten)",
                           disk->count);
     return disk->top ? freeze(dir_fd, disk, err) : 0;
 }

@@ -2,11 +2,13 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/quote.h"
+#include "common/state/disk.h"
 #include "host/cli/life.h"
 #include "host/cli/mount_probe.h"
 #include "host/cli/offline.h"
@@ -122,7 +124,7 @@ void leftovers_mounts(struct app *app, bool fix, struct check_result *ret)
 /* --- sandboxes and sockets --- */
 
 struct found {
-    size_t damaged, crashed, sockets, kept;
+    size_t damaged, crashed, sockets, layers, kept;
     char names[BG_ERR_TEXT_SIZE / 2]; /* of the first two, cut */
 };
 
@@ -132,6 +134,24 @@ static void add_sandbox(struct found *found, const char *name, size_t *count)
     (void)snprintf(found->names + used, sizeof found->names - used, "%s%s", used > 0 ? ", " : "",
                    name);
     (*count)++;
+}
+
+/* Files of layers that are of no disk: whoever made them was killed. The next start would remove
+ * them too. A sandbox that runs, or is just being changed, may be making one. */
+static void look_for_layers(const struct bg_sandbox *sandbox, bool fix, struct found *found)
+{
+    struct bg_disk disk;
+    size_t count = 0;
+    BG_AUTOCLOSE int lock = -1;
+    if (bg_sandbox_lock(sandbox, &lock, NULL) < 0)
+        return;
+    BG_AUTOCLOSE int dir = open(sandbox->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir < 0 || bg_disk_load(dir, &disk, NULL) < 0)
+        return; /* it was never started, or somebody else tells of it */
+    found->kept += bg_disk_strays(dir, &disk, fix, &count, NULL) < 0;
+    if (count > 0)
+        add_sandbox(found, sandbox->name, &found->layers);
+    bg_disk_done(&disk);
 }
 
 /* With fix, opening one does what is to be done: a crash is noted, what should have vanished with
@@ -152,6 +172,8 @@ static void look_at(struct app *app, const char *name, bool fix, struct found *f
     if (bg_sandbox_state(&sandbox, &state, NULL, NULL) == 0) {
         bool told = bg_sandbox_noted(&sandbox, &noted, reason) && noted == BG_SANDBOX_CRASHED;
         left = (state == BG_SANDBOX_CRASHED && !told) || life_orphaned(&sandbox, state);
+        if (bg_sandbox_rests(state))
+            look_for_layers(&sandbox, fix, found);
     }
     bg_sandbox_done(&sandbox);
     if (!left)
@@ -228,19 +250,20 @@ void leftovers_files(struct app *app, bool fix, struct check_result *ret)
         look_at(app, names[i], fix, &found);
     look_for_sockets(app, names, fix, &found);
     bg_sandbox_names_free(names);
-    if (found.damaged + found.crashed + found.sockets + swept == 0) {
+    if (found.damaged + found.crashed + found.sockets + found.layers + swept == 0) {
         check_found(ret, CHECK_OK, "nothing was left behind");
         return;
     }
     bool open = found.damaged > 0 || found.kept > 0 || !fix;
-    check_found(ret, open ? CHECK_WARN : CHECK_OK,
-                "%s%zu sandboxes whose processes were killed, %zu dead sockets; %zu damaged "
-                "sandboxes%s%s",
-                fix && found.kept == 0 ? "cleaned up after " : "", found.crashed, found.sockets,
-                found.damaged, found.names[0] ? ": " : "", found.names);
+    check_found(
+        ret, open ? CHECK_WARN : CHECK_OK,
+        "%s%zu sandboxes whose processes were killed, %zu dead sockets, %zu disks with layers "
+        "that are not theirs; %zu damaged sandboxes%s%s",
+        fix && found.kept == 0 ? "cleaned up after " : "", found.crashed, found.sockets,
+        found.layers, found.damaged, found.names[0] ? ": " : "", found.names);
     if (found.kept > 0)
         check_hint(ret, "they could not be removed");
-    else if (!fix && found.crashed + found.sockets > 0)
+    else if (!fix && found.crashed + found.sockets + found.layers > 0)
         check_hint(ret, "bellglass doctor --fix");
     else if (found.damaged > 0)
         check_hint(ret, "see bellglass ls; remove with bellglass rm -f NAME");

@@ -37,11 +37,20 @@ const char *prunable_kind_name(enum prunable_kind kind)
 
 /* ---- what is needed ---- */
 
+/* Who goes on from which snapshot. */
+struct descent {
+    char *name;   /* a snapshot's; NULL: a sandbox */
+    char *parent; /* or NULL */
+    bool needed;  /* a snapshot: a sandbox goes on from it, or from one that does */
+};
+
 struct needs {
     char **goldens; /* names, with repeats */
     size_t golden_count;
     char (*layers)[BG_LAYER_ID_SIZE]; /* of sandboxes' disks */
     size_t layer_count;
+    struct descent *descents;
+    size_t descent_count;
     bool unsure;
 };
 
@@ -49,8 +58,25 @@ static void needs_done(struct needs *needs)
 {
     for (size_t i = 0; i < needs->golden_count; i++)
         free(needs->goldens[i]);
+    for (size_t i = 0; i < needs->descent_count; i++) {
+        free(needs->descents[i].name);
+        free(needs->descents[i].parent);
+    }
+    free(needs->descents);
     free(needs->goldens);
     free(needs->layers);
+}
+
+static int add_descent(struct needs *needs, const char *name, const char *parent)
+{
+    struct descent *grown = reallocarray(needs->descents, needs->descent_count + 1, sizeof *grown);
+    if (!grown)
+        return -ENOMEM;
+    needs->descents = grown;
+    struct descent *d = &grown[needs->descent_count++];
+    *d = (struct descent){.name = name ? strdup(name) : NULL,
+                          .parent = parent ? strdup(parent) : NULL};
+    return (name && !d->name) || (parent && !d->parent) ? -ENOMEM : 0;
 }
 
 static int need_golden(struct needs *needs, const char *name)
@@ -90,6 +116,8 @@ static int need_sandbox(struct app *app, const char *name, struct needs *needs)
     r = need_golden(needs, disk.golden);
     for (size_t i = 0; r == 0 && i < disk.count; i++)
         r = need_layer(needs, disk.layers[i].id);
+    if (r == 0)
+        r = add_descent(needs, NULL, disk.parent);
     bg_disk_done(&disk);
     return r;
 }
@@ -103,6 +131,8 @@ static int need_snapshot(struct app *app, const char *name, struct needs *needs)
         return r == -ENOMEM ? r : 0;
     }
     r = need_golden(needs, s.golden);
+    if (r == 0)
+        r = add_descent(needs, name, s.parent);
     bg_snapshot_done(&s);
     return r;
 }
@@ -129,6 +159,29 @@ static int need_volumes(struct app *app, struct needs *needs)
     return r;
 }
 
+static struct descent *find_descent(const struct needs *needs, const char *name)
+{
+    for (size_t i = 0; i < needs->descent_count; i++)
+        if (needs->descents[i].name && strcmp(needs->descents[i].name, name) == 0)
+            return &needs->descents[i];
+    return NULL;
+}
+
+/* All that a sandbox came from. */
+static void follow_descents(struct needs *needs)
+{
+    for (size_t i = 0; i < needs->descent_count; i++) {
+        const struct descent *d = &needs->descents[i];
+        if (d->name)
+            continue;
+        struct descent *next = d->parent ? find_descent(needs, d->parent) : NULL;
+        while (next && !next->needed) { /* each only once: also of names that go in a circle */
+            next->needed = true;
+            next = next->parent ? find_descent(needs, next->parent) : NULL;
+        }
+    }
+}
+
 static int find_needs(struct app *app, char *const *snapshots, struct needs *needs,
                       struct bg_err *err)
 {
@@ -142,6 +195,8 @@ static int find_needs(struct app *app, char *const *snapshots, struct needs *nee
         r = need_snapshot(app, snapshots[i], needs);
     if (r == 0)
         r = need_volumes(app, needs);
+    if (r == 0)
+        follow_descents(needs);
     bg_sandbox_names_free(sandboxes);
     return r < 0 ? bg_err_errno(err, r, "prune") : 0;
 }
@@ -154,9 +209,13 @@ static bool golden_needed(const struct needs *needs, const char *name)
     return false;
 }
 
-/* A sandbox stands on a snapshot if the last layer of that is below it. */
+/* A sandbox stands on a snapshot if the last layer of that is below it, or was before its disk was
+ * flattened: then it does not need it, but it is still one that it came from. */
 static bool stood_upon(const struct needs *needs, const struct bg_snapshot *s)
 {
+    const struct descent *d = find_descent(needs, s->name);
+    if (d && d->needed)
+        return true;
     for (size_t i = 0; s->disk_count > 0 && i < needs->layer_count; i++)
         if (strcmp(needs->layers[i], s->disk[s->disk_count - 1].id) == 0)
             return true;

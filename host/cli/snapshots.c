@@ -10,6 +10,7 @@
 #include "common/quote.h"
 #include "common/state/resume.h"
 #include "host/cli/client.h"
+#include "host/cli/flattening.h"
 #include "host/cli/offline.h"
 #include "host/cli/output.h"
 
@@ -66,8 +67,15 @@ int snapshots_take(struct app *app, const struct life *life, const struct snapsh
                    struct snapshots_taken *ret, struct bg_err *err)
 {
     const struct bg_sandbox *sandbox = &life->sandbox;
-    if (life->state == BG_SANDBOX_RUNNING)
-        return take_running(app, life, opts, ret, err);
+    if (life->state == BG_SANDBOX_RUNNING) {
+        struct flattened flat;
+        int r = take_running(app, life, opts, ret, err);
+        if (r != -EMLINK)
+            return r;
+        /* Its disk has as many layers as there may be: flattening was slower than the snapshots. */
+        r = flattening_run(app, life, opts->quiet, &flat, err);
+        return r < 0 ? r : take_running(app, life, opts, ret, err);
+    }
     if (!bg_sandbox_rests(life->state))
         return bg_err_set(err, -EAGAIN, "sandbox '%s' is %s: try again in a moment", sandbox->name,
                           bg_sandbox_state_name(life->state));

@@ -27,6 +27,7 @@ struct client {
         CLIENT_PIPING,     /* the poll handle is closing; then the pipe begins */
         CLIENT_WAITING,    /* for the guest's end */
         CLIENT_SNAPSHOT,   /* for the snapshot that it wants */
+        CLIENT_FLAT,       /* for the disk to be flat */
         CLIENT_CLOSING
     } state; /* only moves right, but that one who is dialled when we are parked is held again */
     uint8_t *in;
@@ -376,6 +377,15 @@ static void take_request(struct client *client, const json_t *request)
             client->state = CLIENT_SNAPSHOT;
             (void)uv_poll_stop(&client->poll); /* cannot fail; its going away changes nothing */
         }
+    } else if (strcmp(op, "flatten") == 0) {
+        struct bg_err err;
+        int r = control->opts.flatten(control->opts.owner, &err);
+        if (r < 0) {
+            refuse(client, r, err.text);
+        } else {
+            client->state = CLIENT_FLAT;
+            (void)uv_poll_stop(&client->poll); /* as above */
+        }
     } else if (strcmp(op, "open") == 0) {
         take_open(client, request);
     } else {
@@ -508,17 +518,28 @@ void control_stopped(struct control *control, bool clean)
     }
 }
 
-void control_snapshot_done(struct control *control, json_t *answer_json)
+/* Those who wait for the same. answer_json: taken. */
+static void answer_all(struct control *control, int state, json_t *answer_json)
 {
     struct client *next;
     for (struct client *client = control->clients; client; client = next) {
         next = client->next;
-        if (client->state != CLIENT_SNAPSHOT)
+        if ((int)client->state != state)
             continue;
         answer(client, json_incref(answer_json));
         client_close(client);
     }
     json_decref(answer_json);
+}
+
+void control_snapshot_done(struct control *control, json_t *answer_json)
+{
+    answer_all(control, CLIENT_SNAPSHOT, answer_json);
+}
+
+void control_flat_done(struct control *control, json_t *answer_json)
+{
+    answer_all(control, CLIENT_FLAT, answer_json);
 }
 
 uint32_t control_next_stream(const struct control *control)

@@ -24,6 +24,8 @@ struct control_opts {
     void (*reload)(void *owner); /* a new proxy is to take over; the status tells its pid */
     /* A snapshot is wanted: request is the client's JSON. control_snapshot_done() follows on 0. */
     int (*snapshot)(void *owner, const char *request, size_t size, struct bg_err *err);
+    /* The disk is to be flattened. control_flat_done() follows on 0. */
+    int (*flatten)(void *owner, struct bg_err *err);
     uint32_t next_stream;            /* id of the first one; 0: the usual */
     void (*on_parked)(void *owner);  /* see below; NULL if it is never parked */
     void (*on_resumed)(void *owner); /* likewise */
@@ -39,6 +41,9 @@ void control_stopped(struct control *control, bool clean);
 
 /* Answers the client that waits for the snapshot. answer: taken. */
 void control_snapshot_done(struct control *control, json_t *answer);
+
+/* Answers the clients that wait for the disk to be flat. answer: taken. */
+void control_flat_done(struct control *control, json_t *answer);
 
 /* The id that the next stream will have. */
 uint32_t control_next_stream(const struct control *control);

@@ -1,5 +1,6 @@
 #include "host/supervisor/launcher.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -20,6 +21,8 @@
 #include "common/state/audit_files.h"
 #include "host/supervisor/background.h"
 #include "host/supervisor/child.h"
+#include "host/supervisor/flatten.h"
+#include "host/supervisor/flatten_plan.h"
 #include "host/supervisor/lifetime.h"
 #include "host/supervisor/parts.h"
 #include "host/supervisor/snapshots.h"
@@ -40,6 +43,13 @@ struct launcher {
     struct volumes *volumes;
     struct snapshots_opts snapshots_opts;
     struct snapshots snapshots;
+    struct flatten_opts flatten_opts;
+    struct flatten flatten;
+    struct {
+        bool wanted; /* somebody waits for it */
+        bool all;    /* what is under way is what they asked for */
+        size_t before;
+    } shorten;
     bool suspended; /* the supervisor ends for that */
     struct lifetime lifetime;
     char reason[BG_ERR_TEXT_SIZE]; /* why it ends or is suspended, if that was not asked for */
@@ -289,7 +299,8 @@ static void reap(struct launcher *l)
 static void say(struct launcher *l, char type, const void *bytes, size_t size, const int *fds,
                 size_t fd_count)
 {
-    uint8_t message[1 + sizeof(struct link_done)];
+    uint8_t message[1 + sizeof(struct link_done)]; /* the largest */
+    assert(size < sizeof message);
     message[0] = (uint8_t)type;
     if (size > 0)
         memcpy(message + 1, bytes, size);
@@ -366,11 +377,136 @@ static void take_snapshot(struct launcher *l, const struct link_taken *taken)
     }
 }
 
+/* ---- flattening ---- */
+
+static void say_short(struct launcher *l, const struct bg_err *why)
+{
+    const struct link_short word = {.why = *why,
+                                    .before = (uint32_t)l->shorten.before,
+                                    .after = (uint32_t)l->source->disk.count};
+    l->shorten.wanted = false;
+    say(l, LINK_SHORT, &word, sizeof word, NULL, 0);
+}
+
+/* Errors: as flatten_begin. */
+static int begin_flatten(struct launcher *l, struct bg_err *err)
+{
+    struct link_flatten said;
+    int file;
+    l->shorten.all = l->shorten.wanted;
+    int r = flatten_begin(&l->flatten, l->shorten.all, &said, &file, err);
+    if (r < 0)
+        return r;
+    said.bytes_per_s = flatten_plan_speed(l->source->disk.count, l->shorten.wanted);
+    say(l, LINK_FLATTEN, &said, sizeof said, &file, 1);
+    (void)close(file); /* QEMU fills its copy */
+    return 0;
+}
+
+static void hurry_flatten(struct launcher *l)
+{
+    const struct link_flatten said = {
+        .bytes_per_s = flatten_plan_speed(l->source->disk.count, l->shorten.wanted)};
+    if (l->flatten.step == FLATTEN_COPYING && said.bytes_per_s == 0)
+        say(l, LINK_FLATTEN, &said, sizeof said, NULL, 0);
+}
+
+/* It has come to an end, good or bad. */
+static void flatten_over(struct launcher *l, const struct bg_err *why)
+{
+    struct bg_err err = {0};
+    if (why->code < 0 && why->code != -ENODATA)
+        bg_log(&l->log, BG_LOG_WARN, "the disk is not flattened: %s", why->text);
+    if (!l->shorten.wanted)
+        return;
+    /* Who came while a smaller one was under way gets what was asked for. */
+    if (why->code == 0 && !l->shorten.all) {
+        if (begin_flatten(l, &err) == 0)
+            return;
+        why = &err;
+    }
+    const struct bg_err none = {0};
+    say_short(l, why->code == -ENODATA ? &none : why);
+}
+
+/* Somebody asks for it and waits. */
+static void shorten(struct launcher *l)
+{
+    struct bg_err err = {0};
+    if (!l->shorten.wanted)
+        l->shorten.before = l->source->disk.count;
+    l->shorten.wanted = true;
+    if (l->flatten.step != FLATTEN_NONE) {
+        hurry_flatten(l);
+        return;
+    }
+    int r = begin_flatten(l, &err);
+    if (r < 0)
+        flatten_over(l, &err);
+}
+
+/* A snapshot has made the disk longer. */
+static void flatten_if_due(struct launcher *l)
+{
+    struct bg_err err = {0};
+    if (l->flatten.step != FLATTEN_NONE) {
+        hurry_flatten(l);
+        return;
+    }
+    if (!flatten_plan_due(l->source->disk.count))
+        return;
+    int r = begin_flatten(l, &err);
+    if (r < 0 && r != -ENODATA)
+        bg_log(&l->log, BG_LOG_WARN, "%s", err.text);
+}
+
+static void flatten_spoke(struct launcher *l, const struct bg_err *why)
+{
+    struct bg_err err = {0};
+    if (l->flatten.step == FLATTEN_COPYING) {
+        if (flatten_copied(&l->flatten, why, &err) < 0) {
+            const uint8_t forget = 0;
+            if (why->code == 0)
+                say(l, LINK_USE, &forget, 1, NULL, 0);
+            flatten_over(l, &err);
+        }
+    } else if (l->flatten.step == FLATTEN_USING) {
+        flatten_used(&l->flatten, why);
+        flatten_over(l, why);
+    }
+}
+
+static void flatten_is_synced(struct launcher *l)
+{
+    struct bg_err err = {0};
+    const uint8_t forget = 0;
+    if (flatten_synced(&l->flatten, &err) == 0)
+        return;
+    say(l, LINK_USE, &forget, 1, NULL, 0);
+    flatten_over(l, &err);
+}
+
+/* A snapshot that is under way knows the disk's layers by their places. */
+static void put_flat(struct launcher *l)
+{
+    struct bg_err err = {0};
+    const uint8_t forget = 0, use = 1;
+    if (l->flatten.step != FLATTEN_READY || l->snapshots.active || l->child.ended)
+        return;
+    if (flatten_put(&l->flatten, &err) == 0) {
+        say(l, LINK_USE, &use, 1, NULL, 0);
+        return;
+    }
+    say(l, LINK_USE, &forget, 1, NULL, 0);
+    flatten_over(l, &err);
+}
+
 static void snapshot_finished(struct launcher *l)
 {
     struct link_done word = {.why.code = 0};
     snapshots_finished(&l->snapshots, &word);
     snapshot_over(l, &word.why, word.name);
+    flatten_if_due(l);
 }
 
 static void say_idle(struct launcher *l)
@@ -405,6 +541,10 @@ static void supervisor_spoke(struct launcher *l)
         volumes_note_ready(l->volumes, &l->log);
         report_ready(l->opts->report, &timings);
         say_idle(l);
+        /* Not every fork of a long disk shall have a copy of it, but one that could hardly have
+         * snapshots any more shall. */
+        if (l->source->disk.count > BG_FLATTEN_HURRY)
+            flatten_if_due(l);
     } else if (n == 1 && message[0] == LINK_LOADED) {
         let_run(l);
     } else if (n == 1 && message[0] == LINK_RELOAD) {
@@ -415,6 +555,13 @@ static void supervisor_spoke(struct launcher *l)
         struct link_taken taken;
         memcpy(&taken, message + 1, sizeof taken);
         take_snapshot(l, &taken);
+    } else if (n == 1 && message[0] == LINK_SHORTEN) {
+        shorten(l);
+    } else if (n == 1 + sizeof(struct bg_err) && message[0] == LINK_COPIED) {
+        struct bg_err why;
+        memcpy(&why, message + 1, sizeof why);
+        why.text[sizeof why.text - 1] = '\0';
+        flatten_spoke(l, &why);
     }
 }
 
@@ -440,7 +587,8 @@ static void watch(struct launcher *l)
                                {.fd = l->audit_fd, .events = POLLIN},
                                {.fd = l->snapshots.finisher_fd, .events = POLLIN},
                                {.fd = l->lifetime.timer_fd, .events = POLLIN},
-                               {.fd = l->lifetime.watch_fd, .events = POLLIN}};
+                               {.fd = l->lifetime.watch_fd, .events = POLLIN},
+                               {.fd = l->flatten.finisher_fd, .events = POLLIN}};
         struct bg_err err;
         uint64_t now = bg_now_ms();
         bool proxy_wanted = l->proxy_pid == 0 && l->child.link_fd >= 0 && !l->child.ended;
@@ -456,8 +604,11 @@ static void watch(struct launcher *l)
             continue; /* EINTR; nothing else can be */
         if (fds[1].revents)
             supervisor_spoke(l);
+        if (fds[7].revents)
+            flatten_is_synced(l);
         if (fds[4].revents)
             snapshot_finished(l);
+        put_flat(l);
         if (fds[2].revents) {
             /* The owner holds the other end and writes nothing: any event is its end. */
             owner_fd = -1;
@@ -563,7 +714,11 @@ static int start_supervisor(struct launcher *l, struct bg_err *err)
     memcpy(not_its + 5, l->volumes->locks, l->volumes->lock_count * sizeof(int));
     for (; opts.volume_count < l->volumes->count; opts.volume_count++)
         opts.volumes[opts.volume_count] = &l->volumes->list[opts.volume_count].its;
-    return supervisor_child_start(&l->child, &opts, not_its, 5 + l->volumes->lock_count, err);
+    r = supervisor_child_start(&l->child, &opts, not_its, 5 + l->volumes->lock_count, err);
+    /* A file that we had open would stay when nobody needs it. */
+    while (l->source->disk_count > 0)
+        (void)close(l->source->disk_fds[--l->source->disk_count]);
+    return r;
 }
 
 static void clean_up(struct launcher *l)
@@ -578,6 +733,7 @@ static void clean_up(struct launcher *l)
     if (l->child.why.code < 0)
         report_error(l->opts->report, &l->child.why);
     snapshots_drop(&l->snapshots);
+    flatten_drop(&l->flatten);
     await_orphans(l);
     source_forget_memory(sandbox);
     enum bg_sandbox_state state = l->suspended ? BG_SANDBOX_SUSPENDED
@@ -667,6 +823,9 @@ int launcher_run(const struct launcher_opts *opts, struct bg_err *err)
                                                .cold = parts.cold,
                                                .source = &source};
     snapshots_init(&l.snapshots, &l.snapshots_opts);
+    l.flatten_opts =
+        (struct flatten_opts){.sandbox = opts->sandbox, .golden = &parts.golden, .source = &source};
+    flatten_init(&l.flatten, &l.flatten_opts);
     pid_t pid = r < 0 ? -1 : fork();
     if (r == 0 && pid < 0)
         r = bg_err_errno(err, -errno, "fork");

@@ -157,7 +157,7 @@ static void add_nodes(struct args *args, const char *name, const int *fds, size_
 
 static void add_disks(struct args *args, const struct qemu_opts *opts)
 {
-    add_nodes(args, "disk", opts->disk_fds, opts->disk_count, /* first_set= */ 1);
+    add_nodes(args, QEMU_DISK_NODE, opts->disk_fds, opts->disk_count, /* first_set= */ 1);
     add(args, "-device");
     add(args, "virtio-blk-pci,drive=disk0,id=disk,addr=0x4,bootindex=1");
     if (opts->second_count > 0)

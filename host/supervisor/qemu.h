@@ -74,6 +74,7 @@ int qemu_confine_files(const struct qemu_opts *opts, struct bg_err *err) BG_MUST
 int qemu_start(const struct qemu_opts *opts, pid_t *ret_pid, struct bg_err *err) BG_MUST_CHECK;
 
 /* Names of the parts that the VM handles over QMP. */
+#define QEMU_DISK_NODE     "disk" /* with the layer's number behind it, 0 the top */
 #define QEMU_VSOCK_DEVICE  "vsock0"
 #define QEMU_VSOCK_ADDR    "0x10"
 #define QEMU_SECOND_NODE   "second0"

@@ -220,9 +220,9 @@ static int add_top(struct snapshots *s, struct snapshots_files *files, struct bg
     BG_AUTOCLOSE int dir_fd = dir;
     if (s->opts->source->disk.count == BG_DISK_LAYERS_MAX)
         return bg_err_set(err, -EMLINK,
-                          "its disk has %d layers already, and each snapshot adds one: bellglass "
-                          "image save makes an image of it, which begins with none",
-                          BG_DISK_LAYERS_MAX);
+                          "its disk has %d layers already, and each snapshot adds one: make it "
+                          "short again: bellglass flatten %s",
+                          BG_DISK_LAYERS_MAX, s->opts->sandbox->name);
     bg_layer_new_id(s->top_id);
     bg_layer_disk_file(s->top_id, file);
     r = add_file(files, dir_fd, file, O_RDWR, err);

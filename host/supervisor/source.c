@@ -243,6 +243,9 @@ int source_open_disk(const struct bg_sandbox *sandbox, const struct golden *gold
         source->disk.golden = strdup(strrchr(golden->dir, '/') + 1);
         r = source->disk.golden ? 0 : bg_err_errno(err, -ENOMEM, "disk");
     }
+    /* Of a snapshot or a flattening that was killed. */
+    if (r == 0 && source->has_disk)
+        r = bg_disk_tidy(dir_fd, &source->disk, err);
     if (r == 0 && !source->disk.top)
         r = make_top(dir_fd, golden, &source->disk, err);
     if (r == 0)

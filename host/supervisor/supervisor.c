@@ -63,6 +63,11 @@ struct supervisor {
         uint64_t began_ms, streams_ms; /* how long the streams stood still */
         struct vm_snapshot_result result;
     } snapshot;
+    struct {
+        bool begins, uses, drops; /* when the guest is ready again */
+        struct link_flatten said;
+        int fd; /* the file that is filled; -1: none */
+    } flatten;
 };
 
 static void stop_second(struct supervisor *s, uint64_t grace_ms);
@@ -153,6 +158,86 @@ static int want_snapshot(void *owner, const char *request, size_t size, struct b
     s->snapshot.taken = false;
     tell(s, LINK_WANT, request, size);
     return 0;
+}
+
+/* ---- flattening ---- */
+
+static int want_flat(void *owner, struct bg_err *err)
+{
+    struct supervisor *s = owner;
+    if (s->opts->second)
+        return bg_err_set(err, -EOPNOTSUPP, "a helper has no disk of its own");
+    if (has_root_volume(s))
+        return bg_err_set(err, -EOPNOTSUPP, "its disk is a volume, which is not flattened");
+    if (!s->vm || s->stopping || !(vm_is_ready(s->vm) || s->snapshot.wanted))
+        return bg_err_set(err, -EAGAIN, "the guest is not ready, or on its way out");
+    tell(s, LINK_SHORTEN, NULL, 0);
+    return 0;
+}
+
+static void close_flat(struct supervisor *s)
+{
+    if (s->flatten.fd >= 0)
+        (void)close(s->flatten.fd); /* the launcher's to sync */
+    s->flatten.fd = -1;
+}
+
+static void flattened(void *owner, const struct bg_err *why)
+{
+    struct supervisor *s = owner;
+    close_flat(s);
+    if (why->code < 0)
+        bg_log(&s->log, BG_LOG_WARN, "%s", why->text);
+    tell(s, LINK_COPIED, why, sizeof *why);
+}
+
+/* What came while the guest stood for a snapshot is done when that is over. */
+static void flatten_go_on(struct supervisor *s)
+{
+    if (!s->vm || !vm_is_ready(s->vm))
+        return;
+    vm_flatten_go_on(s->vm);
+    if (s->flatten.uses || s->flatten.drops)
+        vm_flatten_use(s->vm, s->flatten.uses);
+    if (s->flatten.begins) {
+        const struct vm_flatten_opts opts = {.fd = s->flatten.fd,
+                                             .from = s->flatten.said.from,
+                                             .count = s->flatten.said.count,
+                                             .bytes_per_s = s->flatten.said.bytes_per_s};
+        vm_flatten(s->vm, &opts);
+    }
+    s->flatten.begins = s->flatten.uses = s->flatten.drops = false;
+}
+
+static void take_flatten(struct supervisor *s, const struct link_flatten *said, int fd)
+{
+    if (fd < 0) {
+        s->flatten.said.bytes_per_s = said->bytes_per_s;
+        if (s->vm && !s->flatten.begins)
+            vm_flatten_speed(s->vm, said->bytes_per_s);
+        return;
+    }
+    close_flat(s);
+    s->flatten.said = *said;
+    s->flatten.fd = fd;
+    s->flatten.begins = true;
+    flatten_go_on(s);
+}
+
+static void take_use(struct supervisor *s, bool use)
+{
+    s->flatten.uses = use;
+    s->flatten.drops = !use;
+    flatten_go_on(s);
+}
+
+static void answer_flat(struct supervisor *s, const struct link_short *word)
+{
+    control_flat_done(s->control, word->why.code < 0
+                                      ? json_pack("{s:b, s:i, s:s}", "ok", 0, "errno",
+                                                  -word->why.code, "error", word->why.text)
+                                      : json_pack("{s:b, s:i, s:i}", "ok", 1, "layers_before",
+                                                  (int)word->before, "layers", (int)word->after));
 }
 
 /* ---- idleness ---- */
@@ -347,6 +432,7 @@ static void streams_go_on(struct supervisor *s)
     egress_go_on(s->egress);
     s->snapshot.streams_ms = bg_now_ms() - s->snapshot.began_ms;
     s->snapshot.going_on = false;
+    flatten_go_on(s);
     answer_snapshot(s);
     if (s->snapshot.stop_after_ms > 0)
         stop(s, s->snapshot.stop_after_ms);
@@ -413,6 +499,16 @@ static void link_readable(uv_poll_t *poll, int status, int events)
         fd_count = 0;
     } else if (message[0] == LINK_IDLE) {
         set_idle(s, bg_reader_u64le(&in));
+    } else if (message[0] == LINK_FLATTEN && n == 1 + (ssize_t)sizeof(struct link_flatten)) {
+        struct link_flatten said;
+        memcpy(&said, message + 1, sizeof said);
+        take_flatten(s, &said, fd_count > 0 ? fds[--fd_count] : -1);
+    } else if (message[0] == LINK_USE && n == 2) {
+        take_use(s, message[1]);
+    } else if (message[0] == LINK_SHORT && n == 1 + (ssize_t)sizeof(struct link_short)) {
+        struct link_short word;
+        memcpy(&word, message + 1, sizeof word);
+        answer_flat(s, &word);
     } else if (message[0] == LINK_GO && n == 2) {
         go(s, message[1]);
     } else if (message[0] == LINK_DONE && n == 1 + (ssize_t)sizeof(struct link_done)) {
@@ -607,6 +703,10 @@ static void ended(void *owner, const struct bg_err *why)
         control_snapshot_done(s->control,
                               json_pack("{s:b, s:i, s:s}", "ok", 0, "errno", ECONNRESET, "error",
                                         "the sandbox ended while its snapshot was taken"));
+    control_flat_done(s->control,
+                      json_pack("{s:b, s:i, s:s}", "ok", 0, "errno", ECONNRESET, "error",
+                                "the sandbox ended while its disk was flattened"));
+    close_flat(s);
     control_stopped(s->control, s->why.code == 0);
     control_close(s->control);
 }
@@ -667,6 +767,7 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
         .on_request = asked,
         .on_snapshot = held,
         .on_again = runs_again,
+        .on_flattened = flattened,
         .on_ended = ended,
         .owner = s,
     };
@@ -711,6 +812,9 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
     r = qemu_confine_files(&vm.qemu, err);
     if (r == 0)
         r = vm_open(&s->loop, &vm, &s->vm, err);
+    /* QEMU has them now. A file that we had open would stay when nobody needs it. */
+    for (size_t i = 0; i < o->disk_count; i++)
+        (void)close(o->disk_fds[i]);
     if (r == 0)
         r = confine_drop_root(uid, gid, err);
     if (r == 0)
@@ -734,6 +838,7 @@ static int start(struct supervisor *s, struct bg_err *err)
                                    .stop = stop,
                                    .reload = reload,
                                    .snapshot = want_snapshot,
+                                   .flatten = want_flat,
                                    .next_stream = opts_next_stream(s->opts),
                                    .on_parked = parked,
                                    .on_resumed = resumed,
@@ -768,7 +873,8 @@ int supervisor_run(const struct supervisor_opts *opts)
 {
     struct supervisor s = {.opts = opts,
                            .log = {.fd = opts->log_fd, .level = BG_LOG_INFO, .tag = "supervisor"},
-                           .started_ms = bg_now_ms()};
+                           .started_ms = bg_now_ms(),
+                           .flatten.fd = -1};
     struct rlimit fds;
     (void)signal(SIGPIPE, SIG_IGN);         /* cannot fail */
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* the launcher's socket tells the same */

@@ -9,12 +9,14 @@
 /* Between launcher and supervisor: datagrams of a SOCK_SEQPACKET pair, a type and what follows. */
 enum link_message {
     /* supervisor -> launcher */
-    LINK_LOADED = 'U', /* all is there and nothing has run: may it? Answered by LINK_RUN */
-    LINK_READY = 'R',  /* struct vm_timings */
-    LINK_ENDED = 'E',  /* struct bg_err; last */
-    LINK_RELOAD = 'L', /* another proxy is wanted, for files have changed */
-    LINK_WANT = 'W',   /* a snapshot is wanted: the client's request, JSON */
-    LINK_TAKEN = 'T',  /* struct link_taken: the VM is held; answered by LINK_GO */
+    LINK_LOADED = 'U',  /* all is there and nothing has run: may it? Answered by LINK_RUN */
+    LINK_READY = 'R',   /* struct vm_timings */
+    LINK_ENDED = 'E',   /* struct bg_err; last */
+    LINK_RELOAD = 'L',  /* another proxy is wanted, for files have changed */
+    LINK_WANT = 'W',    /* a snapshot is wanted: the client's request, JSON */
+    LINK_TAKEN = 'T',   /* struct link_taken: the VM is held; answered by LINK_GO */
+    LINK_SHORTEN = 'H', /* the disk is to be flattened; answered by LINK_SHORT */
+    LINK_COPIED = 'C',  /* struct bg_err: what LINK_FLATTEN or LINK_USE has asked for is done */
     /* launcher -> supervisor */
     LINK_RUN = 'V',
     LINK_PROXY = 'P', /* i32 the proxy's pid; carries its socket */
@@ -23,6 +25,9 @@ enum link_message {
     LINK_GO = 'G',    /* u8: 0 the guest goes on, 1 it is suspended and the VM ends */
     LINK_IDLE = 'I',  /* u64 ms: after so long without work it asks for its suspension; 0: never */
     LINK_DONE = 'D',  /* struct link_done: the snapshot is in the store, or is not */
+    LINK_FLATTEN = 'M', /* struct link_flatten; carries the file; without one: a new speed */
+    LINK_USE = 'N',     /* u8: 1 QEMU uses the file of LINK_FLATTEN, answered; 0 it is forgotten */
+    LINK_SHORT = 'O',   /* struct link_short: the disk has been flattened, or has not */
 };
 
 #define LINK_WANT_MAX  4096 /* bytes of a request */
@@ -43,6 +48,17 @@ struct link_taken {
 struct link_done {
     struct bg_err why;
     char name[2 * (BG_SANDBOX_NAME_MAX + 1)];
+};
+
+/* Layers of the disk, counted from its bottom, that are copied into one. */
+struct link_flatten {
+    uint32_t from, count;
+    uint64_t bytes_per_s; /* 0: as fast as it goes */
+};
+
+struct link_short {
+    struct bg_err why;
+    uint32_t before, after; /* layers */
 };
 
 /* A second disk, for the agent to mount: the VM is a helper's, which serves the files of it. */

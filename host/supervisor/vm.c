@@ -546,6 +546,13 @@ static void monitor_event(void *owner, const char *name, const json_t *data)
                    json_string_value(json_object_get(data, "operation")));
     if (strcmp(name, "DEVICE_DELETED") == 0 && device && strcmp(device, QEMU_VSOCK_DEVICE) == 0)
         vm_snapshot_unplugged(vm);
+    const char *job = json_string_value(json_object_get(data, "id"));
+    if (strcmp(name, "BLOCK_JOB_PENDING") == 0 && job)
+        vm_flatten_job_pending(vm, job);
+    if (strcmp(name, "BLOCK_JOB_COMPLETED") == 0 && device)
+        vm_flatten_job_ended(vm, device, json_string_value(json_object_get(data, "error")));
+    if (strcmp(name, "BLOCK_JOB_CANCELLED") == 0 && device)
+        vm_flatten_job_ended(vm, device, "cancelled");
 }
 
 static void monitor_lost(void *owner, const struct bg_err *err)
@@ -647,7 +654,10 @@ int vm_open(uv_loop_t *loop, const struct vm_opts *opts, struct vm **ret, struct
                       .loop = loop,
                       .started_ms = bg_now_ms(),
                       .pagemap_fd = -1,
-                      .shared_memory_fd = -1};
+                      .shared_memory_fd = -1,
+                      .stale_set = -1};
+    /* The last two of a sandbox's files are the golden snapshot's and the image's. */
+    disk_chain_init(&vm->disk, opts->qemu.disk_count > 2 ? opts->qemu.disk_count - 2 : 0);
 
     int pairs[3][2] = {{-1, -1}, {-1, -1}, {-1, -1}};
     int r = 0;
@@ -744,6 +754,8 @@ void vm_quit(struct vm *vm)
 
 void vm_resumed(struct vm *vm)
 {
+    if (vm->state == VM_READY)
+        vm_snapshot_forget_state(vm);
     if (vm->state == VM_READY && vm->agent_open)
         session_go_on(&vm->session, BG_GO_ON_RESUMED);
 }

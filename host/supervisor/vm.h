@@ -45,6 +45,12 @@ struct vm_snapshot_result {
     bool unplugged; /* the device was taken away: every connection is gone */
 };
 
+struct vm_flatten_opts {
+    int fd; /* a qcow2 without content, open for reading and writing; borrowed until on_flattened */
+    size_t from, count;   /* of the disk's layers, counted from its bottom; not the top */
+    uint64_t bytes_per_s; /* at most; 0: as fast as it goes */
+};
+
 struct vm_opts {
     struct qemu_opts qemu; /* qmp_fd, console_fd, vsock_fd are filled in; its other fds stay the
                               caller's and may be closed after vm_open */
@@ -67,6 +73,8 @@ struct vm_opts {
     /* The guest goes on after a snapshot and the agent is there again. If the device was unplugged
      * streams can be resumed now; vm_resumed() follows when they are. */
     void (*on_again)(void *owner);
+    /* A step of vm_flatten() is over, as told there. NULL if that is never called. */
+    void (*on_flattened)(void *owner, const struct bg_err *why);
     /* Last of all; why->code is 0 when the guest ended as asked or by itself. vm is freed after it.
      */
     void (*on_ended)(void *owner, const struct bg_err *why);
@@ -97,6 +105,21 @@ void vm_go_on(struct vm *vm);
 
 /* After on_again: the streams that were to be resumed are; the agent drops the others. */
 void vm_resumed(struct vm *vm);
+
+/* Copies what some layers of the disk hold into one; only when READY, and one after the other.
+ * Snapshots may be taken meanwhile. on_flattened follows, if the VM does not end before: it is in
+ * the file (not synced), or why not. */
+void vm_flatten(struct vm *vm, const struct vm_flatten_opts *opts);
+
+/* Of one that is under way. */
+void vm_flatten_speed(struct vm *vm, uint64_t bytes_per_s);
+
+/* When READY again after a snapshot, for which it rested. */
+void vm_flatten_go_on(struct vm *vm);
+
+/* After on_flattened has told of a success: QEMU reads the new layer in the place of those, and
+ * on_flattened follows again. Only when READY. use false: it is forgotten, and nothing follows. */
+void vm_flatten_use(struct vm *vm, bool use);
 
 /* QEMU shall end in good order, without the guest's doing; for a VM that is held. */
 void vm_quit(struct vm *vm);

@@ -1,6 +1,7 @@
-/* What vm.c and vm_snapshot.c share. For those two only. */
+/* What vm.c, vm_snapshot.c and vm_flatten.c share. For those only. */
 #pragma once
 
+#include "host/supervisor/disk_chain.h"
 #include "host/supervisor/qmp.h"
 #include "host/supervisor/session.h"
 #include "host/supervisor/vm.h"
@@ -28,13 +29,36 @@ struct vm_snapshot_run {
     struct bg_err why;
     bool asked_out; /* the guest has been asked to let go of the device, and has not yet */
     bool unplugged, stopped;
+    bool waits; /* for vm_flatten_holds() */
     uint64_t stopped_us;
     uint64_t ram_address; /* QEMU's address of the RAM's first byte; 0: not known */
     struct guest_region ram_regions[BG_VSOCK_REGIONS_MAX];
     size_t ram_region_count;
     struct bg_page_records records; /* of the guest's kernel */
     bool has_records;
-    json_int_t fd_set; /* QEMU's set with the file that it is given now */
+    json_int_t fd_set; /* QEMU's set with the file of its state */
+    bool has_fd_set;
+    char top[DISK_NODE_SIZE]; /* the disk's new one */
+    json_int_t top_set;
+};
+
+enum vm_flatten_step {
+    VM_FLATTEN_NONE,
+    VM_FLATTEN_COPYING,
+    VM_FLATTEN_FINALIZING,
+    VM_FLATTEN_FLUSHING,
+    VM_FLATTEN_COPIED, /* vm_flatten_use() follows */
+    VM_FLATTEN_USING
+};
+
+struct vm_flatten_run {
+    enum vm_flatten_step step;
+    size_t from, count; /* of the disk's layers */
+    uint64_t speed;     /* bytes a second; 0: no limit */
+    char node[DISK_NODE_SIZE];
+    json_int_t fd_set; /* -1: none yet */
+    bool pending;      /* all is copied, and the job waits for our word */
+    bool paused;       /* for a snapshot */
 };
 
 struct vm {
@@ -74,7 +98,9 @@ struct vm {
     struct vm_snapshot_run snapshot;
     unsigned disk_errors;  /* that have been logged, and further ones */
     unsigned vsock_number; /* of the device that is or was plugged: names its chardev */
-    unsigned disk_number;  /* of the disk's top node */
+    struct disk_chain disk;
+    struct vm_flatten_run flatten;
+    int64_t stale_set; /* of fds that QEMU is to close when the CPUs run; -1: none */
     struct bg_err why;
 };
 
@@ -92,6 +118,21 @@ void vm_plug(struct vm *vm);
 void vm_deadline(struct vm *vm, uint64_t ms);
 uint64_t vm_now_us(void);
 
+/* ---- vm_flatten.c for the others ---- */
+
+/* How a layer is opened that QEMU writes, or has written, as arguments of blockdev-add. frozen: it
+ * is not written any more, as QEMU has it of each top below another one; else it holds a lock, and
+ * nobody may read it. backing: taken. NULL: memory is out, and the command fails. */
+json_t *vm_disk_options(const char *node, int64_t fd_set, bool frozen, json_t *backing);
+/* True while QEMU changes what stands on what: a snapshot has to wait (vm_snapshot_unhold). */
+bool vm_flatten_holds(const struct vm *vm);
+/* Nothing is copied while a snapshot is under way, until vm_flatten_go_on(). */
+void vm_flatten_pause(struct vm *vm);
+/* A job of QEMU's waits to be finalized. */
+void vm_flatten_job_pending(struct vm *vm, const char *job);
+/* A job of QEMU's is over. error: its text, hostile; NULL: it went well. */
+void vm_flatten_job_ended(struct vm *vm, const char *job, const char *error);
+
 /* ---- vm_snapshot.c for vm.c ---- */
 
 /* The name of the chardev of the device that is or was plugged last. */
@@ -99,4 +140,6 @@ void vm_vsock_name(const struct vm *vm, char ret[32]);
 /* The agent has answered; records: as session_ops.on_prepared has them. */
 void vm_snapshot_prepared(struct vm *vm, const struct bg_page_records *records);
 void vm_snapshot_unplugged(struct vm *vm); /* the device is gone, expected or late */
-void vm_snapshot_late(struct vm *vm);      /* the deadline has passed while it was in progress */
+void vm_snapshot_forget_state(struct vm *vm);
+void vm_snapshot_unhold(struct vm *vm); /* what vm_flatten_holds() has said may be over */
+void vm_snapshot_late(struct vm *vm);   /* the deadline has passed while it was in progress */

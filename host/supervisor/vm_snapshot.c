@@ -60,10 +60,13 @@ void vm_snapshot_late(struct vm *vm)
 
 /* ---- the disk's new top ---- */
 
-static void forget_fd_set(struct vm *vm)
+/* Of the state. QEMU closes nothing while the CPUs stand, so it is done when they run again. */
+void vm_snapshot_forget_state(struct vm *vm)
 {
-    qmp_send(vm->qmp, "remove-fd", json_pack("{s:I}", "fdset-id", vm->snapshot.fd_set), -1, NULL,
-             NULL); /* an fd that stays open in QEMU costs nothing */
+    if (vm->snapshot.has_fd_set)
+        qmp_send(vm->qmp, "remove-fd", json_pack("{s:I}", "fdset-id", vm->snapshot.fd_set), -1,
+                 NULL, NULL); /* an fd that stays open in QEMU keeps a file, and no more */
+    vm->snapshot.has_fd_set = false;
 }
 
 static void disk_switched(void *arg, const struct bg_err *err, const json_t *value)
@@ -77,23 +80,13 @@ static void disk_switched(void *arg, const struct bg_err *err, const json_t *val
         return;
     }
     (void)bg_fault("snapshot-switched");
-    vm->disk_number++;
+    disk_chain_push(&vm->disk, vm->snapshot.top, vm->snapshot.top_set);
     hold(vm);
-}
-
-/* The name of the n-th top; the first is on the command line. */
-static void top_name(unsigned n, char ret[32])
-{
-    if (n == 0)
-        (void)snprintf(ret, 32, "disk0");
-    else
-        (void)snprintf(ret, 32, "top%u", n);
 }
 
 static void top_added(void *arg, const struct bg_err *err, const json_t *value)
 {
     struct vm *vm = arg;
-    char now[32], next[32];
     (void)value;
     if (vm->state != VM_SAVING)
         return;
@@ -101,30 +94,27 @@ static void top_added(void *arg, const struct bg_err *err, const json_t *value)
         failed(vm, err, "cannot open the disk's new top");
         return;
     }
-    top_name(vm->disk_number, now);
-    top_name(vm->disk_number + 1, next);
-    qmp_send(vm->qmp, "blockdev-snapshot", json_pack("{s:s, s:s}", "node", now, "overlay", next),
+    qmp_send(vm->qmp, "blockdev-snapshot",
+             json_pack("{s:s, s:s}", "node", disk_chain_below(&vm->disk, vm->disk.count), "overlay",
+                       vm->snapshot.top),
              -1, disk_switched, vm);
 }
 
 static void top_known(void *arg, const struct bg_err *err, const json_t *value)
 {
     struct vm *vm = arg;
-    char node[32], file[64];
+    struct vm_snapshot_run *run = &vm->snapshot;
     if (vm->state != VM_SAVING)
         return;
     if (err) {
         failed(vm, err, "cannot pass the disk's new top");
         return;
     }
-    json_int_t set = json_integer_value(json_object_get(value, "fdset-id"));
-    top_name(vm->disk_number + 1, node);
-    (void)snprintf(file, sizeof file, "/dev/fdset/%lld", (long long)set);
+    run->top_set = json_integer_value(json_object_get(value, "fdset-id"));
+    disk_chain_name(&vm->disk, "top", run->top);
     qmp_send(vm->qmp, "blockdev-add",
-             json_pack("{s:s, s:s, s:b, s:s, s:{s:s, s:s, s:b, s:s}, s:n}", "driver", "qcow2",
-                       "node-name", node, "read-only", 0, "discard", "unmap", "file", "driver",
-                       "file", "filename", file, "read-only", 0, "discard", "unmap", "backing"),
-             -1, top_added, vm);
+             vm_disk_options(run->top, run->top_set, /* frozen= */ false, json_null()), -1,
+             top_added, vm);
 }
 
 static void switch_disk(struct vm *vm)
@@ -204,7 +194,6 @@ static void state_written(void *arg, const struct bg_err *err, const json_t *val
         failed(vm, err, "cannot write the device state");
         return;
     }
-    forget_fd_set(vm);
     int r = bg_fault("snapshot-state");
     if (r < 0)
         (void)bg_err_errno(&why, r, "state");
@@ -227,6 +216,7 @@ static void state_file_known(void *arg, const struct bg_err *err, const json_t *
         return;
     }
     vm->snapshot.fd_set = json_integer_value(json_object_get(value, "fdset-id"));
+    vm->snapshot.has_fd_set = true;
     (void)snprintf(name, sizeof name, "/dev/fdset/%lld", (long long)vm->snapshot.fd_set);
     /* "live": false leaves the vCPUs stopped. Despite its name it works everywhere. */
     qmp_send(vm->qmp, "xen-save-devices-state",
@@ -253,9 +243,19 @@ static void cpus_stopped(void *arg, const struct bg_err *err, const json_t *valu
 
 static void stop_cpus(struct vm *vm)
 {
+    vm->snapshot.waits = vm_flatten_holds(vm);
+    if (vm->snapshot.waits)
+        return;
+    vm_flatten_pause(vm);
     vm->state = VM_SAVING;
     vm->snapshot.stopped_us = vm_now_us();
     qmp_send(vm->qmp, "stop", NULL, -1, cpus_stopped, vm);
+}
+
+void vm_snapshot_unhold(struct vm *vm)
+{
+    if (vm->snapshot.waits && (vm->state == VM_PREPARING || vm->state == VM_UNPLUGGING))
+        stop_cpus(vm);
 }
 
 /* ---- the device ---- */
@@ -409,6 +409,7 @@ void vm_go_on(struct vm *vm)
 void vm_snapshot(struct vm *vm, const struct vm_snapshot_opts *opts)
 {
     assert(vm->state == VM_READY);
+    vm_snapshot_forget_state(vm);
     vm->snapshot = (struct vm_snapshot_run){.opts = *opts};
     vm->state = VM_PREPARING;
     vm_deadline(vm, vm->opts.ready_timeout_ms);

@@ -117,7 +117,8 @@ static void a_disk_alone_needs_no_journal(void **state)
                    ">/dev/null 2>&1 </dev/null & until test -s busy; do sleep 0.1; done");
     (void)vm_ok(vm, "snapshot", "--disk-only", s, "disk", NULL);
     (void)vm_guest(vm, s,
-                   "n=$(wc -c <busy); until [ $(cat busy b 2>/dev/null | wc -c) -gt $n ]; "
+                   "n=$(until cat busy 2>/dev/null; do :; done | wc -c); until [ $(cat busy b "
+                   "2>/dev/null | wc -c) -gt $n ]; "
                    "do sleep 0.1; done");
     (void)vm_ok(vm, "fork", vm_text(vm, "%s@disk", s), child, NULL);
     const char *log = vm_guest(vm, child, "sudo dmesg | grep EXT4");

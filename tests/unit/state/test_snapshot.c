@@ -883,6 +883,37 @@ static void removal_says_what_it_frees(void **state)
     bg_sandbox_done(&child);
 }
 
+/* Files of layers that a disk has not are found and removed, and nothing else is. */
+static void a_disk_is_tidied(void **state)
+{
+    static const char *const kept[] = {"disk.qcow2",       "disk-" ID_A ".qcow2",
+                                       "disk.json",        "disk-" ID_B ".qcow2.old",
+                                       "disk-short.qcow2", "console.log"};
+    struct fixture *f = *state;
+    struct bg_err err;
+    struct bg_disk disk = {.golden = strdup(GOLDEN), .top = true};
+    size_t count = 99;
+    BG_AUTOCLOSE int dir = open(f->home, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_true(dir >= 0);
+    assert_int_equal(bg_disk_push(&disk, ID_M, BG_DISK_FIRST, &err), 0);
+    assert_int_equal(bg_disk_push(&disk, ID_A, NULL, &err), 0);
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
+        put(dir, kept[i], "x");
+    assert_int_equal(bg_disk_strays(dir, &disk, false, &count, &err), 0);
+    assert_int_equal(count, 0);
+    put(dir, "disk-" ID_B ".qcow2", "x");
+    put(dir, "disk-" ID_M ".qcow2", "x"); /* that layer is the disk's by its other name */
+    assert_int_equal(bg_disk_strays(dir, &disk, false, &count, &err), 0);
+    assert_int_equal(count, 2);
+    assert_int_equal(faccessat(dir, "disk-" ID_B ".qcow2", F_OK, 0), 0);
+    assert_int_equal(bg_disk_tidy(dir, &disk, &err), 0);
+    assert_int_equal(bg_disk_strays(dir, &disk, true, &count, &err), 0);
+    assert_int_equal(count, 0);
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
+        assert_int_equal(faccessat(dir, kept[i], F_OK, 0), 0);
+    bg_disk_done(&disk);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -909,6 +940,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(disks_from_before_disk_json_are_read, setup, teardown),
         cmocka_unit_test_setup_teardown(suspended_is_a_state_of_rest, setup, teardown),
         cmocka_unit_test_setup_teardown(removal_says_what_it_frees, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_disk_is_tidied, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
