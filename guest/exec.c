@@ -169,7 +169,8 @@ static void settle_input(struct exec *x)
     size_t queued = in->state == CHANNEL_OPEN ? channel_queued(in) : 0;
     /* With a pty the end-of-file character is in the queue and no part of the window. */
     size_t owed = x->outstanding > queued ? x->outstanding - queued : 0;
-    if (x->stream && owed >= WINDOW_STEP) {
+    /* The reply comes first, even if the input was faster than the command. */
+    if (x->stream && x->state != EXEC_STARTING && owed >= WINDOW_STEP) {
         x->outstanding -= owed;
         uint8_t payload[4];
         struct bg_writer w = bg_writer_init(payload, sizeof payload);
@@ -517,6 +518,7 @@ static void started(struct exec *x)
     struct bg_writer w = bg_writer_init(payload, sizeof payload);
     bg_writer_u32le(&w, (uint32_t)x->pid);
     stream_reply(x->stream, payload, sizeof payload);
+    settle_input(x);
     for (uint32_t i = 0; i < 64; i++)
         if (x->early_signals & (1ull << i))
             (void)send_signal(x, i + 1);

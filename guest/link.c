@@ -138,6 +138,11 @@ static ssize_t read_flags(struct link *link, void *buffer, size_t size, int flag
         renew(link);
         (void)atomic_fetch_add(&gate->readers, 1); /* before the look at the gate */
         bool held = atomic_load(&gate->state) & GATE_HELD;
+        if (!held && atomic_load(&gate->generation) != atomic_load(&link->generation)) {
+            /* Held and let go since renew(): what the old connection still has is sent again. */
+            (void)atomic_fetch_sub(&gate->readers, 1);
+            continue;
+        }
         ssize_t n = held ? -1 : recv(link->fd, buffer, size, flags);
         int code = held ? EINTR : n < 0 ? errno : 0;
         if (n > 0)

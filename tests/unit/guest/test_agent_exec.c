@@ -58,6 +58,29 @@ static void keeps_output_errors_and_status_apart(void **state)
     exec_result_done(&r);
 }
 
+/* All of a pipe's worth of input is taken while the command is still on its way. */
+static void the_reply_comes_before_all_else(void **state)
+{
+    enum { INPUT = 64 * 1024, TRIES = 20 };
+    static uint8_t bytes[BG_STREAM_HEADER_SIZE + 4096 + BG_FRAME_HEADER_SIZE + INPUT];
+    const struct exec_args args = {.argv = ARGV("sleep", "60")};
+    for (int i = 0; i < TRIES; i++) {
+        char reply[BG_REPLY_TEXT_MAX + 1];
+        uint8_t *at = bytes + BG_STREAM_HEADER_SIZE, payload[BG_FRAME_SIZE_MAX];
+        size_t size = client_exec_body(&args, at, 4096);
+        bg_stream_header_emit(&(struct bg_stream_header){.kind = BG_STREAM_EXEC,
+                                                         .id = 1,
+                                                         .body_size = (uint32_t)size},
+                              bytes);
+        bg_frame_header_emit(BG_FRAME_STDIN, INPUT, at + size);
+        int fd = client_connect(*state);
+        client_write(fd, bytes, BG_STREAM_HEADER_SIZE + size + BG_FRAME_HEADER_SIZE + INPUT);
+        assert_int_equal(client_reply(fd, reply), 0);
+        assert_int_equal(client_next(fd, payload, &size), BG_FRAME_WINDOW);
+        (void)close(fd); /* which ends the command */
+    }
+}
+
 static void says_why_a_command_cannot_start(void **state)
 {
     const struct {
@@ -448,6 +471,7 @@ int main(void)
 #define WITH_AGENT(f) cmocka_unit_test_setup_teardown(f, start, stop)
     const struct CMUnitTest tests[] = {
         WITH_AGENT(keeps_output_errors_and_status_apart),
+        WITH_AGENT(the_reply_comes_before_all_else),
         WITH_AGENT(says_why_a_command_cannot_start),
         WITH_AGENT(gives_the_command_a_clean_process),
         WITH_AGENT(environment_has_the_user_and_the_request),
