@@ -86,6 +86,7 @@
 /* Sandboxes. */
 #define BG_SANDBOX_SECONDS_MAX 315360000      /* ten years, of a lifetime or of idleness; refused */
 #define BG_SANDBOX_CPUS_MAX    64             /* refused when asked for */
+#define BG_POOL_MEMBERS_MAX    16             /* ready at once in one pool; refused */
 #define BG_SANDBOX_MEMORY_MIN  (128ull << 20) /* a guest with less does not boot; refused */
 #define BG_SANDBOX_MEMORY_MAX  (1024ull << 30) /* refused */
 #define BG_SECRET_INHERITED_MAX                                                                    \
