@@ -296,8 +296,10 @@ int pool_keeper_run(struct app *app, const struct pool_keeper_opts *opts, struct
     note(&k);
     while (!k.ending)
         turn(&k);
-    if (k.pid != 0)
+    if (k.pid != 0) {
+        (void)kill(k.pid, SIGTERM); /* our child, not waited for; it may be making a snapshot */
         end_start(&k, false);
+    }
     while (k.info.ready > 0)
         forget_member(&k, k.info.ready - 1);
     pools_forget(&app->paths, &k.info);

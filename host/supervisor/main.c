@@ -105,6 +105,9 @@ static int run_member(const struct bg_paths *paths, const struct request *reques
     if (r == 0 && (!(member.image_name = strdup(request->args[1])) ||
                    !(member.image_digest = strdup(digest))))
         r = bg_err_errno(err, -ENOMEM, "member");
+    /* It may take long, and may be told to end: before there is a folder. */
+    if (r == 0)
+        r = launcher_golden(paths, digest, member.cpus, member.memory_bytes, report, err);
     if (r == 0)
         r = bg_sandbox_create_member(paths, &member, err);
     bool made = r == 0;

@@ -25,5 +25,6 @@ bool gateway_empty(void *arg); /* for vm_wait; arg: struct vm */
 
 /* Tests of other files, for the one table. */
 void a_token_has_its_limits(void **state);
+void a_pool_has_sandboxes_ready(void **state);
 void a_sandbox_sleeps_until_it_is_asked_for(void **state);
 void tls_is_spoken_with_a_certificate(void **state);
