@@ -132,9 +132,8 @@ bool bg_pool_waits(const struct bg_sandbox *member)
 int bg_pool_connect(const struct bg_sandbox *member, int *ret_fd, struct bg_err *err)
 {
     struct sockaddr_un address;
-    int dir = -1;
-    int r = socket_address(member->dir, &address, &dir, err);
-    BG_AUTOCLOSE int dir_fd = dir;
+    BG_AUTOCLOSE int dir_fd = -1;
+    int r = socket_address(member->dir, &address, &dir_fd, err);
     if (r < 0)
         return r;
     BG_AUTOCLOSE int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
@@ -151,9 +150,8 @@ int bg_pool_connect(const struct bg_sandbox *member, int *ret_fd, struct bg_err 
 int bg_pool_listen(const struct bg_sandbox *member, int *ret_fd, struct bg_err *err)
 {
     struct sockaddr_un address;
-    int dir = -1;
-    int r = socket_address(member->dir, &address, &dir, err);
-    BG_AUTOCLOSE int dir_fd = dir;
+    BG_AUTOCLOSE int dir_fd = -1;
+    int r = socket_address(member->dir, &address, &dir_fd, err);
     if (r < 0)
         return r;
     BG_AUTOCLOSE int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

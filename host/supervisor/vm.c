@@ -202,8 +202,9 @@ static void held_cpus_stopped(void *arg, const struct bg_err *err, const json_t 
 }
 
 /* What waits shall cost nothing, and nothing shall happen in it. */
-static void hold(struct vm *vm)
+static void agent_warmed(void *owner)
 {
+    struct vm *vm = owner;
     vm->held = true;
     (void)uv_timer_stop(&vm->deadline); /* cannot fail */
     qmp_send(vm->qmp, "stop", NULL, -1, held_cpus_stopped, vm);
@@ -217,7 +218,7 @@ static void agent_greeted(void *owner, const char *agent_version)
         vm->timings.connected_ms = bg_now_ms() - vm->started_ms;
     bg_log(vm->opts.log, BG_LOG_DEBUG, "agent %s", bg_quote(agent_version, quoted, sizeof quoted));
     if (vm->opts.on_held && !vm->was_ready)
-        hold(vm);
+        session_warm(&vm->session);
     else
         identify(vm);
 }
@@ -260,6 +261,7 @@ static void agent_opened(void *owner)
     struct vm *vm = owner;
     const struct session_ops ops = {.send = session_send,
                                     .on_hello = agent_greeted,
+                                    .on_warmed = agent_warmed,
                                     .on_ready = agent_ready,
                                     .on_prepared = agent_prepared,
                                     .on_log = agent_logged,
