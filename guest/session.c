@@ -92,6 +92,8 @@ static int warm_early(struct session *session, struct bg_err *err)
         return bg_err_set(err, -EPROTO, "WARM after the identity, or twice");
     session->busy++;
     session->warming = true;
+    /* The golden snapshot was taken with all commands frozen, and had none. */
+    agent_thaw(session->agent);
     if (warm_start(session->agent, /* all= */ false, warmed_early, session) < 0)
         warmed_early(session); /* it is only slower then */
     return 0;

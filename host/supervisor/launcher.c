@@ -399,6 +399,7 @@ static void expire(struct launcher *l)
 
 static void end_member(struct launcher *l, const struct bg_err *why)
 {
+    member_end(&l->member);
     l->child.why = *why;
     l->child.ended = true; /* a reason that is better than what it will say */
     supervisor_child_stop(&l->child, 0);
@@ -407,6 +408,8 @@ static void end_member(struct launcher *l, const struct bg_err *why)
 static void wait_for_claim(struct launcher *l)
 {
     struct bg_err err;
+    if (l->member.state != MEMBER_STARTS)
+        return; /* it has been told to end */
     if (member_wait(&l->member, l->opts->sandbox, &err) < 0)
         end_member(l, &err);
     else
@@ -502,10 +505,12 @@ static void signal_came(struct launcher *l)
     struct signalfd_siginfo info;
     if (read(l->signal_fd, &info, sizeof info) != sizeof info)
         return;
-    if (info.ssi_signo == SIGCHLD)
+    if (info.ssi_signo == SIGCHLD) {
         reap(l);
-    else
-        supervisor_child_stop(&l->child, STOP_GRACE_MS);
+        return;
+    }
+    member_end(&l->member);
+    supervisor_child_stop(&l->child, STOP_GRACE_MS);
 }
 
 /* Until the supervisor is gone. */
@@ -519,8 +524,8 @@ static void watch(struct launcher *l)
                                {.fd = l->snapshots.finisher_fd, .events = POLLIN},
                                {.fd = l->lifetime.timer_fd, .events = POLLIN},
                                {.fd = l->lifetime.watch_fd, .events = POLLIN},
-                               {.fd = l->member.listen_fd, .events = POLLIN},
-                               {.fd = l->member.claimer_fd, .events = POLLIN}};
+                               {.fd = member_listen_fd(&l->member), .events = POLLIN},
+                               {.fd = member_claimer_fd(&l->member), .events = POLLIN}};
         struct bg_err err;
         uint64_t now = bg_now_ms();
         bool member = l->member.state != MEMBER_NONE; /* nothing in it asks for anything */
@@ -549,11 +554,12 @@ static void watch(struct launcher *l)
         if (fds[2].revents) {
             /* The owner holds the other end and writes nothing: any event is its end. */
             l->owner_fd = -1;
+            member_end(&l->member);
             supervisor_child_stop(&l->child, 0);
         }
-        if (fds[8].revents && l->member.claimer_fd >= 0)
+        if (fds[8].revents && member_claimer_fd(&l->member) >= 0)
             claimer_spoke(l);
-        if (fds[7].revents && l->member.listen_fd >= 0)
+        if (fds[7].revents && member_listen_fd(&l->member) >= 0)
             member_accept(&l->member);
         if (fds[3].revents)
             answer_audit(l);

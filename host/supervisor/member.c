@@ -93,6 +93,24 @@ int member_wait(struct member *member, const struct bg_sandbox *sandbox, struct 
     return r;
 }
 
+void member_end(struct member *member)
+{
+    if (member->state == MEMBER_NONE)
+        return;
+    member->state = MEMBER_OVER;
+    drop(&member->listen_fd); /* who waits there goes on to another */
+}
+
+int member_listen_fd(const struct member *member)
+{
+    return member->state == MEMBER_WAITS ? member->listen_fd : -1;
+}
+
+int member_claimer_fd(const struct member *member)
+{
+    return member->state == MEMBER_WAITS || member->state == MEMBER_NAMED ? member->claimer_fd : -1;
+}
+
 void member_accept(struct member *member)
 {
     struct ucred peer;

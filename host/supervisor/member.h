@@ -29,6 +29,7 @@ enum member_state {
     MEMBER_STARTS, /* its guest is not there yet */
     MEMBER_WAITS,
     MEMBER_NAMED, /* its folder has its name, and its claimer has not said go yet */
+    MEMBER_OVER,  /* it ends: nobody is heard any more */
 };
 
 struct member {
@@ -50,6 +51,13 @@ bool member_is_stale(const struct member *member);
 /* The guest is there. */
 int member_wait(struct member *member, const struct bg_sandbox *sandbox,
                 struct bg_err *err) BG_MUST_CHECK;
+
+/* It ends. Who claims it this moment hears of that with member_done(): when its folder is gone. */
+void member_end(struct member *member);
+
+/* The fd to be polled for who connects, and that of who has; -1: none. */
+int member_listen_fd(const struct member *member);
+int member_claimer_fd(const struct member *member);
 
 /* Somebody connects. */
 void member_accept(struct member *member);

@@ -38,6 +38,11 @@ static bool has_no_member(void *arg)
                   "0\n") == 0;
 }
 
+static bool has_no_sandbox(void *arg)
+{
+    return vm_ok(arg, "ls", "-q", NULL)[0] == '\0';
+}
+
 /* A pool of two for the test, which the next one has not. */
 static void keep_two(struct vm *vm)
 {
@@ -186,9 +191,7 @@ static void run_takes_one_and_removes_it(void **state)
     vm_expect(run, "sbx_");
     assert_int_equal(vm_stop(run, SIGKILL), 128 + SIGKILL);
     end_pool(vm);
-    json_t *list = vm_json(vm, "ls", "--json", NULL);
-    assert_int_equal(json_array_size(list), 0);
-    json_decref(list);
+    vm_wait("no sandbox is left", has_no_sandbox, vm);
 }
 
 static void of_those_who_come_at_once_nobody_gets_anothers(void **state)
@@ -337,6 +340,43 @@ static void a_launcher_killed_on_the_way_is_no_obstacle(void **state)
     (void)vm_ok(vm, "rm", name, NULL);
 }
 
+static bool has_a_pool(void *arg)
+{
+    json_t *pool = only_pool(arg);
+    bool there = pool != NULL;
+    json_decref(pool);
+    return there;
+}
+
+static void one_that_is_stopped_while_it_fills_leaves_nothing(void **state)
+{
+    struct vm *vm = *state;
+    const char *const argv[] = {"pool", "16", NULL};
+    struct vm_process *pool = vm_start(vm, argv);
+    vm_wait("its keeper is there", has_a_pool, vm);
+    assert_int_equal(vm_stop(pool, SIGINT), 128 + SIGINT);
+    assert_null(only_pool(vm));
+    (void)vm_host(vm, "touch -d '2 minutes ago' %s/state/sandboxes/.pool-* 2>/dev/null || true",
+                  vm->home);
+    (void)vm_ok(vm, "doctor", "--fix", NULL);
+    vm_wait("no member is left", has_no_member, vm);
+}
+
+static void a_pools_end_fails_nobody(void **state)
+{
+    struct vm *vm = *state;
+    for (int round = 0; round < 3; round++) {
+        keep_two(vm);
+        const char *const run[] = {"run", "--", "true", NULL}, *const end[] = {"pool", "0", NULL};
+        struct vm_process *first = vm_start(vm, run), *ending = vm_start(vm, end),
+                          *second = vm_start(vm, run);
+        assert_int_equal(vm_finish(first), 0);
+        assert_int_equal(vm_finish(second), 0);
+        assert_int_equal(vm_finish(ending), 0);
+        vm_wait("no member is left", has_no_member, vm);
+    }
+}
+
 VM_MAIN(VM_NEEDS_VM, cmocka_unit_test(a_member_is_seen_by_nobody_who_lists_sandboxes),
         cmocka_unit_test(a_claimed_one_is_its_own),
         cmocka_unit_test(what_it_may_reach_and_its_secrets_are_those_of_the_claim),
@@ -345,6 +385,8 @@ VM_MAIN(VM_NEEDS_VM, cmocka_unit_test(a_member_is_seen_by_nobody_who_lists_sandb
         cmocka_unit_test(a_claimed_one_sleeps_and_forks_as_any_other),
         cmocka_unit_test(what_does_not_fit_is_not_used),
         cmocka_unit_test(a_keepers_end_takes_its_members_along),
+        cmocka_unit_test(one_that_is_stopped_while_it_fills_leaves_nothing),
+        cmocka_unit_test(a_pools_end_fails_nobody),
         cmocka_unit_test(a_member_that_dies_is_replaced),
         cmocka_unit_test(a_killed_claimer_leaves_nothing),
         cmocka_unit_test(a_launcher_killed_on_the_way_is_no_obstacle))
