@@ -301,7 +301,7 @@ static void a_member_that_dies_is_replaced(void **state)
         assert_string_equal(vm_ok(vm, "run", "--", "echo", "runs", NULL), "runs\n");
     vm_wait("others are ready", is_full, vm);
     (void)vm_ok(vm, "pool", "0", NULL);
-    (void)vm_host(vm, "touch -d '2 minutes ago' %s/state/sandboxes/.pool-* 2>/dev/null || true",
+    (void)vm_host(vm, "touch -c -d '2 minutes ago' %s/state/sandboxes/.pool-* 2>/dev/null || true",
                   vm->home);
     (void)vm_ok(vm, "doctor", "--fix", NULL);
     vm_wait("no member is left", has_no_member, vm);
@@ -356,7 +356,7 @@ static void one_that_is_stopped_while_it_fills_leaves_nothing(void **state)
     vm_wait("its keeper is there", has_a_pool, vm);
     assert_int_equal(vm_stop(pool, SIGINT), 128 + SIGINT);
     assert_null(only_pool(vm));
-    (void)vm_host(vm, "touch -d '2 minutes ago' %s/state/sandboxes/.pool-* 2>/dev/null || true",
+    (void)vm_host(vm, "touch -c -d '2 minutes ago' %s/state/sandboxes/.pool-* 2>/dev/null || true",
                   vm->home);
     (void)vm_ok(vm, "doctor", "--fix", NULL);
     vm_wait("no member is left", has_no_member, vm);
