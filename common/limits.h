@@ -94,6 +94,7 @@
 /* Sandboxes. */
 #define BG_SANDBOX_SECONDS_MAX 315360000      /* ten years, of a lifetime or of idleness; refused */
 #define BG_SANDBOX_CPUS_MAX    64             /* refused when asked for */
+#define BG_POOL_MEMBERS_MAX    16             /* ready at once in one pool; refused */
 #define BG_SANDBOX_MEMORY_MIN  (128ull << 20) /* a guest with less does not boot; refused */
 #define BG_SANDBOX_MEMORY_MAX  (1024ull << 30) /* refused */
 #define BG_SECRET_INHERITED_MAX                                                                    \
@@ -238,14 +239,15 @@
 #define BG_CHANGES_WAIT_MS     600000       /* for the guest to say anything; the command fails */
 
 /* Gateway. */
-#define BG_GATEWAY_CONNS_MAX       512          /* connections at once; further ones are closed */
-#define BG_GATEWAY_SANDBOXES_MAX   256          /* made by it and not yet removed; 429 */
-#define BG_GATEWAY_WAITS_MAX       8            /* creations that wait for a volume; further: 409 */
-#define BG_GATEWAY_TOKENS_MAX      256          /* in its file; refused */
-#define BG_GATEWAY_HEAD_MAX        (128 * 1024) /* a request without its body; 431 */
-#define BG_GATEWAY_BODY_MAX        (256 * 1024) /* of a request; 413 */
-#define BG_GATEWAY_MESSAGE_MAX     (96u << 20)  /* one WebSocket message; the connection ends */
-#define BG_GATEWAY_OUT_MAX         (4u << 20)   /* unsent bytes of a client; its sources wait */
+#define BG_GATEWAY_CONNS_MAX       512 /* connections at once; further ones are closed */
+#define BG_GATEWAY_SANDBOXES_MAX   256 /* made by it and not yet removed; 429 */
+#define BG_GATEWAY_WAITS_MAX       8   /* creations that wait for a volume; further: 409 */
+#define BG_GATEWAY_MEMORY_DEFAULT  (1280ll << 20) /* of a sandbox whose client does not say */
+#define BG_GATEWAY_TOKENS_MAX      256            /* in its file; refused */
+#define BG_GATEWAY_HEAD_MAX        (128 * 1024)   /* a request without its body; 431 */
+#define BG_GATEWAY_BODY_MAX        (256 * 1024)   /* of a request; 413 */
+#define BG_GATEWAY_MESSAGE_MAX     (96u << 20)    /* one WebSocket message; the connection ends */
+#define BG_GATEWAY_OUT_MAX         (4u << 20)     /* unsent bytes of a client; its sources wait */
 #define BG_GATEWAY_IN_MAX          (64u << 20) /* bytes that the guest has not taken; client waits */
 #define BG_GATEWAY_CHUNK_MAX       (64 * 1024) /* of a stream, before base64 */
 #define BG_GATEWAY_STREAMS_MAX     1024        /* of a client's connection; it ends */

@@ -104,12 +104,14 @@ enum bg_frame_type {
     BG_FRAME_SHUTDOWN = 50, /* empty: sync, end all processes, power off */
     BG_FRAME_PREPARE = 51,  /* u8: 1 of the disk alone. A snapshot follows; answered by PREPARED */
     BG_FRAME_GO_ON = 52,    /* u8 enum bg_go_on: the end of what PREPARE began */
+    BG_FRAME_WARM = 53,     /* empty: before IDENTITY, which may be long in coming; by WARMED */
     /* session, guest -> host */
     BG_FRAME_HELLO = 64,    /* u32 protocol version, text32 agent version */
     BG_FRAME_READY = 65,    /* i32 status, then text: the identity is in force (or why not) */
     BG_FRAME_PONG = 66,     /* u64 sequence number */
     BG_FRAME_LOG = 67,      /* text for the sandbox's log */
     BG_FRAME_PREPARED = 68, /* empty, or struct bg_page_records */
+    BG_FRAME_WARMED = 69,   /* empty */
     /* watch, guest -> host; END is the last one if it goes wrong */
     BG_FRAME_CHANGE = 80, /* struct bg_watch_change */
     /* files */

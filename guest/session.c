@@ -26,6 +26,7 @@ struct session {
     struct agent *agent;
     struct stream *stream; /* NULL: gone, and we wait for what is under way only */
     bool identified;
+    bool warming;   /* it will be answered by WARMED */
     bool preparing; /* it will be answered by PREPARED, when neither of these is the case: */
     bool syncing;   /* a sync is under way */
     bool parking;   /* streams are being parked */
@@ -75,6 +76,30 @@ static void warmed(void *owner)
     free_if_idle(session);
 }
 
+static void warmed_early(void *owner)
+{
+    struct session *session = owner;
+    session->busy--;
+    session->warming = false;
+    if (session->stream)
+        stream_send(session->stream, BG_FRAME_WARMED, NULL, 0);
+    free_if_idle(session);
+}
+
+/* The identity will be long in coming, and then it is in a hurry. */
+static int warm_early(struct session *session, struct bg_err *err)
+{
+    if (session->identified || session->warming)
+        return bg_err_set(err, -EPROTO, "WARM after the identity, or twice");
+    session->busy++;
+    session->warming = true;
+    /* The golden snapshot was taken with all commands frozen, and had none. */
+    agent_thaw(session->agent);
+    if (warm_start(session->agent, /* all= */ false, warmed_early, session) < 0)
+        warmed_early(session); /* it is only slower then */
+    return 0;
+}
+
 static int take_identity(struct session *session, const uint8_t *payload, size_t size,
                          struct bg_err *err)
 {
@@ -82,8 +107,8 @@ static int take_identity(struct session *session, const uint8_t *payload, size_t
     int r = bg_identity_parse(payload, size, &identity, err);
     if (r < 0)
         return r;
-    if (session->identified)
-        return bg_err_set(err, -EPROTO, "a second identity");
+    if (session->identified || session->warming)
+        return bg_err_set(err, -EPROTO, "a second identity, or one before WARMED");
     session->identified = true;
     struct agent *agent = session->agent;
     bool fork = strcmp(agent->identity, identity.sandbox_id) != 0;
@@ -107,7 +132,7 @@ static int take_identity(struct session *session, const uint8_t *payload, size_t
         make_ssh_keys(agent);
     if (r == 0 && (identity.flags & BG_IDENTITY_GOLDEN)) {
         session->busy++;
-        if (warm_start(session->agent, warmed, session) == 0)
+        if (warm_start(session->agent, /* all= */ true, warmed, session) == 0)
             return 0; /* READY follows */
         session->busy--;
     }
@@ -252,6 +277,10 @@ static int on_frame(void *context, uint8_t type, const uint8_t *payload, size_t 
         else
             agent_stop(session->agent);
         return 0;
+    case BG_FRAME_WARM:
+        if (size != 0)
+            break;
+        return warm_early(session, err);
     case BG_FRAME_PREPARE:
         if (size != 1 || payload[0] > 1)
             break;

@@ -14,6 +14,8 @@
 /* The whole of it; a command that hangs is killed then. */
 #define WARM_MS 60000
 
+#define SHORTEST 2 /* so many at the end of commands[] */
+
 /* What an image does not have is passed over. The last one is what most forks begin with. */
 static const char *const commands[][4] = {
     {"python3", "-c", "import json, os, re, subprocess, sys"},
@@ -122,7 +124,7 @@ static void run_next(struct warm *warm)
     uv_close((uv_handle_t *)&warm->deadline, closed);
 }
 
-int warm_start(struct agent *agent, void (*on_done)(void *owner), void *owner)
+int warm_start(struct agent *agent, bool all, void (*on_done)(void *owner), void *owner)
 {
     struct warm *warm = calloc(1, sizeof *warm);
     if (!warm)
@@ -133,6 +135,7 @@ int warm_start(struct agent *agent, void (*on_done)(void *owner), void *owner)
         return -errno;
     }
     warm->agent = agent;
+    warm->next = all ? 0 : sizeof commands / sizeof *commands - SHORTEST;
     warm->on_done = on_done;
     warm->owner = owner;
     (void)uv_timer_init(&agent->loop, &warm->deadline); /* cannot fail */

@@ -28,6 +28,7 @@
 #include "common/quote.h"
 #include "common/sha256.h"
 #include "common/state/folder.h"
+#include "common/state/pool.h"
 #include "common/state/sandbox_json.h"
 
 #define CONFIG_FILE    "sandbox.json"
@@ -134,6 +135,28 @@ static int open_base(const struct bg_paths *paths, int *ret_fd, struct bg_err *e
     return 0;
 }
 
+/* Whoever makes a member, or has one, has its lock. */
+static bool is_held(int base, const char *folder)
+{
+    char path[sizeof BG_POOL_PREFIX + 64];
+    if ((size_t)snprintf(path, sizeof path, "%s/" LOCK_FILE, folder) >= sizeof path)
+        return false;
+    BG_AUTOCLOSE int fd = openat(base, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    return fd >= 0 && fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+static bool is_leftover(int base, const char *name)
+{
+    struct stat st;
+    bool member = bg_pool_folder_ok(name);
+    if (!member && strncmp(name, NEW_PREFIX, strlen(NEW_PREFIX)) != 0 &&
+        strncmp(name, OLD_PREFIX, strlen(OLD_PREFIX)) != 0)
+        return false;
+    return fstatat(base, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+           st.st_mtime + LEFTOVER_AGE_S <= time(NULL) && !(member && is_held(base, name));
+}
+
 int bg_sandbox_sweep(const struct bg_paths *paths, size_t *ret_count, struct bg_err *err)
 {
     BG_AUTOCLOSE int base = -1;
@@ -151,11 +174,7 @@ int bg_sandbox_sweep(const struct bg_paths *paths, size_t *ret_count, struct bg_
     size_t count = 0;
     const struct dirent *entry;
     while (r == 0 && (entry = readdir(dir))) {
-        struct stat st;
-        if ((strncmp(entry->d_name, NEW_PREFIX, strlen(NEW_PREFIX)) != 0 &&
-             strncmp(entry->d_name, OLD_PREFIX, strlen(OLD_PREFIX)) != 0) ||
-            fstatat(base, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-            st.st_mtime + LEFTOVER_AGE_S > time(NULL))
+        if (!is_leftover(base, entry->d_name))
             continue;
         r = bg_folder_remove(base, entry->d_name);
         if (r < 0)
@@ -182,7 +201,7 @@ static void random_text(char *out, size_t size)
     out[size] = '\0';
 }
 
-static char *made_up_name(void)
+char *bg_sandbox_made_up_name(void)
 {
     static const char *const colours[] = {
         "amber", "azure", "brisk",  "calm",   "clear", "coral", "crisp", "dusky",
@@ -254,6 +273,38 @@ static int make_folder(int base, const struct bg_sandbox *s,
     return 0;
 }
 
+void bg_sandbox_begin(struct bg_sandbox *s, const char *id)
+{
+    if (id) {
+        (void)snprintf(s->id, sizeof s->id, "%s", id);
+    } else {
+        memcpy(s->id, "sbx_", 4);
+        random_text(s->id + 4, 20);
+    }
+    s->created_ms = unix_ms();
+    s->expires_ms = s->ttl_s > 0 ? s->created_ms + s->ttl_s * 1000 : 0;
+    for (size_t i = 0; i < s->secret_count; i++) {
+        uint8_t random[32];
+        bg_random(random, sizeof random);
+        size_t prefix = strlen(SANDBOX_PLACEHOLDER_PREFIX);
+        memcpy(s->secrets[i].placeholder, SANDBOX_PLACEHOLDER_PREFIX, prefix);
+        bg_hex(random, sizeof random, s->secrets[i].placeholder + prefix);
+    }
+}
+
+int bg_sandbox_create_member(const struct bg_paths *paths, struct bg_sandbox *s, struct bg_err *err)
+{
+    BG_AUTOCLOSE int base = -1;
+    int r = open_base(paths, &base, err);
+    if (r < 0)
+        return r;
+    bg_sandbox_begin(s, /* id= */ NULL);
+    if (asprintf(&s->name, BG_POOL_PREFIX "%s", s->id) < 0 ||
+        !(s->dir = folder_path(paths, s->name)))
+        return bg_err_errno(err, -ENOMEM, "member of a pool");
+    return make_folder(base, s, /* filling= */ NULL, err);
+}
+
 int bg_sandbox_create(const struct bg_paths *paths, struct bg_sandbox *sandbox, struct bg_err *err)
 {
     return bg_sandbox_create_filled(paths, sandbox, /* filling= */ NULL, err);
@@ -277,21 +328,11 @@ int bg_sandbox_create_filled(const struct bg_paths *paths, struct bg_sandbox *sa
         r = bg_sandbox_sweep(paths, NULL, err);
     if (r < 0)
         return r;
-    memcpy(s->id, "sbx_", 4);
-    random_text(s->id + 4, 20);
-    s->created_ms = unix_ms();
-    s->expires_ms = s->ttl_s > 0 ? s->created_ms + s->ttl_s * 1000 : 0;
-    for (size_t i = 0; i < s->secret_count; i++) {
-        uint8_t random[32];
-        bg_random(random, sizeof random);
-        size_t prefix = strlen(SANDBOX_PLACEHOLDER_PREFIX);
-        memcpy(s->secrets[i].placeholder, SANDBOX_PLACEHOLDER_PREFIX, prefix);
-        bg_hex(random, sizeof random, s->secrets[i].placeholder + prefix);
-    }
+    bg_sandbox_begin(s, /* id= */ NULL);
     for (int attempt = 0;; attempt++) {
         if (!named) {
             free(s->name);
-            s->name = made_up_name();
+            s->name = bg_sandbox_made_up_name();
             if (!s->name)
                 return bg_err_errno(err, -ENOMEM, "sandbox name");
         }

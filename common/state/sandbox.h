@@ -90,6 +90,17 @@ bool bg_sandbox_name_ok(const char *name);
 int bg_sandbox_create(const struct bg_paths *paths, struct bg_sandbox *sandbox,
                       struct bg_err *err) BG_MUST_CHECK;
 
+/* Fills in id (NULL: a new one), created_ms, expires_ms and the placeholders. */
+void bg_sandbox_begin(struct bg_sandbox *sandbox, const char *id);
+
+/* "amber-otter-41": heap, the caller's; NULL: out of memory. It may be in use. */
+char *bg_sandbox_made_up_name(void);
+
+/* Makes the folder of a pool's member (common/state/pool.h) from image, cpus, memory and ephemeral;
+ * id, created_ms, name and dir are filled in. Errors: errno of the calls. */
+int bg_sandbox_create_member(const struct bg_paths *paths, struct bg_sandbox *sandbox,
+                             struct bg_err *err) BG_MUST_CHECK;
+
 /* Puts more into a new sandbox's folder before that appears: what is half-way there is never seen.
  * sandbox: with its id and name. dir_fd: borrowed. */
 struct bg_sandbox_filling {

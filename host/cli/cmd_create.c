@@ -4,6 +4,7 @@
 
 #include "host/cli/from.h"
 #include "host/cli/output.h"
+#include "host/cli/pool.h"
 #include "host/cli/sandbox_options.h"
 #include "host/cli/shares.h"
 #include "host/cli/signals.h"
@@ -31,18 +32,22 @@ static int create(struct app *app, const char *name, struct bg_sandbox *sandbox,
     struct bg_err err;
     BG_AUTOCLOSE int signal_fd = -1;
     json_t *timings = NULL;
-    int signal_number;
+    int signal_number, claim = 0;
     int r = signals_open(&signal_fd, &err);
     if (r == 0)
         r = args_text(args, OPTION_FROM, NULL)
                 ? from_create(app, args, name, /* ephemeral= */ false, sandbox, &err)
-                : bg_sandbox_create(&app->paths, sandbox, &err);
+            : args_flag(args, OPTION_NO_POOL) ? bg_sandbox_create(&app->paths, sandbox, &err)
+                                              : pool_create(app, sandbox, &claim, &err);
+    BG_AUTOCLOSE int claim_fd = claim > 0 ? claim : -1;
     if (r < 0) {
         app_hint_space(&err);
         return app_fail(&err);
     }
-    struct launch_opts launch = {
-        .signal_fd = signal_fd, .owner_fd = -1, .quiet = args_flag(args, OPTION_QUIET)};
+    struct launch_opts launch = {.signal_fd = signal_fd,
+                                 .owner_fd = -1,
+                                 .claim_fd = claim_fd,
+                                 .quiet = args_flag(args, OPTION_QUIET)};
     r = launch_start(sandbox, &launch, &timings, &signal_number, &err);
     if (r == 0)
         r = shares_start_all(app, sandbox, &err);

@@ -6,6 +6,7 @@
 #include "host/cli/guest_command.h"
 #include "host/cli/launch.h"
 #include "host/cli/life.h"
+#include "host/cli/pool.h"
 #include "host/cli/sandbox_options.h"
 #include "host/cli/shares.h"
 #include "host/cli/signals.h"
@@ -45,8 +46,8 @@ static void remove_sandbox(struct app *app, struct bg_sandbox *sandbox)
         app_note("%s", err.text);
 }
 
-static int run_in(struct app *app, struct bg_sandbox *sandbox, const struct args *args,
-                  struct guest_command *command)
+static int run_in(struct app *app, struct bg_sandbox *sandbox, int claim_fd,
+                  const struct args *args, struct guest_command *command)
 {
     struct bg_err err;
     int owner[2] = {-1, -1};
@@ -60,6 +61,7 @@ static int run_in(struct app *app, struct bg_sandbox *sandbox, const struct args
     (void)write_end; /* held until the end of this function */
     struct launch_opts launch = {.signal_fd = command->signal_fd,
                                  .owner_fd = read_end,
+                                 .claim_fd = claim_fd,
                                  .quiet = args_flag(args, OPTION_QUIET)};
     int signal_number, status = APP_FAILED;
     int r = launch_start(sandbox, &launch, NULL, &signal_number, &err);
@@ -85,6 +87,7 @@ static int run(struct app *app, const struct args *args)
                                     .cwd = args_text(args, OPTION_CWD, ""),
                                     .tty = args_flag(args, OPTION_TTY)};
     BG_AUTOCLOSE int signal_fd = -1;
+    int claim = 0;
     const char *name = args_text(args, OPTION_NAME, NULL);
     int r = guest_command_operands(args, 0, &command, &err);
     bool from = args_text(args, OPTION_FROM, NULL) != NULL;
@@ -95,14 +98,16 @@ static int run(struct app *app, const struct args *args)
         r = signals_open(&signal_fd, &err);
     if (r == 0)
         r = from ? from_create(app, args, name, /* ephemeral= */ !name, &sandbox, &err)
-                 : bg_sandbox_create(&app->paths, &sandbox, &err);
+            : args_flag(args, OPTION_NO_POOL) ? bg_sandbox_create(&app->paths, &sandbox, &err)
+                                              : pool_create(app, &sandbox, &claim, &err);
+    BG_AUTOCLOSE int claim_fd = claim > 0 ? claim : -1;
     if (r < 0) {
         bg_sandbox_done(&sandbox);
         app_hint_space(&err);
         return app_fail(&err);
     }
     command.signal_fd = signal_fd;
-    int status = run_in(app, &sandbox, args, &command);
+    int status = run_in(app, &sandbox, claim_fd, args, &command);
     bg_sandbox_done(&sandbox);
     return status;
 }

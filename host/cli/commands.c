@@ -10,15 +10,15 @@
 #define COMMANDS_MAX 64
 
 const struct command *const commands[] = {
-    &cmd_run,    &cmd_create,     &cmd_exec,       &cmd_shell,   &cmd_attach,  &cmd_ps,
-    &cmd_ssh,    &cmd_ssh_config, &cmd_code,       &cmd_cp,      &cmd_mount,   &cmd_umount,
-    &cmd_fs,     &cmd_watch,      &cmd_guard,      &cmd_trust,   &cmd_share,   &cmd_unshare,
-    &cmd_diff,   &cmd_apply,      &cmd_discard,    &cmd_ls,      &cmd_inspect, &cmd_logs,
-    &cmd_audit,  &cmd_start,      &cmd_stop,       &cmd_suspend, &cmd_resume,  &cmd_snapshot,
-    &cmd_fork,   &cmd_restore,    &cmd_forward,    &cmd_tree,    &cmd_prune,   &cmd_flatten,
-    &cmd_export, &cmd_import,     &cmd_rm,         &cmd_image,   &cmd_secret,  &cmd_policy,
-    &cmd_ca,     &cmd_proxy,      &cmd_serve,      &cmd_mcp,     &cmd_volume,  &cmd_doctor,
-    &cmd_help,   &cmd_version,    &cmd_completion, NULL,
+    &cmd_run,    &cmd_create,     &cmd_exec,    &cmd_shell,      &cmd_attach,  &cmd_ps,
+    &cmd_ssh,    &cmd_ssh_config, &cmd_code,    &cmd_cp,         &cmd_mount,   &cmd_umount,
+    &cmd_fs,     &cmd_watch,      &cmd_guard,   &cmd_trust,      &cmd_share,   &cmd_unshare,
+    &cmd_diff,   &cmd_apply,      &cmd_discard, &cmd_ls,         &cmd_inspect, &cmd_logs,
+    &cmd_audit,  &cmd_start,      &cmd_stop,    &cmd_suspend,    &cmd_resume,  &cmd_snapshot,
+    &cmd_fork,   &cmd_restore,    &cmd_forward, &cmd_tree,       &cmd_prune,   &cmd_flatten,
+    &cmd_export, &cmd_import,     &cmd_rm,      &cmd_image,      &cmd_secret,  &cmd_policy,
+    &cmd_ca,     &cmd_proxy,      &cmd_serve,   &cmd_mcp,        &cmd_volume,  &cmd_pool,
+    &cmd_doctor, &cmd_help,       &cmd_version, &cmd_completion, NULL,
 };
 
 const struct command *command_find(const char *name)

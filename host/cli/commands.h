@@ -10,7 +10,7 @@ extern const struct command cmd_run, cmd_create, cmd_exec, cmd_shell, cmd_attach
     cmd_image, cmd_secret, cmd_policy, cmd_ca, cmd_proxy, cmd_audit, cmd_doctor, cmd_ssh,
     cmd_ssh_config, cmd_fs, cmd_code, cmd_serve, cmd_mcp, cmd_completion, cmd_version, cmd_help,
     cmd_snapshot, cmd_fork, cmd_restore, cmd_suspend, cmd_resume, cmd_tree, cmd_prune, cmd_export,
-    cmd_import, cmd_volume, cmd_flatten;
+    cmd_import, cmd_volume, cmd_flatten, cmd_pool;
 
 /* `bellglass image save`, the one verb of image that begins here; in no list of commands. */
 extern const struct command cmd_image_save;

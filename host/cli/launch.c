@@ -9,6 +9,7 @@
 
 #include "common/io.h"
 #include "common/quote.h"
+#include "common/state/pool.h"
 #include "host/cli/app.h"
 #include "host/cli/process.h"
 #include "host/cli/signals.h"
@@ -20,7 +21,8 @@
 #define OWNER_FD          4
 
 struct start {
-    const struct bg_sandbox *sandbox;
+    const struct bg_sandbox *sandbox; /* NULL: of something else */
+    const char *what;                 /* that; NULL: of a sandbox */
     const struct launch_opts *opts;
     pid_t pid; /* the child we started; it may have detached from us since */
     int status_fd;
@@ -81,7 +83,10 @@ static int take_line(struct start *s, size_t size, struct bg_err *err)
 /* The end of file without a last line. */
 static int ended_silently(struct start *s, struct bg_err *err)
 {
-    int status = process_wait(s->pid);
+    int status = s->pid > 0 ? process_wait(s->pid) : 0;
+    if (!s->sandbox)
+        return bg_err_set(err, -ECHILD, "%s ended without a word (exit status %d)", s->what,
+                          status);
     return bg_err_set(err, -ECHILD,
                       "sandbox '%s': its supervisor ended without a word (exit status %d); see "
                       "bellglass logs %s",
@@ -116,9 +121,9 @@ static void cancel(struct start *s, int number)
     enum bg_sandbox_state state;
     s->signal = number;
     s->cancel_by_ms = bg_now_ms() + CANCEL_TIMEOUT_MS;
-    if (waitpid(s->pid, NULL, WNOHANG) == 0)
+    if (s->pid > 0 && waitpid(s->pid, NULL, WNOHANG) == 0)
         (void)kill(s->pid, SIGTERM); /* our child, not waited for: the number is still its own */
-    if (bg_sandbox_state(s->sandbox, &state, &launcher, NULL) == 0 && launcher > 0)
+    if (s->sandbox && bg_sandbox_state(s->sandbox, &state, &launcher, NULL) == 0 && launcher > 0)
         (void)kill(launcher, SIGTERM);
 }
 
@@ -151,8 +156,9 @@ static int watch(struct start *s, struct bg_err *err)
             return bg_err_errno(err, -errno, "poll");
         show_progress(s);
         if (s->cancel_by_ms && bg_now_ms() >= s->cancel_by_ms)
-            return bg_err_set(err, -ETIME, "sandbox '%s': its supervisor does not end",
-                              s->sandbox->name);
+            return s->sandbox ? bg_err_set(err, -ETIME, "sandbox '%s': its supervisor does not end",
+                                           s->sandbox->name)
+                              : bg_err_set(err, -ETIME, "%s does not end", s->what);
         if (n > 0 && fds[1].revents)
             take_signals(s);
         if (n > 0 && fds[0].revents) {
@@ -164,22 +170,26 @@ static int watch(struct start *s, struct bg_err *err)
     return 0;
 }
 
-int launch_start(const struct bg_sandbox *sandbox, const struct launch_opts *opts,
-                 json_t **ret_timings, int *ret_signal, struct bg_err *err)
+/* The sandbox was a pool's member: it needs no more than the word. */
+static int start_claimed(const struct launch_opts *opts, int status_fd, struct bg_err *err)
 {
+    const uint8_t word = BG_POOL_GO;
+    const int fds[] = {status_fd, opts->owner_fd};
+    int r = bg_send_fds(opts->claim_fd, &word, 1, fds, opts->owner_fd >= 0 ? 2 : 1);
+    return r < 0 ? bg_err_errno(err, r, "its supervisor") : 0;
+}
+
+static int start_process(struct start *s, int status_fd, struct bg_err *err)
+{
+    const struct launch_opts *opts = s->opts;
     BG_AUTOFREE char *path = NULL;
-    *ret_signal = 0;
     int r = bg_helper_path("bellglass-supervisor", &path, err);
     if (r < 0)
         return r;
-    int fds[2];
-    if (pipe2(fds, O_CLOEXEC) < 0)
-        return bg_err_errno(err, -errno, "pipe");
-    BG_AUTOCLOSE int status = fds[0];
     char program[] = "bellglass-supervisor", verb[] = "run", status_option[] = "--status-fd",
          status_number[] = "3", cold[] = "--cold", owner_option[] = "--owner-fd",
          owner_number[] = "4";
-    char *argv[9] = {program, verb, sandbox->name, status_option, status_number};
+    char *argv[9] = {program, verb, s->sandbox->name, status_option, status_number};
     size_t argc = 5;
     if (opts->cold)
         argv[argc++] = cold;
@@ -187,20 +197,32 @@ int launch_start(const struct bg_sandbox *sandbox, const struct launch_opts *opt
         argv[argc++] = owner_option;
         argv[argc++] = owner_number;
     }
-    struct process_opts start = {
+    const struct process_opts start = {
         .path = path,
         .argv = argv,
-        .fds = {{.from = fds[1], .to = STATUS_FD}, {.from = opts->owner_fd, .to = OWNER_FD}},
+        .fds = {{.from = status_fd, .to = STATUS_FD}, {.from = opts->owner_fd, .to = OWNER_FD}},
         .fd_count = opts->owner_fd >= 0 ? 2 : 1};
+    return process_start(&start, &s->pid, err);
+}
+
+int launch_start(const struct bg_sandbox *sandbox, const struct launch_opts *opts,
+                 json_t **ret_timings, int *ret_signal, struct bg_err *err)
+{
+    int fds[2];
+    *ret_signal = 0;
+    if (pipe2(fds, O_CLOEXEC) < 0)
+        return bg_err_errno(err, -errno, "pipe");
+    BG_AUTOCLOSE int status = fds[0];
     struct start s = {
         .sandbox = sandbox, .opts = opts, .status_fd = status, .begin_ms = bg_now_ms()};
-    r = process_start(&start, &s.pid, err);
-    (void)close(fds[1]); /* the child's */
+    int r = opts->claim_fd > 0 ? start_claimed(opts, fds[1], err) : start_process(&s, fds[1], err);
+    (void)close(fds[1]); /* the supervisor's */
     if (r < 0)
         return r;
     r = watch(&s, err);
     /* What failed still holds the sandbox until it is gone; what runs has detached from us. */
-    (void)process_wait_for(s.pid, r < 0 ? CANCEL_TIMEOUT_MS : 0);
+    if (s.pid > 0)
+        (void)process_wait_for(s.pid, r < 0 ? CANCEL_TIMEOUT_MS : 0);
     if (s.signal) {
         json_decref(s.timings);
         *ret_signal = s.signal;
@@ -212,4 +234,18 @@ int launch_start(const struct bg_sandbox *sandbox, const struct launch_opts *opt
     else
         json_decref(s.timings);
     return r;
+}
+
+int launch_follow(const char *what, pid_t pid, int status_fd, const struct launch_opts *opts,
+                  int *ret_signal, struct bg_err *err)
+{
+    struct start s = {
+        .what = what, .opts = opts, .pid = pid, .status_fd = status_fd, .begin_ms = bg_now_ms()};
+    *ret_signal = 0;
+    int r = watch(&s, err);
+    json_decref(s.timings);
+    if (r < 0)
+        (void)process_wait_for(pid, CANCEL_TIMEOUT_MS);
+    *ret_signal = s.signal;
+    return s.signal ? bg_err_set(err, -ECANCELED, "%s was stopped by a signal", what) : r;
 }

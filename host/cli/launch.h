@@ -13,6 +13,8 @@ struct launch_opts {
     int signal_fd; /* signals.h; INT, TERM, HUP and QUIT end the start */
     int owner_fd;  /* the read end of a pipe: at its end of file the supervisor removes the sandbox;
                       -1: the sandbox stays. Borrowed */
+    int claim_fd;  /* of pool_claim(): the sandbox is a member that waits for its word; 0: it is
+                      none. Borrowed */
     bool cold;     /* boot its disk, whatever memory it could go on from */
     bool quiet;    /* no progress on stderr */
 };
@@ -23,6 +25,12 @@ struct launch_opts {
  * said. */
 int launch_start(const struct bg_sandbox *sandbox, const struct launch_opts *opts,
                  json_t **ret_timings, int *ret_signal, struct bg_err *err) BG_MUST_CHECK;
+
+/* The same for another helper that says it on status_fd, such as the keeper of a pool, once all is
+ * ready: `what` names it; a signal ends it. pid: our child, which is waited for unless it is ready
+ * and runs on. */
+int launch_follow(const char *what, pid_t pid, int status_fd, const struct launch_opts *opts,
+                  int *ret_signal, struct bg_err *err) BG_MUST_CHECK;
 
 enum launch_line_kind { LAUNCH_PROGRESS, LAUNCH_READY, LAUNCH_ERROR };
 

@@ -9,6 +9,7 @@
 
 #include "common/quote.h"
 #include "common/state/disk.h"
+#include "common/state/pool.h"
 #include "host/cli/life.h"
 #include "host/cli/mount_probe.h"
 #include "host/cli/offline.h"
@@ -199,6 +200,19 @@ static bool runs_with_id(struct app *app, char *const *names, const char *id, si
     return runs;
 }
 
+/* True if the id is that of a pool's member that somebody has. */
+static bool is_member(struct app *app, const char *id, size_t id_size)
+{
+    enum bg_sandbox_use use;
+    struct bg_sandbox member = {0};
+    BG_AUTOFREE char *dir = NULL;
+    if (asprintf(&dir, "%s/sandboxes/" BG_POOL_PREFIX "%.*s", app->paths.state, (int)id_size, id) <
+        0)
+        return true; /* out of memory: it stays */
+    member.dir = dir;
+    return bg_sandbox_use(&member, &use, NULL) == 0 && use != BG_SANDBOX_UNUSED;
+}
+
 /* True if nobody listens on the socket of a helper. */
 static bool helper_is_dead(struct app *app, const char *id)
 {
@@ -222,7 +236,8 @@ static void look_for_sockets(struct app *app, char *const *names, bool fix, stru
         char id[32];
         bool dead = offline_socket_id(entry->d_name, id)
                         ? helper_is_dead(app, id)
-                        : socket && !runs_with_id(app, names, entry->d_name, size - 5);
+                        : socket && !is_member(app, entry->d_name, size - 5) &&
+                              !runs_with_id(app, names, entry->d_name, size - 5);
         if (!dead)
             continue;
         found->sockets++;

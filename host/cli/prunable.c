@@ -15,6 +15,7 @@
 #include "common/io.h"
 #include "common/state/folder.h"
 #include "common/state/image.h"
+#include "common/state/pool.h"
 #include "common/state/resume.h"
 #include "common/state/volume.h"
 #include "host/cli/reclaim.h"
@@ -100,14 +101,10 @@ static int need_layer(struct needs *needs, const char *id)
     return 0;
 }
 
-static int need_sandbox(struct app *app, const char *name, struct needs *needs)
+static int need_sandbox(const char *folder, struct needs *needs)
 {
-    struct bg_sandbox sandbox;
     struct bg_disk disk;
-    if (bg_sandbox_locate(&app->paths, name, &sandbox, NULL) < 0)
-        return 0; /* removed meanwhile */
-    BG_AUTOCLOSE int dir = open(sandbox.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bg_sandbox_done(&sandbox);
+    BG_AUTOCLOSE int dir = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int r = dir < 0 ? -errno : bg_disk_load(dir, &disk, NULL);
     if (r < 0) {
         needs->unsure |= r != -ENOENT; /* never started, or removed: it needs nothing */
@@ -119,6 +116,31 @@ static int need_sandbox(struct app *app, const char *name, struct needs *needs)
     if (r == 0)
         r = add_descent(needs, NULL, disk.parent);
     bg_disk_done(&disk);
+    return r;
+}
+
+/* Those of pools first: meanwhile one may become a sandbox, but none the other way round. */
+static int need_sandboxes(struct app *app, struct needs *needs, struct bg_err *err)
+{
+    struct bg_sandbox *members;
+    char **names = NULL;
+    size_t count;
+    int r = bg_pool_members(&app->paths, &members, &count, err);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; r == 0 && i < count; i++)
+        r = need_sandbox(members[i].dir, needs);
+    bg_pool_members_free(members, count);
+    if (r == 0)
+        r = bg_sandbox_names(&app->paths, &names, err);
+    for (size_t i = 0; r == 0 && names[i]; i++) {
+        struct bg_sandbox sandbox;
+        if (bg_sandbox_locate(&app->paths, names[i], &sandbox, NULL) < 0)
+            continue; /* removed meanwhile */
+        r = need_sandbox(sandbox.dir, needs);
+        bg_sandbox_done(&sandbox);
+    }
+    bg_sandbox_names_free(names);
     return r;
 }
 
@@ -185,19 +207,13 @@ static void follow_descents(struct needs *needs)
 static int find_needs(struct app *app, char *const *snapshots, struct needs *needs,
                       struct bg_err *err)
 {
-    char **sandboxes = NULL;
-    int r = bg_sandbox_names(&app->paths, &sandboxes, err);
-    if (r < 0)
-        return r;
-    for (size_t i = 0; r == 0 && sandboxes[i]; i++)
-        r = need_sandbox(app, sandboxes[i], needs);
+    int r = need_sandboxes(app, needs, err);
     for (size_t i = 0; r == 0 && snapshots[i]; i++)
         r = need_snapshot(app, snapshots[i], needs);
     if (r == 0)
         r = need_volumes(app, needs);
     if (r == 0)
         follow_descents(needs);
-    bg_sandbox_names_free(sandboxes);
     return r < 0 ? bg_err_errno(err, r, "prune") : 0;
 }
 

@@ -19,7 +19,7 @@
 #define QUOTED_SIZE       256
 #define POLICY_NAMES_SIZE 16384
 
-static int read_sizes(const struct args *args, struct bg_sandbox *s, struct bg_err *err)
+int sandbox_options_sizes(const struct args *args, struct bg_sandbox *s, struct bg_err *err)
 {
     char quoted[QUOTED_SIZE];
     uint64_t cpus = 1;
@@ -295,7 +295,7 @@ static int read_all(struct app *app, const struct args *args, const char *name,
     struct bg_sandbox s = {0};
     int r = app_paths(app, err);
     if (r == 0)
-        r = read_sizes(args, &s, err);
+        r = sandbox_options_sizes(args, &s, err);
     if (r == 0)
         r = sandbox_options_lifetime(args, output_now_ms(), &s, NULL, err);
     if (r == 0)

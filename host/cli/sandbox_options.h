@@ -33,6 +33,7 @@ enum {
     OPTION_USER,
     OPTION_CWD,
     OPTION_JSON,
+    OPTION_NO_POOL,
     OPTION_OWN, /* the first of a command's own */
 };
 
@@ -138,6 +139,8 @@ enum {
          "SNAPSHOT",                                                                               \
          "go on from a snapshot, or from a sandbox as it is now; -e and --allow add to its "       \
          "settings"},                                                                              \
+        {OPTION_NO_POOL, 0,    false,                                                              \
+         "no-pool",      NULL, "start it now, even if `bellglass pool` has one ready"},            \
     {                                                                                              \
         OPTION_QUIET, 'q', false, "quiet", NULL, "no progress on stderr"                           \
     }
@@ -155,6 +158,10 @@ enum {
  * option and the way out. */
 int sandbox_options_read(struct app *app, const struct args *args, const char *name,
                          struct bg_sandbox *ret, struct bg_err *err) BG_MUST_CHECK;
+
+/* --cpus and --memory: sets these of the sandbox. Errors: -EINVAL. */
+int sandbox_options_sizes(const struct args *args, struct bg_sandbox *sandbox,
+                          struct bg_err *err) BG_MUST_CHECK;
 
 /* LIFETIME_OPTIONS, those that were given: sets ttl_s and idle_suspend_s, and expires_ms from
  * now_ms on. *ret_given (may be NULL): whether one was. Errors: -EINVAL. */

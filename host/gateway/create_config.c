@@ -238,7 +238,8 @@ static int read_config(const json_t *object, uint64_t now_ms, struct create_conf
     struct rpc_params p = rpc_params(object);
     const json_t *stop = json_object_get(object, "stop_at_ms");
     c->memory_bytes =
-        (uint64_t)rpc_number_or(&p, "memory_mb", 128, (int64_t)(BG_SANDBOX_MEMORY_MAX >> 20), 1280)
+        (uint64_t)rpc_number_or(&p, "memory_mb", 128, (int64_t)(BG_SANDBOX_MEMORY_MAX >> 20),
+                                BG_GATEWAY_MEMORY_DEFAULT >> 20)
         << 20;
     int r = read_labels(&p, c, err);
     if (r == 0)

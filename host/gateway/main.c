@@ -13,11 +13,15 @@
 #include "host/cli/cmd_serve.h"
 #include "host/cli/commands.h"
 #include "host/cli/grammar.h"
+#include "host/cli/pools.h"
+#include "host/cli/process.h"
 #include "host/gateway/server.h"
 #include "host/gateway/tokens.h"
 
 /* Starts and ends of sandboxes at once: libuv's four threads would be few, and they only wait. */
 #define THREADS "32"
+
+#define POOL_EXIT_MS 20000 /* for a keeper to let a start come to its end */
 
 /* The file of the installation: DATA/gateway/tokens. *ret: heap, the caller's. */
 static int token_path(struct app *app, const struct args *args, char **ret, struct bg_err *err)
@@ -214,6 +218,45 @@ static int read_allow(const struct args *args, const char **allow, struct bg_err
     return 0;
 }
 
+/* *ret: image is borrowed of args; wanted 0: no pool. */
+static int read_pool(const struct args *args, struct pool_info *ret, struct bg_err *err)
+{
+    const char *number = args_text(args, SERVE_POOL, "0");
+    const char *memory = args_text(args, SERVE_POOL_MEMORY, NULL);
+    uint64_t wanted;
+    if (bg_parse_u64(number, 0, BG_POOL_MEMBERS_MAX, &wanted) < 0)
+        return bg_err_set(err, -EINVAL, "--pool: want a number from 0 to %d", BG_POOL_MEMBERS_MAX);
+    ret->wanted = (unsigned)wanted;
+    ret->memory_bytes = BG_GATEWAY_MEMORY_DEFAULT;
+    if (memory && (bg_parse_bytes(memory, BG_SANDBOX_MEMORY_MIN, BG_SANDBOX_MEMORY_MAX,
+                                  &ret->memory_bytes) < 0 ||
+                   ret->memory_bytes % (1u << 20) != 0))
+        return bg_err_set(err, -EINVAL, "--pool-memory: want whole MiB, such as 768M or 2G");
+    return 0;
+}
+
+/* With its keeper, which ends when we do, whatever the reason; here it is waited for. */
+static int serve(const struct server_opts *opts, const struct pool_info *pool, struct bg_err *err)
+{
+    int owner[2] = {-1, -1};
+    pid_t keeper = 0;
+    if (pool->wanted > 0 && pipe2(owner, O_CLOEXEC) < 0)
+        return bg_err_errno(err, -errno, "pipe");
+    BG_AUTOCLOSE int write_end = owner[1];
+    int r = 0;
+    if (pool->wanted > 0) {
+        r = pools_start(pool, /* status_fd= */ -1, owner[0], &keeper, err);
+        (void)close(owner[0]); /* the keeper's */
+    }
+    if (r == 0)
+        r = server_run(opts, err);
+    if (keeper > 0) {
+        (void)close(bg_take_fd(&write_end)); /* nothing was written */
+        (void)process_wait_for(keeper, POOL_EXIT_MS);
+    }
+    return r;
+}
+
 static int run_server(struct app *app, const struct args *args, const char *path)
 {
     const struct bg_log log = {.fd = STDERR_FILENO, .level = BG_LOG_INFO, .tag = "serve"};
@@ -256,8 +299,14 @@ static int run_server(struct app *app, const struct args *args, const char *path
                                      .allow = allow,
                                      .cpus = (unsigned)cpus,
                                      .idle_ms = idle_ms};
+    BG_AUTOFREE char *image = strdup(opts.image);
+    struct pool_info pool = {.image = image, .cpus = (unsigned)cpus};
+    if (r == 0 && !image)
+        r = bg_err_errno(&err, -ENOMEM, "serve");
     if (r == 0)
-        r = server_run(&opts, &err);
+        r = read_pool(args, &pool, &err);
+    if (r == 0)
+        r = serve(&opts, &pool, &err);
     return r < 0 ? app_fail(&err) : 0;
 }
 

@@ -12,6 +12,7 @@
 #include "common/state/image.h"
 #include "host/cli/launch.h"
 #include "host/cli/life.h"
+#include "host/cli/pool.h"
 #include "host/cli/wake.h"
 #include "host/gateway/attach.h"
 #include "host/gateway/folder_watch.h"
@@ -724,7 +725,7 @@ static void creation_work(uv_work_t *work)
     struct job *job = work->data;
     const struct sandboxes_opts *opts = &job->all->opts;
     struct sandbox_entry *entry = job->entry;
-    const struct launch_opts launch = {.signal_fd = -1, .owner_fd = -1, .quiet = true};
+    struct launch_opts launch = {.signal_fd = -1, .owner_fd = -1, .quiet = true};
     int signal_number;
     bool made = false;
     struct bg_volume root = {0};
@@ -734,8 +735,9 @@ static void creation_work(uv_work_t *work)
         r = attach_volumes(&opts->app->paths, entry->record.token, &job->config, job->waits,
                            &entry->sandbox, &root, &job->err);
     if (r == 0) {
-        r = bg_sandbox_create_filled(&opts->app->paths, &entry->sandbox,
-                                     root.id[0] ? &filling : NULL, &job->err);
+        r = root.id[0]
+                ? bg_sandbox_create_filled(&opts->app->paths, &entry->sandbox, &filling, &job->err)
+                : pool_create(opts->app, &entry->sandbox, &launch.claim_fd, &job->err);
         made = r == 0;
     }
     bg_volume_done(&root);
@@ -745,6 +747,8 @@ static void creation_work(uv_work_t *work)
         r = record_save(entry->sandbox.dir, &entry->record, &job->err);
     if (r == 0)
         r = launch_start(&entry->sandbox, &launch, NULL, &signal_number, &job->err);
+    if (launch.claim_fd > 0)
+        (void)close(launch.claim_fd); /* it has said all */
     job->status = r;
     if (r < 0 && made)
         remove_failed(opts->app, entry->sandbox.name);

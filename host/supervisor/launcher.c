@@ -24,6 +24,7 @@
 #include "host/supervisor/flatten.h"
 #include "host/supervisor/flatten_plan.h"
 #include "host/supervisor/lifetime.h"
+#include "host/supervisor/member.h"
 #include "host/supervisor/parts.h"
 #include "host/supervisor/snapshots.h"
 #include "host/supervisor/volumes.h"
@@ -52,6 +53,8 @@ struct launcher {
     } shorten;
     bool suspended; /* the supervisor ends for that */
     struct lifetime lifetime;
+    struct member member;
+    int owner_fd;
     char reason[BG_ERR_TEXT_SIZE]; /* why it ends or is suspended, if that was not asked for */
     struct bg_log log;
     int log_fd, proxy_log_fd;
@@ -528,6 +531,83 @@ static void expire(struct launcher *l)
     supervisor_child_stop(&l->child, STOP_GRACE_MS);
 }
 
+/* ---- a pool's member ---- */
+
+static void end_member(struct launcher *l, const struct bg_err *why)
+{
+    member_end(&l->member);
+    l->child.why = *why;
+    l->child.ended = true; /* a reason that is better than what it will say */
+    supervisor_child_stop(&l->child, 0);
+}
+
+static void wait_for_claim(struct launcher *l)
+{
+    struct bg_err err;
+    if (l->member.state != MEMBER_STARTS)
+        return; /* it has been told to end */
+    if (member_wait(&l->member, l->opts->sandbox, &err) < 0)
+        end_member(l, &err);
+    else
+        report_ready(l->opts->report, &(struct vm_timings){0});
+}
+
+/* Its proxy first: what the guest asks for from now on waits there. */
+static void give_identity(struct launcher *l)
+{
+    const char *name = l->opts->sandbox->name;
+    uint8_t message[1 + BG_SANDBOX_NAME_MAX];
+    struct bg_err err = {0};
+    int r = lifetime_open(l->opts->paths, l->opts->sandbox, &l->lifetime, &err);
+    if (r == 0)
+        r = start_proxy(l, &err);
+    if (r < 0) {
+        end_member(l, &err);
+        return;
+    }
+    message[0] = LINK_CLAIM;
+    memcpy(message + 1, name, strlen(name));
+    if (bg_send_fd(l->child.link_fd, message, 1 + strlen(name), l->member.config_fd) < 0 &&
+        l->child.pid != 0)
+        (void)kill(l->child.pid, SIGKILL); /* our child, not reaped; it waits for this word */
+    member_done(&l->member);
+}
+
+static void claimer_spoke(struct launcher *l)
+{
+    struct bg_err err = {0};
+    int status_fd = -1, owner_fd = -1;
+    switch (
+        member_spoke(&l->member, l->opts->paths, l->opts->sandbox, &status_fd, &owner_fd, &err)) {
+    case MEMBER_NOTHING:
+        break;
+    case MEMBER_IS_NAMED:
+        if (l->owner_fd >= 0)
+            (void)close(l->owner_fd); /* of the pool, which sees by that that it has it no more */
+        l->owner_fd = -1;
+        break;
+    case MEMBER_GOES:
+        l->owner_fd = owner_fd;
+        *l->opts->report = (struct report){.fd = status_fd};
+        give_identity(l);
+        break;
+    case MEMBER_ENDS:
+        end_member(l, &err);
+        break;
+    }
+}
+
+/* Who claims it now would have something old. */
+static void look_at_age(struct launcher *l)
+{
+    struct bg_err err;
+    if (l->member.state != MEMBER_WAITS || l->member.claimer_fd >= 0 ||
+        !member_is_stale(&l->member))
+        return;
+    (void)bg_err_set(&err, -ESTALE, "what it was made with has changed");
+    end_member(l, &err);
+}
+
 static void supervisor_spoke(struct launcher *l)
 {
     char message[SUPERVISOR_LINK_MAX];
@@ -547,6 +627,8 @@ static void supervisor_spoke(struct launcher *l)
             flatten_if_due(l);
     } else if (n == 1 && message[0] == LINK_LOADED) {
         let_run(l);
+    } else if (n == 1 && message[0] == LINK_HELD) {
+        wait_for_claim(l);
     } else if (n == 1 && message[0] == LINK_RELOAD) {
         replace_proxy(l);
     } else if (n > 1 && message[0] == LINK_WANT) {
@@ -570,29 +652,38 @@ static void signal_came(struct launcher *l)
     struct signalfd_siginfo info;
     if (read(l->signal_fd, &info, sizeof info) != sizeof info)
         return;
-    if (info.ssi_signo == SIGCHLD)
+    if (info.ssi_signo == SIGCHLD) {
         reap(l);
-    else
-        supervisor_child_stop(&l->child, STOP_GRACE_MS);
+        return;
+    }
+    member_end(&l->member);
+    supervisor_child_stop(&l->child, STOP_GRACE_MS);
 }
 
 /* Until the supervisor is gone. */
 static void watch(struct launcher *l)
 {
-    int owner_fd = l->opts->owner_fd;
     while (l->child.pid != 0) {
         struct pollfd fds[] = {{.fd = l->signal_fd, .events = POLLIN},
                                {.fd = l->child.link_fd, .events = POLLIN},
-                               {.fd = owner_fd, .events = POLLIN},
+                               {.fd = l->owner_fd, .events = POLLIN},
                                {.fd = l->audit_fd, .events = POLLIN},
                                {.fd = l->snapshots.finisher_fd, .events = POLLIN},
                                {.fd = l->lifetime.timer_fd, .events = POLLIN},
                                {.fd = l->lifetime.watch_fd, .events = POLLIN},
-                               {.fd = l->flatten.finisher_fd, .events = POLLIN}};
+                               {.fd = l->flatten.finisher_fd, .events = POLLIN},
+
+                               {.fd = member_listen_fd(&l->member), .events = POLLIN},
+                               {.fd = member_claimer_fd(&l->member), .events = POLLIN}};
         struct bg_err err;
         uint64_t now = bg_now_ms();
-        bool proxy_wanted = l->proxy_pid == 0 && l->child.link_fd >= 0 && !l->child.ended;
-        int timeout = !proxy_wanted ? -1 : l->proxy_due_ms > now ? (int)(l->proxy_due_ms - now) : 0;
+        bool member = l->member.state != MEMBER_NONE; /* nothing in it asks for anything */
+        bool proxy_wanted =
+            !member && l->proxy_pid == 0 && l->child.link_fd >= 0 && !l->child.ended;
+        int timeout = member                  ? MEMBER_LOOK_MS
+                      : !proxy_wanted         ? -1
+                      : l->proxy_due_ms > now ? (int)(l->proxy_due_ms - now)
+                                              : 0;
         if (timeout == 0) {
             if (start_proxy(l, &err) < 0) {
                 bg_log(&l->log, BG_LOG_ERROR, "proxy: %s", err.text);
@@ -600,7 +691,10 @@ static void watch(struct launcher *l)
             }
             continue;
         }
-        if (poll(fds, sizeof fds / sizeof fds[0], timeout) < 0)
+        int n = poll(fds, sizeof fds / sizeof fds[0], timeout);
+        if (n == 0)
+            look_at_age(l);
+        if (n <= 0)
             continue; /* EINTR; nothing else can be */
         if (fds[1].revents)
             supervisor_spoke(l);
@@ -611,9 +705,14 @@ static void watch(struct launcher *l)
         put_flat(l);
         if (fds[2].revents) {
             /* The owner holds the other end and writes nothing: any event is its end. */
-            owner_fd = -1;
+            l->owner_fd = -1;
+            member_end(&l->member);
             supervisor_child_stop(&l->child, 0);
         }
+        if (fds[9].revents && member_claimer_fd(&l->member) >= 0)
+            claimer_spoke(l);
+        if (fds[8].revents && member_listen_fd(&l->member) >= 0)
+            member_accept(&l->member);
         if (fds[3].revents)
             answer_audit(l);
         if (fds[6].revents && lifetime_changed(&l->lifetime))
@@ -701,6 +800,7 @@ static int start_supervisor(struct launcher *l, struct bg_err *err)
                                    .qemu = &l->parts->qemu,
                                    .accel = l->parts->accel,
                                    .ca_pem = l->parts->ca_pem,
+                                   .member = l->opts->member,
                                    .cold = l->parts->cold,
                                    .disk_fds = l->source->disk_fds,
                                    .disk_count = l->source->disk_count,
@@ -757,7 +857,9 @@ static void run(struct launcher *l)
     (void)prctl(PR_SET_CHILD_SUBREAPER, 1); /* cannot fail: await_orphans() */
     if (r == 0)
         r = bg_sandbox_set_state(l->opts->sandbox, BG_SANDBOX_STARTING, "", &err);
-    if (r == 0)
+    if (r == 0 && l->opts->member) /* before it can be claimed */
+        r = member_begin(&l->member, l->opts->paths, l->parts, &err);
+    else if (r == 0)
         r = lifetime_open(l->opts->paths, l->opts->sandbox, &l->lifetime, &err);
     if (r == 0)
         r = start_supervisor(l, &err);
@@ -768,6 +870,7 @@ static void run(struct launcher *l)
     end_proxy(l);
     lifetime_close(&l->lifetime);
     clean_up(l);
+    member_done(&l->member); /* who claimed it hears of the end only now: its name is free */
 }
 
 static int check_lifetime(const struct bg_sandbox *sandbox, struct bg_err *err)
@@ -796,6 +899,8 @@ int launcher_run(const struct launcher_opts *opts, struct bg_err *err)
                          .child.link_fd = -1,
                          .audit_fd = -1,
                          .lifetime = {.timer_fd = -1, .watch_fd = -1},
+                         .member = {.listen_fd = -1, .claimer_fd = -1, .config_fd = -1},
+                         .owner_fd = opts->owner_fd,
                          .signal_fd = -1};
     int r = check_lifetime(opts->sandbox, err);
     if (r == 0)

@@ -11,8 +11,9 @@
 
 struct launcher_opts {
     const struct bg_paths *paths;
-    const struct bg_sandbox *sandbox;
-    int lock_fd;  /* the sandbox's lock, held until we exit */
+    struct bg_sandbox *sandbox; /* of a member: replaced by what it becomes */
+    bool member;                /* of a pool: it is started, and waits for who claims it */
+    int lock_fd;                /* the sandbox's lock, held until we exit */
     int owner_fd; /* a pipe whose other end the owner holds: at its end the sandbox stops; -1: none
                    */
     bool cold;    /* boot its disk, and forget the memory that it could go on from */

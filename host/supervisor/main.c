@@ -8,6 +8,7 @@
 
 #include "common/checked.h"
 #include "common/io.h"
+#include "common/state/image.h"
 #include "host/supervisor/accel.h"
 #include "host/supervisor/helper.h"
 #include "host/supervisor/launcher.h"
@@ -20,6 +21,7 @@ static const char usage[] =
     "       bellglass-supervisor files sandbox NAME read|write|repair --owner-fd M\n"
     "       bellglass-supervisor files snapshot|image NAME read --owner-fd M\n"
     "       bellglass-supervisor golden IMAGE CPUS MEMORY_BYTES [--status-fd N]\n"
+    "       bellglass-supervisor member IMAGE CPUS MEMORY_BYTES --owner-fd M [--status-fd N]\n"
     "       bellglass-supervisor probe\n"
     "Started by the bellglass command; docs/protocol.md describes it.\n";
 
@@ -75,6 +77,58 @@ static int run(const struct bg_paths *paths, const struct request *request, stru
     return r;
 }
 
+static int parse_sizes(const struct request *request, unsigned *ret_cpus, uint64_t *ret_memory,
+                       struct bg_err *err)
+{
+    uint64_t cpus, memory;
+    if (bg_parse_u64(request->args[2], 1, 64, &cpus) < 0 ||
+        bg_parse_bytes(request->args[3], 64u << 20, 1ull << 40, &memory) < 0)
+        return bg_err_set(err, -EINVAL, "%s: bad number of cpus or memory", request->args[0]);
+    *ret_cpus = (unsigned)cpus;
+    *ret_memory = memory;
+    return 0;
+}
+
+/* A sandbox that waits to be claimed. */
+static int run_member(const struct bg_paths *paths, const struct request *request,
+                      struct report *report, struct bg_err *err)
+{
+    struct bg_sandbox member = {.ephemeral = true};
+    bool tagged;
+    char digest[65];
+    int lock_fd = -1;
+    if (request->owner_fd < 0)
+        return bg_err_set(err, -EINVAL, "member: want its owner");
+    int r = parse_sizes(request, &member.cpus, &member.memory_bytes, err);
+    if (r == 0)
+        r = bg_image_resolve(paths, request->args[1], digest, &tagged, err);
+    if (r == 0 && (!(member.image_name = strdup(request->args[1])) ||
+                   !(member.image_digest = strdup(digest))))
+        r = bg_err_errno(err, -ENOMEM, "member");
+    /* It may take long, and may be told to end: before there is a folder. */
+    if (r == 0)
+        r = launcher_golden(paths, digest, member.cpus, member.memory_bytes, report, err);
+    if (r == 0)
+        r = bg_sandbox_create_member(paths, &member, err);
+    bool made = r == 0;
+    if (r == 0)
+        r = bg_sandbox_lock(&member, &lock_fd, err);
+    BG_AUTOCLOSE int lock = lock_fd;
+    if (r == 0) {
+        const struct launcher_opts opts = {.paths = paths,
+                                           .sandbox = &member,
+                                           .member = true,
+                                           .lock_fd = lock,
+                                           .owner_fd = request->owner_fd,
+                                           .report = report};
+        r = launcher_run(&opts, err);
+    }
+    if (r < 0 && made)
+        (void)!bg_sandbox_remove(&member, NULL); /* the sweep would take it as well */
+    bg_sandbox_done(&member);
+    return r;
+}
+
 static int serve_files(const struct bg_paths *paths, const struct request *request,
                        struct report *report, struct bg_err *err)
 {
@@ -101,11 +155,11 @@ static int serve_files(const struct bg_paths *paths, const struct request *reque
 static int make_golden(const struct bg_paths *paths, const struct request *request,
                        struct report *report, struct bg_err *err)
 {
-    uint64_t cpus, memory;
-    if (bg_parse_u64(request->args[2], 1, 64, &cpus) < 0 ||
-        bg_parse_bytes(request->args[3], 64u << 20, 1ull << 40, &memory) < 0)
-        return bg_err_set(err, -EINVAL, "golden: bad number of cpus or memory");
-    int r = launcher_golden(paths, request->args[1], (unsigned)cpus, memory, report, err);
+    unsigned cpus;
+    uint64_t memory;
+    int r = parse_sizes(request, &cpus, &memory, err);
+    if (r == 0)
+        r = launcher_golden(paths, request->args[1], cpus, memory, report, err);
     if (r == 0)
         report_ready(report, &(struct vm_timings){0});
     return r;
@@ -152,6 +206,8 @@ int main(int argc, char **argv)
     int r = bg_paths_init(&paths, &err);
     if (r == 0 && strcmp(request.args[0], "run") == 0 && request.arg_count == 2)
         r = run(&paths, &request, &report, &err);
+    else if (r == 0 && strcmp(request.args[0], "member") == 0 && request.arg_count == 4)
+        r = run_member(&paths, &request, &report, &err);
     else if (r == 0 && strcmp(request.args[0], "golden") == 0 && request.arg_count == 4)
         r = make_golden(&paths, &request, &report, &err);
     else if (r == 0 && strcmp(request.args[0], "files") == 0 && request.arg_count == 4)

@@ -30,9 +30,16 @@ void session_open(struct session *session, uint32_t stream_id)
     session->ops.send(session->ops.owner, bytes, sizeof bytes);
 }
 
+void session_warm(struct session *session)
+{
+    assert(session->state == SESSION_GREETED);
+    session->warming = true;
+    send_frame(session, BG_FRAME_WARM, NULL, 0);
+}
+
 void session_identify(struct session *session, const uint8_t *payload, size_t size)
 {
-    assert(session->state == SESSION_HELLO);
+    assert(session->state == SESSION_GREETED && !session->warming);
     session->state = SESSION_IDENTITY;
     send_frame(session, BG_FRAME_IDENTITY, payload, size);
 }
@@ -74,6 +81,7 @@ static int take_hello(struct session *session, struct bg_reader *in, struct bg_e
     if (protocol != BG_WIRE_VERSION)
         return bg_err_set(err, -EPROTO, "agent speaks protocol %u, we speak %u", protocol,
                           BG_WIRE_VERSION);
+    session->state = SESSION_GREETED;
     session->ops.on_hello(session->ops.owner, version);
     return 0;
 }
@@ -113,6 +121,11 @@ static int take_frame(struct session *session, uint8_t type, const uint8_t *payl
         return take_hello(session, &in, err);
     if (type == BG_FRAME_READY)
         return take_ready(session, &in, err);
+    if (type == BG_FRAME_WARMED && size == 0 && session->warming) {
+        session->warming = false;
+        session->ops.on_warmed(session->ops.owner);
+        return 0;
+    }
     if (session->state < SESSION_IDENTITY)
         return bg_err_set(err, -EPROTO, "agent: frame %u before HELLO", type);
     if (type == BG_FRAME_LOG) {

@@ -12,8 +12,10 @@
 struct session_ops {
     /* Sends bytes to the agent; the session has at most SESSION_OUT_MAX outstanding. */
     void (*send)(void *owner, const uint8_t *bytes, size_t size);
-    void (*on_hello)(void *owner, const char *agent_version); /* identity may be sent */
-    void (*on_ready)(void *owner);                            /* identity is in force */
+    void (*on_hello)(void *owner,
+                     const char *agent_version); /* identity may be sent, now or later */
+    void (*on_warmed)(void *owner);              /* as asked by session_warm */
+    void (*on_ready)(void *owner);               /* identity is in force */
     /* records: where the kernel's page records are, for this snapshot; NULL: not told. Borrowed. */
     void (*on_prepared)(void *owner, const struct bg_page_records *records);
     void (*on_log)(void *owner, const char *text, size_t size); /* the guest's text: escape it */
@@ -25,9 +27,11 @@ struct session {
     enum {
         SESSION_REPLY,    /* the stream's reply is awaited */
         SESSION_HELLO,    /* the agent's greeting */
+        SESSION_GREETED,  /* identity is ours to send */
         SESSION_IDENTITY, /* sent, READY awaited */
         SESSION_READY
     } state;
+    bool warming;          /* WARMED is awaited */
     bool preparing;        /* PREPARED is awaited */
     uint64_t pings, pongs; /* sent and answered */
     uint64_t heard_ms;     /* when the last frame came */
@@ -46,7 +50,10 @@ void session_open(struct session *session, uint32_t stream_id);
 int session_feed(struct session *session, const uint8_t *bytes, size_t size, uint64_t now_ms,
                  struct bg_err *err) BG_MUST_CHECK;
 
-/* payload: an emitted struct bg_identity. Only in on_hello. */
+/* The agent runs a command or two, so that the first one after the identity is quick. Only between
+ * on_hello and session_identify. */
+void session_warm(struct session *session);
+/* payload: an emitted struct bg_identity. Once, in on_hello or after it, and not while warming. */
 void session_identify(struct session *session, const uint8_t *payload, size_t size);
 void session_ping(struct session *session);
 void session_shutdown(struct session *session);

@@ -12,6 +12,7 @@
 
 #include "common/io.h"
 #include "common/limits.h"
+#include "common/state/sandbox_json.h"
 #include "host/supervisor/child.h"
 #include "host/supervisor/confine.h"
 #include "host/supervisor/control.h"
@@ -45,6 +46,7 @@ struct supervisor {
     uv_timer_t park_timer; /* for the streams to stand still before a snapshot */
     struct bg_err second_why;
     struct volume_mount *mounting; /* while the agent mounts the volumes */
+    struct bg_sandbox claimed;     /* what a member has become */
     uint8_t *env;
     size_t env_size;
     struct {
@@ -469,6 +471,13 @@ static void loaded(void *owner)
     tell(owner, LINK_LOADED, NULL, 0);
 }
 
+static void held_for_claim(void *owner)
+{
+    tell(owner, LINK_HELD, NULL, 0);
+}
+
+static void claim(struct supervisor *s, const uint8_t *name, size_t size, int config_fd);
+
 static void link_readable(uv_poll_t *poll, int status, int events)
 {
     struct supervisor *s = poll->data;
@@ -492,6 +501,8 @@ static void link_readable(uv_poll_t *poll, int status, int events)
         stop(s, bg_reader_u64le(&in));
     } else if (message[0] == LINK_RUN && s->vm) {
         vm_run(s->vm);
+    } else if (message[0] == LINK_CLAIM && fd_count == 1 && s->vm && !s->stopping) {
+        claim(s, message + 1, (size_t)n - 1, fds[0]);
     } else if (message[0] == LINK_FILES && n == 1 + (ssize_t)sizeof(struct link_files)) {
         struct link_files files;
         memcpy(&files, message + 1, sizeof files);
@@ -712,9 +723,9 @@ static void ended(void *owner, const struct bg_err *why)
 }
 
 /* The environment of every exec: what the user asked for, then the placeholders. */
-static int build_env(struct supervisor *s, uint32_t *ret_count, struct bg_err *err)
+static int build_env(struct supervisor *s, const struct bg_sandbox *sandbox, uint32_t *ret_count,
+                     struct bg_err *err)
 {
-    const struct bg_sandbox *sandbox = s->opts->sandbox;
     s->env = malloc(BG_IDENTITY_SIZE_MAX);
     if (!s->env)
         return bg_err_errno(err, -ENOMEM, "environment");
@@ -736,6 +747,51 @@ static int build_env(struct supervisor *s, uint32_t *ret_count, struct bg_err *e
     return 0;
 }
 
+/* The environment lives until READY. */
+static int build_identity(struct supervisor *s, const struct bg_sandbox *sandbox,
+                          struct bg_identity *ret, struct bg_err *err)
+{
+    struct bg_identity identity = {.ca_pem = (const uint8_t *)s->opts->ca_pem,
+                                   .ca_pem_size = strlen(s->opts->ca_pem)};
+    int r = build_env(s, sandbox, &identity.envc, err);
+    if (r < 0)
+        return r;
+    identity.env = s->env;
+    identity.env_size = s->env_size;
+    bg_sandbox_machine_id(sandbox, identity.machine_id);
+    (void)snprintf(identity.hostname, sizeof identity.hostname, "%s", sandbox->name);
+    (void)snprintf(identity.sandbox_id, sizeof identity.sandbox_id, "%s", sandbox->id);
+    *ret = identity;
+    return 0;
+}
+
+static int read_config(const uint8_t *name, size_t size, int fd, struct bg_sandbox *ret,
+                       struct bg_err *err)
+{
+    char text[BG_SANDBOX_NAME_MAX + 1];
+    BG_AUTOFREE char *bytes = malloc(BG_MANIFEST_MAX);
+    ssize_t n = bytes ? pread(fd, bytes, BG_MANIFEST_MAX, 0) : -1;
+    if (n < 0 || size >= sizeof text)
+        return bg_err_errno(err, n < 0 ? -errno : -ENAMETOOLONG, "claim");
+    memcpy(text, name, size);
+    text[size] = '\0';
+    return sandbox_json_parse(bytes, (size_t)n, text, ret, err);
+}
+
+/* The member is somebody's, and gets its first identity. */
+static void claim(struct supervisor *s, const uint8_t *name, size_t size, int config_fd)
+{
+    struct bg_identity identity;
+    int r = s->claimed.name ? bg_err_set(&s->second_why, -EALREADY, "claimed twice")
+                            : read_config(name, size, config_fd, &s->claimed, &s->second_why);
+    if (r == 0)
+        r = build_identity(s, &s->claimed, &identity, &s->second_why);
+    if (r < 0)
+        stop(s, 0);
+    else
+        vm_identify(s->vm, &identity);
+}
+
 static int start_vm(struct supervisor *s, struct bg_err *err)
 {
     const struct supervisor_opts *o = s->opts;
@@ -743,7 +799,7 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
     bg_runner_ids(&uid, &gid);
     struct vm_opts vm = {
         .qemu = {.path = o->qemu->path,
-                 .name = o->sandbox->name,
+                 .name = o->member ? o->sandbox->id : o->sandbox->name,
                  .accel = o->accel,
                  .cpus = o->sandbox->cpus,
                  .memory_bytes = o->sandbox->memory_bytes,
@@ -757,13 +813,13 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
                  .log_fd = o->log_fd,
                  .uid = uid,
                  .gid = gid},
-        .identity = {.ca_pem = (const uint8_t *)o->ca_pem, .ca_pem_size = strlen(o->ca_pem)},
         .log = &s->log,
         .console_fd = o->console_fd,
         .ready_timeout_ms = golden_ready_timeout_ms(o->accel),
         .silence_timeout_ms = SILENCE_MS(o->accel),
         .on_loaded = o->second ? NULL : loaded, /* a helper has nothing to be careful with */
         .on_ready = ready,
+        .on_held = o->member ? held_for_claim : NULL,
         .on_request = asked,
         .on_snapshot = held,
         .on_again = runs_again,
@@ -771,7 +827,7 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
         .on_ended = ended,
         .owner = s,
     };
-    int r = build_env(s, &vm.identity.envc, err);
+    int r = o->member ? 0 : build_identity(s, o->sandbox, &vm.identity, err);
     if (r < 0)
         return r;
     memcpy(vm.qemu.disk_fds, o->disk_fds, o->disk_count * sizeof *o->disk_fds);
@@ -804,11 +860,6 @@ static int start_vm(struct supervisor *s, struct bg_err *err)
         vm.qemu.volumes[i].count = o->volumes[i]->count;
     }
     vm.qemu.volume_count = o->volume_count;
-    vm.identity.env = s->env;
-    vm.identity.env_size = s->env_size;
-    bg_sandbox_machine_id(o->sandbox, vm.identity.machine_id);
-    (void)snprintf(vm.identity.hostname, sizeof vm.identity.hostname, "%s", o->sandbox->name);
-    (void)snprintf(vm.identity.sandbox_id, sizeof vm.identity.sandbox_id, "%s", o->sandbox->id);
     r = qemu_confine_files(&vm.qemu, err);
     if (r == 0)
         r = vm_open(&s->loop, &vm, &s->vm, err);
@@ -893,6 +944,7 @@ int supervisor_run(const struct supervisor_opts *opts)
     (void)uv_run(&s.loop, UV_RUN_DEFAULT); /* until the last handle is closed */
     (void)uv_loop_close(&s.loop);          /* a handle left open is of no matter now */
     egress_free(s.egress);
+    bg_sandbox_done(&s.claimed);
     if (s.why.code < 0)
         bg_log(&s.log, BG_LOG_ERROR, "%s", s.why.text);
     tell(&s, LINK_ENDED, &s.why, sizeof s.why);

@@ -10,6 +10,7 @@
 enum link_message {
     /* supervisor -> launcher */
     LINK_LOADED = 'U',  /* all is there and nothing has run: may it? Answered by LINK_RUN */
+    LINK_HELD = 'B',    /* of a pool's member: it waits for LINK_CLAIM */
     LINK_READY = 'R',   /* struct vm_timings */
     LINK_ENDED = 'E',   /* struct bg_err; last */
     LINK_RELOAD = 'L',  /* another proxy is wanted, for files have changed */
@@ -19,6 +20,7 @@ enum link_message {
     LINK_COPIED = 'C',  /* struct bg_err: what LINK_FLATTEN or LINK_USE has asked for is done */
     /* launcher -> supervisor */
     LINK_RUN = 'V',
+    LINK_CLAIM = 'K', /* the name; carries the sandbox.json that the member is from now on */
     LINK_PROXY = 'P', /* i32 the proxy's pid; carries its socket */
     LINK_STOP = 'S',  /* u64 grace in ms */
     LINK_FILES = 'F', /* struct link_files; carries the files of a snapshot */
@@ -82,6 +84,7 @@ struct supervisor_opts {
     const struct qemu_program *qemu;
     enum accel accel;
     const char *ca_pem;
+    bool member;         /* of a pool: it has no identity before LINK_CLAIM */
     bool cold;           /* boot the disk instead of forking the snapshot */
     const int *disk_fds; /* the sandbox's layers, top first, or as good as that */
     size_t disk_count;

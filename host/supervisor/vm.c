@@ -168,13 +168,8 @@ static void session_send(void *owner, const uint8_t *bytes, size_t size)
     flush_out(vm);
 }
 
-static void agent_greeted(void *owner, const char *agent_version)
+static void identify(struct vm *vm)
 {
-    struct vm *vm = owner;
-    char quoted[128];
-    if (!vm->was_ready)
-        vm->timings.connected_ms = bg_now_ms() - vm->started_ms;
-    bg_log(vm->opts.log, BG_LOG_DEBUG, "agent %s", bg_quote(agent_version, quoted, sizeof quoted));
     struct bg_identity identity = vm->opts.identity;
     if (vm->was_ready) /* it has the rest, and what was borrowed for it may be gone */
         identity = (struct bg_identity){.flags = BG_IDENTITY_CONTINUE};
@@ -194,6 +189,38 @@ static void agent_greeted(void *owner, const char *agent_version)
     }
     session_identify(&vm->session, payload, w.used);
     explicit_bzero(payload, w.used); /* entropy */
+}
+
+static void held_cpus_stopped(void *arg, const struct bg_err *err, const json_t *value)
+{
+    struct vm *vm = arg;
+    (void)value;
+    if (err)
+        vm_fail_qmp(vm, err, "cannot stop the guest's CPUs");
+    else if (vm->state == VM_CONNECTING && vm->held)
+        vm->opts.on_held(vm->opts.owner);
+}
+
+/* What waits shall cost nothing, and nothing shall happen in it. */
+static void agent_warmed(void *owner)
+{
+    struct vm *vm = owner;
+    vm->held = true;
+    (void)uv_timer_stop(&vm->deadline); /* cannot fail */
+    qmp_send(vm->qmp, "stop", NULL, -1, held_cpus_stopped, vm);
+}
+
+static void agent_greeted(void *owner, const char *agent_version)
+{
+    struct vm *vm = owner;
+    char quoted[128];
+    if (!vm->was_ready)
+        vm->timings.connected_ms = bg_now_ms() - vm->started_ms;
+    bg_log(vm->opts.log, BG_LOG_DEBUG, "agent %s", bg_quote(agent_version, quoted, sizeof quoted));
+    if (vm->opts.on_held && !vm->was_ready)
+        session_warm(&vm->session);
+    else
+        identify(vm);
 }
 
 static void agent_ready(void *owner)
@@ -234,6 +261,7 @@ static void agent_opened(void *owner)
     struct vm *vm = owner;
     const struct session_ops ops = {.send = session_send,
                                     .on_hello = agent_greeted,
+                                    .on_warmed = agent_warmed,
                                     .on_ready = agent_ready,
                                     .on_prepared = agent_prepared,
                                     .on_log = agent_logged,
@@ -718,6 +746,19 @@ int vm_open(uv_loop_t *loop, const struct vm_opts *opts, struct vm **ret, struct
         child_changed(&vm->child, SIGCHLD); /* it may have ended before we watched */
     *ret = vm;
     return 0;
+}
+
+void vm_identify(struct vm *vm, const struct bg_identity *identity)
+{
+    if (vm->state != VM_CONNECTING || !vm->held)
+        return; /* it is ending */
+    vm->held = false;
+    vm->opts.identity = *identity;
+    vm->started_ms = bg_now_ms();
+    vm->timings = (struct vm_timings){0};
+    vm_deadline(vm, vm->opts.ready_timeout_ms);
+    qmp_send(vm->qmp, "cont", NULL, -1, guest_runs, vm);
+    identify(vm);
 }
 
 void vm_shutdown(struct vm *vm, uint64_t grace_ms)

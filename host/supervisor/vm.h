@@ -2,6 +2,7 @@
  *
  * Life of a fork:  QEMU up and stopped -> device state loaded -> vsock device plugged -> cont ->
  *   driver up -> session -> identity in force -> READY.
+ * One with on_held stops before its identity, until vm_identify().
  * A cold boot is the same without the second step. A snapshot goes READY -> agent has synced ->
  *   device unplugged -> vCPUs stopped -> state, memory, disk -> held; then vm_go_on() or the end.
  * Whatever fails at the start, and whatever the guest or QEMU does wrong, leads to one end: QEMU is
@@ -64,6 +65,9 @@ struct vm_opts {
      * once. */
     void (*on_loaded)(void *owner);
     void (*on_ready)(void *owner, const struct vm_timings *timings);
+    /* The agent is there and has no identity, and the CPUs stand: vm_identify() follows, now or
+     * later, and `identity` above is of no matter. NULL: it gets its identity at once. */
+    void (*on_held)(void *owner);
     /* A connection that the guest asks for, to be accepted or reset by the owner. */
     void (*on_request)(void *owner, struct vsock_conn *conn, uint32_t host_port);
     /* The snapshot is over and the VM is held: why->code is 0 when all is written to the given fds
@@ -96,6 +100,10 @@ void vm_kill(struct vm *vm);
 
 /* Lets the CPUs run, after on_loaded. */
 void vm_run(struct vm *vm);
+
+/* Gives it its identity, after on_held; identity as in vm_opts, and its time until READY begins
+ * now, as do its timings. */
+void vm_identify(struct vm *vm, const struct bg_identity *identity);
 
 /* Begins a snapshot; only when READY. The fds are borrowed until on_snapshot. */
 void vm_snapshot(struct vm *vm, const struct vm_snapshot_opts *opts);

@@ -88,6 +88,7 @@ struct vm {
     int pagemap_fd, shared_memory_fd; /* -1: none */
     unsigned open_handles;            /* until 0 the memory stays */
     size_t volumes_plugged;           /* or about to be */
+    bool held;                        /* on_held has been called, and vm_identify() has not */
     bool was_ready;                   /* on_ready has been called */
     bool shutting_down;               /* the end is wanted: it is no failure */
     bool guest_reset;                 /* the guest's kernel restarted: with -no-reboot QEMU's end */

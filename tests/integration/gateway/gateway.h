@@ -43,6 +43,7 @@ void paths_are_matched_as_the_library_does(void **state);
 void deno_runs_in_a_sandbox(void **state);
 void volumes_and_snapshots_of_the_sdk_keep_what_is_written(void **state);
 void a_token_has_its_limits(void **state);
+void a_pool_has_sandboxes_ready(void **state);
 void a_sandbox_sleeps_until_it_is_asked_for(void **state);
 void a_port_is_reached_from_outside(void **state);
 void tls_is_spoken_with_a_certificate(void **state);

@@ -80,3 +80,34 @@ void a_sandbox_sleeps_until_it_is_asked_for(void **state)
     vm_wait("no sandbox is left", gateway_empty, vm);
     assert_int_equal(vm_stop(g.process, SIGTERM), 0);
 }
+
+static bool has_no_pool(void *arg)
+{
+    struct vm *vm = arg;
+    return strcmp(
+               vm_host(
+                   vm,
+                   "ls -A %s/state/pools %s/state/sandboxes | grep -c 'pool-\\|^[0-9a-f]' || true",
+                   vm->home, vm->home),
+               "0\n") == 0;
+}
+
+void a_pool_has_sandboxes_ready(void **state)
+{
+    struct vm *vm = *state;
+    const char *const options[] = {"--pool", "2", "--pool-memory", "768M", NULL};
+    vm_refused(vm, "--pool", "serve", "--pool", "many", NULL);
+    vm_refused(vm, "--pool-memory", "serve", "--pool", "2", "--pool-memory", "1", NULL);
+    struct gateway g = gateway_serve(vm, options);
+    const char *token = gateway_token(vm);
+    (void)vm_ok(vm, "serve", "token", "set", vm_text(vm, "t%u", vm->names), "--max-sandboxes", "3",
+                NULL);
+    run_script(vm, &g, "pool.mjs", token);
+    vm_wait("no sandbox is left", gateway_empty, vm);
+    assert_int_equal(vm_stop(g.process, SIGTERM), 0);
+    vm_wait("no member is left", has_no_pool, vm);
+    /* However it ends. */
+    g = gateway_serve(vm, options);
+    assert_int_equal(vm_stop(g.process, SIGKILL), 128 + SIGKILL);
+    vm_wait("no member is left", has_no_pool, vm);
+}

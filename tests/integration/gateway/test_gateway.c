@@ -87,6 +87,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_token_has_its_limits),
+        cmocka_unit_test(a_pool_has_sandboxes_ready),
         cmocka_unit_test(a_sandbox_sleeps_until_it_is_asked_for),
         cmocka_unit_test(a_port_is_reached_from_outside),
         cmocka_unit_test(tls_is_spoken_with_a_certificate),

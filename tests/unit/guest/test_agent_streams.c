@@ -120,6 +120,24 @@ static void golden_identity_warms_up(void **state)
     (void)close(fd);
 }
 
+static void one_that_waits_for_its_identity_warms_up(void **state)
+{
+    int fd = open_session(*state);
+    uint8_t payload[BG_FRAME_SIZE_MAX];
+    size_t size;
+    client_frame(fd, BG_FRAME_WARM, NULL, 0);
+    assert_int_equal(client_next(fd, payload, &size), BG_FRAME_WARMED);
+    assert_int_equal(size, 0);
+    send_identity(fd, 0, "A=B");
+    client_frame(fd, BG_FRAME_WARM, NULL, 0); /* too late */
+    assert_true(client_at_end(fd));
+    (void)close(fd);
+    fd = open_session(*state);
+    client_frame(fd, BG_FRAME_WARM, "x", 1);
+    assert_true(client_at_end(fd));
+    (void)close(fd);
+}
+
 static void an_identity_ends_what_was_before(void **state)
 {
     struct exec_result r;
@@ -663,6 +681,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WITH_AGENT(session_sets_the_environment_and_beats),
         WITH_AGENT(golden_identity_warms_up),
+        WITH_AGENT(one_that_waits_for_its_identity_warms_up),
         WITH_AGENT(an_identity_ends_what_was_before),
         WITH_AGENT(shutdown_ends_a_development_agent),
         IN_TEMP(copies_a_tree_in_and_out),

@@ -9,7 +9,7 @@ struct peer {
     struct session session;
     uint8_t sent[4096];
     size_t sent_size;
-    int hellos, readies, prepared, logs;
+    int hellos, warmed, readies, prepared, logs;
     uint32_t spans; /* that PREPARED told of */
     char log[64];
 };
@@ -28,6 +28,19 @@ static void greeted(void *owner, const char *version)
     peer->hellos++;
     assert_string_equal(version, "1.2");
     session_identify(&peer->session, (const uint8_t *)"who", 3);
+}
+
+static void greeted_early(void *owner, const char *version)
+{
+    struct peer *peer = owner;
+    (void)version;
+    peer->hellos++;
+    session_warm(&peer->session);
+}
+
+static void warmed(void *owner)
+{
+    ((struct peer *)owner)->warmed++;
 }
 
 static void ready(void *owner)
@@ -113,6 +126,46 @@ static void tells_how_the_streams_go_on(void **state)
     session_go_on(&peer.session, BG_GO_ON_RESUMED);
     assert_int_equal(peer.sent_size, sizeof want);
     assert_memory_equal(peer.sent, want, sizeof want);
+}
+
+static void warms_an_agent_that_waits_for_its_identity(void **state)
+{
+    (void)state;
+    uint8_t bytes[256], *at = bytes;
+    struct peer peer;
+    struct bg_err err;
+    static const uint8_t hello[] = {1, 0, 0, 0, 3, 0, 0, 0, '1', '.', '2'}, yes[4];
+    start(&peer);
+    peer.session.ops.on_hello = greeted_early;
+    peer.session.ops.on_warmed = warmed;
+    bg_reply_header_emit(&(struct bg_reply_header){0}, at);
+    at += BG_REPLY_HEADER_SIZE;
+    frame(&at, BG_FRAME_HELLO, hello, sizeof hello);
+    assert_int_equal(session_feed(&peer.session, bytes, (size_t)(at - bytes), 1, &err), 0);
+    assert_int_equal(peer.sent_size, BG_FRAME_HEADER_SIZE);
+    assert_int_equal(peer.sent[0], BG_FRAME_WARM);
+    /* Nothing else comes meanwhile, not another greeting either. */
+    static const uint8_t others[] = {BG_FRAME_HELLO, BG_FRAME_READY, BG_FRAME_PONG, BG_FRAME_LOG};
+    for (size_t i = 0; i < sizeof others; i++) {
+        struct peer copy = peer;
+        copy.session.ops.owner = &copy;
+        at = bytes;
+        frame(&at, others[i], hello, sizeof hello);
+        assert_int_equal(session_feed(&copy.session, bytes, (size_t)(at - bytes), 1, &err),
+                         -EPROTO);
+    }
+    at = bytes;
+    frame(&at, BG_FRAME_WARMED, NULL, 0);
+    assert_int_equal(session_feed(&peer.session, bytes, (size_t)(at - bytes), 1, &err), 0);
+    assert_int_equal(peer.warmed, 1);
+    struct peer copy = peer;
+    copy.session.ops.owner = &copy;
+    assert_int_equal(session_feed(&copy.session, bytes, (size_t)(at - bytes), 1, &err), -EPROTO);
+    session_identify(&peer.session, (const uint8_t *)"who", 3);
+    at = bytes;
+    frame(&at, BG_FRAME_READY, yes, sizeof yes);
+    assert_int_equal(session_feed(&peer.session, bytes, (size_t)(at - bytes), 1, &err), 0);
+    assert_int_equal(peer.readies, 1);
 }
 
 static int feed_after_opening(struct peer *peer, uint8_t type, const void *payload, size_t size)
@@ -239,6 +292,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tells_how_the_streams_go_on),
         cmocka_unit_test(greets_identifies_and_is_ready_at_every_split),
+        cmocka_unit_test(warms_an_agent_that_waits_for_its_identity),
         cmocka_unit_test(refuses_what_does_not_fit_the_state),
         cmocka_unit_test(refuses_frames_before_hello_and_other_protocols),
         cmocka_unit_test(tells_why_the_agent_refused_its_identity),
