@@ -332,11 +332,56 @@ static const char *remove_snapshot(struct model *m)
     return vm_text(m->vm, "snapshot rm %s", name);
 }
 
-/* The last layer of a snapshot's disk is below some sandbox's. */
-static bool stood_upon(struct model *m, const char *snapshot)
+static const char *flatten(struct model *m)
+{
+    struct sandbox *s = some_sandbox(m, 1u << RUNNING);
+    if (!s)
+        return NULL;
+    (void)vm_ok(m->vm, "flatten", "-q", s->name, NULL);
+    look_into(m, s);
+    return vm_text(m->vm, "flatten %s", s->name);
+}
+
+static json_t *inspect_snapshot(struct model *m, const char *snapshot)
 {
     json_auto_t *all = vm_json(m->vm, "snapshot", "inspect", snapshot, NULL);
-    const json_t *one = json_is_array(all) ? json_array_get(all, 0) : all;
+    return json_incref(json_is_array(all) ? json_array_get(all, 0) : all);
+}
+
+static bool is_known(const struct model *m, const char *snapshot)
+{
+    for (size_t i = 0; i < SNAPSHOTS_MAX; i++)
+        if (m->snapshots[i].name && strcmp(m->snapshots[i].name, snapshot) == 0)
+            return true;
+    return false;
+}
+
+/* The sandbox, whose disk may be flat since, came from the snapshot. */
+static bool comes_from(struct model *m, const struct sandbox *s, const char *snapshot)
+{
+    json_error_t error;
+    json_auto_t *disk = json_load_file(
+        vm_text(m->vm, "%s/state/sandboxes/%s/disk.json", m->vm->home, s->name), 0, &error);
+    const char *parent = json_string_value(json_object_get(disk, "parent"));
+    for (int depth = 0; parent && depth < 1000; depth++) {
+        if (strcmp(parent, snapshot) == 0)
+            return true;
+        if (!is_known(m, parent))
+            return false;
+        json_auto_t *one = inspect_snapshot(m, parent);
+        const char *next = json_string_value(json_object_get(one, "parent"));
+        parent = next ? vm_text(m->vm, "%s", next) : NULL;
+    }
+    return false;
+}
+
+/* The last layer of a snapshot's disk is below some sandbox's, or was. */
+static bool stood_upon(struct model *m, const char *snapshot)
+{
+    for (size_t i = 0; i < SANDBOXES_MAX; i++)
+        if (m->sandboxes[i].name && comes_from(m, &m->sandboxes[i], snapshot))
+            return true;
+    json_auto_t *one = inspect_snapshot(m, snapshot);
     const json_t *disk = json_object_get(one, "disk");
     const char *id =
         json_string_value(json_object_get(json_array_get(disk, json_array_size(disk) - 1), "id"));
@@ -361,9 +406,10 @@ static const char *prune(struct model *m)
 static const struct {
     const char *(*run)(struct model *m);
     unsigned weight;
-} steps[] = {{create, 2},  {mark, 4},           {look, 2},           {snapshot, 5}, {fork_one, 5},
-             {suspend, 3}, {resume, 3},         {start, 2},          {stop, 1},     {restore, 3},
-             {prune, 1},   {remove_sandbox, 2}, {remove_snapshot, 2}};
+} steps[] = {
+    {create, 2},          {mark, 4},   {look, 2}, {snapshot, 5}, {fork_one, 5}, {suspend, 3},
+    {resume, 3},          {start, 2},  {stop, 1}, {restore, 3},  {prune, 1},    {remove_sandbox, 2},
+    {remove_snapshot, 2}, {flatten, 2}};
 
 static const char *step(struct model *m)
 {
