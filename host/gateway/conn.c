@@ -612,14 +612,21 @@ static uint64_t unix_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_usec / 1000;
 }
 
-/* A token of the gateway's that would get into the sandbox as one of its secrets. */
-static int check_secrets(const struct conn *c, const struct create_config *config,
-                         struct bg_err *err)
+/* A token of the gateway's that would get into the sandbox as a secret or a variable. */
+static int check_stray(const struct conn *c, const struct create_config *config, struct bg_err *err)
 {
     for (size_t i = 0; i < config->secret_count; i++) {
         int r = tokens_check_stray(&c->shared->tokens->tokens, config->secrets[i].value, err);
         if (r < 0)
             return bg_err_prefix(err, "secret %.64s", config->secrets[i].name);
+    }
+    const char *name;
+    json_t *value;
+    json_object_foreach(config->env, name, value)
+    {
+        int r = tokens_check_stray(&c->shared->tokens->tokens, json_string_value(value), err);
+        if (r < 0)
+            return bg_err_prefix(err, "env %.64s", name);
     }
     return 0;
 }
@@ -640,7 +647,7 @@ static void do_create(struct conn *c)
         refuse_err(c, &err);
         return;
     }
-    if (check_secrets(c, &config, &err) < 0) {
+    if (check_stray(c, &config, &err) < 0) {
         create_config_done(&config);
         refuse_err(c, &err);
         return;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/base64.h"
+#include "common/checked.h"
 #include "common/limits.h"
 #include "host/cli/grammar.h"
 #include "host/cli/share_spec.h"
@@ -24,6 +25,29 @@ int create_config_stop_at(const json_t *value, uint64_t now_ms, uint64_t *ret, s
         return bg_err_set(err, -EINVAL, "stop_at_ms: more than a year from now");
     *ret = (uint64_t)at;
     return 0;
+}
+
+/* "session", or a number and s, m or h: how the Python library has it. */
+static int read_timeout(const char *text, uint64_t now_ms, uint64_t *ret, struct bg_err *err)
+{
+    static const char units[] = "smh";
+    static const uint64_t ms[] = {1000, 60 * 1000, 3600 * 1000};
+    char digits[16];
+    size_t size = strspn(text, "0123456789");
+    const char *unit = text[size] ? strchr(units, text[size]) : NULL;
+    uint64_t value = 0;
+    if (strcmp(text, "session") == 0)
+        return 0;
+    if (size > 0 && size < sizeof digits && unit && text[size + 1] == '\0') {
+        memcpy(digits, text, size);
+        digits[size] = '\0';
+        if (bg_parse_u64(digits, 1, STOP_AHEAD_MAX_MS / ms[unit - units], &value) == 0) {
+            *ret = now_ms + value * ms[unit - units];
+            return 0;
+        }
+    }
+    return bg_err_set(err, -EINVAL,
+                      "timeout: want session, or a time of at most a year such as 30s or 5m");
 }
 
 /* What JavaScript's btoa was given: one byte a character, so that é is 0xe9. Bytes that are UTF-8
@@ -205,14 +229,35 @@ static int by_path(const void *a, const void *b)
     return strcmp(left->path, right->path);
 }
 
+/* {PATH: VOLUME}, as the Python library has them, as [{volume, path}]. NULL: out of memory. */
+static json_t *volumes_array(const json_t *volumes)
+{
+    json_t *array = json_array();
+    const char *path;
+    json_t *volume;
+    /* The iterator takes no const object, and changes none. */
+    json_object_foreach((json_t *)(uintptr_t)volumes, path, volume)
+    {
+        json_t *one = json_pack("{s:O, s:s}", "volume", volume, "path", path);
+        if (json_array_append_new(array, one) < 0) {
+            json_decref(array);
+            return NULL;
+        }
+    }
+    return array;
+}
+
 static int read_volumes(const json_t *object, struct create_config *c, struct bg_err *err)
 {
-    const json_t *volumes = json_object_get(object, "volumes");
+    json_t *given = json_object_get(object, "volumes");
+    json_auto_t *volumes = json_is_object(given) ? volumes_array(given) : json_incref(given);
     size_t count = json_array_size(volumes);
+    if (given && !volumes)
+        return bg_err_errno(err, -ENOMEM, "volumes");
     if (!volumes || json_is_null(volumes))
         return 0;
     if (!json_is_array(volumes))
-        return bg_err_set(err, -EINVAL, "volumes: want an array");
+        return bg_err_set(err, -EINVAL, "volumes: want an array, or an object of paths");
     if (count > BG_SANDBOX_VOLUMES_MAX)
         return bg_err_set(err, -EINVAL, "volumes: a sandbox has at most %d",
                           BG_SANDBOX_VOLUMES_MAX);
@@ -229,6 +274,22 @@ static int read_volumes(const json_t *object, struct create_config *c, struct bg
     for (size_t i = 1; i < count; i++)
         if (strcmp(c->volumes[i].path, c->volumes[i - 1].path) == 0)
             return bg_err_set(err, -EINVAL, "volumes: two at one path");
+    return 0;
+}
+
+static int read_env(struct rpc_params *p, struct create_config *c, struct bg_err *err)
+{
+    const json_t *env = rpc_map(p, "env");
+    const char *name;
+    json_t *value;
+    c->env = env ? json_deep_copy(env) : json_object();
+    if (!c->env)
+        return bg_err_errno(err, -ENOMEM, "env");
+    json_object_foreach(c->env, name, value)
+    {
+        if (*name == '\0' || strchr(name, '='))
+            return bg_err_set(err, -EINVAL, "env: a name that is empty or has '=' in it");
+    }
     return 0;
 }
 
@@ -250,6 +311,10 @@ static int read_config(const json_t *object, uint64_t now_ms, struct create_conf
         r = read_allow(&p, c, err);
     if (r == 0 && stop && !json_is_null(stop))
         r = create_config_stop_at(stop, now_ms, &c->stop_at_ms, err);
+    else if (r == 0 && rpc_has(&p, "timeout"))
+        r = read_timeout(rpc_text(&p, "timeout"), now_ms, &c->stop_at_ms, err);
+    if (r == 0)
+        r = read_env(&p, c, err);
     if (r == 0)
         r = read_secrets(object, c, err);
     if (r == 0 && !rpc_params_ok(&p))
@@ -283,6 +348,7 @@ static void free_texts(char **texts, size_t count)
 void create_config_done(struct create_config *config)
 {
     json_decref(config->labels);
+    json_decref(config->env);
     free_texts(config->allow, config->allow_count);
     for (size_t i = 0; i < config->secret_count; i++) {
         struct create_secret *s = &config->secrets[i];

@@ -30,7 +30,8 @@ struct create_config {
     size_t allow_count;
     struct create_secret *secrets;
     size_t secret_count;
-    char *root; /* id or slug of a bootable volume or snapshot; NULL: the gateway's image */
+    char *root;  /* id or slug of a bootable volume or snapshot; NULL: the gateway's image */
+    json_t *env; /* an object of texts */
     struct create_volume *volumes; /* by path: what is above others comes first */
     size_t volume_count;
 };

@@ -56,6 +56,8 @@ static const struct {
     {"POST", "/api/v3/sandbox/", "/expose/ssh", ROUTE_EXPOSE_SSH},
     {"POST", "/api/v3/sandbox/", "/expose/vscode", ROUTE_EXPOSE_OTHER},
     {"GET", "/api/v2/sandboxes", NULL, ROUTE_LIST},
+    {"GET", "/api/v3/sandboxes", NULL, ROUTE_LIST}, /* the Python library's */
+    {"DELETE", "/api/v3/sandboxes/", "", ROUTE_DELETE},
     {"GET", "/api/v2/sandboxes/", "", ROUTE_SHOW},
     {"POST", "/api/v2/sandboxes/", "/deploy", ROUTE_HOSTED},
 };

@@ -220,6 +220,13 @@ int64_t rpc_number(struct rpc_params *params, const char *name, int64_t min, int
     return rpc_number_or(params, name, min, max, min);
 }
 
+bool rpc_real(const struct rpc_params *params, const char *name, double *ret)
+{
+    const json_t *value = find(params, name);
+    *ret = json_number_value(value);
+    return json_is_number(value) && isfinite(*ret);
+}
+
 bool rpc_flag(struct rpc_params *params, const char *name, bool fallback)
 {
     const json_t *value = find(params, name);

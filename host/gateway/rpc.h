@@ -68,6 +68,8 @@ const char *rpc_bytes(struct rpc_params *params, const char *name, size_t *ret_s
 int64_t rpc_number(struct rpc_params *params, const char *name, int64_t min, int64_t max);
 int64_t rpc_number_or(struct rpc_params *params, const char *name, int64_t min, int64_t max,
                       int64_t fallback);
+/* A finite number, with a fraction or without; false: none, and nothing is complained of. */
+bool rpc_real(const struct rpc_params *params, const char *name, double *ret);
 bool rpc_flag(struct rpc_params *params, const char *name, bool fallback);
 /* An array of texts without NUL; NULL if it is not there. */
 const json_t *rpc_texts(struct rpc_params *params, const char *name);

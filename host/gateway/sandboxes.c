@@ -923,8 +923,8 @@ void sandboxes_create(struct sandboxes *all, struct create_config *config, const
                                         .stop_at_ms = config->stop_at_ms,
                                         .ends_by_ms = quota_ends_by(quota, unix_ms()),
                                         .labels = json_incref(config->labels),
-                                        .env = json_object()};
-    if (!job || !entry || !entry->record.token || !entry->record.env) {
+                                        .env = json_incref(config->env)};
+    if (!job || !entry || !entry->record.token) {
         free(job);
         entry_free(entry);
         create_config_done(config);

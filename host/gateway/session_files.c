@@ -12,9 +12,10 @@
 #include "host/gateway/session_state.h"
 #include "host/gateway/text.h"
 
-#define CALL_SIZE (3 * BG_PATH_MAX) /* of what has no data in it */
-#define MODE_MAX  07777
-#define ID_MAX    (UINT32_MAX - 1) /* the one above means: as it is */
+#define TIME_MAX_S 9.2e9             /* in nanoseconds it fits 63 bits */
+#define CALL_SIZE  (3 * BG_PATH_MAX) /* of what has no data in it */
+#define MODE_MAX   07777
+#define ID_MAX     (UINT32_MAX - 1) /* the one above means: as it is */
 
 /* What an answer becomes. */
 enum shape {
@@ -427,6 +428,14 @@ static bool read_times(struct rpc_params *params, int64_t ret_ns[2])
 {
     static const char *const keys[] = {"atime", "mtime"};
     for (size_t i = 0; i < 2; i++) {
+        double seconds;
+        if (rpc_real(params, keys[i], &seconds)) {
+            if (seconds > -TIME_MAX_S && seconds < TIME_MAX_S)
+                ret_ns[i] = (int64_t)(seconds * 1e9);
+            else
+                rpc_complain(params, keys[i], "seconds since 1970");
+            continue;
+        }
         const char *text = rpc_text(params, keys[i]);
         if (text_parse_time(text, &ret_ns[i]) < 0)
             rpc_complain(params, keys[i], "a time, such as 2026-01-01T00:00:00.000Z");

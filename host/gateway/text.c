@@ -6,10 +6,9 @@
 #include <string.h>
 #include <time.h>
 
-#define NS        1000000000
-#define TIME_MIN  (-62167219200ll) /* 0000-01-01T00:00:00Z */
-#define TIME_MAX  253402300799ll   /* 9999-12-31T23:59:59Z */
-#define TIME_SIZE 24               /* of "2026-01-01T00:00:00.000Z" */
+#define NS       1000000000
+#define TIME_MIN (-62167219200ll) /* 0000-01-01T00:00:00Z */
+#define TIME_MAX 253402300799ll   /* 9999-12-31T23:59:59Z */
 
 /* Size of the sequence at p, or of its longest part that could become one, which is broken then
  * (Unicode 15 §3.9, table 3-7). */
@@ -80,16 +79,54 @@ json_t *text_time(int64_t ns)
                         tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, (unsigned)(rest / 1000000));
 }
 
+/* [.DIGITS], of which nine count. Returns what follows; NULL: none after the point. */
+static const char *parse_fraction(const char *text, int64_t *ret_ns)
+{
+    int64_t unit = NS;
+    *ret_ns = 0;
+    if (*text != '.')
+        return text;
+    size_t size = strspn(++text, "0123456789");
+    for (size_t i = 0; i < size; i++) {
+        unit /= 10;
+        *ret_ns += (text[i] - '0') * unit;
+    }
+    return size > 0 ? text + size : NULL;
+}
+
+/* Z or +HH:MM, and the end. */
+static bool parse_zone(const char *text, int64_t *ret_seconds)
+{
+    static const char form[] = "+00:00";
+    *ret_seconds = 0;
+    if (strcmp(text, "Z") == 0)
+        return true;
+    if ((text[0] != '+' && text[0] != '-') || strlen(text) != sizeof form - 1)
+        return false;
+    for (size_t i = 1; i < sizeof form - 1; i++)
+        if (form[i] == ':' ? text[i] != ':' : text[i] < '0' || text[i] > '9')
+            return false;
+    int hours = (text[1] - '0') * 10 + text[2] - '0',
+        minutes = (text[4] - '0') * 10 + text[5] - '0';
+    *ret_seconds = (text[0] == '-' ? -60 : 60) * (hours * 60 + minutes);
+    return hours < 24 && minutes < 60;
+}
+
 int text_parse_time(const char *text, int64_t *ret_ns)
 {
     struct tm tm = {0};
-    if (strlen(text) != TIME_SIZE || text[0] < '0' || text[0] > '9')
+    int64_t fraction, zone;
+    if (text[0] < '0' || text[0] > '9')
         return -EINVAL;
     const char *rest = strptime(text, "%Y-%m-%dT%H:%M:%S", &tm);
-    if (!rest || rest != text + 19 || rest[0] != '.' || rest[4] != 'Z' ||
-        strspn(rest + 1, "0123456789") != 3)
+    if (!rest || rest != text + 19)
         return -EINVAL;
-    int64_t ms = (rest[1] - '0') * 100 + (rest[2] - '0') * 10 + (rest[3] - '0');
-    *ret_ns = (int64_t)timegm(&tm) * NS + ms * 1000000;
+    rest = parse_fraction(rest, &fraction);
+    if (!rest || !parse_zone(rest, &zone))
+        return -EINVAL;
+    int64_t ns;
+    if (__builtin_mul_overflow((int64_t)timegm(&tm) - zone, (int64_t)NS, &ns) ||
+        __builtin_add_overflow(ns, fraction, ret_ns))
+        return -EINVAL;
     return 0;
 }

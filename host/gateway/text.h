@@ -16,5 +16,7 @@ json_t *text_lossy(const void *bytes, size_t size);
  * of memory. */
 json_t *text_time(int64_t ns);
 
-/* What Date.toISOString() gave. Errors: -EINVAL, years outside of 0 to 9999 too. */
+/* What Date.toISOString() gave, or Python's datetime.isoformat(): any number of digits of a second
+ * or none, and Z or an offset such as +02:00. Errors: -EINVAL, years outside of 1678 to 2262
+ * too. */
 int text_parse_time(const char *text, int64_t *ret_ns) BG_MUST_CHECK;

@@ -1,6 +1,7 @@
 // What no well-made client sends, over bare sockets: raw.mjs PORT TOKEN. Each must cost its sender alone.
 import assert from "node:assert/strict";
 import crypto from "node:crypto";
+import { once } from "node:events";
 import net from "node:net";
 import { test } from "node:test";
 import WebSocket from "ws";
@@ -158,4 +159,45 @@ test("a client that acts only after many reads hears no start before, and no end
   socket.once("ping", () => ask(4, "umask", {})); // after its pong: the listener above is the first
   assert.ok((await begun)[1] - before < READS);
   await new Promise((done) => socket.on("close", done).close());
+});
+
+// The library for Python says some things otherwise: timeout, env and volumes in the configuration, times as datetime and
+// time.time() have them, and two routes.
+test("what the Python library sends is understood", async () => {
+  const config = { memory_mb: 768, debug: false, timeout: "5m", env: { GIVEN: "to all" }, labels: { from: "python" }, volumes: {},
+    allow_net: ["example.com"], ssh: true };
+  const headers = { authorization: `Bearer ${token}` };
+  const socket = new WebSocket(`ws://127.0.0.1:${port}/api/v3/sandboxes/create`, {
+    headers: { ...headers, "x-deno-sandbox-config": Buffer.from(JSON.stringify(config)).toString("base64") } });
+  const [response] = await once(socket, "upgrade");
+  const sandbox = response.headers["x-deno-sandbox-id"];
+  const waiting = new Map();
+  const streams = new Map();
+  socket.on("message", (data) => {
+    const { id, method, params, result, error } = JSON.parse(data);
+    if (method === "$sandbox.stream.enqueue") streams.set(params.streamId, (streams.get(params.streamId) ?? "") + Buffer.from(params.data, "base64"));
+    if (id) waiting.get(id)(error ?? result);
+  });
+  let last = 0;
+  const ask = (method, params) => new Promise((done) => {
+    waiting.set(++last, done);
+    socket.send(JSON.stringify({ jsonrpc: "2.0", id: last, method, params }));
+  });
+  const { ok: { pid, stdoutStreamId } } = await ask("spawn", { command: "sh", args: ["-c", "echo $GIVEN"], stdout: "piped", stderr: "piped" });
+  assert.equal((await ask("processWait", { pid })).ok.code, 0);
+  assert.equal(streams.get(stdoutStreamId), "to all\n");
+  await ask("writeTextFile", { path: "file", content: "text" });
+  assert.deepEqual(await ask("utime", { path: "file", atime: "2001-02-03T04:05:06+00:00", mtime: "2001-02-03T06:05:06.5+02:00" }), { ok: null });
+  assert.equal((await ask("stat", { path: "file" })).ok.mtime, "2001-02-03T04:05:06.500Z");
+  const { ok: { fileHandleId } } = await ask("open", { path: "file", options: { read: true } });
+  assert.deepEqual(await ask("fileUtime", { fileHandleId, atime: 1, mtime: 2.25 }), { ok: null });
+  assert.equal((await ask("fileStat", { fileHandleId })).ok.mtime, "1970-01-01T00:00:02.250Z");
+  assert.equal((await ask("fileUtime", { fileHandleId, atime: 1e300, mtime: 0 })).code, -32602);
+  const base = `http://127.0.0.1:${port}/api/v3/sandboxes`;
+  const list = await (await fetch(`${base}?labels[from]=python`, { headers })).json();
+  assert.deepEqual(list.map((one) => one.id), [sandbox]);
+  socket.close(); // with a timeout it outlives its connection
+  await once(socket, "close");
+  assert.equal((await fetch(`${base}/${sandbox}`, { method: "DELETE", headers })).status, 200);
+  assert.deepEqual(await (await fetch(base, { headers })).json(), []);
 });

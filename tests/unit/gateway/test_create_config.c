@@ -5,6 +5,7 @@
 
 #include <cmocka.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,6 +37,35 @@ static void what_is_absent_has_the_sdk_s_defaults(void **state)
     assert_false(c.restricted);
     assert_int_equal(c.secret_count, 0);
     create_config_done(&c);
+}
+
+static void the_python_library_s_forms_are_read(void **state)
+{
+    (void)state;
+    struct create_config c;
+    struct bg_err err;
+    assert_int_equal(
+        parse("{\"memory_mb\":1280,\"debug\":false,\"timeout\":\"5m\",\"env\":{\"A\":\"1\"},"
+              "\"volumes\":{\"/b\":\"two\",\"/a\":\"one\"},\"ssh\":true,\"port\":8000}",
+              &c, &err),
+        0);
+    assert_int_equal(c.stop_at_ms, NOW_MS + 300000);
+    assert_string_equal(json_string_value(json_object_get(c.env, "A")), "1");
+    assert_int_equal(c.volume_count, 2);
+    assert_string_equal(c.volumes[0].path, "/a");
+    assert_string_equal(c.volumes[0].volume, "one");
+    create_config_done(&c);
+    static const struct {
+        const char *text;
+        uint64_t stop_at_ms;
+    } times[] = {{"session", 0}, {"30s", NOW_MS + 30000}, {"2h", NOW_MS + 7200000}};
+    for (size_t i = 0; i < sizeof times / sizeof times[0]; i++) {
+        char json[64];
+        (void)snprintf(json, sizeof json, "{\"timeout\":\"%s\"}", times[i].text);
+        assert_int_equal(parse(json, &c, &err), 0);
+        assert_int_equal(c.stop_at_ms, times[i].stop_at_ms);
+        create_config_done(&c);
+    }
 }
 
 static void all_of_it_is_read(void **state)
@@ -136,7 +166,18 @@ static void wrong_ones_are_refused(void **state)
         {"{\"secrets\":{\"A\":{\"hosts\":[\"a.org=10.0.0.1\"],\"value\":\"x\"}}}", -EINVAL},
         {"{\"root\":\"x\"}", -EINVAL},
         {"{\"root\":{}}", -EINVAL},
-        {"{\"volumes\":{}}", -EINVAL},
+        {"{\"volumes\":{\"/a\":1}}", -EINVAL},
+        {"{\"volumes\":{\"a\":\"x\"}}", -EINVAL},
+        {"{\"timeout\":5}", -EINVAL},
+        {"{\"timeout\":\"\"}", -EINVAL},
+        {"{\"timeout\":\"m\"}", -EINVAL},
+        {"{\"timeout\":\"0s\"}", -EINVAL},
+        {"{\"timeout\":\"5d\"}", -EINVAL},
+        {"{\"timeout\":\"5m \"}", -EINVAL},
+        {"{\"timeout\":\"99999999999999999999h\"}", -EINVAL},
+        {"{\"env\":[]}", -EINVAL},
+        {"{\"env\":{\"A\":1}}", -EINVAL},
+        {"{\"env\":{\"A=B\":\"1\"}}", -EINVAL},
         {"{\"volumes\":[1]}", -EINVAL},
         {"{\"volumes\":[{\"volume\":\"x\"}]}", -EINVAL},
         {"{\"volumes\":[{\"volume\":\"x\",\"path\":\"x\"}]}", -EINVAL},
@@ -156,6 +197,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_absent_has_the_sdk_s_defaults),
         cmocka_unit_test(all_of_it_is_read),
+        cmocka_unit_test(the_python_library_s_forms_are_read),
         cmocka_unit_test(an_empty_list_of_hosts_allows_nothing),
         cmocka_unit_test(latin_1_and_utf_8_are_read),
         cmocka_unit_test(volumes_are_sorted_by_path),

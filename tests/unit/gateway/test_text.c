@@ -70,6 +70,27 @@ static void times_go_both_ways(void **state)
     json_decref(text_time(INT64_MAX));
 }
 
+static void times_of_other_languages_are_read(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        int64_t ns;
+    } times[] = {
+        {"2001-02-03T04:05:06Z", 981173106000000000},
+        {"2001-02-03T04:05:06+00:00", 981173106000000000},
+        {"2001-02-03T04:05:06.123456+00:00", 981173106123456000},
+        {"2001-02-03T04:05:06.1234567891Z", 981173106123456789},
+        {"2001-02-03T06:35:06+02:30", 981173106000000000},
+        {"2001-02-02T23:05:06-05:00", 981173106000000000},
+    };
+    for (size_t i = 0; i < sizeof times / sizeof times[0]; i++) {
+        int64_t ns = 1;
+        assert_int_equal(text_parse_time(times[i].text, &ns), 0);
+        assert_int_equal(ns, times[i].ns);
+    }
+}
+
 static void what_is_no_time_is_refused(void **state)
 {
     (void)state;
@@ -79,6 +100,14 @@ static void what_is_no_time_is_refused(void **state)
                                         "2001-02-03T04:05:06,789Z",
                                         "2001-02-03T04:05:06.7x9Z",
                                         "2001-13-03T04:05:06.789Z",
+                                        "2001-02-03T04:05:06.Z",
+                                        "2001-02-03T04:05:06.789ZZ",
+                                        "2001-02-03T04:05:06+2:00",
+                                        "2001-02-03T04:05:06+24:00",
+                                        "2001-02-03T04:05:06+02:60",
+                                        "2001-02-03T04:05:06+02:0x",
+                                        "9999-02-03T04:05:06.789Z", /* no nanoseconds go so far */
+                                        "0001-02-03T04:05:06.789Z",
                                         "+002001-02-03T04:05:06.789Z",
                                         " 001-02-03T04:05:06.789Z"};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
@@ -92,6 +121,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_not_utf_8_is_replaced),
         cmocka_unit_test(times_go_both_ways),
+        cmocka_unit_test(times_of_other_languages_are_read),
         cmocka_unit_test(what_is_no_time_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
