@@ -185,6 +185,32 @@ static void sleeps_with_its_sandbox(void **state)
     (void)vm_ok(vm, "rm", "--force", s, NULL);
 }
 
+/* What it knows besides its file, such as how to undo, is in memory alone. */
+static void an_editor_sleeps_with_its_sandbox(void **state)
+{
+    struct vm *vm = *state;
+    const char *s = vm_sandbox(vm);
+    (void)vm_ok(vm, "cp", "/usr/bin/vim.tiny", vm_text(vm, "%s:/home/app/vim", s), NULL);
+    struct vm_process *editor =
+        vm_start_terminal(vm, 24, 80,
+                          (const char *const[]){"exec", s, "--", "env", "TERM=xterm", "./vim", "-u",
+                                                "NONE", "-i", "NONE", "-N", "text", NULL});
+    vm_send(editor, "ione\x1b:w\r", 8);
+    vm_expect(editor, "4B written");
+    (void)vm_ok(vm, "suspend", "-q", s, NULL);
+    (void)vm_ok(vm, "resume", "-q", s, NULL);
+    vm_send(editor, "otwo\x1b:w\r", 8);
+    vm_expect(editor, "8B written");
+    (void)vm_ok(vm, "suspend", "-q", s, NULL);
+    assert_string_equal(vm_guest(vm, s, "cat text"), "one\ntwo\n"); /* which wakes it */
+    vm_send(editor, "u:w\r", 4);
+    vm_expect(editor, "4B written");
+    vm_send(editor, ":q\r", 3);
+    assert_int_equal(vm_finish(editor), 0);
+    assert_string_equal(vm_guest(vm, s, "cat text"), "one\n");
+    (void)vm_ok(vm, "rm", "--force", s, NULL);
+}
+
 static void is_told_that_its_sandbox_is_gone(void **state)
 {
     struct vm *vm = *state;
@@ -202,4 +228,5 @@ static void is_told_that_its_sandbox_is_gone(void **state)
 VM_MAIN(VM_NEEDS_VM, cmocka_unit_test(is_left_and_attached_to_again),
         cmocka_unit_test(keys_leave_a_terminal), cmocka_unit_test(goes_on_in_each_fork),
         cmocka_unit_test(sleeps_with_its_sandbox),
+        cmocka_unit_test(an_editor_sleeps_with_its_sandbox),
         cmocka_unit_test(is_told_that_its_sandbox_is_gone))
