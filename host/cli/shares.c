@@ -23,7 +23,8 @@
 
 #define REPLY_TIMEOUT_MS 120000 /* a loaded guest without KVM is slow */
 #define READY_TIMEOUT_MS 60000
-#define END_TIMEOUT_MS   10000 /* for the server, after its mount has gone */
+#define END_TIMEOUT_MS   10000 /* for the server, after its mount or its stream has gone */
+#define LOCK_LOOK_MS     20
 #define READY_LINE_MAX   4096
 #define GUEST_HOME       "/home/app"
 
@@ -262,7 +263,8 @@ static int request_for(const struct bg_share *share, uint32_t flags, struct bg_s
     return 0;
 }
 
-/* The lock as this process has it, for the server to inherit. Errors: -EEXIST it is served. */
+/* The lock as this process has it, for the server to inherit. One whose stream has just ended may
+ * have it for a moment yet. Errors: -EEXIST it is served. */
 static int take_lock(const struct bg_sandbox *sandbox, const struct bg_share *share, int *ret_fd,
                      struct bg_err *err)
 {
@@ -271,10 +273,14 @@ static int take_lock(const struct bg_sandbox *sandbox, const struct bg_share *sh
     BG_AUTOCLOSE int fd = path ? open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
     if (fd < 0)
         return bg_err_errno(err, path ? -errno : -ENOMEM, "%s", sandbox->dir);
-    if (fcntl(fd, F_OFD_SETLK, &lock) < 0)
-        return errno == EAGAIN || errno == EACCES
-                   ? bg_err_set(err, -EEXIST, "%s is shared there already", share->host)
-                   : bg_err_errno(err, -errno, "%s", path);
+    uint64_t deadline = bg_now_ms() + END_TIMEOUT_MS;
+    while (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
+        if (errno != EAGAIN && errno != EACCES)
+            return bg_err_errno(err, -errno, "%s", path);
+        if (bg_now_ms() >= deadline)
+            return bg_err_set(err, -EEXIST, "%s is shared there already", share->host);
+        (void)poll(NULL, 0, LOCK_LOOK_MS);
+    }
     *ret_fd = bg_take_fd(&fd);
     return 0;
 }
