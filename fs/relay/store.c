@@ -24,7 +24,8 @@ struct kept {
     char name[NAME_SIZE + 1];
     char *path;
     size_t size;
-    ino_t ino; /* of its file: tells our own from others' */
+    char sum[NAME_SIZE + 1]; /* of its bytes: tells what is known from what others wrote. Not its
+                                inode: the next file may have the number of the one before. */
 };
 
 struct fs_store {
@@ -50,7 +51,7 @@ static void forget(struct fs_store *store, struct kept *kept)
 
 /* Takes a file of that name into the list. Errors: -ENOSPC, -ENOMEM. */
 static int remember(struct fs_store *store, const char *name, const struct fs_pin_note *note,
-                    ino_t ino)
+                    const char *sum)
 {
     struct kept *old = find(store, name);
     size_t before = old ? old->size : 0;
@@ -63,8 +64,9 @@ static int remember(struct fs_store *store, const char *name, const struct fs_pi
     if (old)
         forget(store, old);
     struct kept *kept = &store->kept[store->count++];
-    *kept = (struct kept){.path = path, .size = note->size, .ino = ino};
+    *kept = (struct kept){.path = path, .size = note->size};
     memcpy(kept->name, name, NAME_SIZE + 1);
+    memcpy(kept->sum, sum, NAME_SIZE + 1);
     store->bytes += note->size;
     return 0;
 }
@@ -82,7 +84,7 @@ static void name_of(const char *path, char out[NAME_SIZE + 1])
 /* Reads one file. *ret_bytes: heap, which note borrows from. Errors: -ENOENT; -EUCLEAN it is no
  * approval of that name. */
 static int read_one(const struct fs_store *store, const char *name, struct fs_pin_note *note,
-                    ino_t *ret_ino, uint8_t **ret_bytes)
+                    char ret_sum[NAME_SIZE + 1], uint8_t **ret_bytes)
 {
     struct stat st;
     char want[NAME_SIZE + 1];
@@ -102,7 +104,7 @@ static int read_one(const struct fs_store *store, const char *name, struct fs_pi
     name_of(note->path, want);
     if (strcmp(want, name) != 0)
         return -EUCLEAN;
-    *ret_ino = st.st_ino;
+    bg_sha256_hex(bytes, size, ret_sum);
     *ret_bytes = BG_TAKE(bytes);
     return 0;
 }
@@ -150,14 +152,14 @@ static int take_one(struct fs_store *store, const char *name,
 {
     struct fs_pin_note note;
     BG_AUTOFREE uint8_t *bytes = NULL;
-    ino_t ino;
-    int r = read_one(store, name, &note, &ino, &bytes);
+    char sum[NAME_SIZE + 1];
+    int r = read_one(store, name, &note, sum, &bytes);
     if (r < 0)
         return r;
     const struct kept *kept = find(store, name);
-    if (kept && kept->ino == ino)
+    if (kept && strcmp(kept->sum, sum) == 0)
         return 0;
-    r = remember(store, name, &note, ino);
+    r = remember(store, name, &note, sum);
     return r < 0 ? r : take(owner, &note);
 }
 
@@ -202,8 +204,7 @@ int fs_store_load(struct fs_store *store, int (*take)(void *owner, const struct 
 
 int fs_store_keep(struct fs_store *store, const struct fs_pin_note *note, struct bg_err *err)
 {
-    char name[NAME_SIZE + 1];
-    struct stat st;
+    char name[NAME_SIZE + 1], sum[NAME_SIZE + 1];
     name_of(note->path, name);
     struct kept *kept = find(store, name);
     if (note->forget) {
@@ -226,9 +227,9 @@ int fs_store_keep(struct fs_store *store, const struct fs_pin_note *note, struct
     int r = bg_write_file(store->dir_fd, name, bytes, head + note->size, 0600, err);
     if (r < 0)
         return r;
-    if (fstatat(store->dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return 0; /* somebody has removed it meanwhile */
-    r = remember(store, name, note, st.st_ino);
+    /* If somebody has replaced or removed it meanwhile, an event tells. */
+    bg_sha256_hex(bytes, head + note->size, sum);
+    r = remember(store, name, note, sum);
     return r < 0 ? bg_err_errno(err, r, "keeping an approval") : 0;
 }
 

@@ -129,6 +129,26 @@ static void others_hear_of_it_and_not_who_did_it(void **state)
     remove_folder(dir);
 }
 
+/* Each is a new file, and gets the inode that the one before the last has given back. */
+static void a_file_with_the_number_of_an_old_one_is_heard_of(void **state)
+{
+    (void)state;
+    char *dir = new_folder();
+    struct fs_store *one = open_in(dir), *two = open_in(dir);
+    for (int i = 0; i < 4; i++) {
+        struct taken taken = {0};
+        keep(one, "/a", "first");
+        for (int j = 0; j <= i; j++)
+            keep(two, "/a", j < i ? "between" : "last");
+        assert_int_equal(fs_store_changes(one, take, &taken, NULL), 0);
+        assert_string_equal(taken.text, "+/a=last\n");
+    }
+    keep(one, "/a", NULL);
+    fs_store_close(one);
+    fs_store_close(two);
+    remove_folder(dir);
+}
+
 static void what_is_none_of_ours_is_left_out(void **state)
 {
     (void)state;
@@ -294,6 +314,7 @@ int main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_kept_is_there_again),
         cmocka_unit_test(others_hear_of_it_and_not_who_did_it),
+        cmocka_unit_test(a_file_with_the_number_of_an_old_one_is_heard_of),
         cmocka_unit_test(what_is_none_of_ours_is_left_out),
         cmocka_unit_test(leftovers_are_removed),
         cmocka_unit_test(a_store_has_a_maximum),
