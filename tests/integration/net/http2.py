@@ -137,7 +137,8 @@ class Client(Peer):
 
 class Answer:
     def __init__(self):
-        self.status, self.headers, self.body, self.trailers = None, {}, b"", {}
+        # A bytearray: large bodies come in thousands of pieces, and bytes are copied whole for each.
+        self.status, self.headers, self.body, self.trailers = None, {}, bytearray(), {}
         self.interim, self.ended, self.reset = [], False, None
 
     def take(self, event):
