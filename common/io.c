@@ -26,6 +26,20 @@ int bg_read_full(int fd, void *buffer, size_t size)
     return 0;
 }
 
+int bg_pread_full(int fd, void *buffer, size_t size, uint64_t offset)
+{
+    for (size_t at = 0; at < size;) {
+        ssize_t n = pread(fd, (char *)buffer + at, size - at, (off_t)(offset + at));
+        if (n == 0)
+            return -ENODATA;
+        if (n < 0 && errno != EINTR)
+            return -errno;
+        if (n > 0)
+            at += (size_t)n;
+    }
+    return 0;
+}
+
 int bg_write_full(int fd, const void *bytes, size_t size)
 {
     for (size_t at = 0; at < size;) {

@@ -11,6 +11,8 @@
 /* Reads exactly size bytes, through EINTR. Errors: -ENODATA at end of file before that, or the
  * errno of read. */
 int bg_read_full(int fd, void *buffer, size_t size) BG_MUST_CHECK;
+/* The same at an offset, by pread. */
+int bg_pread_full(int fd, void *buffer, size_t size, uint64_t offset) BG_MUST_CHECK;
 
 /* Writes all bytes, through EINTR. Errors: errno of write. */
 int bg_write_full(int fd, const void *bytes, size_t size) BG_MUST_CHECK;

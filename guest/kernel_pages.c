@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "common/io.h"
 
 #define PAGE         4096u
 #define SEGMENTS_MAX 64u           /* of /proc/kcore; a guest of ours has eight */
@@ -35,19 +36,6 @@ struct kernel {
     uint64_t entry_mask;
     uint64_t array; /* virtual address of the record of page 0 */
 };
-
-static int read_at(int fd, uint64_t offset, void *buffer, size_t size)
-{
-    for (size_t done = 0; done < size;) {
-        ssize_t n = pread(fd, (uint8_t *)buffer + done, size - done, (off_t)(offset + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -ENODATA;
-        done += (size_t)n;
-    }
-    return 0;
-}
 
 /* ---- /proc/kcore ---- */
 
@@ -88,7 +76,7 @@ static int read_note(struct kernel *k, const Elf64_Phdr *phdr, struct bg_err *er
     BG_AUTOFREE uint8_t *bytes = malloc(NOTE_MAX);
     if (!bytes)
         return bg_err_set(err, -ENOMEM, "kcore: out of memory");
-    int r = read_at(k->kcore_fd, phdr->p_offset, bytes, phdr->p_filesz);
+    int r = bg_pread_full(k->kcore_fd, bytes, phdr->p_filesz, phdr->p_offset);
     if (r < 0)
         return bg_err_errno(err, r, "kcore");
     if (!take_note(k, bytes, phdr->p_filesz))
@@ -99,10 +87,10 @@ static int read_note(struct kernel *k, const Elf64_Phdr *phdr, struct bg_err *er
 static int read_segments(struct kernel *k, struct bg_err *err)
 {
     Elf64_Ehdr head;
-    int r = read_at(k->kcore_fd, 0, &head, sizeof head);
+    int r = bg_pread_full(k->kcore_fd, &head, sizeof head, 0);
     for (unsigned i = 0; r == 0 && i < head.e_phnum; i++) {
         Elf64_Phdr phdr;
-        r = read_at(k->kcore_fd, head.e_phoff + i * sizeof phdr, &phdr, sizeof phdr);
+        r = bg_pread_full(k->kcore_fd, &phdr, sizeof phdr, head.e_phoff + i * sizeof phdr);
         if (r < 0)
             break;
         if (phdr.p_type == PT_NOTE) {
@@ -126,7 +114,7 @@ static int read_virtual(const struct kernel *k, uint64_t address, void *buffer, 
     for (size_t i = 0; i < k->segment_count; i++) {
         const struct segment *s = &k->segments[i];
         if (address >= s->virtual && address - s->virtual < s->size)
-            return read_at(k->kcore_fd, s->offset + (address - s->virtual), buffer, size);
+            return bg_pread_full(k->kcore_fd, buffer, size, s->offset + (address - s->virtual));
     }
     return -EFAULT;
 }
@@ -136,7 +124,7 @@ static int read_physical(const struct kernel *k, uint64_t address, void *buffer,
     for (size_t i = 0; i < k->segment_count; i++) {
         const struct segment *s = &k->segments[i];
         if (s->physical != NO_ADDRESS && address >= s->physical && address - s->physical < s->size)
-            return read_at(k->kcore_fd, s->offset + (address - s->physical), buffer, size);
+            return bg_pread_full(k->kcore_fd, buffer, size, s->offset + (address - s->physical));
     }
     return -EFAULT;
 }
@@ -288,7 +276,7 @@ static int compare_block(const struct kernel *k, int flags_fd,
     int r = read_physical(k, span->address + (page - span->first_page) * records->record_size,
                           bytes, size);
     if (r == 0)
-        r = read_at(flags_fd, page * sizeof *flags, flags, BG_PAGE_BLOCK * sizeof *flags);
+        r = bg_pread_full(flags_fd, flags, BG_PAGE_BLOCK * sizeof *flags, page * sizeof *flags);
     if (r < 0)
         return r;
     bg_page_records_free(records, bytes, ours);

@@ -174,6 +174,15 @@ void bg_pool_unlisten(const struct bg_sandbox *member)
 
 /* ---- a name ---- */
 
+int bg_pool_read_claim(int fd, const char *name, struct bg_sandbox *ret, struct bg_err *err)
+{
+    BG_AUTOFREE char *text = malloc(BG_MANIFEST_MAX);
+    ssize_t n = text ? pread(fd, text, BG_MANIFEST_MAX, 0) : -1;
+    if (n < 0)
+        return bg_err_errno(err, text ? -errno : -ENOMEM, "claim");
+    return sandbox_json_parse(text, (size_t)n, name, ret, err);
+}
+
 int bg_pool_name(const struct bg_paths *paths, struct bg_sandbox *sandbox, struct bg_err *err)
 {
     BG_AUTOFREE char *base = NULL, *dir = NULL;

@@ -50,6 +50,11 @@ int bg_pool_listen(const struct bg_sandbox *member, int *ret_fd, struct bg_err *
 /* It does not any more. */
 void bg_pool_unlisten(const struct bg_sandbox *member);
 
+/* What a claim asks for: the sandbox.json in fd, as of a sandbox of that name. End *ret with
+ * bg_sandbox_done. Errors: errno of pread; of parsing; -ENOMEM. */
+int bg_pool_read_claim(int fd, const char *name, struct bg_sandbox *ret,
+                       struct bg_err *err) BG_MUST_CHECK;
+
 /* For the launcher: writes the sandbox.json of what the member becomes into the member's folder
  * (sandbox->dir), and gives the folder that name; dir is the new one then. Errors: -EEXIST name in
  * use, and the member has its own sandbox.json to be written again; errno. */

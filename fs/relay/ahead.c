@@ -20,6 +20,15 @@ void fs_ahead_ask(struct fs_relay *relay, struct fs_request *request, struct fs_
     pending->changes = pending->node->changes;
 }
 
+void fs_ahead_check(struct fs_relay *relay, const struct fs_pending *pending,
+                    struct fs_reply *reply)
+{
+    if (reply->data_size == 0 || pending->reads_ahead)
+        return;
+    fs_relay_complain(relay, pending->opcode, "data that was not asked for");
+    reply->data_size = 0;
+}
+
 void fs_ahead_keep(struct fs_relay *relay, struct fs_rhandle *handle,
                    const struct fs_pending *pending, const struct fs_reply *reply, uint64_t now_ms)
 {

@@ -11,6 +11,10 @@
 /* Asks for data with an OPEN, where it would be of use. The request is checked and translated. */
 void fs_ahead_ask(struct fs_relay *relay, struct fs_request *request, struct fs_pending *pending);
 
+/* The answer to an OPEN: drops data that was not asked for. */
+void fs_ahead_check(struct fs_relay *relay, const struct fs_pending *pending,
+                    struct fs_reply *reply);
+
 /* Takes what came with the answer, if it may still be used. Without memory there is none. */
 void fs_ahead_keep(struct fs_relay *relay, struct fs_rhandle *handle,
                    const struct fs_pending *pending, const struct fs_reply *reply, uint64_t now_ms);

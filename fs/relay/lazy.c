@@ -34,10 +34,8 @@ bool fs_lazy_opens(struct fs_relay *relay, const struct fs_request *request, str
 int fs_lazy_waits(struct fs_relay *relay, const struct fs_request *request, const uint8_t *bytes,
                   size_t size, uint64_t now_ms)
 {
-    bool has_handle = fs_op_has_handle(request->opcode) &&
-                      (request->opcode != FUSE_GETATTR || (request->flags & FUSE_GETATTR_FH)) &&
-                      (request->opcode != FUSE_SETATTR || (request->valid & FATTR_FH));
-    struct fs_rhandle *handle = has_handle ? fs_handle_find(relay, request->fh) : NULL;
+    struct fs_rhandle *handle =
+        fs_request_has_handle(request) ? fs_handle_find(relay, request->fh) : NULL;
     if (!handle || !handle->lazy || handle->node->id != request->node)
         return 0;
     struct fs_pending *pending = calloc(1, sizeof *pending);
@@ -88,10 +86,7 @@ void fs_lazy_opened(struct fs_relay *relay, struct fs_pending *pending, struct f
         fs_relay_fail(relay, pending->kernel_unique, reply->error);
         return;
     }
-    if (reply->data_size > 0 && !pending->reads_ahead) {
-        fs_relay_complain(relay, pending->opcode, "data that was not asked for");
-        reply->data_size = 0;
-    }
+    fs_ahead_check(relay, pending, reply);
     bind_handle(relay, pending, reply, now_ms);
     BG_AUTOFREE uint8_t *bytes = BG_TAKE(pending->again);
     fs_pending_disown(relay, pending); /* the kernel's number is the next one's */

@@ -151,10 +151,7 @@ static int answer_open(struct fs_relay *relay, const struct fs_pending *pending,
     uint64_t server_fh = reply->fh;
     struct fs_rhandle *handle = fs_handle_new(relay, pending->node, server_fh, pending->flags,
                                               reply->open_flags & FOPEN_NOFLUSH);
-    if (reply->data_size > 0 && !pending->reads_ahead) {
-        fs_relay_complain(relay, pending->opcode, "data that was not asked for");
-        reply->data_size = 0;
-    }
+    fs_ahead_check(relay, pending, reply);
     if (handle) {
         fs_ahead_keep(relay, handle, pending, reply, now_ms);
         reply->data_size = 0; /* not for the kernel */

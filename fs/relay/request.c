@@ -247,14 +247,17 @@ static int translate_handle(const struct fs_relay *relay, uint64_t *fh, const st
     return 0;
 }
 
+bool fs_request_has_handle(const struct fs_request *request)
+{
+    return fs_op_has_handle(request->opcode) &&
+           (request->opcode != FUSE_GETATTR || (request->flags & FUSE_GETATTR_FH)) &&
+           (request->opcode != FUSE_SETATTR || (request->valid & FATTR_FH));
+}
+
 static int translate_handles(const struct fs_relay *relay, struct fs_request *request,
                              const struct fs_rnode *node, const struct fs_rnode *node2)
 {
-    if (!fs_op_has_handle(request->opcode))
-        return 0;
-    if (request->opcode == FUSE_GETATTR && !(request->flags & FUSE_GETATTR_FH))
-        return 0;
-    if (request->opcode == FUSE_SETATTR && !(request->valid & FATTR_FH))
+    if (!fs_request_has_handle(request))
         return 0;
     int r = translate_handle(relay, &request->fh, node);
     if (r == 0 && request->opcode == FUSE_COPY_FILE_RANGE)

@@ -204,6 +204,11 @@ bool fs_relay_answer_from_memory(struct fs_relay *relay, uint64_t kernel_unique,
 int fs_relay_look_at(const struct fs_relay *relay, uint64_t server_id, struct fs_attr *attr,
                      struct fs_tree_entry *ret);
 
+/* ---- request.c ---- */
+
+/* Whether request->fh is a handle: some operations have one only if they say so. */
+bool fs_request_has_handle(const struct fs_request *request);
+
 /* ---- rebind.c ---- */
 
 /* Whether there is a server to send to. */

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "common/base64.h"
-#include "common/checked.h"
 #include "common/limits.h"
 #include "host/cli/grammar.h"
 #include "host/cli/share_spec.h"
@@ -27,27 +26,18 @@ int create_config_stop_at(const json_t *value, uint64_t now_ms, uint64_t *ret, s
     return 0;
 }
 
-/* "session", or a number and s, m or h: how the Python library has it. */
+/* "session", or a time: how the Python library has it, which knows no days. */
 static int read_timeout(const char *text, uint64_t now_ms, uint64_t *ret, struct bg_err *err)
 {
-    static const char units[] = "smh";
-    static const uint64_t ms[] = {1000, 60 * 1000, 3600 * 1000};
-    char digits[16];
-    size_t size = strspn(text, "0123456789");
-    const char *unit = text[size] ? strchr(units, text[size]) : NULL;
-    uint64_t value = 0;
+    uint64_t ms;
     if (strcmp(text, "session") == 0)
         return 0;
-    if (size > 0 && size < sizeof digits && unit && text[size + 1] == '\0') {
-        memcpy(digits, text, size);
-        digits[size] = '\0';
-        if (bg_parse_u64(digits, 1, STOP_AHEAD_MAX_MS / ms[unit - units], &value) == 0) {
-            *ret = now_ms + value * ms[unit - units];
-            return 0;
-        }
-    }
-    return bg_err_set(err, -EINVAL,
-                      "timeout: want session, or a time of at most a year such as 30s or 5m");
+    if (grammar_parse_duration(text, &ms, NULL) < 0 || text[strlen(text) - 1] == 'd' || ms == 0 ||
+        ms > STOP_AHEAD_MAX_MS)
+        return bg_err_set(err, -EINVAL,
+                          "timeout: want session, or a time of at most a year such as 30s or 5m");
+    *ret = now_ms + ms;
+    return 0;
 }
 
 /* What JavaScript's btoa was given: one byte a character, so that é is 0xe9. Bytes that are UTF-8

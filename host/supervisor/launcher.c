@@ -463,16 +463,24 @@ static void flatten_if_due(struct launcher *l)
         bg_log(&l->log, BG_LOG_WARN, "%s", err.text);
 }
 
+/* QEMU has copied what is not going to be used. */
+static void forget_flat(struct launcher *l, const struct bg_err *why)
+{
+    const uint8_t forget = 0;
+    say(l, LINK_USE, &forget, 1, NULL, 0);
+    flatten_over(l, why);
+}
+
 static void flatten_spoke(struct launcher *l, const struct bg_err *why)
 {
     struct bg_err err = {0};
     if (l->flatten.step == FLATTEN_COPYING) {
-        if (flatten_copied(&l->flatten, why, &err) < 0) {
-            const uint8_t forget = 0;
-            if (why->code == 0)
-                say(l, LINK_USE, &forget, 1, NULL, 0);
+        if (flatten_copied(&l->flatten, why, &err) == 0)
+            return;
+        if (why->code == 0)
+            forget_flat(l, &err);
+        else
             flatten_over(l, &err);
-        }
     } else if (l->flatten.step == FLATTEN_USING) {
         flatten_used(&l->flatten, why);
         flatten_over(l, why);
@@ -482,26 +490,21 @@ static void flatten_spoke(struct launcher *l, const struct bg_err *why)
 static void flatten_is_synced(struct launcher *l)
 {
     struct bg_err err = {0};
-    const uint8_t forget = 0;
-    if (flatten_synced(&l->flatten, &err) == 0)
-        return;
-    say(l, LINK_USE, &forget, 1, NULL, 0);
-    flatten_over(l, &err);
+    if (flatten_synced(&l->flatten, &err) < 0)
+        forget_flat(l, &err);
 }
 
 /* A snapshot that is under way knows the disk's layers by their places. */
 static void put_flat(struct launcher *l)
 {
     struct bg_err err = {0};
-    const uint8_t forget = 0, use = 1;
+    const uint8_t use = 1;
     if (l->flatten.step != FLATTEN_READY || l->snapshots.active || l->child.ended)
         return;
-    if (flatten_put(&l->flatten, &err) == 0) {
+    if (flatten_put(&l->flatten, &err) < 0)
+        forget_flat(l, &err);
+    else
         say(l, LINK_USE, &use, 1, NULL, 0);
-        return;
-    }
-    say(l, LINK_USE, &forget, 1, NULL, 0);
-    flatten_over(l, &err);
 }
 
 static void snapshot_finished(struct launcher *l)
@@ -672,7 +675,6 @@ static void watch(struct launcher *l)
                                {.fd = l->lifetime.timer_fd, .events = POLLIN},
                                {.fd = l->lifetime.watch_fd, .events = POLLIN},
                                {.fd = l->flatten.finisher_fd, .events = POLLIN},
-
                                {.fd = member_listen_fd(&l->member), .events = POLLIN},
                                {.fd = member_claimer_fd(&l->member), .events = POLLIN}};
         struct bg_err err;

@@ -132,15 +132,6 @@ static void refuse(struct member *member, const struct bg_err *why)
     drop(&member->claimer_fd);
 }
 
-static int read_wanted(const char *name, int fd, struct bg_sandbox *ret, struct bg_err *err)
-{
-    BG_AUTOFREE char *text = malloc(BG_MANIFEST_MAX);
-    ssize_t n = text ? pread(fd, text, BG_MANIFEST_MAX, 0) : -1;
-    if (n < 0)
-        return bg_err_errno(err, text ? -errno : -ENOMEM, "claim");
-    return sandbox_json_parse(text, (size_t)n, name, ret, err);
-}
-
 /* Errors: after which it is a member as before; -ECANCELED: it is none any more. */
 static int become(struct member *member, const struct bg_paths *paths, struct bg_sandbox *sandbox,
                   const char *name, int fd, struct bg_err *err)
@@ -148,7 +139,7 @@ static int become(struct member *member, const struct bg_paths *paths, struct bg
     struct bg_sandbox wanted = {0};
     if (!bg_sandbox_name_ok(name))
         return bg_err_set(err, -EINVAL, "claim: not a possible name");
-    int r = read_wanted(name, fd, &wanted, err);
+    int r = bg_pool_read_claim(fd, name, &wanted, err);
     if (r == 0 && (strcmp(wanted.id, sandbox->id) != 0 || !bg_pool_fits(sandbox, &wanted)))
         r = bg_err_set(err, -EINVAL, "claim: not what this member can be");
     if (r == 0 && !(wanted.dir = strdup(sandbox->dir)))

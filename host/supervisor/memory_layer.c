@@ -9,6 +9,7 @@
 #include "common/checked.h"
 #include "common/limits.h"
 #include "common/sha256.h"
+#include "common/io.h"
 
 #define VERSION 1u
 #define CHECKED 48u /* bytes of the header before its checksum */
@@ -127,19 +128,6 @@ int memory_layer_parse(const struct memory_head *head, const uint8_t *bytes, siz
     return 0;
 }
 
-int memory_read_at(int fd, void *buffer, size_t size, uint64_t offset)
-{
-    for (size_t done = 0; done < size;) {
-        ssize_t n = pread(fd, (uint8_t *)buffer + done, size - done, (off_t)(offset + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -ENODATA;
-        done += (size_t)n;
-    }
-    return 0;
-}
-
 int memory_layer_open(int fd, uint64_t ram_size, struct memory_layer *ret, struct bg_err *err)
 {
     struct stat st;
@@ -151,7 +139,7 @@ int memory_layer_open(int fd, uint64_t ram_size, struct memory_layer *ret, struc
         return bg_err_set(err, -EUCLEAN, "not a regular file");
     uint64_t file_size = (uint64_t)st.st_size;
     size_t head_size = file_size < sizeof page ? (size_t)file_size : sizeof page;
-    int r = memory_read_at(fd, page, head_size, 0);
+    int r = bg_pread_full(fd, page, head_size, 0);
     if (r < 0)
         return bg_err_errno(err, r, "cannot read its header");
     r = memory_layer_parse_head(page, head_size, file_size, &head, err);
@@ -165,7 +153,7 @@ int memory_layer_open(int fd, uint64_t ram_size, struct memory_layer *ret, struc
     BG_AUTOFREE uint8_t *table = malloc(table_size + 1);
     if (!table)
         return bg_err_set(err, -ENOMEM, "out of memory for %zu extents", head.count);
-    r = memory_read_at(fd, table, table_size, head.table_offset);
+    r = bg_pread_full(fd, table, table_size, head.table_offset);
     if (r < 0)
         return bg_err_errno(err, r, "cannot read its table");
     r = memory_layer_parse(&head, table, table_size, ret, err);

@@ -84,7 +84,3 @@ int memory_map_build(const struct memory_layer *layers, size_t count, struct mem
                      struct bg_err *err) BG_MUST_CHECK;
 
 void memory_map_done(struct memory_map *map);
-
-/* All of size bytes at offset, through EINTR. Errors: -ENODATA at the end of the file before that,
- * errno of pread. */
-int memory_read_at(int fd, void *buffer, size_t size, uint64_t offset) BG_MUST_CHECK;

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "common/limits.h"
+#include "common/io.h"
 
 #define BATCH_PAGES 256u        /* 1 MiB: stays in the cache between reading and writing */
 #define AHEAD       (32u << 20) /* bytes that the file system gives at once */
@@ -270,8 +271,8 @@ static int scan_by_reading(const struct memory_save_opts *opts, struct runs *run
         return bg_err_set(err, -ENOMEM, "memory layer: out of memory");
     for (uint64_t page = 0; page < pages;) {
         uint64_t count = pages - page < PAGEMAP_ENTRIES ? pages - page : PAGEMAP_ENTRIES;
-        int r = memory_read_at(opts->pagemap_fd, entries, (size_t)count * sizeof *entries,
-                               (first + page) * sizeof *entries);
+        int r = bg_pread_full(opts->pagemap_fd, entries, (size_t)count * sizeof *entries,
+                              (first + page) * sizeof *entries);
         if (r < 0) /* no data: QEMU is gone, and its memory with it */
             return bg_err_errno(err, r == -ENODATA ? -ESRCH : r, "memory layer: QEMU's pagemap");
         for (uint64_t i = 0; i < count; i++)
@@ -377,7 +378,7 @@ static int read_ram(void *context, uint64_t offset, void *buffer, size_t size)
 {
     const struct memory_save_opts *opts = context;
     if (opts->shared_fd >= 0)
-        return memory_read_at(opts->shared_fd, buffer, size, offset);
+        return bg_pread_full(opts->shared_fd, buffer, size, offset);
     struct iovec local = {.iov_base = buffer, .iov_len = size};
     struct iovec remote = {.iov_base = (void *)(uintptr_t)(opts->ram_address + offset),
                            .iov_len = size};
@@ -487,7 +488,7 @@ static int read_shared(struct saver *s, struct bg_err *err)
     uint8_t *to = s->now;
     for (size_t i = 0; i < s->batch_count; i++) {
         size_t size = (size_t)s->batch[i].count * MEMORY_PAGE_SIZE;
-        int r = memory_read_at(s->opts->shared_fd, to, size, s->batch[i].page * MEMORY_PAGE_SIZE);
+        int r = bg_pread_full(s->opts->shared_fd, to, size, s->batch[i].page * MEMORY_PAGE_SIZE);
         if (r < 0)
             return bg_err_errno(err, r, "memory layer: reading the guest's memory");
         to += size;
@@ -502,8 +503,8 @@ static int judge_over(struct saver *s, const struct memory_piece *piece, uint64_
     bool zero = piece->file_page == MEMORY_ZERO;
     if (!zero) {
         uint64_t at = piece->file_page + (page - piece->ram_page);
-        int r = memory_read_at(s->opts->previous[piece->layer].fd, s->before,
-                               count * MEMORY_PAGE_SIZE, at * MEMORY_PAGE_SIZE);
+        int r = bg_pread_full(s->opts->previous[piece->layer].fd, s->before,
+                              count * MEMORY_PAGE_SIZE, at * MEMORY_PAGE_SIZE);
         if (r < 0)
             return bg_err_errno(err, r, "memory layer: reading layer %zu below it", piece->layer);
     }
@@ -762,8 +763,7 @@ static int copy_piece(struct writer *w, const struct memory_layer *from,
         uint64_t count = piece->count - done < BATCH_PAGES ? piece->count - done : BATCH_PAGES;
         size_t size = (size_t)count * MEMORY_PAGE_SIZE;
         uint64_t at = w->next_file * MEMORY_PAGE_SIZE;
-        int r =
-            memory_read_at(from->fd, buffer, size, (piece->file_page + done) * MEMORY_PAGE_SIZE);
+        int r = bg_pread_full(from->fd, buffer, size, (piece->file_page + done) * MEMORY_PAGE_SIZE);
         if (r < 0)
             return bg_err_errno(err, r, "memory layer %zu of those to merge", piece->layer + 1);
         r = write_at(w->fd, buffer, size, at);

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "host/supervisor/memory_layer.h"
+#include "common/io.h"
 
 #define EXPORT            __attribute__((visibility("default")))
 #define MAPS_DEFAULT      65530u /* the kernel's, for one process */
@@ -178,7 +179,7 @@ static void place(const struct target *target, const struct memory_layer *layers
     }
     int fd = zero ? -1 : layers[piece.layer].fd;
     if (by_reading) {
-        int r = memory_read_at(fd, to, size, piece.file_page * MEMORY_PAGE_SIZE);
+        int r = bg_pread_full(fd, to, size, piece.file_page * MEMORY_PAGE_SIZE);
         if (r < 0)
             die("cannot read a layer", r);
         return;

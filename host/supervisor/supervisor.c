@@ -12,7 +12,7 @@
 
 #include "common/io.h"
 #include "common/limits.h"
-#include "common/state/sandbox_json.h"
+#include "common/state/pool.h"
 #include "host/supervisor/child.h"
 #include "host/supervisor/confine.h"
 #include "host/supervisor/control.h"
@@ -765,17 +765,16 @@ static int build_identity(struct supervisor *s, const struct bg_sandbox *sandbox
     return 0;
 }
 
-static int read_config(const uint8_t *name, size_t size, int fd, struct bg_sandbox *ret,
-                       struct bg_err *err)
+/* size: of the name, which has no NUL. */
+static int read_claim(const uint8_t *name, size_t size, int fd, struct bg_sandbox *ret,
+                      struct bg_err *err)
 {
     char text[BG_SANDBOX_NAME_MAX + 1];
-    BG_AUTOFREE char *bytes = malloc(BG_MANIFEST_MAX);
-    ssize_t n = bytes ? pread(fd, bytes, BG_MANIFEST_MAX, 0) : -1;
-    if (n < 0 || size >= sizeof text)
-        return bg_err_errno(err, n < 0 ? -errno : -ENAMETOOLONG, "claim");
+    if (size >= sizeof text)
+        return bg_err_errno(err, -ENAMETOOLONG, "claim");
     memcpy(text, name, size);
     text[size] = '\0';
-    return sandbox_json_parse(bytes, (size_t)n, text, ret, err);
+    return bg_pool_read_claim(fd, text, ret, err);
 }
 
 /* The member is somebody's, and gets its first identity. */
@@ -783,7 +782,7 @@ static void claim(struct supervisor *s, const uint8_t *name, size_t size, int co
 {
     struct bg_identity identity;
     int r = s->claimed.name ? bg_err_set(&s->second_why, -EALREADY, "claimed twice")
-                            : read_config(name, size, config_fd, &s->claimed, &s->second_why);
+                            : read_claim(name, size, config_fd, &s->claimed, &s->second_why);
     if (r == 0)
         r = build_identity(s, &s->claimed, &identity, &s->second_why);
     if (r < 0)

@@ -218,7 +218,7 @@ static void sees_and_is_saved(int zeros)
         assert_int_equal(pwrite(base, have, PAGE, (off_t)(i * PAGE)), PAGE);
     }
     if (!zeros)
-        assert_int_equal(memory_read_at(base, want, RAM_SIZE, 0), 0);
+        assert_int_equal(bg_pread_full(base, want, RAM_SIZE, 0), 0);
     lay_layers(want, RAM_SIZE, fds, 2);
     open_again_read_only(&base);
     open_again_read_only(&fds[0]);
@@ -249,7 +249,7 @@ static void sees_and_is_saved(int zeros)
     assert_true(stats.dirty_pages >= 4 && stats.dirty_pages < 100);
     memset(have, 0, RAM_SIZE);
     if (!zeros)
-        assert_int_equal(memory_read_at(base, have, RAM_SIZE, 0), 0);
+        assert_int_equal(bg_pread_full(base, have, RAM_SIZE, 0), 0);
     lay_layers(have, RAM_SIZE, fds, 3);
     same_ram(have, want, RAM_SIZE);
     assert_int_equal(close(opts.pagemap_fd), 0);

@@ -16,31 +16,7 @@
 #include "common/limits.h"
 #include "common/state/folder.h"
 #include "host/cli/pools.h"
-
-struct fixture {
-    char home[64];
-    struct bg_paths paths;
-};
-
-static int setup(void **state)
-{
-    struct fixture *f = calloc(1, sizeof *f);
-    (void)snprintf(f->home, sizeof f->home, "/tmp/bg-test-XXXXXX");
-    assert_non_null(mkdtemp(f->home));
-    assert_int_equal(setenv("BELLGLASS_HOME", f->home, 1), 0);
-    assert_int_equal(bg_paths_init(&f->paths, NULL), 0);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    assert_int_equal(bg_folder_remove(AT_FDCWD, f->home), 0);
-    bg_paths_done(&f->paths);
-    free(f);
-    return 0;
-}
+#include "tests/unit/state/home.h"
 
 static char image[] = "debian";
 
@@ -157,7 +133,8 @@ int main(void)
         cmocka_unit_test(what_is_said_is_read),
         cmocka_unit_test(what_is_not_so_is_refused),
         cmocka_unit_test(each_kind_has_a_key_and_each_gateway_its_own),
-        cmocka_unit_test_setup_teardown(one_keeper_has_a_pool_until_it_ends, setup, teardown),
+        cmocka_unit_test_setup_teardown(one_keeper_has_a_pool_until_it_ends, home_setup,
+                                        home_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -155,6 +155,18 @@ int bench_reply_error(struct bench *b, const struct fs_request *asked, int error
     return bench_reply(b, asked, (struct fs_reply){.error = error});
 }
 
+int bench_say(struct bench *b, const struct fs_change *changes, size_t count)
+{
+    static uint8_t bytes[BG_FS_MESSAGE_MAX];
+    struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
+    struct bg_err err;
+    fs_changes_begin(&w);
+    for (size_t i = 0; i < count; i++)
+        assert_true(fs_changes_add(&w, &changes[i]));
+    fs_changes_end(&w);
+    return fs_relay_reply(b->relay, bytes, w.used, b->now_ms, &err);
+}
+
 struct fs_reply bench_kernel_got(struct bench *b, uint32_t opcode)
 {
     static uint8_t *last;

@@ -2,6 +2,7 @@
  * looks at what comes out on the other side. */
 #pragma once
 
+#include "fs/proto/change.h"
 #include "fs/proto/proto.h"
 #include "fs/relay/relay.h"
 
@@ -74,6 +75,9 @@ void bench_expect_nothing_for_server(const struct bench *b);
 /* The server answers `asked`. Returns fs_relay_reply's result. */
 int bench_reply(struct bench *b, const struct fs_request *asked, struct fs_reply reply);
 int bench_reply_error(struct bench *b, const struct fs_request *asked, int error);
+
+/* The server tells of changes. Returns fs_relay_reply's result. */
+int bench_say(struct bench *b, const struct fs_change *changes, size_t count);
 
 /* The one answer that the kernel must have got to its last request. */
 struct fs_reply bench_kernel_got(struct bench *b, uint32_t opcode);

@@ -29,13 +29,7 @@ static int teardown(void **state)
 
 static void say(struct bench *b, const struct fs_change *change)
 {
-    static uint8_t bytes[BG_FS_MESSAGE_MAX];
-    struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
-    struct bg_err err;
-    fs_changes_begin(&w);
-    assert_true(fs_changes_add(&w, change));
-    fs_changes_end(&w);
-    assert_int_equal(fs_relay_reply(b->relay, bytes, w.used, b->now_ms, &err), 0);
+    assert_int_equal(bench_say(b, change, 1), 0);
 }
 
 static void say_kind(struct bench *b, uint32_t kinds, uint64_t node)

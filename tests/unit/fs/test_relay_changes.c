@@ -30,29 +30,17 @@ static int teardown(void **state)
     return 0;
 }
 
-static int say(struct bench *b, const struct fs_change *changes, size_t count)
-{
-    static uint8_t bytes[BG_FS_MESSAGE_MAX];
-    struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
-    struct bg_err err;
-    fs_changes_begin(&w);
-    for (size_t i = 0; i < count; i++)
-        assert_true(fs_changes_add(&w, &changes[i]));
-    fs_changes_end(&w);
-    return fs_relay_reply(b->relay, bytes, w.used, b->now_ms, &err);
-}
-
 static void say_kind(struct bench *b, uint32_t kinds, uint64_t node)
 {
     const struct fs_change change = {.kinds = kinds, .node = node};
-    assert_int_equal(say(b, &change, 1), 0);
+    assert_int_equal(bench_say(b, &change, 1), 0);
 }
 
 static void say_name(struct bench *b, uint32_t kinds, uint64_t folder, const char *name)
 {
     const struct fs_change change = {
         .kinds = kinds, .folder = folder, .name = name, .name_size = strlen(name)};
-    assert_int_equal(say(b, &change, 1), 0);
+    assert_int_equal(bench_say(b, &change, 1), 0);
 }
 
 static struct fs_request lookup(const struct bench *b, const char *name)
@@ -137,8 +125,9 @@ static void without_a_feed_all_is_as_before(void **state)
     bench_expect_error(b, -ENOENT);
     const struct fs_change change = {.kinds = FS_CHANGE_MODIFIED, .node = BENCH_FILE_SERVER};
     for (unsigned i = 0; i < BG_FS_ODD_REPLIES_MAX; i++)
-        assert_int_equal(say(b, &change, 1), 0); /* nobody asked for it: borne as other oddities */
-    assert_int_equal(say(b, &change, 1), -EPROTO);
+        assert_int_equal(bench_say(b, &change, 1),
+                         0); /* nobody asked for it: borne as other oddities */
+    assert_int_equal(bench_say(b, &change, 1), -EPROTO);
     bench_free(b);
 }
 
@@ -190,7 +179,7 @@ static void names_are_forgotten(void **state)
                                     .name_size = 4,
                                     .name2 = "moved",
                                     .name2_size = 5};
-    assert_int_equal(say(b, &moved, 1), 0);
+    assert_int_equal(bench_say(b, &moved, 1), 0);
     size_t count = b->notice_count;
     assert_true(bench_noticed(b, b->dir, "file", false));
     b->notice_count = count;
@@ -207,7 +196,7 @@ static void a_link_is_found_by_its_place(void **state)
                                      .folder = BENCH_DIR_SERVER,
                                      .name = "link",
                                      .name_size = 4};
-    assert_int_equal(say(b, &change, 1), 0);
+    assert_int_equal(bench_say(b, &change, 1), 0);
     assert_true(bench_noticed(b, b->link, NULL, false));
 }
 
@@ -405,11 +394,11 @@ static void a_flood_makes_caches_short_and_no_work(void **state)
         changes[i] = (struct fs_change){.kinds = FS_CHANGE_MODIFIED, .node = BENCH_FILE_SERVER};
     for (size_t sent = 0; sent <= BG_FS_CHANGES_RATE; sent += 100) {
         b->notice_count = 0;
-        assert_int_equal(say(b, changes, 100), 0);
+        assert_int_equal(bench_say(b, changes, 100), 0);
     }
     assert_int_equal(ask(b, getattr(b->file), file_attr(4096)).attr_valid, SHORT);
     b->notice_count = 0;
-    assert_int_equal(say(b, changes, 100), 0);
+    assert_int_equal(bench_say(b, changes, 100), 0);
     assert_int_equal(b->notice_count, 0);
 }
 
@@ -428,8 +417,8 @@ static void bad_records_are_borne_and_then_not(void **state)
     struct bench *b = *state;
     const struct fs_change bad = {.kinds = FS_CHANGE_MODIFIED};
     for (unsigned i = 0; i < BG_FS_ODD_REPLIES_MAX; i++)
-        assert_int_equal(say(b, &bad, 1), 0);
-    assert_int_equal(say(b, &bad, 1), -EPROTO);
+        assert_int_equal(bench_say(b, &bad, 1), 0);
+    assert_int_equal(bench_say(b, &bad, 1), -EPROTO);
 }
 
 int main(void)

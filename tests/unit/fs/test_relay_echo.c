@@ -35,13 +35,7 @@ static int teardown(void **state)
 
 static void say(struct bench *b, const struct fs_change *change)
 {
-    uint8_t bytes[1024];
-    struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
-    struct bg_err err;
-    fs_changes_begin(&w);
-    assert_true(fs_changes_add(&w, change));
-    fs_changes_end(&w);
-    assert_int_equal(fs_relay_reply(b->relay, bytes, w.used, b->now_ms, &err), 0);
+    assert_int_equal(bench_say(b, change, 1), 0);
     b->notice_count = 0;
 }
 

@@ -13,34 +13,10 @@
 #include "common/io.h"
 #include "common/state/folder.h"
 #include "common/state/pool.h"
+#include "tests/unit/state/home.h"
 
 #define DIGEST "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 #define OTHER  "ff112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
-
-struct fixture {
-    char home[64];
-    struct bg_paths paths;
-};
-
-static int setup(void **state)
-{
-    struct fixture *f = calloc(1, sizeof *f);
-    (void)snprintf(f->home, sizeof f->home, "/tmp/bg-test-XXXXXX");
-    assert_non_null(mkdtemp(f->home));
-    assert_int_equal(setenv("BELLGLASS_HOME", f->home, 1), 0);
-    assert_int_equal(bg_paths_init(&f->paths, NULL), 0);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    assert_int_equal(bg_folder_remove(AT_FDCWD, f->home), 0);
-    bg_paths_done(&f->paths);
-    free(f);
-    return 0;
-}
 
 static struct bg_sandbox settings(const char *name)
 {
@@ -219,10 +195,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(knows_its_folders),
         cmocka_unit_test(only_the_same_fits),
-        cmocka_unit_test_setup_teardown(a_member_is_no_sandbox_until_it_has_a_name, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(only_what_nobody_has_is_swept, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_damaged_member_is_passed_over, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_member_is_no_sandbox_until_it_has_a_name, home_setup,
+                                        home_teardown),
+        cmocka_unit_test_setup_teardown(only_what_nobody_has_is_swept, home_setup, home_teardown),
+        cmocka_unit_test_setup_teardown(a_damaged_member_is_passed_over, home_setup, home_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,38 +16,13 @@
 #include "common/state/folder.h"
 #include "common/state/resume.h"
 #include "common/state/snapshot.h"
+#include "tests/unit/state/home.h"
 
 #define DIGEST "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 #define GOLDEN "golden-00112233445566778899aabbccddeeff.01234567"
 #define ID_A   "aaaaaaaaaaaaaaaa"
 #define ID_B   "bbbbbbbbbbbbbbbb"
 #define ID_M   "cccccccccccccccc"
-
-struct fixture {
-    char home[64];
-    struct bg_paths paths;
-};
-
-static int setup(void **state)
-{
-    struct fixture *f = calloc(1, sizeof *f);
-    (void)snprintf(f->home, sizeof f->home, "/tmp/bg-test-XXXXXX");
-    assert_non_null(mkdtemp(f->home));
-    assert_int_equal(setenv("BELLGLASS_HOME", f->home, 1), 0);
-    struct bg_err err;
-    assert_int_equal(bg_paths_init(&f->paths, &err), 0);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    bg_paths_done(&f->paths);
-    assert_int_equal(bg_folder_remove(AT_FDCWD, f->home), 0);
-    free(f);
-    return 0;
-}
 
 /* --- what is there to begin with --- */
 
@@ -918,29 +893,39 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names_cannot_leave_the_folder),
-        cmocka_unit_test_setup_teardown(a_manifest_is_read_as_it_was_written, setup, teardown),
-        cmocka_unit_test_setup_teardown(refuses_each_wrong_field, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_manifest_is_read_as_it_was_written, home_setup,
+                                        home_teardown),
+        cmocka_unit_test_setup_teardown(refuses_each_wrong_field, home_setup, home_teardown),
         cmocka_unit_test(refuses_too_many_layers),
-        cmocka_unit_test_setup_teardown(refuses_a_changed_manifest, setup, teardown),
-        cmocka_unit_test_setup_teardown(sees_files_that_changed, setup, teardown),
-        cmocka_unit_test_setup_teardown(numbers_tags_and_refuses_one_in_use, setup, teardown),
-        cmocka_unit_test_setup_teardown(finds_by_name_tag_and_id, setup, teardown),
-        cmocka_unit_test_setup_teardown(only_dead_makers_leave_leftovers, setup, teardown),
-        cmocka_unit_test_setup_teardown(links_files_once_and_replaces_others, setup, teardown),
-        cmocka_unit_test_setup_teardown(another_file_system_is_said, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_stopped_one_becomes_a_disk, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_suspended_one_becomes_a_full_one, setup, teardown),
-        cmocka_unit_test_setup_teardown(one_that_runs_or_never_ran_is_refused, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_fork_goes_on_from_its_snapshot, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_fork_of_a_disk_has_no_memory, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_half_replaced_instant_is_settled, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_restore_that_had_not_begun_changes_nothing, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(a_damaged_snapshot_is_not_forked, setup, teardown),
-        cmocka_unit_test_setup_teardown(disks_from_before_disk_json_are_read, setup, teardown),
-        cmocka_unit_test_setup_teardown(suspended_is_a_state_of_rest, setup, teardown),
-        cmocka_unit_test_setup_teardown(removal_says_what_it_frees, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_disk_is_tidied, setup, teardown),
+        cmocka_unit_test_setup_teardown(refuses_a_changed_manifest, home_setup, home_teardown),
+        cmocka_unit_test_setup_teardown(sees_files_that_changed, home_setup, home_teardown),
+        cmocka_unit_test_setup_teardown(numbers_tags_and_refuses_one_in_use, home_setup,
+                                        home_teardown),
+        cmocka_unit_test_setup_teardown(finds_by_name_tag_and_id, home_setup, home_teardown),
+        cmocka_unit_test_setup_teardown(only_dead_makers_leave_leftovers, home_setup,
+                                        home_teardown),
+        cmocka_unit_test_setup_teardown(links_files_once_and_replaces_others, home_setup,
+                                        home_teardown),
+        cmocka_unit_test_setup_teardown(another_file_system_is_said, home_setup, home_teardown),
+        cmocka_unit_test_setup_teardown(a_stopped_one_becomes_a_disk, home_setup, home_teardown),
+        cmocka_unit_test_setup_teardown(a_suspended_one_becomes_a_full_one, home_setup,
+                                        home_teardown),
+        cmocka_unit_test_setup_teardown(one_that_runs_or_never_ran_is_refused, home_setup,
+                                        home_teardown),
+        cmocka_unit_test_setup_teardown(a_fork_goes_on_from_its_snapshot, home_setup,
+                                        home_teardown),
+        cmocka_unit_test_setup_teardown(a_fork_of_a_disk_has_no_memory, home_setup, home_teardown),
+        cmocka_unit_test_setup_teardown(a_half_replaced_instant_is_settled, home_setup,
+                                        home_teardown),
+        cmocka_unit_test_setup_teardown(a_restore_that_had_not_begun_changes_nothing, home_setup,
+                                        home_teardown),
+        cmocka_unit_test_setup_teardown(a_damaged_snapshot_is_not_forked, home_setup,
+                                        home_teardown),
+        cmocka_unit_test_setup_teardown(disks_from_before_disk_json_are_read, home_setup,
+                                        home_teardown),
+        cmocka_unit_test_setup_teardown(suspended_is_a_state_of_rest, home_setup, home_teardown),
+        cmocka_unit_test_setup_teardown(removal_says_what_it_frees, home_setup, home_teardown),
+        cmocka_unit_test_setup_teardown(a_disk_is_tidied, home_setup, home_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

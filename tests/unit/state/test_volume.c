@@ -14,34 +14,9 @@
 
 #include "common/state/folder.h"
 #include "common/state/volume.h"
+#include "tests/unit/state/home.h"
 
 #define DIGEST "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
-
-struct fixture {
-    char home[64];
-    struct bg_paths paths;
-};
-
-static int setup(void **state)
-{
-    struct fixture *f = calloc(1, sizeof *f);
-    assert_non_null(f);
-    (void)snprintf(f->home, sizeof f->home, "/tmp/bg-test-XXXXXX");
-    assert_non_null(mkdtemp(f->home));
-    assert_int_equal(setenv("BELLGLASS_HOME", f->home, 1), 0);
-    assert_int_equal(bg_paths_init(&f->paths, NULL), 0);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    assert_int_equal(bg_folder_remove(AT_FDCWD, f->home), 0);
-    bg_paths_done(&f->paths);
-    free(f);
-    return 0;
-}
 
 static int make(struct fixture *f, const char *slug, const char *owner,
                 const struct bg_volume *from, struct bg_volume *ret)
@@ -273,11 +248,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(slugs_and_sizes),
         cmocka_unit_test(the_file_is_read_with_care),
-        cmocka_unit_test_setup_teardown(each_sees_its_own_and_everybody_s, setup, teardown),
-        cmocka_unit_test_setup_teardown(one_at_a_time_has_it, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_snapshot_shares_frozen_layers, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_chain_has_an_end, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_a_killed_maker_left_goes, setup, teardown),
+        cmocka_unit_test_setup_teardown(each_sees_its_own_and_everybody_s, home_setup,
+                                        home_teardown),
+        cmocka_unit_test_setup_teardown(one_at_a_time_has_it, home_setup, home_teardown),
+        cmocka_unit_test_setup_teardown(a_snapshot_shares_frozen_layers, home_setup, home_teardown),
+        cmocka_unit_test_setup_teardown(a_chain_has_an_end, home_setup, home_teardown),
+        cmocka_unit_test_setup_teardown(what_a_killed_maker_left_goes, home_setup, home_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -76,7 +76,7 @@ static inline void lay_layers(uint8_t *ram, uint64_t ram_size, const int *fds, s
             memset(to, 0, p->count * PAGE);
         else
             assert_int_equal(
-                memory_read_at(layers[p->layer].fd, to, p->count * PAGE, p->file_page * PAGE), 0);
+                bg_pread_full(layers[p->layer].fd, to, p->count * PAGE, p->file_page * PAGE), 0);
     }
     memory_map_done(&map);
     for (size_t i = 0; i < count; i++)

@@ -13,7 +13,7 @@ static uint8_t *bytes_of(int fd, size_t *ret_size)
     off_t size = lseek(fd, 0, SEEK_END);
     uint8_t *bytes = malloc((size_t)size + 1);
     assert_non_null(bytes);
-    assert_int_equal(memory_read_at(fd, bytes, (size_t)size, 0), 0);
+    assert_int_equal(bg_pread_full(fd, bytes, (size_t)size, 0), 0);
     *ret_size = (size_t)size;
     return bytes;
 }

@@ -161,7 +161,7 @@ static int pagemap_copy(const struct guest *guest, bool swapped)
     uint64_t at = (uint64_t)(uintptr_t)guest->address / PAGE * 8;
     BG_AUTOFREE uint64_t *entries = calloc(RAM_PAGES, sizeof *entries);
     assert_non_null(entries);
-    assert_int_equal(memory_read_at(guest->pagemap, entries, RAM_PAGES * sizeof *entries, at), 0);
+    assert_int_equal(bg_pread_full(guest->pagemap, entries, RAM_PAGES * sizeof *entries, at), 0);
     for (size_t i = 0; swapped && i < RAM_PAGES; i++)
         if (entries[i] >> 63 != 0)
             entries[i] ^= 3ull << 62;

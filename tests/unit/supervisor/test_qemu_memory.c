@@ -99,7 +99,7 @@ static void maps_the_file_alone_as_it_is(void **state)
     assert_non_null(want);
     struct run run = map(base, RAM_SIZE, "", "", "private");
     assert_int_equal(run.status, 0);
-    assert_int_equal(memory_read_at(base, want, RAM_SIZE, 0), 0);
+    assert_int_equal(bg_pread_full(base, want, RAM_SIZE, 0), 0);
     same_ram(run.ram, want, RAM_SIZE);
     free(run.ram);
 }
@@ -116,7 +116,7 @@ static void maps_layers_over_the_file_or_over_zeros(void **state)
         assert_non_null(want);
         assert_non_null(page);
         if (!zeros)
-            assert_int_equal(memory_read_at(base, want, RAM_SIZE, 0), 0);
+            assert_int_equal(bg_pread_full(base, want, RAM_SIZE, 0), 0);
         lay_layers(want, RAM_SIZE, fds, 2);
         struct run run = map(base, RAM_SIZE, list, zeros ? "none" : "file", "private");
         assert_int_equal(run.status, 0);
@@ -178,7 +178,7 @@ static void takes_no_more_mappings_than_a_process_has(void **state)
     struct run run = map(base, size, list, "", "private");
     assert_int_equal(run.status, 0);
     assert_true(run.maps > MAPS_MIN && run.maps < MAPS_MAX);
-    assert_int_equal(memory_read_at(base, want, size, 0), 0);
+    assert_int_equal(bg_pread_full(base, want, size, 0), 0);
     lay_layers(want, size, &layer, 1);
     same_ram(run.ram, want, size);
     free(run.ram);
