@@ -40,6 +40,9 @@
 /* For the relay to end when asked to; then it is killed. */
 #define END_TIMEOUT_MS   (FS_LOOP_FINISH_MS + 2000u)
 #define NOTES_TIMEOUT_MS 30000u /* for that while it says what is to be kept: disks are slow */
+/* What the guest's user may not enter stays so. */
+#define LOOKS_MAX     10
+#define LOOK_AGAIN_MS 10
 
 struct args {
     int stream_fd, ready_fd, log_fd;
@@ -472,6 +475,15 @@ static void take_down(struct keeper *keeper)
     fs_store_close(keeper->store);
 }
 
+/* Makes the kernel see whose the mount's root is, and with what mode: until then it is nobody's,
+ * with mode 0. The kernel drops what it is told when something changes there just then (Linux,
+ * fuse_change_attributes: an older attr_version), and its user would be refused. */
+static void look_at_root(const char *path)
+{
+    for (int i = 0; i < LOOKS_MAX && access(path, X_OK) < 0 && errno == EACCES; i++)
+        (void)poll(NULL, 0, LOOK_AGAIN_MS);
+}
+
 /* From the relay's start until the mount is ready. Errors are told. */
 static int await_ready(struct keeper *keeper)
 {
@@ -479,6 +491,7 @@ static int await_ready(struct keeper *keeper)
     struct bg_err err;
     while (next_report(keeper, &report)) {
         if (report.kind == REPORT_READY) {
+            look_at_root(keeper->path);
             tell(keeper, json_pack("{s:b, s:i}", "ready", 1, "pid", (int)getpid()));
             return 0;
         }

@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 
 #include "common/checked.h"
 #include "common/io.h"
@@ -50,7 +49,7 @@ struct options {
 struct server {
     struct tls_context *tls;
     struct destination host;
-    pthread_mutex_t lock; /* of tls, whose certificates are shared */
+    pthread_mutex_t lock; /* of tls, whose certificates and batch of records are shared */
     atomic_uint conns;
     int log_fd; /* -1: none */
 };
@@ -70,24 +69,57 @@ static void body_came(void *owner, const uint8_t *bytes, size_t size)
     buffer_put(&conn->body, bytes, size);
 }
 
+/* Waits until the connection is ready for what is wanted. False: the peer has been silent for too
+ * long. */
+static bool wait_for(const struct conn *conn, short events)
+{
+    struct pollfd fd = {.fd = conn->fd, .events = events};
+    return poll(&fd, 1, SILENCE_S * 1000) > 0;
+}
+
+/* Returns 0 at the end, also of the peer's time. */
 static ssize_t receive(struct conn *conn, void *bytes, size_t size)
 {
-    if (conn->tls)
-        return tls_read(conn->tls, bytes, size);
-    ssize_t n = recv(conn->fd, bytes, size, 0);
-    return n < 0 ? -errno : n;
+    for (;;) {
+        ssize_t n = conn->tls ? tls_read(conn->tls, bytes, size) : recv(conn->fd, bytes, size, 0);
+        if (n < 0 && !conn->tls)
+            n = -errno;
+        if (n != -EAGAIN)
+            return n;
+        if (!wait_for(conn, POLLIN))
+            return 0;
+    }
+}
+
+/* One attempt, which does not wait: other connections may want the lock. */
+static ssize_t send_some(struct conn *conn, const uint8_t *bytes, size_t size)
+{
+    if (!conn->tls) {
+        ssize_t n = send(conn->fd, bytes, size, MSG_NOSIGNAL);
+        return n < 0 ? -errno : n;
+    }
+    (void)pthread_mutex_lock(&conn->server->lock); /* fails only for a mutex that is none */
+    ssize_t n = tls_write(conn->tls, bytes, size);
+    (void)pthread_mutex_unlock(&conn->server->lock);
+    return n;
 }
 
 static bool send_all(struct conn *conn, const uint8_t *bytes, size_t size)
 {
     while (size > 0) {
-        ssize_t n = conn->tls ? tls_write(conn->tls, bytes, size)
-                              : send(conn->fd, bytes, size, MSG_NOSIGNAL);
+        ssize_t n = send_some(conn, bytes, size);
+        if (n == -EAGAIN && wait_for(conn, POLLOUT))
+            continue;
         if (n <= 0)
             return false;
         bytes += n;
         size -= (size_t)n;
     }
+    /* What the socket had no room for. */
+    int r;
+    while (conn->tls && (r = tls_flush(conn->tls)) < 0)
+        if (r != -EAGAIN || !wait_for(conn, POLLOUT))
+            return false;
     return true;
 }
 
@@ -170,7 +202,9 @@ static bool shake_hands(struct conn *conn)
     (void)pthread_mutex_lock(&server->lock); /* fails only for a mutex that is none */
     int r = tls_accept(server->tls, &opts, &conn->tls, &err);
     (void)pthread_mutex_unlock(&server->lock);
-    return r == 0 && tls_handshake(conn->tls, &err) == 0;
+    while (r == 0 && (r = tls_handshake(conn->tls, &err)) == -EAGAIN)
+        r = wait_for(conn, tls_wants_write(conn->tls) ? POLLOUT : POLLIN) ? 0 : -ETIMEDOUT;
+    return r == 0;
 }
 
 static void *conn_main(void *argument)
@@ -193,12 +227,10 @@ static void *conn_main(void *argument)
 
 static void start(struct server *server, int listener, bool tls)
 {
-    const struct timeval silence = {.tv_sec = SILENCE_S};
     pthread_t thread;
-    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0)
         return;
-    (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &silence, sizeof silence); /* a wish */
     struct conn *conn = atomic_load(&server->conns) < CONNS_MAX ? calloc(1, sizeof *conn) : NULL;
     if (conn) {
         *conn = (struct conn){.server = server, .fd = fd, .over_tls = tls};
