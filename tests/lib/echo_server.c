@@ -23,7 +23,7 @@
 
 #define BODY_MAX   (16u * 1024 * 1024)
 #define CONNS_MAX  256
-#define SILENCE_S  60
+#define SILENCE_S  300 /* an emulated guest that is busy takes its time */
 #define CHUNK_SIZE (64u * 1024)
 
 static const char help[] =

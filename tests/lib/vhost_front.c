@@ -10,7 +10,7 @@
 
 #include "common/io.h"
 
-#define WAIT_MS      5000
+#define WAIT_MS      60000 /* the machine may be busy */
 #define SETTLE_TURNS 8
 #define RING_AREA    0x1000u /* each of desc, avail, used */
 
