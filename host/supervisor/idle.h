@@ -10,6 +10,7 @@
 struct idle {
     uint64_t limit_ms; /* 0: never */
     uint64_t since_ms; /* nothing has been seen since */
+    uint64_t look_ms;  /* of the last look */
     uint64_t bytes;    /* as last seen */
     uint64_t cpu_ms;   /* at since_ms */
 };
@@ -18,7 +19,9 @@ struct idle {
 void idle_start(struct idle *idle, uint64_t limit_ms, uint64_t now_ms, uint64_t bytes,
                 uint64_t cpu_ms);
 
-/* Takes what is seen now. True if it has been idle for limit_ms. */
+/* Takes what is seen now. True if it has been idle for limit_ms. Time in which nobody looked, since
+ * the owner or the whole machine stood still, does not count: what came meanwhile is still to be
+ * read. */
 bool idle_look(struct idle *idle, uint64_t now_ms, uint64_t bytes, uint64_t cpu_ms);
 
 /* In how many ms to look again; UINT64_MAX: never. More often than the limit, so that what is seen

@@ -289,10 +289,10 @@ static void one_that_does_nothing_is_suspended_and_one_that_works_is_not(void **
 static void bytes_keep_it_awake(void **state)
 {
     struct vm *vm = *state;
-    const char *s = vm_sandbox_with(vm, "--idle-suspend", "4s", NULL);
+    const char *s = vm_sandbox_with(vm, "--idle-suspend", "10s", NULL);
     const char *const argv[] = {"exec", s, "--", "cat", NULL};
     struct vm_process *process = vm_start(vm, argv);
-    for (int i = 0; i < 12; i++) {
+    for (int i = 0; i < 14; i++) {
         vm_send(process, "x", 1);
         vm_expect(process, "x");
         assert_string_equal(vm_state(vm, s), "running");

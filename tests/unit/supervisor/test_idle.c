@@ -81,6 +81,28 @@ static void one_whose_clock_goes_backwards_is_busy(void **state)
     assert_false(idle_look(&idle, LIMIT_MS, 0, 0)); /* QEMU has ended: its clock says nothing */
 }
 
+static void time_in_which_nobody_looked_does_not_count(void **state)
+{
+    struct idle idle;
+    uint64_t now = 0, cpu = 0;
+    (void)state;
+    idle_start(&idle, LIMIT_MS, now, 0, cpu);
+    assert_int_equal(look_until(&idle, &now, LIMIT_MS / 2, 0, &cpu, 0), 0);
+    now += LIMIT_MS;
+    assert_false(idle_look(&idle, now, 0, cpu)); /* counts as one step */
+    assert_false(idle_look(&idle, now, 0, cpu));
+    uint64_t rest = LIMIT_MS / 2 - STEP_MS, stood_until = now;
+    assert_int_equal(look_until(&idle, &now, now + LIMIT_MS, 0, &cpu, 0), stood_until + rest);
+    /* What came meanwhile is seen at the next look. */
+    idle_start(&idle, LIMIT_MS, now, 0, cpu);
+    now += 2 * LIMIT_MS;
+    assert_false(idle_look(&idle, now, 0, cpu));
+    stood_until = now;
+    assert_int_equal(look_until(&idle, &now, now + LIMIT_MS - STEP_MS, 1, &cpu, 0), 0);
+    assert_int_equal(look_until(&idle, &now, now + LIMIT_MS, 1, &cpu, 0),
+                     stood_until + STEP_MS + LIMIT_MS);
+}
+
 static void looks_often_enough_and_not_more(void **state)
 {
     struct idle idle;
@@ -101,6 +123,7 @@ int main(void)
         cmocka_unit_test(a_byte_begins_the_time_anew),
         cmocka_unit_test(without_a_limit_nothing_is_idle),
         cmocka_unit_test(one_whose_clock_goes_backwards_is_busy),
+        cmocka_unit_test(time_in_which_nobody_looked_does_not_count),
         cmocka_unit_test(looks_often_enough_and_not_more),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
