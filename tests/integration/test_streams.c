@@ -144,6 +144,12 @@ static void copies_and_new_streams_go_on(void **state)
     (void)vm_guest(vm, s, "cd layered; for i in $(seq 1 200); do echo $i >new-$i; done");
     const char *const watching[] = {"watch", s, "/home/app", NULL};
     struct vm_process *watch = vm_start(vm, watching);
+    /* It does not say when it has begun. */
+    (void)vm_guest(vm, s,
+                   "while [ ! -e watched ]; do rm -f begun; touch begun; sleep 0.2; done "
+                   ">/dev/null 2>&1 </dev/null &");
+    vm_expect(watch, "begun");
+    (void)vm_guest(vm, s, "touch watched");
     struct vm_process *all[] = {
         start_here(vm, "copies", stop, copied, s, vm->bellglass, NULL),
         start_here(vm, "again", stop, vm->bellglass, "exec", s, "--", "true", NULL),
