@@ -83,7 +83,7 @@ static void goes_back_in_place(void **state)
     (void)vm_guest(vm, s, "echo second >file; pkill sleep");
     (void)vm_ok(vm, "restore", s, "first", NULL);
     assert_string_equal(vm_guest(vm, s, "cat file; pgrep -c sleep"), "first\n1\n");
-    vm_refused(vm, "first|use", "snapshot", s, "first", NULL);
+    vm_refused(vm, "first|use", "snapshot", "-q", s, "first", NULL);
     (void)vm_ok(vm, "rm", "--force", s, NULL);
     (void)vm_ok(vm, "snapshot", "rm", vm_text(vm, "%s@first", s), NULL);
 }

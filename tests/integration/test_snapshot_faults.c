@@ -145,13 +145,14 @@ static void a_write_fails(void **state)
     for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
         const char *s = sandbox_with(vm, points[i]);
         int qemu = vm_pid(vm, s, "qemu_pid");
-        vm_refused(vm, strstr(points[i], "EIO") ? "Input/output" : "No space", "snapshot", s, "tag",
-                   NULL);
+        vm_refused(vm, strstr(points[i], "EIO") ? "Input/output" : "No space", "snapshot", "-q", s,
+                   "tag", NULL);
         assert_int_equal(vm_pid(vm, s, "qemu_pid"), qemu);
         check_memory(vm, s);
         assert_int_equal(expect_whole_store(vm, s), 0);
         /* Suspending fails likewise, and the guest goes on. */
-        vm_refused(vm, strstr(points[i], "EIO") ? "Input/output" : "No space", "suspend", s, NULL);
+        vm_refused(vm, strstr(points[i], "EIO") ? "Input/output" : "No space", "suspend", "-q", s,
+                   NULL);
         assert_int_equal(vm_pid(vm, s, "qemu_pid"), qemu);
         check_memory(vm, s);
         (void)vm_ok(vm, "rm", "--force", s, NULL);
