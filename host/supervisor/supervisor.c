@@ -23,9 +23,10 @@
 #include "host/supervisor/volume_mount.h"
 
 #define SILENCE_MS(accel) ((accel) == ACCEL_KVM ? 15000u : 60000u)
-#define DRAIN_MS          3000  /* for clients to read what is left when the guest has ended */
-#define PARK_MS           10000 /* for the guest to read what opens a stream, or to resume it */
-#define FDS_MAX           8192  /* connections each way and clients, with room to spare */
+#define DRAIN_MS          3000 /* for clients to read what is left when the guest has ended */
+/* For the guest to read what opens a stream, or to resume it. */
+#define PARK_MS(accel) ((accel) == ACCEL_KVM ? 10000u : 60000u)
+#define FDS_MAX        8192 /* connections each way and clients, with room to spare */
 
 struct supervisor {
     const struct supervisor_opts *opts;
@@ -358,7 +359,7 @@ static void take_files(struct supervisor *s, const struct link_files *files, con
     s->snapshot.opts = opts;
     s->snapshot.parks = true;
     egress_park(s->egress);
-    (void)uv_timer_start(&s->park_timer, park_late, PARK_MS, 0); /* not closing */
+    (void)uv_timer_start(&s->park_timer, park_late, PARK_MS(s->opts->accel), 0); /* not closing */
     if (control_park(s->control))
         parked(s);
 }
@@ -409,7 +410,8 @@ static void runs_again(void *owner)
     s->snapshot.result = *vm_snapshot_result(s->vm);
     s->snapshot.unresumed = s->snapshot.result.unplugged ? 2 : 0;
     if (s->snapshot.unresumed > 0) {
-        (void)uv_timer_start(&s->park_timer, resume_late, PARK_MS, 0); /* not closing */
+        (void)uv_timer_start(&s->park_timer, resume_late, PARK_MS(s->opts->accel),
+                             0); /* not closing */
         bool control = control_resume(s->control, vm_vsock(s->vm));
         bool egress = egress_resume(s->egress, vm_vsock(s->vm));
         s->snapshot.unresumed -= (unsigned)control + (unsigned)egress;
