@@ -4,6 +4,7 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -34,6 +35,18 @@ static json_t *info_of(struct vm *vm, const char *sandbox, const char *pid)
     }
     json_decref(list);
     return NULL;
+}
+
+struct command {
+    struct vm *vm;
+    const char *sandbox, *pid;
+};
+
+static bool is_attached(void *arg)
+{
+    const struct command *c = arg;
+    json_auto_t *info = info_of(c->vm, c->sandbox, c->pid);
+    return json_is_true(json_object_get(info, "attached"));
 }
 
 static void is_left_and_attached_to_again(void **state)
@@ -133,7 +146,7 @@ static void sleeps_with_its_sandbox(void **state)
     const char *s = vm_sandbox(vm);
     struct vm_process *ask =
         vm_start(vm, (const char *const[]){"exec", s, "--", "sh", "-c",
-                                           "echo asked; read x; echo got $x >&2; exit 7", NULL});
+                                           "echo $$; read x; echo got $x >&2; exit 7", NULL});
     const char *numbers = vm_path(vm, "numbers");
     struct vm_process *writer = vm_start_program(
         vm, (const char *const[]){
@@ -147,7 +160,8 @@ static void sleeps_with_its_sandbox(void **state)
         vm_start(vm, (const char *const[]){"exec", s, "--", "sha256sum", NULL});
     struct vm_process *shell =
         vm_start_terminal(vm, 30, 90, (const char *const[]){"shell", s, NULL});
-    vm_expect(ask, "asked\n");
+    vm_expect(ask, "\n");
+    struct command asking = {vm, s, vm_text(vm, "%ld", strtol(ask->text, NULL, 10))};
     vm_send(shell, "z=kept; stty size\n", 18);
     vm_expect(shell, "30 90");
     static uint8_t input[INPUT];
@@ -158,6 +172,8 @@ static void sleeps_with_its_sandbox(void **state)
         (void)vm_ok(vm, "suspend", "-q", s, NULL);
         vm_expect(ask, "is suspended");
         (void)vm_ok(vm, "resume", "-q", s, NULL);
+        /* One that is not back before the next sleep has said it already. */
+        vm_wait("the command is attached to again", is_attached, &asking);
     }
     vm_send(ask, "an answer\n", 10);
     vm_expect(ask, "got an answer\n");
