@@ -47,7 +47,7 @@ static void await_build(struct vm *vm, const char *sandbox, const char *socket, 
 {
     const char *script =
         vm_text(vm,
-                "for i in $(seq 300); do grep -qx '%s' /tmp/out && exit 0; sleep 0.2; done\n"
+                "for i in $(seq 1000); do grep -qx '%s' /tmp/out && exit 0; sleep 0.2; done\n"
                 "cat /tmp/out /tmp/log project/main.c project/greet.c; exit 1",
                 text);
     struct vm_result *r = vm_call(vm, "exec", sandbox, "--", "sh", "-c", script, NULL);
@@ -116,7 +116,12 @@ static void an_editor_a_build_and_git_share_a_project(void **state)
                         "host\nfirst\n");
     (void)vm_guest(vm, s,
                    "cd project; git switch -q -c side; sed -i 's/morning/evening/' greet.c\n"
-                   "git commit -q -a -m guest; git gc -q; git fsck --strict");
+                   "git commit -q -a -m guest; git gc -q; git fsck --strict; touch .last.swp");
+    /* The last change is seen after all the others, each a moment later. */
+    (void)vm_host(vm,
+                  "cd '%s'; for i in $(seq 1000); do test -e .last.swp && exit 0; sleep 0.2; done; "
+                  "exit 1",
+                  m);
     assert_string_equal(vm_host(vm, "cd '%s'; git log --format=%%s; git status --porcelain", m),
                         "guest\nhost\nfirst\n");
     (void)vm_host(vm, "cd '%s'; git switch -q main; git fsck --strict", m);
