@@ -120,7 +120,8 @@ static int take_identity(struct session *session, const uint8_t *payload, size_t
         agent_drop_all(agent, &session->stream->live);
         parking_drop(agent);
     }
-    memcpy(agent->identity, identity.sandbox_id, sizeof agent->identity);
+    if (!(identity.flags & BG_IDENTITY_CONTINUE)) /* which says no name: it is who it was */
+        memcpy(agent->identity, identity.sandbox_id, sizeof agent->identity);
     struct bg_err why = {0};
     r = identity_apply(&identity, agent->opts.pid1, &agent->env, &why);
     if (r < 0)

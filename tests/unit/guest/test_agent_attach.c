@@ -404,7 +404,8 @@ static void a_fork_has_no_part_in_a_conversation(void **state)
     begin(*state, 0, SELF);
     int first = run(*state, "exec cat", BG_EXEC_DETACH, &talk);
     int second = run(*state, "exec cat", 0, &work);
-    begin(*state, BG_IDENTITY_AGAIN, SELF); /* the same sandbox: both go on */
+    begin(*state, BG_IDENTITY_CONTINUE, ""); /* a snapshot was taken of it */
+    begin(*state, BG_IDENTITY_AGAIN, SELF);  /* the same sandbox: both go on */
     (void)close(first);
     (void)close(second);
     assert_int_equal(
