@@ -18,7 +18,8 @@
 #define CONNECT_MS      1000 /* for an answer to the first request; then more, for slow guests */
 #define CONNECT_MS_MAX  60000
 #define PING_MS         2000
-#define LAST_WORD_MS    1000 /* for QEMU to end after the session did: its exit tells why */
+#define LAST_WORD_MS    1000  /* for QEMU to end after the session did: its exit tells why */
+#define EXIT_MS         30000 /* likewise, when it has said that it ends */
 #define DISK_ERRORS_MAX 20
 #define DRIVER_PINGS    3 /* that may find no driver: a guest that powers off ends in that time */
 #define OUT_MAX         (BG_IDENTITY_SIZE_MAX + 64 * 1024) /* bytes to the agent not yet taken */
@@ -314,7 +315,13 @@ static void agent_left(struct vm *vm, int code)
 
 static void agent_reset(uv_timer_t *timer)
 {
-    agent_left(timer->data, -ECONNRESET);
+    struct vm *vm = timer->data;
+    if (vm->ends) {
+        vm->ends = false;                                          /* once */
+        (void)uv_timer_start(&vm->retry, agent_reset, EXIT_MS, 0); /* cannot fail */
+        return;
+    }
+    agent_left(vm, -ECONNRESET);
 }
 
 static void agent_ended(void *owner, int code)
@@ -567,8 +574,10 @@ static void monitor_event(void *owner, const char *name, const json_t *data)
     struct vm *vm = owner;
     const char *device = json_string_value(json_object_get(data, "device"));
     const char *reason = json_string_value(json_object_get(data, "reason"));
-    if (strcmp(name, "SHUTDOWN") == 0 && reason && strcmp(reason, "guest-reset") == 0)
-        vm->guest_reset = true;
+    if (strcmp(name, "SHUTDOWN") == 0) {
+        vm->ends = true;
+        vm->guest_reset |= reason && strcmp(reason, "guest-reset") == 0;
+    }
     if (strcmp(name, "BLOCK_IO_ERROR") == 0)
         disk_error(vm, reason, json_string_value(json_object_get(data, "node-name")),
                    json_string_value(json_object_get(data, "operation")));

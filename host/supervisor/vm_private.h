@@ -92,6 +92,7 @@ struct vm {
     bool was_ready;                   /* on_ready has been called */
     bool shutting_down;               /* the end is wanted: it is no failure */
     bool guest_reset;                 /* the guest's kernel restarted: with -no-reboot QEMU's end */
+    bool ends;                        /* QEMU has said so */
     bool silence_logged;
     unsigned pings_without_driver; /* in a row */
     uint64_t log_minute;           /* the minute in which the agent has logged log_lines */
