@@ -214,7 +214,7 @@ static void the_layer_lives_over_a_stop(void **state)
     struct vm *vm = *state;
     const struct project p = project(vm);
     (void)vm_guest(vm, p.sandbox, "echo kept >>/project/one; rm /project/two");
-    (void)vm_ok(vm, "stop", p.sandbox, NULL);
+    (void)vm_ok(vm, "stop", "-t", VM_POWER_OFF_S, p.sandbox, NULL);
     vm_refused(vm, p.sandbox, "diff", p.sandbox, NULL);
     (void)vm_host(vm, "echo late >%s/late", p.folder);
     (void)vm_ok(vm, "start", p.sandbox, NULL);

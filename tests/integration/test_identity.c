@@ -142,7 +142,7 @@ static void a_fork_has_ssh_keys_of_its_own(void **state)
     (void)vm_ok(vm, "suspend", "-q", child, NULL);
     (void)vm_ok(vm, "resume", "-q", child, NULL);
     assert_string_equal(vm_guest(vm, child, "%s", key), after);
-    (void)vm_ok(vm, "stop", child, NULL);
+    (void)vm_ok(vm, "stop", "-t", VM_POWER_OFF_S, child, NULL);
     (void)vm_ok(vm, "start", "-q", child, NULL);
     assert_string_equal(vm_guest(vm, child, "%s", key), after);
     assert_string_equal(vm_guest(vm, child, "cat /etc/machine-id"), machine);

@@ -38,7 +38,7 @@ static void files_outlive_a_stop(void **state)
     struct vm *vm = *state;
     const char *s = vm_sandbox(vm);
     (void)vm_guest(vm, s, "echo kept >/home/app/file; sudo sh -c 'echo k >/etc/kept'");
-    (void)vm_ok(vm, "stop", s, NULL);
+    (void)vm_ok(vm, "stop", "-t", VM_POWER_OFF_S, s, NULL);
     vm_refused(vm, vm_text(vm, "%s|not running|start", s), "exec", s, "--", "true", NULL);
     (void)vm_ok(vm, "start", s, NULL);
     assert_string_equal(vm_guest(vm, s, "cat /home/app/file /etc/kept; hostname"),

@@ -233,7 +233,7 @@ static void what_ends_with_the_guest_can_write_its_last(void **state)
                                            "exit' TERM; echo begun; while :; do read x || :; done",
                                            NULL});
     vm_expect(user, "begun");
-    (void)vm_ok(vm, "stop", s, NULL);
+    (void)vm_ok(vm, "stop", "-t", VM_POWER_OFF_S, s, NULL);
     (void)vm_finish(user);
     assert_string_equal(made_by_us(vm, p, "d/last"), "last\n");
 }

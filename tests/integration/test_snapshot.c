@@ -217,7 +217,7 @@ static void a_database_and_a_repository_under_load(void **state)
                    "pkill -f '[d]b.py'; pkill -f 'n=[0]'; while pgrep -x git || pgrep -f "
                    "'[d]b.py'; do sleep 0.1; done >/dev/null; %s",
                    look);
-    (void)vm_ok(vm, "stop", s, NULL);
+    (void)vm_ok(vm, "stop", "-t", VM_POWER_OFF_S, s, NULL);
     (void)vm_ok(vm, "start", s, NULL); /* its disk alone, after fifty new tops */
     (void)vm_guest(vm, s, "%s", look);
     (void)vm_ok(vm, "rm", "--force", s, NULL);

@@ -287,7 +287,7 @@ static const char *stop(struct model *m)
     struct sandbox *s = some_sandbox(m, 1u << RUNNING);
     if (!s)
         return NULL;
-    (void)vm_ok(m->vm, "stop", s->name, NULL);
+    (void)vm_ok(m->vm, "stop", "-t", VM_POWER_OFF_S, s->name, NULL);
     lose_memory(&s->now);
     s->state = STOPPED;
     return vm_text(m->vm, "stop %s", s->name);

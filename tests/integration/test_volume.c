@@ -26,7 +26,7 @@ static void what_one_sandbox_writes_the_next_reads(void **state)
     vm_refused(vm, words, "run", "--volume", "cache:/data", "--", "true", NULL);
     vm_refused(vm, "in use", "volume", "rm", "cache", NULL);
     vm_refused(vm, "volumes", "suspend", first, NULL);
-    (void)vm_ok(vm, "stop", first, NULL);
+    (void)vm_ok(vm, "stop", "-t", VM_POWER_OFF_S, first, NULL);
     assert_string_equal(
         vm_ok(vm, "run", "--volume", "cache:/data", "--", "cat", "/data/file", NULL),
         "kept\nmore\n");

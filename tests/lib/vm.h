@@ -27,6 +27,10 @@
  * unless it has gone wrong. */
 #define VM_DEADLINE_MS 240000
 
+/* For `stop -t`, where what the guest has not synced is to be on its disk: one that is killed,
+ * since it was slow to power off, has lost that. Below VM_DEADLINE_MS. */
+#define VM_POWER_OFF_S "200"
+
 struct vm {
     char *folder;         /* temporary; HOME and more are below it */
     char *home;           /* BELLGLASS_HOME */
