@@ -336,6 +336,26 @@ static int a_launcher(struct vm *vm)
     return launcher;
 }
 
+/* A disk that is busy for seconds. */
+static void a_member_that_is_slow_to_answer_is_waited_for(void **state)
+{
+    struct vm *vm = *state;
+    const char *name = vm_name(vm);
+    const char *const argv[] = {"create", name, NULL};
+    (void)vm_ok(vm, "pool", "1", NULL);
+    int launcher = a_launcher(vm);
+    assert_int_equal(kill(launcher, SIGSTOP), 0);
+    struct vm_process *create = vm_start(vm, argv);
+    struct pollfd output = {.fd = create->out, .events = POLLIN};
+    (void)poll(&output, 1, 8000); /* nothing to wait for: that it waits is looked at */
+    assert_int_equal(kill(launcher, SIGCONT), 0);
+    vm_expect(create, vm_text(vm, "%s\n", name));
+    assert_int_equal(vm_finish(create), 0);
+    assert_true(was_ready(vm, name));
+    (void)vm_ok(vm, "rm", "-f", name, NULL);
+    end_pool(vm);
+}
+
 static void a_member_that_dies_is_replaced(void **state)
 {
     struct vm *vm = *state;
@@ -431,6 +451,7 @@ VM_MAIN(VM_NEEDS_VM, cmocka_unit_test(a_member_is_seen_by_nobody_who_lists_sandb
         cmocka_unit_test(a_keepers_end_takes_its_members_along),
         cmocka_unit_test(one_that_is_stopped_while_it_fills_leaves_nothing),
         cmocka_unit_test(a_keeper_that_ends_leaves_none_that_begins),
+        cmocka_unit_test(a_member_that_is_slow_to_answer_is_waited_for),
         cmocka_unit_test(a_pools_end_fails_nobody),
         cmocka_unit_test(a_member_that_dies_is_replaced),
         cmocka_unit_test(a_killed_claimer_leaves_nothing),
