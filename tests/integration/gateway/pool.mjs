@@ -9,7 +9,8 @@ const [token] = process.argv.slice(2);
 const bellglass = (...words) => JSON.parse(execFileSync(process.env.BELLGLASS, words, { encoding: "utf8" }));
 const pool = () => bellglass("pool", "ls", "--json")[0];
 const full = async () => {
-  for (const end = Date.now() + 120_000; pool()?.ready !== 2; await pause(100)) assert.ok(Date.now() < end, JSON.stringify(pool()));
+  for (const end = Date.now() + 230_000; pool()?.ready !== 2; await pause(100)) assert.ok(Date.now() < end, JSON.stringify(pool()));
+  console.log("the pool is full"); // who runs this wants to hear something within 240 s
 };
 // Its QEMU was there before it was asked for.
 const wasReady = (sandbox) => bellglass("inspect", sandbox.id).status.timings.monitor_ms === 0;

@@ -15,8 +15,9 @@ const state = (id) => JSON.parse(bellglass("ls", "--json")).find((one) => one.na
 const folder = (id) => `${process.env.BELLGLASS_HOME}/state/sandboxes/${id}`;
 const changed = (id) => JSON.parse(fs.readFileSync(`${folder(id)}/state.json`)).changed_ms;
 const asleep = async (id, since = 0) => {
-  for (const end = Date.now() + 120_000; state(id) !== "suspended" || changed(id) <= since; await pause(100))
+  for (const end = Date.now() + 230_000; state(id) !== "suspended" || changed(id) <= since; await pause(100))
     assert.ok(Date.now() < end, `${id} is ${state(id)}`);
+  console.log(`${id} sleeps`); // who runs this wants to hear something within 240 s
 };
 // After what makes it run. It may sleep again before anybody looks whether it does.
 const asleepAgain = async (id, wake) => {
