@@ -30,9 +30,14 @@ static int number_of(struct vm *vm, const char *field)
     return number;
 }
 
+/* Its keeper may not know yet of those that have gone. */
 static bool is_full(void *arg)
 {
-    return number_of(arg, "ready") == 2;
+    struct vm *vm = arg;
+    return number_of(vm, "ready") == 2 &&
+           strtol(vm_host(vm, "ls -d %s/state/sandboxes/.pool-*/claim 2>/dev/null | wc -l || true",
+                          vm->home),
+                  NULL, 10) >= 2;
 }
 
 static bool has_no_member(void *arg)
