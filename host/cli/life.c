@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "common/io.h"
+#include "common/limits.h"
 #include "common/quote.h"
 #include "host/cli/args.h"
 #include "host/cli/client.h"
@@ -220,6 +221,9 @@ int life_stop(struct app *app, struct life *life, uint64_t grace_ms, bool *ret_c
     if (!request)
         return bg_err_errno(err, -ENOMEM, "stop");
     uint64_t answer_ms = grace_ms > 0 ? grace_ms + ANSWER_MS : KILL_ANSWER_MS;
+    /* It takes that time whatever it is asked for, and asked again, takes less. */
+    if (grace_ms == 0 && (sandbox->volume_count > 0 || sandbox->root_volume[0] != '\0'))
+        answer_ms += BG_VOLUME_GRACE_MS;
     r = life->damaged ? -ENOTCONN
                       : client_request(&app->paths, sandbox, request, answer_ms, &answer, err);
     bool ended = r == 0 && ended_within(pidfd, EXIT_MS);

@@ -12,8 +12,11 @@
 #include "common/state/pool.h"
 #include "common/state/sandbox_json.h"
 
-#define ANSWER_MS 5000 /* a member gives its folder a name, and looks at some files */
-#define NAMES_MAX 100  /* made-up ones that are all in use: as in bg_sandbox_create */
+/* A member gives its folder a name and writes that to the disk, and ends if it is out of date: with
+ * a busy disk that takes seconds. Whoever goes on before it has answered finds the name in use. */
+#define ANSWER_MS 60000
+
+#define NAMES_MAX 100 /* made-up ones that are all in use: as in bg_sandbox_create */
 
 /* What changes how a sandbox is started is not known to who has been started already. */
 static bool is_ordinary(void)

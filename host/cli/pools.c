@@ -20,7 +20,7 @@
 #include "host/cli/process.h"
 
 #define VERSION 1
-#define END_MS  10000 /* for a keeper that was told to end */
+#define END_MS  20000 /* for a keeper that was told to end: longer than its EXIT_MS */
 
 #define STATUS_FD 3
 #define OWNER_FD  4

@@ -21,6 +21,7 @@
 #define READ_SIZE       (64 * 1024)
 #define IDLE_MS         60000 /* without a request under way, or for one to come in whole */
 #define CLOSE_MS        5000 /* for what was written last to get out, and for a WebSocket's close */
+#define REMOVAL_MS      8000 /* the SDK waits 10 s for that, and its volumes may take longer */
 #define KEEPALIVE_S     30   /* a client's machine that vanished is noticed in some minutes */
 #define KEPT_MAX        (READ_SIZE * 2) /* bytes behind a request that is under way */
 #define GOING_AWAY_CODE 1001
@@ -668,6 +669,21 @@ static void removed(void *owner, struct sandbox_entry *entry, const struct bg_er
     drive(c);
 }
 
+/* Nobody finds it any more; what is left of it goes without a witness. */
+static void removal_goes_on(uv_timer_t *timer)
+{
+    struct conn *c = timer->data;
+    sandboxes_forget(c->shared->session.sandboxes, c);
+    removed(c, NULL, NULL);
+}
+
+static void do_remove(struct conn *c, struct sandbox_entry *entry)
+{
+    c->state = CONN_ANSWERING;
+    (void)uv_timer_start(&c->timer, removal_goes_on, REMOVAL_MS, 0); /* fails only when closing */
+    sandboxes_remove(entry, removed, c);
+}
+
 static void do_extend(struct conn *c, struct sandbox_entry *entry)
 {
     json_auto_t *body = json_loadb(c->request.body ? (const char *)c->request.body : "",
@@ -797,8 +813,7 @@ static void do_route(struct conn *c, const struct route *route)
             do_connect(c, entry, /* looks_on= */ c->login != NULL, awake);
         break;
     case ROUTE_DELETE:
-        c->state = CONN_ANSWERING;
-        sandboxes_remove(entry, removed, c);
+        do_remove(c, entry);
         break;
     case ROUTE_EXTEND:
         do_extend(c, entry);

@@ -42,6 +42,8 @@ struct job {
     struct create_config config; /* of a creation */
     struct sandbox_entry *entry; /* taken until it is in all->entries, or NULL: a removal */
     bool removes;                /* a removal */
+    bool suspends;
+    bool held;                   /* one that wakes, until the end of one that suspends */
     bool waits;                  /* of a creation: for what an ending sandbox still has */
     char id[ROUTE_ID_SIZE];      /* of a removal, and of what follows */
     enum bg_sandbox_state state; /* what it came to */
@@ -383,23 +385,33 @@ static struct sandbox_entry *entry_of(struct sandboxes *all, const char *id)
     return NULL;
 }
 
-static void queue_work(struct sandbox_entry *entry, uv_work_cb work, uv_after_work_cb over,
-                       sandboxes_done *on_done, void *owner)
+static struct job *add_job(struct sandbox_entry *entry, sandboxes_done *on_done, void *owner)
 {
     struct sandboxes *all = entry->all;
     struct job *job = calloc(1, sizeof *job);
     if (!job) {
         out_of_memory(all, on_done, owner);
-        return;
+        return NULL;
     }
     *job = (struct job){.all = all, .on_done = on_done, .owner = owner};
     job->work.data = job;
     (void)snprintf(job->id, sizeof job->id, "%s", entry->sandbox.name);
     LIST_INSERT_HEAD(&all->jobs, job, link);
-    (void)uv_queue_work(all->loop, &job->work, work, over); /* cannot fail */
+    return job;
 }
 
 static void doze_over(uv_work_t *work, int status);
+
+/* work: suspend_work or settle_work. */
+static void doze(struct sandbox_entry *entry, uv_work_cb work)
+{
+    entry->state = SANDBOX_DOZES;
+    struct job *job = add_job(entry, NULL, NULL);
+    if (!job)
+        return;
+    job->suspends = entry->suspending = work == suspend_work;
+    (void)uv_queue_work(entry->all->loop, &job->work, work, doze_over); /* cannot fail */
+}
 
 /* Somebody else did something with one that sleeps: it runs, and may sleep again, or it is gone. */
 static void folder_changed(void *owner)
@@ -424,8 +436,7 @@ static void folder_changed(void *owner)
         entry->quiet_since_ms = uv_now(entry->all->loop);
         folder_watch_close(BG_TAKE(entry->watch));
     } else if (r == 0 && bg_sandbox_rests(state) && state != BG_SANDBOX_SUSPENDED) {
-        entry->state = SANDBOX_DOZES;
-        queue_work(entry, settle_work, doze_over, NULL, NULL);
+        doze(entry, settle_work);
     }
 }
 
@@ -443,6 +454,24 @@ static void falls_asleep(struct sandbox_entry *entry)
     folder_changed(entry); /* last: what came before the watch */
 }
 
+static void wake_over(uv_work_t *work, int status);
+
+/* Those who came while it was being suspended, when it has come to that, or to nothing. */
+static void let_wake(struct sandboxes *all, const char *id)
+{
+    struct job *job, *next;
+    for (job = LIST_FIRST(&all->jobs); job; job = next) {
+        next = LIST_NEXT(job, link);
+        if (!job->held || strcmp(job->id, id) != 0)
+            continue;
+        job->held = false;
+        if (all->closing)
+            job_free(job); /* nobody waits for it any more */
+        else
+            (void)uv_queue_work(all->loop, &job->work, wake_work, wake_over); /* cannot fail */
+    }
+}
+
 /* After suspend_work and settle_work: it sleeps, or is gone, or runs as before. */
 static void doze_over(uv_work_t *work, int status)
 {
@@ -453,10 +482,17 @@ static void doze_over(uv_work_t *work, int status)
     (void)status; /* nobody cancels work */
     if (job->status < 0)
         bg_log(all->opts.log, BG_LOG_ERROR, "sandbox %s: %s", job->id, job->err.text);
-    if (entry && entry->state == SANDBOX_DOZES) { /* else a request has begun to wake it */
+    if (job->suspends) {
+        if (entry)
+            entry->suspending = false;
+        if (entry && entry->state != SANDBOX_RUNS && job->state == BG_SANDBOX_SUSPENDED)
+            forget_presence(entry); /* before another run has one */
+        let_wake(all, job->id);
+    }
+    /* Else a request is going to wake it, or it is being suspended after it was woken. */
+    if (entry && entry->state == SANDBOX_DOZES && !entry->suspending) {
         entry->quiet_since_ms = uv_now(all->loop);
         if (job->state == BG_SANDBOX_SUSPENDED) {
-            forget_presence(entry);
             all->opts.metrics->suspended++;
             if (entry->record.stop_at_ms == 0)
                 set_timer(entry, ORPHAN_MS);
@@ -489,7 +525,7 @@ static void supervisor_gone(struct sandbox_entry *entry)
     }
     entry->state = SANDBOX_DOZES;
     send_away(entry);
-    queue_work(entry, settle_work, doze_over, NULL, NULL);
+    doze(entry, settle_work);
 }
 
 static void wake_over(uv_work_t *work, int status)
@@ -504,7 +540,7 @@ static void wake_over(uv_work_t *work, int status)
             queue_removal(all, job->id, NULL, NULL);
         job->status = bg_err_set(&job->err, -ENOTCONN, "the sandbox has ended");
     } else if (entry && entry->state != SANDBOX_RUNS) {
-        if (job->status == 0)
+        if (job->status == 0 && !entry->presence) /* there is one if it could not be suspended */
             job->status = watch_presence(entry, &job->err);
         entry->quiet_since_ms = uv_now(all->loop);
         all->opts.metrics->woken += job->status == 0;
@@ -534,7 +570,12 @@ void sandboxes_wake(struct sandbox_entry *entry, sandboxes_done *on_done, void *
         return;
     }
     entry->state = SANDBOX_WAKES;
-    queue_work(entry, wake_work, wake_over, on_done, owner);
+    struct job *job = add_job(entry, on_done, owner);
+    if (job &&
+        entry->suspending) /* until it is suspended it runs: whoever came would be sent away */
+        job->held = true;
+    else if (job)
+        (void)uv_queue_work(entry->all->loop, &job->work, wake_work, wake_over); /* cannot fail */
 }
 
 void sandboxes_use_begin(struct sandbox_entry *entry)
@@ -571,8 +612,7 @@ static void look(uv_timer_t *timer)
             continue;
         bg_log(all->opts.log, BG_LOG_INFO, "sandbox %s: nobody uses it: it is suspended",
                entry->sandbox.name);
-        entry->state = SANDBOX_DOZES;
-        queue_work(entry, suspend_work, doze_over, NULL, NULL);
+        doze(entry, suspend_work);
     }
 }
 

@@ -42,6 +42,7 @@ struct sandbox_entry {
     struct record record;
     /* A request for one that sleeps, or is about to, wakes it. ENDS is the last. */
     enum { SANDBOX_RUNS, SANDBOX_DOZES, SANDBOX_SLEEPS, SANDBOX_WAKES, SANDBOX_ENDS } state;
+    bool suspending;         /* a thread does that; whoever wants it to run waits for its end */
     unsigned uses;           /* beside viewers: requests to its exposed port */
     uint64_t quiet_since_ms; /* on the loop's clock; of one without viewers and uses */
     LIST_HEAD(, viewer) viewers;

@@ -89,6 +89,18 @@ static int parse_sizes(const struct request *request, unsigned *ret_cpus, uint64
     return 0;
 }
 
+/* Told to end, it ends at once until now. From now on there is a folder, which would stay: it goes
+ * with the background process, which sees its owner's end. */
+static int hold_signals(struct bg_err *err)
+{
+    sigset_t set;
+    (void)sigemptyset(&set); /* cannot fail, nor sigaddset with these */
+    (void)sigaddset(&set, SIGTERM);
+    (void)sigaddset(&set, SIGINT);
+    (void)sigaddset(&set, SIGHUP);
+    return sigprocmask(SIG_BLOCK, &set, NULL) < 0 ? bg_err_errno(err, -errno, "signals") : 0;
+}
+
 /* A sandbox that waits to be claimed. */
 static int run_member(const struct bg_paths *paths, const struct request *request,
                       struct report *report, struct bg_err *err)
@@ -108,6 +120,8 @@ static int run_member(const struct bg_paths *paths, const struct request *reques
     /* It may take long, and may be told to end: before there is a folder. */
     if (r == 0)
         r = launcher_golden(paths, digest, member.cpus, member.memory_bytes, report, err);
+    if (r == 0)
+        r = hold_signals(err);
     if (r == 0)
         r = bg_sandbox_create_member(paths, &member, err);
     bool made = r == 0;

@@ -2,10 +2,14 @@
  * killed leaves nothing. */
 #include "tests/lib/vm.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <unistd.h>
+
+#include "common/io.h"
 
 /* ---- what there is ---- */
 
@@ -26,9 +30,14 @@ static int number_of(struct vm *vm, const char *field)
     return number;
 }
 
+/* Its keeper may not know yet of those that have gone. */
 static bool is_full(void *arg)
 {
-    return number_of(arg, "ready") == 2;
+    struct vm *vm = arg;
+    return number_of(vm, "ready") == 2 &&
+           strtol(vm_host(vm, "ls -d %s/state/sandboxes/.pool-*/claim 2>/dev/null | wc -l || true",
+                          vm->home),
+                  NULL, 10) >= 2;
 }
 
 static bool has_no_member(void *arg)
@@ -282,10 +291,45 @@ static void a_keepers_end_takes_its_members_along(void **state)
     end_pool(vm);
 }
 
-static void a_member_that_dies_is_replaced(void **state)
+/* Waits until one is being made: it has a folder, and nobody in the background yet. */
+static void await_beginning(int watch_fd)
+{
+    _Alignas(struct inotify_event) char events[4096];
+    uint64_t start_ms = bg_now_ms();
+    for (;;) {
+        struct pollfd ready = {.fd = watch_fd, .events = POLLIN};
+        assert_int_equal(poll(&ready, 1, vm_left_ms(start_ms)), 1);
+        ssize_t size = read(watch_fd, events, sizeof events);
+        for (ssize_t at = 0; at < size;) {
+            const struct inotify_event *event = (const void *)(events + at);
+            if (strncmp(event->name, ".pool-", 6) == 0)
+                return;
+            at += (ssize_t)(sizeof *event + event->len);
+        }
+    }
+}
+
+static void a_keeper_that_ends_leaves_none_that_begins(void **state)
 {
     struct vm *vm = *state;
-    keep_two(vm);
+    const char *const argv[] = {"run", "--", "true", NULL};
+    for (int round = 0; round < 3; round++) {
+        keep_two(vm);
+        int keeper = number_of(vm, "keeper_pid"), watch_fd = inotify_init1(IN_CLOEXEC);
+        assert_true(inotify_add_watch(watch_fd, vm_text(vm, "%s/state/sandboxes", vm->home),
+                                      IN_MOVED_TO) >= 0);
+        struct vm_process *run = vm_start(vm, argv);
+        await_beginning(watch_fd);
+        (void)close(watch_fd);
+        assert_int_equal(kill(keeper, SIGTERM), 0);
+        vm_wait_gone(keeper);
+        assert_int_equal(vm_finish(run), 0);
+        vm_wait("no member is left", has_no_member, vm);
+    }
+}
+
+static int a_launcher(struct vm *vm)
+{
     const char *pid = vm_host(
         vm,
         "for f in %s/state/sandboxes/.pool-*/state.json; do sed 's/.*launcher_pid\":\\([0-9]*\\).*/"
@@ -294,6 +338,34 @@ static void a_member_that_dies_is_replaced(void **state)
     int launcher = 0;
     /* A number of ours. NOLINTNEXTLINE(cert-err34-c) */
     assert_int_equal(sscanf(pid, "%d", &launcher), 1);
+    return launcher;
+}
+
+/* A disk that is busy for seconds. */
+static void a_member_that_is_slow_to_answer_is_waited_for(void **state)
+{
+    struct vm *vm = *state;
+    const char *name = vm_name(vm);
+    const char *const argv[] = {"create", name, NULL};
+    (void)vm_ok(vm, "pool", "1", NULL);
+    int launcher = a_launcher(vm);
+    assert_int_equal(kill(launcher, SIGSTOP), 0);
+    struct vm_process *create = vm_start(vm, argv);
+    struct pollfd output = {.fd = create->out, .events = POLLIN};
+    (void)poll(&output, 1, 8000); /* nothing to wait for: that it waits is looked at */
+    assert_int_equal(kill(launcher, SIGCONT), 0);
+    vm_expect(create, vm_text(vm, "%s\n", name));
+    assert_int_equal(vm_finish(create), 0);
+    assert_true(was_ready(vm, name));
+    (void)vm_ok(vm, "rm", "-f", name, NULL);
+    end_pool(vm);
+}
+
+static void a_member_that_dies_is_replaced(void **state)
+{
+    struct vm *vm = *state;
+    keep_two(vm);
+    int launcher = a_launcher(vm);
     assert_int_equal(kill(launcher, SIGKILL), 0);
     vm_wait_gone(launcher);
     /* What it left is nobody's, and is not taken. */
@@ -356,9 +428,6 @@ static void one_that_is_stopped_while_it_fills_leaves_nothing(void **state)
     vm_wait("its keeper is there", has_a_pool, vm);
     assert_int_equal(vm_stop(pool, SIGINT), 128 + SIGINT);
     assert_null(only_pool(vm));
-    (void)vm_host(vm, "touch -c -d '2 minutes ago' %s/state/sandboxes/.pool-* 2>/dev/null || true",
-                  vm->home);
-    (void)vm_ok(vm, "doctor", "--fix", NULL);
     vm_wait("no member is left", has_no_member, vm);
 }
 
@@ -386,6 +455,8 @@ VM_MAIN(VM_NEEDS_VM, cmocka_unit_test(a_member_is_seen_by_nobody_who_lists_sandb
         cmocka_unit_test(what_does_not_fit_is_not_used),
         cmocka_unit_test(a_keepers_end_takes_its_members_along),
         cmocka_unit_test(one_that_is_stopped_while_it_fills_leaves_nothing),
+        cmocka_unit_test(a_keeper_that_ends_leaves_none_that_begins),
+        cmocka_unit_test(a_member_that_is_slow_to_answer_is_waited_for),
         cmocka_unit_test(a_pools_end_fails_nobody),
         cmocka_unit_test(a_member_that_dies_is_replaced),
         cmocka_unit_test(a_killed_claimer_leaves_nothing),

@@ -2,6 +2,8 @@
  * gateway/sdk-volumes.mjs.) */
 #include "tests/lib/vm.h"
 
+#include <poll.h>
+#include <signal.h>
 #include <string.h>
 
 static void what_one_sandbox_writes_the_next_reads(void **state)
@@ -52,6 +54,26 @@ static void several_are_mounted_the_outer_ones_first(void **state)
     (void)vm_ok(vm, "volume", "rm", "inner", "outer", NULL);
 }
 
+/* BG_VOLUME_GRACE_MS is 20 s, whoever asks for its end, and how. */
+static void a_guest_has_its_time_to_write_back(void **state)
+{
+    struct vm *vm = *state;
+    (void)vm_ok(vm, "volume", "create", "--size", "64MiB", "slow", NULL);
+    const char *first = vm_sandbox_with(vm, "--volume", "slow:/data", NULL);
+    (void)vm_guest(vm, first, "echo kept >/data/file");
+    int qemu = vm_pid(vm, first, "qemu_pid");
+    const char *const argv[] = {"rm", "-f", first, NULL};
+    assert_int_equal(kill(qemu, SIGSTOP), 0);
+    struct vm_process *rm = vm_start(vm, argv);
+    struct pollfd ended = {.fd = rm->out, .events = POLLIN};
+    assert_int_equal(poll(&ended, 1, 17000), 0);
+    assert_int_equal(kill(qemu, SIGCONT), 0);
+    assert_int_equal(vm_finish(rm), 0);
+    assert_string_equal(vm_ok(vm, "run", "--volume", "slow:/data", "--", "cat", "/data/file", NULL),
+                        "kept\n");
+    (void)vm_ok(vm, "volume", "rm", "slow", NULL);
+}
+
 static void what_cannot_be_is_refused_before_anything_starts(void **state)
 {
     struct vm *vm = *state;
@@ -87,4 +109,5 @@ static void what_cannot_be_is_refused_before_anything_starts(void **state)
 
 VM_MAIN(VM_NEEDS_VM, cmocka_unit_test(what_one_sandbox_writes_the_next_reads),
         cmocka_unit_test(several_are_mounted_the_outer_ones_first),
+        cmocka_unit_test(a_guest_has_its_time_to_write_back),
         cmocka_unit_test(what_cannot_be_is_refused_before_anything_starts))

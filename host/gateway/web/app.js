@@ -11,6 +11,7 @@ import { cpuText, showTree, takeSamples } from "./tree.js";
 const POLL_MS = 2000;
 const TABS = ["Terminal", "Files", "Network", "Snapshots", "Details"];
 let overview = null, view = null, timer = 0;
+let asked = 0, taken = 0; // numbers of overviews: an older one may come after a newer one
 
 // ---- one sandbox ----
 
@@ -154,7 +155,10 @@ function take(next) {
 }
 
 async function refresh() {
-  take(await api("GET", "overview"));
+  const number = ++asked, next = await api("GET", "overview");
+  if (number < taken) return;
+  taken = number;
+  take(next);
 }
 
 async function poll() {

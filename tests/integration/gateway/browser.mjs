@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-const DEADLINE_MS = 60000; // of a wait: for a machine that emulates its guests
+const DEADLINE_MS = 200000; // of a wait: for a machine that emulates its guests
 
 export class Browser {
   #child; #folder; #next = 1; #calls = new Map(); #listeners = []; #rest = "";

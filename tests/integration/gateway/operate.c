@@ -10,7 +10,7 @@ static void run_script(struct vm *vm, const struct gateway *g, const char *name,
     const char *output =
         vm_host(vm,
                 "DENO_SANDBOX_ENDPOINT=%s DENO_DEPLOY_ENDPOINT=%s BELLGLASS=%s "
-                "NODE_EXTRA_CA_CERTS='%s' timeout 150 node --test-reporter=spec '%s' %s 2>&1 || "
+                "NODE_EXTRA_CA_CERTS='%s' timeout 900 node --test-reporter=spec '%s' %s 2>&1 || "
                 "echo FAILED",
                 g->url, g->url, vm->bellglass, g->tls ? vm_path(vm, "cert.pem") : "",
                 gateway_script(vm, name), words);

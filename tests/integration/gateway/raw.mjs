@@ -172,10 +172,11 @@ test("what the Python library sends is understood", async () => {
   const [response] = await once(socket, "upgrade");
   const sandbox = response.headers["x-deno-sandbox-id"];
   const waiting = new Map();
-  const streams = new Map();
+  const streams = new Map(), ended = new Map();
   socket.on("message", (data) => {
     const { id, method, params, result, error } = JSON.parse(data);
     if (method === "$sandbox.stream.enqueue") streams.set(params.streamId, (streams.get(params.streamId) ?? "") + Buffer.from(params.data, "base64"));
+    if (method === "$sandbox.stream.end") ended.get(params.streamId)();
     if (id) waiting.get(id)(error ?? result);
   });
   let last = 0;
@@ -183,8 +184,11 @@ test("what the Python library sends is understood", async () => {
     waiting.set(++last, done);
     socket.send(JSON.stringify({ jsonrpc: "2.0", id: last, method, params }));
   });
-  const { ok: { pid, stdoutStreamId } } = await ask("spawn", { command: "sh", args: ["-c", "echo $GIVEN"], stdout: "piped", stderr: "piped" });
+  const { ok: { pid, stdoutStreamId, stderrStreamId } } = await ask("spawn", { command: "sh", args: ["-c", "echo $GIVEN"], stdout: "piped", stderr: "piped" });
+  const end = new Promise((done) => ended.set(stdoutStreamId, done));
+  ended.set(stderrStreamId, () => {});
   assert.equal((await ask("processWait", { pid })).ok.code, 0);
+  await end; // nothing says which of the two comes first
   assert.equal(streams.get(stdoutStreamId), "to all\n");
   await ask("writeTextFile", { path: "file", content: "text" });
   assert.deepEqual(await ask("utime", { path: "file", atime: "2001-02-03T04:05:06+00:00", mtime: "2001-02-03T06:05:06.5+02:00" }), { ok: null });

@@ -100,6 +100,16 @@ test("a volume outlives the crash of the machine that has it", async (t) => {
   bellglass("rm", "-f", one.id);
 });
 
+// The SDK gives up after 10 s, which a guest may take that writes its volumes back.
+test("one that does not end by itself is gone for its client, and its volume comes later", async (t) => {
+  const one = await make(t, { volumes: { "/mnt": "data" } });
+  process.kill(JSON.parse(bellglass("inspect", one.id)).status.qemu_pid, "SIGSTOP");
+  await one.kill();
+  const two = await make(t, { volumes: { "/mnt": "data" } });
+  assert.equal(await two.sh`cat /mnt/synced`.text(), "safe\n");
+  await two.kill();
+});
+
 test("a snapshot stays as it is while its volume goes on", async (t) => {
   const snapshot = await client.volumes.snapshot("data", { slug: "then" });
   assert.match(snapshot.id, /^snp_[0-9a-z]{20}$/);

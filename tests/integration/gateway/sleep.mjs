@@ -12,8 +12,22 @@ import WebSocket from "ws";
 const [port, token, file, again] = process.argv.slice(2);
 const bellglass = (...words) => execFileSync(process.env.BELLGLASS, words, { encoding: "utf8" });
 const state = (id) => JSON.parse(bellglass("ls", "--json")).find((one) => one.name === id)?.state;
-const asleep = async (id) => {
-  for (const end = Date.now() + 120_000; state(id) !== "suspended"; await pause(100))
+const folder = (id) => `${process.env.BELLGLASS_HOME}/state/sandboxes/${id}`;
+const changed = (id) => JSON.parse(fs.readFileSync(`${folder(id)}/state.json`)).changed_ms;
+const asleep = async (id, since = 0) => {
+  for (const end = Date.now() + 230_000; state(id) !== "suspended" || changed(id) <= since; await pause(100))
+    assert.ok(Date.now() < end, `${id} is ${state(id)}`);
+  console.log(`${id} sleeps`); // who runs this wants to hear something within 240 s
+};
+// After what makes it run. It may sleep again before anybody looks whether it does.
+const asleepAgain = async (id, wake) => {
+  const since = changed(id);
+  await wake();
+  await asleep(id, since);
+};
+// Until somebody begins to suspend it.
+const dozes = async (id) => {
+  for (const end = Date.now() + 120_000; !fs.readdirSync(folder(id)).some((name) => name.startsWith("resume")); await pause(1))
     assert.ok(Date.now() < end, `${id} is ${state(id)}`);
 };
 const remove = (id) => fetch(`${process.env.DENO_SANDBOX_ENDPOINT}/api/v3/sandbox/${id}`, {
@@ -66,9 +80,7 @@ ThreadingHTTPServer(("127.0.0.1", 8000), H).serve_forever()`);
   assert.equal(state(id), "running");
   look.close();
   await asleep(id);
-  await page("POST", `sandboxes/${id}/start`);
-  assert.equal(state(id), "running");
-  await asleep(id);
+  await asleepAgain(id, () => page("POST", `sandboxes/${id}/start`));
 
   // So does who takes it back to a snapshot, whether it sleeps or has a client, who has to come again.
   const { name } = await page("POST", `sandboxes/${id}/snapshot`, { tag: "before" });
@@ -81,6 +93,21 @@ ThreadingHTTPServer(("127.0.0.1", 8000), H).serve_forever()`);
   await sandbox.close();
   await asleep(id);
   await page("DELETE", `snapshots/${name}`);
+
+  // Who comes while it is put to sleep has it when that is done, and is not sent away.
+  for (const ask of [
+    async () => assert.deepEqual(await get(host, "/", body), [200, String(body.length)]),
+    async () => {
+      sandbox = await Sandbox.connect(id, { token });
+      assert.equal(await sandbox.sh`sleep 3; echo there`.text(), "there\n");
+      await sandbox.close();
+    }]) {
+    sandbox = await Sandbox.connect(id, { token });
+    await sandbox.close();
+    await dozes(id);
+    await ask();
+  }
+  await asleep(id);
 
   // One with a volume does not sleep: another sandbox might change it.
   const client = new Client({ token });
@@ -122,9 +149,7 @@ ThreadingHTTPServer(("127.0.0.1", 8000), H).serve_forever()`);
   await asleep(id);
 
   // One that somebody else wakes is known to run, and sleeps again; one that somebody removes is known to be gone.
-  bellglass("resume", "--quiet", id);
-  assert.equal(state(id), "running");
-  await asleep(id);
+  await asleepAgain(id, () => bellglass("resume", "--quiet", id));
   const gone = await Sandbox.create({ token, timeout: "30m" });
   const end = new URL(await gone.exposeHttp({ port: 8000 })).host;
   await gone.close();
