@@ -107,15 +107,21 @@ class Upstream:
         self.port = self.listener.getsockname()[1]
         self.changed = threading.Condition()
         self.now = Expectation(None)
+        self.mark = None  # the address of a connection of our own
         threading.Thread(target=self.serve, daemon=True).start()
 
     def serve(self):
         while True:
             try:
-                connection, _ = self.listener.accept()
+                connection, peer = self.listener.accept()
             except OSError:
                 return
             with self.changed:
+                if peer == self.mark:
+                    self.mark = None
+                    self.changed.notify_all()
+                    connection.close()
+                    continue
                 now = self.now
                 now.accepted += 1
                 self.changed.notify_all()
@@ -140,16 +146,29 @@ class Upstream:
                 now.finished += 1
                 self.changed.notify_all()
 
+    def catch_up(self):
+        """Waits until all connections that were made are accepted, those too that have ended since: one of
+        our own comes after them."""
+        with socket.socket(self.listener.family) as mark:
+            mark.bind((self.listener.getsockname()[0], 0))
+            with self.changed:
+                self.mark = mark.getsockname()
+            mark.connect(self.listener.getsockname())
+            with self.changed:
+                if not self.changed.wait_for(lambda: self.mark is None, DEADLINE_S):
+                    raise Failure("an upstream does not accept")
+
     def expect(self, script):
+        self.catch_up()
         with self.changed:
             self.now = Expectation(script)
 
-    def settle(self, least=0):
-        """Waits until all connections have ended, and so many at least were there, which may have ended
-        for the other side before we have heard of them. Returns how many, and what went wrong."""
+    def settle(self):
+        """Waits until all connections have ended. Returns how many there were, and what went wrong."""
+        self.catch_up()
         with self.changed:
             now = self.now
-            if not self.changed.wait_for(lambda: now.finished == now.accepted >= least, DEADLINE_S):
+            if not self.changed.wait_for(lambda: now.finished == now.accepted, DEADLINE_S):
                 raise Failure("an upstream connection did not end")
             return now.accepted, list(now.errors)
 

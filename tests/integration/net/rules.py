@@ -559,7 +559,7 @@ def test_cuts_a_body_that_goes_up(world):
                     connection.sendall(b"400\r\n" + b"x" * 1024 + b"\r\n")
             if read_response(connection)[0] != 403:
                 raise Failure("not refused")
-        upstream.settle(least=1)
+        upstream.settle()
         if not 0 < seen[0] <= 110 << 10:  # in chunks, so a little more than the body
             raise Failure(f"{seen} bytes went up")
         check_audit(proxy, [USED_UP, dict(USED_UP, status=403)])
