@@ -103,29 +103,45 @@ static const char *text_of(const json_t *object, const char *field)
     return text ? text : "";
 }
 
+struct request {
+    struct vm *vm;
+    const struct internet *net;
+    const char *method, *path;
+    bool scrubbed;
+};
+
 /* There is a line about the request: it went through, with the secret put in and (scrubbed) taken
  * out again. No line tells more than the secret's name. */
-static void assert_audited(struct vm *vm, const struct internet *net, const char *method,
-                           const char *path, bool scrubbed)
+static bool is_audited(void *arg)
 {
-    const char *text = vm_ok(vm, "audit", "--json", net->sandbox, NULL);
-    assert_null(strstr(text, net->secret));
+    const struct request *r = arg;
+    const char *text = vm_ok(r->vm, "audit", "--json", r->net->sandbox, NULL);
+    assert_null(strstr(text, r->net->secret));
     bool found = false;
     for (const char *line = text; *line && !found; line += strcspn(line, "\n") + 1) {
         json_t *one = json_loadb(line, strcspn(line, "\n"), 0, NULL);
         assert_non_null(one);
         found = strcmp(text_of(one, "host"), "api.test") == 0 &&
-                strcmp(text_of(one, "method"), method) == 0 &&
-                strcmp(text_of(one, "path"), path) == 0 &&
+                strcmp(text_of(one, "method"), r->method) == 0 &&
+                strcmp(text_of(one, "path"), r->path) == 0 &&
                 strcmp(text_of(one, "decision"), "allow") == 0 &&
                 json_array_size(json_object_get(one, "secrets")) == 1 &&
-                json_array_size(json_object_get(one, "scrubbed")) == (scrubbed ? 1 : 0);
+                json_array_size(json_object_get(one, "scrubbed")) == (r->scrubbed ? 1 : 0);
         json_decref(one);
         if (!strchr(line, '\n'))
             break;
     }
-    if (!found)
-        fail_msg("no such line about %s %s in the audit:\n%s", method, path, text);
+    return found;
+}
+
+/* Of a request that the guest has the whole answer to. */
+static void assert_audited(struct vm *vm, const struct internet *net, const char *method,
+                           const char *path, bool scrubbed)
+{
+    struct request request = {vm, net, method, path, scrubbed};
+    if (!is_audited(&request))
+        fail_msg("no such line about %s %s in the audit:\n%s", method, path,
+                 vm_ok(vm, "audit", "--json", net->sandbox, NULL));
 }
 
 static void end(const struct internet *net)
@@ -317,7 +333,9 @@ static void websockets_carry_messages(void **state)
     assert_has(got(vm, &net), vm_text(vm, "uthorization: Bearer %s\n", net.secret));
     /* In a message nothing is put in. */
     assert_has(got(vm, &net), vm_text(vm, "\n\n%s\n\n", net.placeholder));
-    assert_audited(vm, &net, "GET", "/chat", /* scrubbed= */ true);
+    /* Its line comes when both sides have ended, and the program has not waited for that. */
+    struct request chat = {vm, &net, "GET", "/chat", /* scrubbed= */ true};
+    vm_wait("the WebSocket is in the audit", is_audited, &chat);
     end(&net);
 }
 

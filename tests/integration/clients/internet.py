@@ -11,12 +11,14 @@ import asyncio
 import base64
 import codecs
 import concurrent.futures
+import contextlib
 import gzip
 import hashlib
 import http.server
 import io
 import json
 import os
+import select
 import socket
 import ssl
 import subprocess
@@ -347,10 +349,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 # --- HTTP/2 ---
 
 class Http2:
-    """One connection. A thread reads, each request has one that answers; lock is of all."""
+    """One connection. A thread reads, each request has one that answers; one lock is of all, also of the
+    TLS: where two threads are in one session at once, Python takes it for ended now and then."""
 
     def __init__(self, connection, web):
         self.socket, self.web = connection, web
+        self.socket.setblocking(False)  # who waits for bytes does not hold the lock
         self.changed = threading.Condition()
         self.h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=False, header_encoding="latin-1"))
@@ -358,14 +362,27 @@ class Http2:
         self.ended = False
 
     def flush(self):
-        self.socket.sendall(self.h2.data_to_send())
+        data = self.h2.data_to_send()
+        while data:
+            try:
+                data = data[self.socket.send(data):]
+            except ssl.SSLWantWriteError:
+                if not select.select([], [self.socket], [], DEADLINE_S)[1]:
+                    raise
+
+    def receive(self):
+        while True:
+            with self.changed, contextlib.suppress(ssl.SSLWantReadError):
+                return self.socket.recv(65536)
+            if not select.select([self.socket], [], [], DEADLINE_S)[0]:
+                return b""
 
     def serve(self):
         with self.changed:
             self.h2.initiate_connection()
             self.flush()
         try:
-            while data := self.socket.recv(65536):
+            while data := self.receive():
                 with self.changed:
                     for event in self.h2.receive_data(data):
                         self.take(event)

@@ -85,10 +85,7 @@ def get(world, proxy, path):
     upstream = world.upstreams["http"]
     with guest(world, tls=False, port="http", proxy=proxy) as connection:
         connection.sendall(request(path, port=upstream.port))
-        answer = read_response(connection)
-        # An answer goes out before its line does; another stream is taken after both.
-        proxy.connect("h.test", upstream.port)[0].close()
-        return answer
+        return read_response(connection)
 
 
 def paths_in(path, count):
@@ -103,6 +100,25 @@ def paths_in(path, count):
         if len(found) >= count or time.monotonic() > deadline:
             return found
         time.sleep(0.01)
+
+
+def test_has_a_line_before_the_answer_is_whole(world):
+    proxy = world.make("prompt", secrets={"KEY": ["k.test"]})
+    http, good = world.upstreams["http"], world.upstreams["good"]
+    for number in range(20):
+        http.expect(serve_requests)
+        get(world, proxy, b"/%d" % number)
+        if not proxy.audit_rest():
+            raise Failure("no line")
+        proxy.audit(1)
+        good.expect(serve_requests)
+        with guest(world, host="k.test", proxy=proxy) as connection:  # its answers go through a filter
+            connection.sendall(request(port=good.port, host=b"k.test"))
+            check_guest(connection, rows.SCRUBBED_OK, [])
+            if not proxy.audit_rest():
+                raise Failure("no line")
+        proxy.audit(1)
+    proxy.check_end()
 
 
 def test_turns_its_audit_log_over(world):

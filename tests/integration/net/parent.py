@@ -196,13 +196,13 @@ def test_logs_in_at_a_parent_proxy(world):
 
 
 def test_says_why_a_parent_proxy_refuses(world):
-    with through(world, "parent-refuses", options=["--timeout=connect=200", "--timeout=resolve=200"]) as (
-            parent, proxy):
-        for answer, status, text, reason in (
-                (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nevil", 502, b"refuses to connect to h.test",
-                 "parent-refused"),
-                (b"HTTP/1.1 200 OK\n\n", 502, b"broke off", "parent-refused"),
-                (b"", 504, b"did not connect to h.test", "timeout")):
+    for number, (answer, status, text, reason, options) in enumerate((
+            (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nevil", 502, b"refuses to connect to h.test",
+             "parent-refused", ()),
+            (b"HTTP/1.1 200 OK\n\n", 502, b"broke off", "parent-refused", ()),
+            (b"", 504, b"did not connect to h.test", "timeout",
+             ("--timeout=connect=200", "--timeout=resolve=200")))):
+        with through(world, f"parent-refuses-{number}", options=options) as (parent, proxy):
             parent.answer = answer
             with guest(world, port="good", proxy=proxy) as connection:
                 connection.sendall(request(port=world.port("good")))

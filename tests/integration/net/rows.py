@@ -491,7 +491,7 @@ ROWS = [
     Row("a huge chunk extension", post(CHUNKED, b"1;" + b"x" * 100000), "any",
         (400, b"chunk line or trailers"), (BAD_REQUEST,), 63, closed=True),
     Row("no last chunk", post(CHUNKED, b"2\r\nok\r\n"), "any", (400, b"ended inside"), (BAD_REQUEST,),
-        63, closed=True, half_close=True),
+        63, port="http", tls=False, closed=True, half_close=True),
     Row("a refused one in the middle", get(path=b"/1") + get(b"A: {L}\r\n") + get(path=b"/2"),
         [(get(PLAIN, path=b"/1"), OK), (get(PLAIN, path=b"/2"), OK)],
         [SCRUBBED_OK, (503, b"LOST"), SCRUBBED_OK],

@@ -105,17 +105,16 @@ class TlsServer:
 
     def __init__(self, world, certificate, response, *options, www=True):
         c = world.certificates
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
         self.process = subprocess.Popen(
-            ["openssl", "s_server", "-accept", f"127.0.0.1:{self.port}", "-cert",
+            ["openssl", "s_server", "-accept", "127.0.0.1:0", "-cert",
              c.path(certificate + ".pem"), "-key", c.path(certificate + ".key"),
              *options, *(["-status_file", response] if response else []),
              *(["-www"] if www else ["-naccept", "1"])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        while "ACCEPT" not in self.process.stdout.readline():
-            if self.process.poll() is not None:
+        while not (line := self.process.stdout.readline()).startswith("ACCEPT "):
+            if not line:
                 raise Failure("s_server ended")
+        self.port = int(line.rsplit(":", 1)[1])
 
     def __enter__(self):
         return self

@@ -27,7 +27,7 @@ def enter_own_network(folder):
         return False
     resolv_conf = os.path.join(folder, "resolv.conf")
     with open(resolv_conf, "w", encoding="ascii") as f:
-        f.write("nameserver 127.0.0.1\noptions timeout:2 attempts:1\n")
+        f.write("nameserver 127.0.0.1\noptions timeout:20 attempts:1\n")
     os.chmod(resolv_conf, 0o644)
     harness.run("mount", "--make-rprivate", "/")
     harness.run("mount", "--bind", resolv_conf, os.path.realpath("/etc/resolv.conf"))
@@ -56,8 +56,9 @@ class World:
             "self": Upstream(c.server_context(c.self_signed)),
             "weak": Upstream(c.server_context(c.weak)),
         }
-        with socket.create_server(("127.0.0.1", 0)) as closed:
-            self.dead_port = closed.getsockname()[1]
+        self.dead = socket.socket()  # it has a port, for as long as it is there, and does not listen
+        self.dead.bind(("127.0.0.1", 0))
+        self.dead_port = self.dead.getsockname()[1]
         self.allow = [f"{host}:{u.port}=127.0.0.1" for u in self.upstreams.values()
                       for host in ("h.test", "k.test")]
         for name in ("good", "http"):
@@ -67,8 +68,8 @@ class World:
         self.allow += [f"h.test:{self.dead_port}=127.0.0.1", "nowhere.invalid",
                        "web.test=127.0.0.1"]
         self.policy = rows.POLICY.format(**{name: self.port(name) for name in ("good", "http")})
-        # A slow guest must not look like one that waits for the upstream to speak.
-        self.proxy = self.make("main", options=["--timeout=peek=2000"], policy=self.policy)
+        # A slow guest must not look like one that waits for the upstream to speak, as one row does.
+        self.proxy = self.make("main", options=["--timeout=peek=10000"], policy=self.policy)
         self.seen = b""  # all that any guest got
         self.names = None
 
@@ -310,7 +311,7 @@ class Internet:
         self.https = Upstream(context, (PUBLIC, 443))
         self.six = Upstream(None, (PUBLIC_6, 80))
         self.proxy = world.make("internet", allow=["*.test"], secrets={"KEY": ["keyed.test"]},
-                                options=["--timeout=resolve=300"])
+                                options=[f"--timeout=resolve={1000 * DEADLINE_S}"])
 
     PRIVATE = ["10.0.0.1", "127.0.0.1", "127.9.9.9", "169.254.169.254", "0.0.0.0", "100.64.0.1",
                "172.16.0.1", "192.168.0.1", "198.18.0.1", "224.0.0.1", "255.255.255.255", "::1", "::",
