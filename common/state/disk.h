@@ -15,8 +15,11 @@
 #define BG_DISK_FIRST      "disk.qcow2" /* a sandbox's first writable layer; later ones have ids */
 
 /* What QEMU locks of a file that it writes: RAW_LOCK_PERM_BASE + the bit of BLK_PERM_WRITE (QEMU
- * 7.2, block/file-posix.c). */
+ * 7.2, block/file-posix.c); and where all its locks are, those of readers too, who want no writer.
+ */
 #define BG_QEMU_LOCK_WRITE 101
+#define BG_QEMU_LOCKS      100
+#define BG_QEMU_LOCKS_SIZE 200
 
 /* A layer but the last has been frozen: nobody writes it again, and other folders have links of it.
  */

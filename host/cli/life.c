@@ -23,6 +23,7 @@
 #define KILL_ANSWER_MS 5000
 #define SUSPEND_MS     1800000 /* for all of a large memory to a slow disk */
 #define EXIT_MS        10000   /* for the launcher to clean up after its supervisor */
+#define NAMELESS_MS    30000   /* for who starts it to say who it is */
 
 /* Puts the nearest name behind "no sandbox 'x'". */
 static int unknown(struct app *app, const char *name, struct bg_err *err)
@@ -164,6 +165,32 @@ static int open_launcher(const struct life *life, int *ret_fd)
     return 0;
 }
 
+/* Who starts a sandbox has its lock a while before its number is written; so has a command that
+ * has to do with one that rests. *ret_fd: -1 when it ended meanwhile. */
+static int find_launcher(struct life *life, int *ret_fd, struct bg_err *err)
+{
+    const struct bg_sandbox *sandbox = &life->sandbox;
+    uint64_t deadline = bg_now_ms() + NAMELESS_MS;
+    int watch_fd = -1;
+    if (open_launcher(life, ret_fd) == 0)
+        return 0;
+    int r = wake_watch(sandbox, &watch_fd, err);
+    BG_AUTOCLOSE int watch = watch_fd;
+    while (r == 0) {
+        uint64_t now = bg_now_ms();
+        r = bg_sandbox_state(sandbox, &life->state, &life->launcher_pid, err);
+        if (r < 0 || bg_sandbox_rests(life->state) || open_launcher(life, ret_fd) == 0)
+            break;
+        if (now >= deadline)
+            return bg_err_set(err, -EBUSY,
+                              "sandbox '%s' is in use by another command: try again when that is "
+                              "done",
+                              sandbox->name);
+        wake_await(watch, -1, (int)(deadline - now));
+    }
+    return r == -ENOENT ? 0 : r;
+}
+
 static bool ended_within(int pidfd, uint64_t timeout_ms)
 {
     uint64_t deadline = bg_now_ms() + timeout_ms;
@@ -202,18 +229,11 @@ int life_stop(struct app *app, struct life *life, uint64_t grace_ms, bool *ret_c
     struct bg_err mount_err;
     if (mounts_unmount_sandbox(sandbox, &mount_err) < 0)
         app_note("%s", mount_err.text);
-    BG_AUTOCLOSE int pidfd = -1;
-    int r = open_launcher(life, &pidfd);
-    if (r < 0) {
-        r = bg_sandbox_state(sandbox, &life->state, &life->launcher_pid, err);
-        if (r == -ENOENT || (r == 0 && bg_sandbox_rests(life->state)))
-            return 0; /* it ended meanwhile */
-        return r < 0 ? r
-                     : bg_err_set(err, -EBUSY,
-                                  "sandbox '%s' is in use by another command: try "
-                                  "again when that is done",
-                                  sandbox->name);
-    }
+    int launcher = -1;
+    int r = find_launcher(life, &launcher, err);
+    BG_AUTOCLOSE int pidfd = launcher;
+    if (r < 0 || pidfd < 0)
+        return r;
     json_auto_t *request =
         grace_ms > 0 ? json_pack("{s:s, s:I}", "op", "stop", "grace_ms", (json_int_t)grace_ms)
                      : json_pack("{s:s}", "op", "kill");

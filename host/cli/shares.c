@@ -281,6 +281,9 @@ static int take_lock(const struct bg_sandbox *sandbox, const struct bg_share *sh
             return bg_err_set(err, -EEXIST, "%s is shared there already", share->host);
         (void)poll(NULL, 0, LOCK_LOOK_MS);
     }
+    /* The number of the one before is that of no holder any more. */
+    if (ftruncate(fd, 0) < 0)
+        return bg_err_errno(err, -errno, "%s", path);
     *ret_fd = bg_take_fd(&fd);
     return 0;
 }
@@ -388,7 +391,7 @@ static int start_server(const struct bg_sandbox *sandbox, const struct bg_share 
         return r;
     char text[32];
     int n = snprintf(text, sizeof text, "%d", pid);
-    if (ftruncate(lock_fd, 0) < 0 || pwrite(lock_fd, text, (size_t)n, 0) != n)
+    if (pwrite(lock_fd, text, (size_t)n, 0) != n)
         r = bg_err_errno(err, -errno, "%s", sandbox->dir);
     return r < 0 ? r : wait_ready(ready_fd, pid, err);
 }

@@ -12,7 +12,7 @@
 #include "common/state/qcow2.h"
 #include "host/supervisor/parts.h"
 
-#define WRITER_EXIT_MS 30000
+#define OTHERS_EXIT_MS 30000
 
 /* Where its disk is: of one that boots a volume, that's folder. */
 static const char *disk_dir(const struct bg_sandbox *sandbox, const char *root_dir)
@@ -195,19 +195,22 @@ int source_check_layer(int fd, const char *file, struct bg_err *err)
     return r < 0 ? bg_err_prefix(err, "%s", file) : 0;
 }
 
-/* Its writer may be a process that is ending: it has been killed, and its locks go last. */
-static int await_writer(int fd, const char *file, struct bg_err *err)
+/* Who has it may be a process that is ending: it has been killed, and its locks go last. A writer
+ * is in everybody's way, a reader in a writer's. */
+static int await_others(int fd, const char *file, bool write, struct bg_err *err)
 {
-    const uint64_t deadline = bg_now_ms() + WRITER_EXIT_MS;
+    const uint64_t deadline = bg_now_ms() + OTHERS_EXIT_MS;
     for (;;) {
-        struct flock lock = {
-            .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = BG_QEMU_LOCK_WRITE, .l_len = 1};
+        struct flock lock = {.l_type = F_WRLCK,
+                             .l_whence = SEEK_SET,
+                             .l_start = write ? BG_QEMU_LOCKS : BG_QEMU_LOCK_WRITE,
+                             .l_len = write ? BG_QEMU_LOCKS_SIZE : 1};
         if (fcntl(fd, F_OFD_GETLK, &lock) < 0)
             return bg_err_errno(err, -errno, "%s", file);
         if (lock.l_type == F_UNLCK)
             return 0;
         if (bg_now_ms() >= deadline)
-            return bg_err_set(err, -EBUSY, "%s is being written by another process", file);
+            return bg_err_set(err, -EBUSY, "%s is being used by another process", file);
         (void)poll(NULL, 0, 10);
     }
 }
@@ -224,8 +227,8 @@ int source_open_chain(int dir_fd, const struct bg_disk *disk, bool write, int *r
             return bg_err_errno(err, -errno, "%s", disk->layers[i].file);
         ret_fds[(*ret_count)++] = fd;
         int r = source_check_layer(fd, disk->layers[i].file, err);
-        if (r == 0 && top && write)
-            r = await_writer(fd, disk->layers[i].file, err);
+        if (r == 0 && top)
+            r = await_others(fd, disk->layers[i].file, write, err);
         if (r < 0)
             return r;
     }

@@ -41,26 +41,10 @@ static bool is_mounted(struct vm *vm, const char *folder)
     return strstr(vm_read(vm, "/proc/self/mountinfo", NULL), vm_text(vm, " %s ", folder)) != NULL;
 }
 
-/* The keeper's and the relay's pids: those processes that name the folder, the parent first. */
-static void find_processes(struct vm *vm, const char *folder, int pids[2])
-{
-    const char *text =
-        vm_host(vm, "for p in $(pgrep -f -- '--mountpoint %s( |$)'); do echo $p; done", folder);
-    assert_int_equal(sscanf(text, "%d %d", &pids[0], &pids[1]), 2);
-    int parent = 0;
-    const char *line = vm_host(vm, "ps -o ppid= -p %d", pids[1]);
-    assert_int_equal(sscanf(line, "%d", &parent), 1);
-    if (parent != pids[0]) {
-        int first = pids[0];
-        pids[0] = pids[1];
-        pids[1] = first;
-    }
-}
-
 static void kill_both(struct vm *vm, const char *folder)
 {
     int pids[2];
-    find_processes(vm, folder, pids);
+    vm_mount_pids(vm, folder, pids);
     assert_int_equal(kill(pids[0], SIGKILL), 0); /* first: it would clean up after the other */
     vm_wait_gone(pids[0]);
     assert_int_equal(kill(pids[1], SIGKILL), 0);
@@ -191,7 +175,7 @@ static void accesses_that_hang_are_freed(void **state)
     struct vm *vm = *state;
     const char *name = vm_sandbox(vm), *folder = mount_it(vm, name);
     int pids[2];
-    find_processes(vm, folder, pids);
+    vm_mount_pids(vm, folder, pids);
     assert_int_equal(kill(pids[0], SIGKILL), 0);
     vm_wait_gone(pids[0]);
     assert_int_equal(kill(pids[1], SIGSTOP), 0);

@@ -74,6 +74,39 @@ static void a_killed_client_of_create_leaves_a_whole_sandbox_or_none(void **stat
     assert_string_equal(vm_ok(vm, "create", name, NULL), vm_text(vm, "%s\n", name));
 }
 
+static bool waits_or_has_ended(void *arg)
+{
+    void **both = arg;
+    const struct vm_process *p = both[1];
+    return *vm_host(both[0],
+                    "grep -ls inotify /proc/%d/fdinfo/* || [ -e /proc/%d/exe ] || echo ended",
+                    p->pid, p->pid) != '\0';
+}
+
+/* Its supervisor has the lock, and has not said yet who it is: it still asks QEMU for its version.
+ */
+static void one_that_only_begins_to_start_can_be_removed(void **state)
+{
+    struct vm *vm = *state;
+    const char *name = vm_name(vm), *qemu = vm_path(vm, "slow-qemu"), *gate = vm_path(vm, "gate");
+    (void)vm_host(vm,
+                  "mkfifo %s; printf '#!/bin/sh\ntouch %s.asked; read x <%s\n"
+                  "exec qemu-system-x86_64 \"$@\"\n' >%s; chmod 755 %s",
+                  gate, qemu, gate, qemu, qemu);
+    assert_int_equal(setenv("BELLGLASS_QEMU", qemu, 1), 0);
+    struct vm_process *create = vm_start(vm, (const char *const[]){"create", name, NULL});
+    assert_int_equal(unsetenv("BELLGLASS_QEMU"), 0);
+    (void)vm_host(vm, "for i in $(seq 600); do [ -e %s.asked ] && exit; sleep 0.1; done; exit 1",
+                  qemu);
+    assert_int_equal(kill(create->pid, SIGKILL), 0);
+    struct vm_process *rm = vm_start(vm, (const char *const[]){"rm", "--force", name, NULL});
+    vm_wait("rm to wait", waits_or_has_ended, (void *[]){vm, rm});
+    (void)vm_host(vm, "echo >%s", gate);
+    assert_int_equal(vm_finish(rm), 0);
+    assert_string_equal(vm_state(vm, name), "gone");
+    (void)vm_finish(create);
+}
+
 /* ---- damaged files ---- */
 
 /* Changes one file of the golden snapshot that the tests use. */
@@ -242,6 +275,7 @@ static void no_dev_fuse_is_told(void **state)
 VM_MAIN(VM_NEEDS_VM, cmocka_unit_test(qemu_killed), cmocka_unit_test(launcher_killed),
         cmocka_unit_test(supervisor_killed), cmocka_unit_test(a_crashed_sandbox_can_be_removed),
         cmocka_unit_test(a_killed_client_of_create_leaves_a_whole_sandbox_or_none),
+        cmocka_unit_test(one_that_only_begins_to_start_can_be_removed),
         cmocka_unit_test(a_damaged_snapshot_is_made_anew),
         cmocka_unit_test(an_interrupted_making_leaves_nothing_behind),
         cmocka_unit_test(a_damaged_image_is_named),

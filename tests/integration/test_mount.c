@@ -9,8 +9,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "common/io.h"
-
 /* Mounts what ("NAME" or "NAME:PATH") on a new folder and returns that. */
 static const char *mount_it(struct vm *vm, const char *what)
 {
@@ -121,6 +119,37 @@ static void the_mount_gives_no_rights_away(void **state)
     unmount_it(vm, m);
 }
 
+/* A name that nobody has asked for yet: only the guest could tell that it is not there. */
+static int ask_anew(struct vm *vm, const char *folder)
+{
+    return access(vm_text(vm, "%s/%s", folder, vm_name(vm)), F_OK) < 0 ? errno : 0;
+}
+
+struct asked {
+    struct vm *vm;
+    const char *folder;
+};
+
+static bool is_cut_off(void *arg)
+{
+    const struct asked *a = arg;
+    int r = ask_anew(a->vm, a->folder);
+    return r == EIO || r == ENOTCONN;
+}
+
+/* The mount tries to find its sandbox again every few seconds. */
+static bool is_back(void *arg)
+{
+    const struct asked *a = arg;
+    return ask_anew(a->vm, a->folder) == ENOENT;
+}
+
+static void wait_until_back(struct vm *vm, const char *folder)
+{
+    struct asked asked = {vm, folder};
+    vm_wait("the mount to be served again", is_back, &asked);
+}
+
 static void a_dead_guest_is_an_io_error(void **state)
 {
     struct vm *vm = *state;
@@ -131,26 +160,15 @@ static void a_dead_guest_is_an_io_error(void **state)
     assert_true(held >= 0);
     assert_int_equal(kill(vm_pid(vm, s, "qemu_pid"), SIGKILL), 0);
     vm_wait_state(vm, s, "crashed");
+    /* The mount may notice that later, and a small file's bytes have come with its opening. */
+    struct asked asked = {vm, m};
+    vm_wait("the mount has noticed", is_cut_off, &asked);
     char byte;
     assert_int_equal(pread(held, &byte, 1, 0), -1);
     assert_true(errno == EIO || errno == ENOTCONN);
     assert_int_equal(open(vm_text(vm, "%s/other", m), O_RDONLY | O_CLOEXEC), -1);
     (void)close(held);
     unmount_it(vm, m);
-}
-
-/* Looks for a file that is not there until the guest says so: the mount tries to find its sandbox
- * again every few seconds. */
-static void wait_until_back(const char *missing)
-{
-    uint64_t until_ms = bg_now_ms() + 60000;
-    int last = 0;
-    while (bg_now_ms() < until_ms) {
-        if (access(missing, F_OK) < 0 && errno == ENOENT)
-            return;
-        last = errno;
-    }
-    fail_msg("%s: %s", missing, strerror(last));
 }
 
 static void a_crashed_guest_comes_back_under_its_mount(void **state)
@@ -165,7 +183,7 @@ static void a_crashed_guest_comes_back_under_its_mount(void **state)
     assert_int_equal(kill(vm_pid(vm, s, "qemu_pid"), SIGKILL), 0);
     vm_wait_state(vm, s, "crashed");
     (void)vm_ok(vm, "start", s, NULL);
-    wait_until_back(vm_text(vm, "%s/project/missing", m));
+    wait_until_back(vm, vm_text(vm, "%s/project", m));
     assert_string_equal(vm_read(vm, vm_text(vm, "%s/project/file", m), NULL), "kept\n");
     char text[8] = {0};
     assert_int_equal(pread(held, text, sizeof text - 1, 0), 5);
@@ -188,7 +206,7 @@ static void a_killed_file_server_is_replaced(void **state)
     vm_write(vm_text(vm, "%s/file", m), "before\n", 7);
     (void)vm_guest(vm, s, "sudo pkill -KILL -x bellglass-fuse");
     assert_string_equal(vm_read(vm, vm_text(vm, "%s/file", m), NULL), "before\n");
-    wait_until_back(vm_text(vm, "%s/missing", m));
+    wait_until_back(vm, m);
     unmount_it(vm, m);
 }
 

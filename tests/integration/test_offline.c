@@ -7,8 +7,10 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/io.h"
@@ -241,6 +243,83 @@ static void a_dead_helper_is_an_io_error(void **state)
     assert_string_equal(vm_guest(vm, s, "cat file"), "x\n");
 }
 
+/* From its kill on the process stands at its end, with all that it has open. */
+static void hold_end(int pid)
+{
+    if (ptrace(PTRACE_SEIZE, pid, NULL, (void *)(uintptr_t)PTRACE_O_TRACEEXIT) < 0)
+        skip(); /* not in every container */
+}
+
+static bool is_at_its_end(void *arg)
+{
+    const int *pid = arg;
+    int status, r = waitpid(*pid, &status, __WALL | WNOHANG);
+    assert_true(r >= 0);
+    return r == *pid && status >> 8 == (SIGTRAP | PTRACE_EVENT_EXIT << 8);
+}
+
+static void await_end(int pid)
+{
+    vm_wait("QEMU is killed", is_at_its_end, &pid);
+}
+
+static void let_end(int pid)
+{
+    assert_int_equal(ptrace(PTRACE_DETACH, pid, NULL, NULL), 0);
+}
+
+struct opener {
+    struct vm *vm;
+    const struct vm_process *process;
+    const char *program, *disk;
+};
+
+/* The process that is to serve or run it has its disk open; or the command has ended. */
+static bool has_opened_or_ended(void *arg)
+{
+    const struct opener *o = arg;
+    return *vm_host(o->vm,
+                    "[ -e /proc/%d/exe ] || echo ended; for p in $(pgrep -f -- '%s'); do "
+                    "ls -l /proc/$p/fd 2>/dev/null | grep -F %s || true; done",
+                    o->process->pid, o->program, o->disk) != '\0';
+}
+
+/* Runs the command while the QEMU stands at its end: it has to wait for that. */
+static void works_after_the_end(struct vm *vm, int qemu, const char *program, const char *disk,
+                                const char *const *argv)
+{
+    struct vm_process *process = vm_start(vm, argv);
+    struct opener opener = {vm, process, program, disk};
+    vm_wait("its disk is opened", has_opened_or_ended, &opener);
+    let_end(qemu);
+    assert_int_equal(vm_finish(process), 0);
+}
+
+/* Whose launcher was killed has let go of its lock before its QEMU has let go of the disk. */
+static void a_qemu_that_is_ending_is_waited_for(void **state)
+{
+    struct vm *vm = *state;
+    const char *s = stopped(vm, "echo x >file"), *m = mount_it(vm, s, NULL);
+    int qemu = helper_pid(vm, s, "qemu_pid");
+    hold_end(qemu);
+    assert_int_equal(kill(helper_pid(vm, s, "launcher_pid"), SIGKILL), 0);
+    await_end(qemu);
+    wait_unused(vm, s);
+    (void)vm_call(vm, "umount", m, NULL);
+    works_after_the_end(vm, qemu, "^bellglass-supervisor run ", disk_of(vm, s),
+                        (const char *const[]){"start", s, NULL});
+    qemu = vm_pid(vm, s, "qemu_pid");
+    hold_end(qemu);
+    assert_int_equal(kill(vm_pid(vm, s, "launcher_pid"), SIGKILL), 0);
+    await_end(qemu);
+    vm_wait_state(vm, s, "crashed");
+    m = new_folder(vm);
+    works_after_the_end(vm, qemu, "^bellglass-supervisor files ", disk_of(vm, s),
+                        (const char *const[]){"mount", s, m, NULL});
+    assert_string_equal(vm_read(vm, vm_text(vm, "%s/home/app/file", m), NULL), "x\n");
+    (void)vm_ok(vm, "umount", m, NULL);
+}
+
 static void a_kill_of_all_in_the_middle_of_writing_is_repaired(void **state)
 {
     struct vm *vm = *state;
@@ -315,9 +394,11 @@ static void an_interrupted_start_leaves_nothing(void **state)
 {
     struct vm *vm = *state;
     const char *s = stopped(vm, "true");
-    const char *const argv[] = {"mount", s, new_folder(vm), NULL};
+    const char *m = new_folder(vm);
+    const char *const argv[] = {"mount", s, m, NULL};
     struct vm_process *process = vm_start(vm, argv);
-    (void)vm_stop(process, SIGINT);
+    if (vm_stop(process, SIGINT) == 0) /* it was faster */
+        (void)vm_ok(vm, "umount", m, NULL);
     wait_unused(vm, s);
     (void)vm_ok(vm, "start", s, NULL);
 }
@@ -490,6 +571,7 @@ VM_MAIN(VM_NEEDS_VM | VM_NEEDS_FUSE, cmocka_unit_test(a_stopped_one_is_seen_as_i
         cmocka_unit_test(a_crashed_one_is_seen_after_its_journal),
         cmocka_unit_test(a_stopped_one_can_be_changed),
         cmocka_unit_test(a_dead_helper_is_an_io_error),
+        cmocka_unit_test(a_qemu_that_is_ending_is_waited_for),
         cmocka_unit_test(a_kill_of_all_in_the_middle_of_writing_is_repaired),
         cmocka_unit_test(it_ends_with_its_mount), cmocka_unit_test(removing_the_sandbox_ends_it),
         cmocka_unit_test(an_interrupted_start_leaves_nothing),

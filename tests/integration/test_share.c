@@ -309,6 +309,41 @@ static void a_killed_server_is_an_error_and_no_hang(void **state)
     assert_string_equal(vm_guest(vm, s, "cat /p/a"), "1\n");
 }
 
+static bool is_locked(void *arg)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int fd = open(arg, O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(fcntl(fd, F_OFD_GETLK, &lock), 0);
+    assert_int_equal(close(fd), 0);
+    return lock.l_type != F_UNLCK;
+}
+
+/* Whoever ends a share by force ends the process that its lock's file names. */
+static void a_lock_never_names_the_server_before(void **state)
+{
+    struct vm *vm = *state;
+    const char *p = project(vm, "echo 1 >a");
+    const char *s = vm_sandbox_with(vm, "--mount", vm_text(vm, "%s:/p", p), NULL);
+    pid_t server = server_of(vm, s, 1);
+    assert_int_equal(kill(server, SIGKILL), 0);
+    vm_wait_gone(server);
+    (void)vm_guest(vm, s, "while mountpoint -q /p; do :; done");
+    /* The guest stands still, so there is no server yet. */
+    char *lock = vm_keep(vm, strdup(vm_text(vm, "%s/share-1.lock", vm_sandbox_dir(vm, s))));
+    int qemu = vm_pid(vm, s, "qemu_pid");
+    assert_int_equal(kill(qemu, SIGSTOP), 0);
+    struct vm_process *share =
+        vm_start(vm, (const char *const[]){"share", s, vm_text(vm, "%s:/p", p), NULL});
+    vm_wait("the lock", is_locked, lock);
+    const char *named = vm_read(vm, lock, NULL);
+    assert_int_equal(kill(qemu, SIGCONT), 0);
+    assert_string_equal(named, "");
+    assert_int_equal(vm_finish(share), 0);
+    assert_true(server_of(vm, s, 1) != server);
+    assert_string_equal(vm_guest(vm, s, "cat /p/a"), "1\n");
+}
+
 /* The next one finds the mount of the one before, whose worker ends only after that. */
 static void the_mount_of_one_that_is_ending_is_waited_for(void **state)
 {
@@ -394,6 +429,7 @@ VM_MAIN(VM_NEEDS_VM | VM_NEEDS_FUSE, cmocka_unit_test(a_folder_is_worked_in_from
         cmocka_unit_test(what_ends_with_the_guest_can_write_its_last),
         cmocka_unit_test(a_running_sandbox_gets_and_loses_shares),
         cmocka_unit_test(a_killed_server_is_an_error_and_no_hang),
+        cmocka_unit_test(a_lock_never_names_the_server_before),
         cmocka_unit_test(the_mount_of_one_that_is_ending_is_waited_for),
         cmocka_unit_test(some_folders_are_not_shared),
         cmocka_unit_test(a_projects_file_says_what_it_needs))

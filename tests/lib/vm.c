@@ -94,7 +94,8 @@ void vm_mount_pids(struct vm *vm, const char *folder, int ret[2])
 {
     const char *text = vm_host(
         vm,
-        "all=$(pgrep -d ' ' -f -- '^bellglass-mount .*--mountpoint %s( |$)'); for p in $all; do "
+        "all=$(pgrep -d ' ' -f -- '^([^ ]*/)?bellglass-mount .*--mountpoint %s( |$)'); for p in "
+        "$all; do "
         "parent=$(ps -o ppid= -p $p | tr -d ' '); [ -n \"$parent\" ] || continue; case \" $all \" "
         "in *\" $parent \"*) ;; "
         "*) echo $p; pgrep -P $p;; esac; done",
@@ -166,18 +167,23 @@ void vm_wait_state(struct vm *vm, const char *sandbox, const char *state)
     vm_wait(vm_text(vm, "%s is %s", sandbox, state), state_is, &wanted);
 }
 
+/* A process is a zombie when its first thread has ended; the others may have its files yet. */
 static bool gone(void *arg)
 {
     const int *pid = arg;
-    char path[64];
+    char path[64], state = '?';
+    long threads = 0; /* field 20 of proc(5)'s stat; the name in field 2 may hold anything */
     (void)snprintf(path, sizeof path, "/proc/%d/stat", *pid);
     char *text;
     if (bg_read_file(AT_FDCWD, path, 4096, &text, NULL, NULL) < 0)
         return true;
     const char *paren = strrchr(text, ')');
-    bool zombie = paren && strncmp(paren, ") Z", 3) == 0;
+    bool read = paren && sscanf(paren + 1,
+                                " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d "
+                                "%*d %ld",
+                                &state, &threads) == 2;
     free(text);
-    return zombie;
+    return read && state == 'Z' && threads <= 1;
 }
 
 void vm_wait_gone(int pid)

@@ -171,7 +171,7 @@ void vm_mount_pids(struct vm *vm, const char *folder, int ret[2]);
 const char *vm_state(struct vm *vm, const char *sandbox);
 /* Polls until the sandbox is in the state. */
 void vm_wait_state(struct vm *vm, const char *sandbox, const char *state);
-/* Polls until the process is gone (or is a zombie of another parent). */
+/* Polls until the process is gone with all its threads (or is a zombie of another parent). */
 void vm_wait_gone(int pid);
 
 /* What is left of the deadline of a wait that began (or made progress) at since_ms. */
