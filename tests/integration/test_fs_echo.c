@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -195,6 +196,31 @@ static void a_file_is_replaced(void **state)
     assert_int_equal(pread(fd, text, sizeof text, 0), 3); /* who has the old one open keeps it */
     (void)close(fd);
     (void)close(again);
+    (void)close(w.fd);
+}
+
+/* Who has it mapped keeps it, though its name goes. */
+static void a_file_that_goes_keeps_its_size(void **state)
+{
+    const struct mounted *m = *state;
+    static struct watch w;
+    char path[256];
+    mounted_put(m->source, "f", "text");
+    mounted_path(m->mount, "f", path);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const char *map = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+    assert_true(map != MAP_FAILED);
+    watch_it(&w, m->mount);
+    mounted_path(m->source, "f", path);
+    assert_int_equal(unlink(path), 0);
+    expect(&w, "DELETE f");
+    pid_t reader = fork();
+    assert_true(reader >= 0);
+    if (reader == 0)
+        _exit(memcmp(map, "text", 4) == 0 ? 0 : 1); /* beyond its end it would be killed */
+    assert_int_equal(mounted_wait(reader), 0);
+    assert_int_equal(munmap((void *)(uintptr_t)map, 4096), 0);
+    (void)close(fd);
     (void)close(w.fd);
 }
 
@@ -568,6 +594,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(files_come_change_and_go, setup, teardown),
         cmocka_unit_test_setup_teardown(folders_and_moves, setup, teardown),
         cmocka_unit_test_setup_teardown(a_file_is_replaced, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_file_that_goes_keeps_its_size, setup, teardown),
         cmocka_unit_test_setup_teardown(the_guest_sees_no_echo, setup, teardown),
         cmocka_unit_test_setup_teardown(the_host_is_not_echoed, setup, teardown),
         cmocka_unit_test_setup_teardown(names_that_are_hidden_make_no_event, setup, teardown),
