@@ -198,11 +198,12 @@
 #define BG_FS_LOCK_OWNERS_MAX 1024               /* fds that hold POSIX locks; ENOLCK */
 
 /* Files: changes that others make. */
-#define BG_FS_CHANGES_SIZE (64 * 1024) /* one message about changes; the rest comes next */
-#define BG_FS_CHANGES_RATE 50000       /* records a second that are looked at; caches are short */
-#define BG_FS_NOTICES_MAX  1024        /* to the kernel, not taken yet; caches are short */
-#define BG_FS_ECHOES_MAX   1024        /* that wait; from half of it on only folders are touched */
-#define BG_FS_ECHOES_RATE  2000        /* operations a second; the others wait */
+#define BG_FS_CHANGES_SIZE       (64 * 1024) /* one message about changes; the rest comes next */
+#define BG_FS_CHANGES_RATE       50000 /* records a second that are looked at; caches are short */
+#define BG_FS_NOTICES_MAX        1024  /* to the kernel, not taken yet; caches are short */
+#define BG_FS_NOTICES_MISSED_MAX 256   /* that are told again; the oldest is given up */
+#define BG_FS_ECHOES_MAX         1024  /* that wait; from half of it on only folders are touched */
+#define BG_FS_ECHOES_RATE        2000  /* operations a second; the others wait */
 
 /* Guarded files of a mount (fs/guard). */
 #define BG_GUARD_FILE_MAX     (1024 * 1024)      /* one approved or filtered file; EFBIG, EACCES */

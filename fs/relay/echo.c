@@ -8,6 +8,7 @@
 
 #include "fs/relay/changes.h"
 #include "fs/relay/echoer.h"
+#include "fs/relay/gather.h"
 #include "fs/relay/guarded.h"
 
 #define GATHER_MS    20u          /* changes to one name are one echo */
@@ -215,9 +216,8 @@ static uint8_t next_op(struct fs_echo_item *item)
 }
 
 /* The size that the kernel believes, so that nothing is cut off if all else went wrong. */
-static uint64_t size_of(const struct fs_relay *relay, const struct fs_echo_item *item)
+static uint64_t size_of(const struct fs_rnode *node)
 {
-    const struct fs_rnode *node = fs_tree_find_server(&relay->tree, item->server_node);
     return node && node->seen && node->seen_size <= INT64_MAX ? node->seen_size : 0;
 }
 
@@ -226,7 +226,8 @@ static bool start_op(struct fs_relay *relay, const struct fs_echo_item *item, ui
     struct fs_echo *echo = &relay->echo;
     struct fs_echo_command *c = echo->command;
     c->op = op;
-    c->size = op == FS_ECHO_WRITE ? size_of(relay, item) : 0;
+    c->size =
+        op == FS_ECHO_WRITE ? size_of(fs_tree_find_server(&relay->tree, item->server_node)) : 0;
     c->folder2[0] = c->name2[0] = '\0';
     if (!path_of(relay, item->folder, c->folder) ||
         (op == FS_ECHO_RENAME && !path_of(relay, item->folder2, c->folder2)))
@@ -364,13 +365,18 @@ static struct fs_rnode *node_for(struct fs_relay *relay, const struct fs_echo_it
 
 static struct fs_reply entry_of(const struct fs_relay *relay, const struct fs_rnode *node)
 {
-    return (struct fs_reply){.node = node->id,
+    struct fs_reply reply = {.node = node->id,
                              .attr = {.ino = node->ino,
+                                      /* The kernel drops what it has beyond it, of a file that is
+                                       * mapped too. */
+                                      .size = size_of(node),
                                       .mode = node->type | (node->type == S_IFDIR ? 0755 : 0644),
                                       .nlink = node->type == S_IFDIR ? 2 : 1,
                                       .uid = relay->owners.uid,
                                       .gid = relay->owners.gid,
                                       .blksize = 4096}};
+    fs_gather_amend(node, /* unique= */ 0, &reply);
+    return reply;
 }
 
 static mode_t type_of(const struct fs_relay *relay, const struct fs_echo_item *item)

@@ -2,6 +2,11 @@
  * waits for a page for it, which may need the answer to a request that is still to be read. So the
  * thread that answers never does this itself.
  *
+ * An answer goes to the kernel at once, but what it says is taken up only when who asked runs
+ * again. A notice about a node that comes before that finds nothing to forget, and then the kernel
+ * believes the older answer. So what it did not know is told again, until it does, or the answer
+ * would be forgotten by itself.
+ *
  * The thread shares no fds with the rest of the process: it has /dev/fuse and nothing else. If the
  * process is killed while the thread waits in the kernel, everything else is closed at once, which
  * is how the keeper knows that it has to abort the mount (main.c). */

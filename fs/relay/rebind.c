@@ -196,7 +196,9 @@ int fs_relay_lost(struct fs_relay *relay, uint64_t now_ms)
         relay->rebind->last = &relay->rebind->first;
         relay->rebind->waits = true;
     }
-    relay->rebind->since_ms = now_ms;
+    /* A stream that was no server's changes nothing for those who wait. */
+    if (relay->state != FS_RELAY_LOST)
+        relay->rebind->since_ms = now_ms;
     relay->rebind->asleep = false;
     relay->state = FS_RELAY_LOST;
     for (struct fs_pending *p; (p = relay->first);) {

@@ -110,6 +110,20 @@ static size_t *counter_of(struct fs_relay *relay, const struct fs_pending *pendi
     return slow ? &relay->slow : &relay->in_window;
 }
 
+static void append(struct fs_relay *relay, struct fs_pending *pending)
+{
+    pending->next = NULL;
+    pending->previous = relay->last;
+    *(relay->last ? &relay->last->next : &relay->first) = pending;
+    relay->last = pending;
+}
+
+static void take_out(struct fs_relay *relay, struct fs_pending *pending)
+{
+    *(pending->previous ? &pending->previous->next : &relay->first) = pending->next;
+    *(pending->next ? &pending->next->previous : &relay->last) = pending->previous;
+}
+
 void fs_pending_list(struct fs_relay *relay, struct fs_pending *pending, uint32_t opcode,
                      uint64_t now_ms)
 {
@@ -117,9 +131,7 @@ void fs_pending_list(struct fs_relay *relay, struct fs_pending *pending, uint32_
     pending->class = fs_op_find(opcode)->class;
     pending->sent_ms = now_ms;
     pending->listed = true;
-    pending->previous = relay->last;
-    *(relay->last ? &relay->last->next : &relay->first) = pending;
-    relay->last = pending;
+    append(relay, pending);
     if (pending->kernel_unique != 0)
         fs_table_insert(&relay->by_kernel, &pending->by_kernel,
                         fs_table_hash(&relay->by_kernel, pending->kernel_unique));
@@ -142,8 +154,7 @@ void fs_pending_free(struct fs_relay *relay, struct fs_pending *pending)
     fs_gather_lost(relay, pending, -EIO);
     if (pending->listed) {
         (*counter_of(relay, pending))--;
-        *(pending->previous ? &pending->previous->next : &relay->first) = pending->next;
-        *(pending->next ? &pending->next->previous : &relay->last) = pending->previous;
+        take_out(relay, pending);
         if (pending->unique != 0)
             fs_table_remove(&relay->by_unique, &pending->by_unique);
         if (pending->kernel_unique != 0 && !pending->late)
@@ -195,8 +206,12 @@ void fs_relay_send(struct fs_relay *relay, struct fs_request *request, struct fs
         0; /* not the server's affair */
     request->lock_pid = 0;
     if (pending) {
-        if (!pending->listed)
+        if (!pending->listed) {
             fs_pending_list(relay, pending, request->opcode, now_ms);
+        } else { /* it has waited: others have smaller numbers */
+            take_out(relay, pending);
+            append(relay, pending);
+        }
         pending->unique = request->unique;
         if (request->opcode == FUSE_FSYNC)
             pending->writes = pending->node->writes; /* those before it are done */

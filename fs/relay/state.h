@@ -36,7 +36,7 @@ struct fs_rhandle {
 /* A request that the server has and has not answered. */
 struct fs_pending {
     struct fs_link by_unique, by_kernel;
-    struct fs_pending *next, *previous; /* oldest first */
+    struct fs_pending *next, *previous; /* as they were sent, or began to wait */
     bool listed;                        /* in that list */
     uint64_t unique;                    /* ours; 0: not sent yet */
     uint64_t kernel_unique;             /* 0: our own request, nobody waits */

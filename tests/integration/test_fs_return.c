@@ -25,6 +25,7 @@
 struct returning {
     char base[64], source[96];
     struct mounted *m;
+    unsigned looks; /* for names that nobody has asked for */
 };
 
 /* More than what comes with OPEN. */
@@ -98,14 +99,15 @@ static void let_it_return(struct returning *r)
 }
 
 /* Tries until it works or the time is over; each try may wait for the mount. */
-static void wait_until_back(const struct returning *r)
+static void wait_until_back(struct returning *r)
 {
     char path[256];
     struct stat st;
     uint64_t until_ms = bg_now_ms() + WAIT_MS;
-    mounted_path(r->m->mount, "missing", path); /* names that are not there are always asked for */
     int last = 0;
     while (bg_now_ms() < until_ms) {
+        /* Another name each time: that one is not there may be known here for a while. */
+        (void)snprintf(path, sizeof path, "%s/missing-%u", r->m->mount, r->looks++);
         if (stat(path, &st) < 0 && errno == ENOENT)
             return;
         last = errno;
@@ -180,8 +182,8 @@ static void what_was_deleted_or_replaced_is_gone(void **state)
 static void without_a_server_everything_fails_in_time_and_comes_back(void **state)
 {
     (void)state;
-    struct returning *r = returning_new("300");
-    put_large(r->source, "here"); /* a small one would have come with its OPEN */
+    struct returning *r = returning_new("5000"); /* enough for a busy machine */
+    put_large(r->source, "here");                /* a small one would have come with its OPEN */
     int here = open_in(r->m->mount, "here", O_RDONLY);
     kill_first_server(r);
     char byte;

@@ -307,6 +307,46 @@ static void sizes_of_look_ups_are_not_older_than_writes(void **state)
     assert_int_equal(bench_kernel_got(b, FUSE_LOOKUP).attr.size, 4096); /* as the server says */
 }
 
+/* Finds another file and opens it. */
+static struct fs_request other_file(struct bench *b)
+{
+    struct fs_request other = {.opcode = FUSE_LOOKUP, .node = b->dir, .name = "to"};
+    struct fs_request asked = bench_pass(b, other);
+    assert_int_equal(bench_reply(b, &asked, bench_entry(77, S_IFREG | 0644)), 0);
+    other = (struct fs_request){
+        .opcode = FUSE_OPEN, .node = bench_kernel_got(b, FUSE_LOOKUP).node, .flags = O_RDWR};
+    asked = bench_pass(b, other);
+    assert_int_equal(bench_reply(b, &asked, (struct fs_reply){.fh = 78}), 0);
+    other.fh = bench_kernel_got(b, FUSE_OPEN).fh;
+    return other;
+}
+
+/* What waited behind another file's writes is older than a look-up, and sent after it. */
+static void sizes_are_not_older_though_others_waited_longer(void **state)
+{
+    struct bench *b = *state;
+    struct fs_request other = other_file(b), to = write_of(b, 0, 20), first, asked;
+    to.node = other.node;
+    to.fh = other.fh;
+    bench_ask(b, to);
+    assert_int_equal(bench_kernel_got(b, FUSE_WRITE).size, 20);
+    bench_ask(b, (struct fs_request){.opcode = FUSE_GETATTR, .node = other.node});
+    expect_write(b, 0, 20, &first);
+    write_early(b, 100000, 100);
+    struct fs_request late =
+        bench_pass(b, (struct fs_request){.opcode = FUSE_LOOKUP, .node = b->dir, .name = "file"});
+    uint64_t late_unique = b->kernel_unique;
+    assert_int_equal(bench_wait(b, 5), 0);
+    expect_write(b, 100000, 100, &asked);
+    done(b, &asked);
+    done(b, &first);
+    assert_int_equal(bench_server_got(b).opcode, FUSE_GETATTR);
+    write_early(b, 0, 10);
+    b->kernel_unique = late_unique; /* it was answered before the first write was done */
+    assert_int_equal(bench_reply(b, &late, bench_entry(BENCH_FILE_SERVER, S_IFREG | 0644)), 0);
+    assert_int_equal(bench_kernel_got(b, FUSE_LOOKUP).attr.size, 100100);
+}
+
 static void closing_is_answered_here_when_it_has_nothing_to_report(void **state)
 {
     struct bench *b = *state;
@@ -817,6 +857,7 @@ int main(void)
         GATHER_TEST(truncation_and_times_come_after_writes),
         GATHER_TEST(a_handle_is_released_after_its_writes),
         GATHER_TEST(sizes_of_look_ups_are_not_older_than_writes),
+        GATHER_TEST(sizes_are_not_older_though_others_waited_longer),
         GATHER_TEST(closing_is_answered_here_when_it_has_nothing_to_report),
         GATHER_TEST(errors_reach_the_next_write_or_fsync_and_every_close),
         GATHER_TEST(each_open_handle_hears_of_an_error),

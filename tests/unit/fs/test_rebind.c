@@ -239,6 +239,21 @@ static void waiting_ends(void **state)
     assert_int_equal(bench_server_got(b).opcode, FUSE_READ);
 }
 
+/* Whatever starts a server gives its stream before it is known whether there will be one. */
+static void streams_without_a_server_make_nobody_wait_longer(void **state)
+{
+    struct bench *b = *state;
+    lose(b);
+    bench_ask(b, read_file(b));
+    for (unsigned i = 0; i < 4; i++) {
+        assert_int_equal(bench_wait(b, BENCH_DEADLINE_MS / 4 - 1), 0);
+        lose(b);
+    }
+    bench_expect_nothing_for_kernel(b);
+    assert_int_equal(bench_wait(b, 4), 0);
+    bench_expect_error(b, -EIO);
+}
+
 /* How long the relay would have nothing to do. */
 static uint64_t idle_ms(struct bench *b)
 {
@@ -521,6 +536,7 @@ int main(void)
         TEST(a_renamed_open_file_is_found_at_its_new_name),
         TEST(the_root_answers_while_nobody_else_does),
         TEST(waiting_ends),
+        TEST(streams_without_a_server_make_nobody_wait_longer),
         TEST(a_server_that_sleeps_is_woken_by_the_first_who_needs_it),
         TEST(one_that_waits_already_wakes_it),
         TEST(one_that_is_back_is_not_asleep),
