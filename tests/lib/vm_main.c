@@ -17,7 +17,7 @@
 #include "common/io.h"
 #include "common/state/sandbox.h"
 
-#define LEFTOVER_MS 10000 /* what a helper may take to end after its last command */
+#define LEFTOVER_MS 60000 /* what a helper may take to end after its last command */
 
 /* ---- the program: group, needs, leftovers ---- */
 

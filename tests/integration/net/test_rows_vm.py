@@ -20,7 +20,7 @@ from sandbox import Sandbox, goes_by_kernel
 from world import World, run_row
 
 PR_SET_CHILD_SUBREAPER = 36
-LEFTOVER_S = 10  # what a helper may take to end after its last command
+LEFTOVER_S = 60  # what a helper may take to end after its last command
 
 
 class VmWorld(World):
