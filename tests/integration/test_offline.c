@@ -246,8 +246,10 @@ static void a_dead_helper_is_an_io_error(void **state)
 /* From its kill on the process stands at its end, with all that it has open. */
 static void hold_end(int pid)
 {
-    if (ptrace(PTRACE_SEIZE, pid, NULL, (void *)(uintptr_t)PTRACE_O_TRACEEXIT) < 0)
-        skip(); /* not in every container */
+    if (ptrace(PTRACE_SEIZE, pid, NULL, (void *)(uintptr_t)PTRACE_O_TRACEEXIT) < 0) {
+        print_message("ptrace, which not every container lets: %s\n", strerror(errno));
+        skip();
+    }
 }
 
 static bool is_at_its_end(void *arg)
