@@ -480,7 +480,8 @@ static int answer_open(struct fs_relay *relay, const struct fs_request *request,
 static int answer_setattr(struct fs_relay *relay, const struct fs_request *request,
                           struct fs_rnode *node, uint64_t now_ms)
 {
-    if (fs_echo_is_stand_in(node->peer->id))
+    /* Only a server that has not been lost since the echo began knows this id, and answers. */
+    if (fs_echo_is_stand_in(node->peer->id) || relay->state != FS_RELAY_LIVE)
         return -EIO;
     struct fs_pending *pending = calloc(1, sizeof *pending);
     if (!pending)

@@ -151,6 +151,16 @@ static void a_change_is_answered_with_what_the_file_is(void **state)
     expect_no_op(b);
 }
 
+static void without_its_server_it_fails_at_once(void **state)
+{
+    struct bench *b = *state;
+    say_name(b, FS_CHANGE_ATTRIBUTES, BENCH_DIR_SERVER, "file", BENCH_FILE_SERVER);
+    expect_op(b, FS_ECHO_TOUCH, "dir", "file");
+    assert_int_equal(fs_relay_lost(b->relay, b->now_ms), 0);
+    struct fs_request touch = {.opcode = FUSE_SETATTR, .node = b->file, .valid = FATTR_MTIME_NOW};
+    assert_int_equal(ask_here(b, touch).error, -EIO);
+}
+
 static void names_that_go_are_taken_once_more(void **state)
 {
     struct bench *b = *state;
@@ -426,6 +436,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_new_file_is_made_written_and_closed, setup, teardown),
         cmocka_unit_test_setup_teardown(a_change_is_answered_with_what_the_file_is, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(without_its_server_it_fails_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(names_that_go_are_taken_once_more, setup, teardown),
         cmocka_unit_test_setup_teardown(a_moved_folder_keeps_its_node, setup, teardown),
         cmocka_unit_test_setup_teardown(a_move_that_fails_touches_the_folders, setup, teardown),
