@@ -25,8 +25,9 @@
 #define FAILED_MS      30000
 #define FAILED_POLL_MS 50
 
-#define SETTLE_MS   15000 /* from a supervisor's end until its launcher has said why */
-#define LOOK_MIN_MS 100   /* for those that nobody uses */
+/* From a supervisor's end until its launcher has said why, which takes 32 s at most. */
+#define SETTLE_MS   40000
+#define LOOK_MIN_MS 100 /* for those that nobody uses */
 #define LOOK_MAX_MS 10000
 
 /* docs/policy.md: every public host, by HTTP and HTTPS, without secrets. */
