@@ -393,7 +393,10 @@ static void run(struct server *server)
 
 int serve_run(const struct serve_opts *opts, struct bg_err *err)
 {
-    struct server server = {.opts = opts};
+    /* Once a process. A thread that still resolves a name tells the loop when it has done, after
+     * this has returned too. */
+    static struct server server;
+    server.opts = opts;
     unsigned uid, gid;
     bool landlock;
     /* One arena: threads resolve names and hold nothing, and memory should stay small. */

@@ -39,5 +39,5 @@ struct serve_shared {
     int life_fd;   /* at its end the worker takes no more connections and ends with those it has */
 };
 
-/* Errors: of the set-up; 0 when it was told to stop. */
+/* Once in a process. Errors: of the set-up; 0 when it was told to stop. */
 int serve_run(const struct serve_opts *opts, struct bg_err *err) BG_MUST_CHECK;
