@@ -7,9 +7,9 @@
 
 #include "common/bytes.h"
 #include "common/checked.h"
+#include "common/io.h"
 #include "common/limits.h"
 #include "common/sha256.h"
-#include "common/io.h"
 
 #define VERSION 1u
 #define CHECKED 48u /* bytes of the header before its checksum */

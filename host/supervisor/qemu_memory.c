@@ -23,8 +23,8 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-#include "host/supervisor/memory_layer.h"
 #include "common/io.h"
+#include "host/supervisor/memory_layer.h"
 
 #define EXPORT            __attribute__((visibility("default")))
 #define MAPS_DEFAULT      65530u /* the kernel's, for one process */

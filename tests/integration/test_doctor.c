@@ -125,11 +125,6 @@ static void everything_killed_is_named_and_cleaned_up(void **state)
     assert_string_equal(vm_state(vm, name), "crashed");
 }
 
-static bool is_served(void *arg)
-{
-    return access(arg, F_OK) == 0;
-}
-
 /* After a crash a mount waits for its sandbox: it is not taken for dead. */
 static void a_mount_that_waits_is_left_alone(void **state)
 {
@@ -139,8 +134,7 @@ static void a_mount_that_waits_is_left_alone(void **state)
     expect_in(check(vm, true, "mounts", "ok"), "1, none of them dead");
     expect_in(check(vm, true, "leftovers", "ok"), "nothing was left behind");
     (void)vm_ok(vm, "start", name, NULL);
-    vm_wait("the mount to be served again", is_served,
-            vm_keep(vm, strdup(vm_text(vm, "%s/etc/hostname", folder))));
+    vm_wait_path("the mount to be served again", vm_text(vm, "%s/etc/hostname", folder));
     (void)vm_ok(vm, "umount", folder, NULL);
 }
 

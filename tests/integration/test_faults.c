@@ -96,8 +96,7 @@ static void one_that_only_begins_to_start_can_be_removed(void **state)
     assert_int_equal(setenv("BELLGLASS_QEMU", qemu, 1), 0);
     struct vm_process *create = vm_start(vm, (const char *const[]){"create", name, NULL});
     assert_int_equal(unsetenv("BELLGLASS_QEMU"), 0);
-    (void)vm_host(vm, "for i in $(seq 600); do [ -e %s.asked ] && exit; sleep 0.1; done; exit 1",
-                  qemu);
+    vm_wait_path("QEMU is asked", vm_text(vm, "%s.asked", qemu));
     assert_int_equal(kill(create->pid, SIGKILL), 0);
     struct vm_process *rm = vm_start(vm, (const char *const[]){"rm", "--force", name, NULL});
     vm_wait("rm to wait", waits_or_has_ended, (void *[]){vm, rm});

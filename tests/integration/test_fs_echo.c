@@ -288,14 +288,7 @@ static void names_that_are_hidden_make_no_event(void **state)
 
 static pid_t echoer_of(const struct mounted *m)
 {
-    char path[64];
-    int pid = 0, relay = mounted_relay(m);
-    (void)snprintf(path, sizeof path, "/proc/%d/task/%d/children", relay, relay);
-    FILE *file = fopen(path, "re");
-    assert_non_null(file);
-    assert_int_equal(fscanf(file, "%d", &pid), 1);
-    (void)fclose(file);
-    return pid;
+    return mounted_child(mounted_relay(m));
 }
 
 static void more_than_can_be_told(void **state)

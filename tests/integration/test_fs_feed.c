@@ -460,17 +460,35 @@ static int read_request(int stream, uint8_t *bytes, struct fs_request *ret)
     return fs_request_parse(bytes, size, ret, NULL);
 }
 
-static void say_changed(int stream, const char *name)
+/* As a server whose client is told of changes. */
+static void greet(int stream)
 {
-    uint8_t bytes[512];
-    struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
-    const struct fs_change change = {
-        .kinds = FS_CHANGE_CREATED, .folder = 1, .name = name, .name_size = strlen(name)};
-    fs_changes_begin(&w);
-    if (!fs_changes_add(&w, &change))
+    uint8_t bytes[FS_HELLO_SIZE];
+    const struct fs_hello hello = {.server = true, .flags = FS_HELLO_FEED};
+    fs_hello_emit(&hello, bytes);
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (bg_write_full(stream, bytes, sizeof bytes) < 0 ||
+        bg_read_full(stream, bytes, sizeof bytes) < 0)
         _exit(1);
-    fs_changes_end(&w);
-    if (bg_write_full(stream, bytes, w.used) < 0)
+}
+
+/* An answer and a change, in one piece; either may be NULL. */
+static void say(int stream, uint32_t opcode, const struct fs_reply *reply,
+                const struct fs_change *change)
+{
+    uint8_t reply_bytes[512], change_bytes[512];
+    struct bg_writer w = bg_writer_init(reply_bytes, sizeof reply_bytes);
+    struct bg_writer changes = bg_writer_init(change_bytes, sizeof change_bytes);
+    if (reply)
+        fs_reply_emit(opcode, reply, &w);
+    if (change) {
+        fs_changes_begin(&changes);
+        if (!fs_changes_add(&changes, change))
+            _exit(1);
+        fs_changes_end(&changes);
+        bg_writer_bytes(&w, changes.start, changes.used);
+    }
+    if (!bg_writer_ok(&w) || bg_write_full(stream, reply_bytes, w.used) < 0)
         _exit(1);
 }
 
@@ -479,42 +497,23 @@ static void say_changed(int stream, const char *name)
 static void be_a_trap(int stream, int asked_fd)
 {
     static uint8_t bytes[BG_FS_MESSAGE_MAX];
-    struct fs_hello hello = {.server = true, .flags = FS_HELLO_FEED};
-    fs_hello_emit(&hello, bytes);
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (bg_write_full(stream, bytes, FS_HELLO_SIZE) < 0 ||
-        bg_read_full(stream, bytes, FS_HELLO_SIZE) < 0)
-        _exit(1);
+    const struct fs_change change = {
+        .kinds = FS_CHANGE_CREATED, .folder = 1, .name = "x", .name_size = 1};
     struct fs_request request;
+    greet(stream);
     while (read_request(stream, bytes, &request) == 0) {
+        const struct fs_reply root = {.unique = request.unique,
+                                      .attr_valid = 1,
+                                      .attr = {.ino = 1, .mode = S_IFDIR | 0755, .nlink = 2}};
         if (request.opcode == FUSE_LOOKUP) {
-            say_changed(stream, "x");
+            say(stream, 0, NULL, &change);
             if (write(asked_fd, "", 1) != 1)
                 _exit(1);
         }
-        if (request.opcode != FUSE_GETATTR)
-            continue;
-        struct fs_reply reply = {.unique = request.unique,
-                                 .attr_valid = 1,
-                                 .attr = {.ino = 1, .mode = S_IFDIR | 0755, .nlink = 2}};
-        struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
-        fs_reply_emit(FUSE_GETATTR, &reply, &w);
-        if (bg_write_full(stream, bytes, w.used) < 0)
-            _exit(1);
+        if (request.opcode == FUSE_GETATTR)
+            say(stream, FUSE_GETATTR, &root, NULL);
     }
     _exit(0);
-}
-
-static void put_reply(int stream, uint32_t opcode, const struct fs_reply *reply,
-                      struct bg_writer *more)
-{
-    static uint8_t bytes[1024];
-    struct bg_writer w = bg_writer_init(bytes, sizeof bytes);
-    fs_reply_emit(opcode, reply, &w);
-    if (more)
-        bg_writer_bytes(&w, more->start, more->used);
-    if (!bg_writer_ok(&w) || bg_write_full(stream, bytes, w.used) < 0)
-        _exit(1);
 }
 
 /* Has a file of every name, which grows as soon as somebody has been told of it: the change comes
@@ -522,33 +521,23 @@ static void put_reply(int stream, uint32_t opcode, const struct fs_reply *reply,
 static void be_overtaken(int stream)
 {
     static uint8_t bytes[BG_FS_MESSAGE_MAX];
-    struct fs_hello hello = {.server = true, .flags = FS_HELLO_FEED};
-    struct fs_attr file = {.mode = S_IFREG | 0644, .nlink = 1, .size = OLD_SIZE};
     uint64_t last = 1;
-    fs_hello_emit(&hello, bytes);
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (bg_write_full(stream, bytes, FS_HELLO_SIZE) < 0 ||
-        bg_read_full(stream, bytes, FS_HELLO_SIZE) < 0)
-        _exit(1);
     struct fs_request request;
+    greet(stream);
     while (read_request(stream, bytes, &request) == 0) {
-        struct fs_reply reply = {.unique = request.unique, .attr_valid = 1, .attr = file};
+        struct fs_reply reply = {.unique = request.unique,
+                                 .attr_valid = 1,
+                                 .attr = {.mode = S_IFREG | 0644, .nlink = 1, .size = OLD_SIZE}};
         if (request.opcode == FUSE_GETATTR) {
             reply.attr.ino = request.node;
             reply.attr.size = NEW_SIZE;
             if (request.node == 1)
                 reply.attr.mode = S_IFDIR | 0755;
-            put_reply(stream, FUSE_GETATTR, &reply, NULL);
+            say(stream, FUSE_GETATTR, &reply, NULL);
         } else if (request.opcode == FUSE_LOOKUP) {
-            uint8_t change_bytes[512];
-            struct bg_writer w = bg_writer_init(change_bytes, sizeof change_bytes);
             reply.node = reply.attr.ino = ++last;
             const struct fs_change change = {.kinds = FS_CHANGE_MODIFIED, .node = last};
-            fs_changes_begin(&w);
-            if (!fs_changes_add(&w, &change))
-                _exit(1);
-            fs_changes_end(&w);
-            put_reply(stream, FUSE_LOOKUP, &reply, &w);
+            say(stream, FUSE_LOOKUP, &reply, &change);
         }
     }
     _exit(0);

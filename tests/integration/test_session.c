@@ -118,10 +118,7 @@ static void an_editor_a_build_and_git_share_a_project(void **state)
                    "cd project; git switch -q -c side; sed -i 's/morning/evening/' greet.c\n"
                    "git commit -q -a -m guest; git gc -q; git fsck --strict; touch .last.swp");
     /* The last change is seen after all the others, each a moment later. */
-    (void)vm_host(vm,
-                  "cd '%s'; for i in $(seq 1000); do test -e .last.swp && exit 0; sleep 0.2; done; "
-                  "exit 1",
-                  m);
+    vm_wait_path("the last change", vm_text(vm, "%s/.last.swp", m));
     assert_string_equal(vm_host(vm, "cd '%s'; git log --format=%%s; git status --porcelain", m),
                         "guest\nhost\nfirst\n");
     (void)vm_host(vm, "cd '%s'; git switch -q main; git fsck --strict", m);

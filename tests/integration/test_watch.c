@@ -97,11 +97,6 @@ static bool file_is_new(void *arg)
     return size > 0 && strcmp(text, "new text, longer\n") == 0;
 }
 
-static bool folder_has_moved(void *arg)
-{
-    return access(arg, F_OK) == 0;
-}
-
 static void a_mount_shows_the_guests_changes(void **state)
 {
     struct vm *vm = *state;
@@ -117,8 +112,7 @@ static void a_mount_shows_the_guests_changes(void **state)
     (void)vm_guest(vm, s, "echo 'new text, longer' >file; mv folder moved; touch moved/y");
     (void)snprintf(path, sizeof path, "%s/file", m);
     vm_wait("the guest's text in the mount", file_is_new, path);
-    (void)snprintf(path, sizeof path, "%s/moved/y", m);
-    vm_wait("the moved folder", folder_has_moved, path);
+    vm_wait_path("the moved folder", vm_text(vm, "%s/moved/y", m));
     assert_string_equal(vm_host(vm, "ls %s %s/moved | xargs", m, m),
                         vm_text(vm, "%s: file moved %s/moved: x y\n", m, m));
     (void)vm_ok(vm, "umount", m, NULL);

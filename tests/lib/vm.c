@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "common/io.h"
+#include "common/limits.h"
 #include "common/state/sandbox.h"
 
 /* ---- sandboxes ---- */
@@ -184,6 +185,18 @@ static bool gone(void *arg)
                                 &state, &threads) == 2;
     free(text);
     return read && state == 'Z' && threads <= 1;
+}
+
+static bool exists(void *arg)
+{
+    return access(arg, F_OK) == 0;
+}
+
+void vm_wait_path(const char *what, const char *path)
+{
+    char copy[BG_PATH_MAX];
+    (void)snprintf(copy, sizeof copy, "%s", path);
+    vm_wait(what, exists, copy);
 }
 
 void vm_wait_gone(int pid)

@@ -182,6 +182,8 @@ int vm_status_of(int wait_status);
 
 /* Polls condition(arg) until it holds; fails the test with what after the deadline. */
 void vm_wait(const char *what, bool (*condition)(void *arg), void *arg);
+/* The same until something on the host has that name. */
+void vm_wait_path(const char *what, const char *path);
 
 /* A path below the test's folder; what it names need not exist. Lives as long as the test. */
 const char *vm_path(struct vm *vm, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -218,16 +218,21 @@ void mounted_free(struct mounted *m)
     (void)alarm(0);
 }
 
-pid_t mounted_relay(const struct mounted *m)
+pid_t mounted_child(pid_t parent)
 {
     char path[64];
     int pid = 0;
-    (void)snprintf(path, sizeof path, "/proc/%d/task/%d/children", m->keeper, m->keeper);
+    (void)snprintf(path, sizeof path, "/proc/%d/task/%d/children", parent, parent);
     FILE *file = fopen(path, "re");
     assert_non_null(file);
     assert_int_equal(fscanf(file, "%d", &pid), 1);
     (void)fclose(file);
     return pid;
+}
+
+pid_t mounted_relay(const struct mounted *m)
+{
+    return mounted_child(m->keeper);
 }
 
 void mounted_path(const char *folder, const char *name, char out[256])

@@ -51,6 +51,8 @@ bool mounted_is(const char *path);
 
 /* The relay: the keeper's only child. */
 pid_t mounted_relay(const struct mounted *m);
+/* The first of a process's children, which must have one. */
+pid_t mounted_child(pid_t parent);
 
 /* First in main. Takes BG_TEST_ONLY into account: a substring of the tests to run. Skips the whole
  * program (77) if FUSE cannot be had here, unless BG_TEST_REQUIRE names fuse. */
